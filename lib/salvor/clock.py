@@ -1,0 +1,99 @@
+"""The one clock: UTC with an offset. Tests set it with `use`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from salvor.errors import UsageError
+
+
+def _system_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+_source: Callable[[], datetime] = _system_clock
+
+
+def now() -> datetime:
+    """The time now, UTC, with its offset."""
+    return _source()
+
+
+def monotonic() -> float:
+    """Seconds that only go forward, for durations and deadlines; a stepped wall clock does not disturb them."""
+    return time.monotonic()
+
+
+@contextmanager
+def use(source: Callable[[], datetime]) -> Iterator[None]:
+    """Let `now()` answer from `source` inside the block; for tests."""
+    global _source
+    before, _source = _source, source
+    try:
+        yield
+    finally:
+        _source = before
+
+
+def write_time(moment: datetime) -> str:
+    """ISO 8601 in UTC with microseconds: `2026-11-20T03:12:00.000000+00:00`."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def read_time(text: str, *, argument: str = "time") -> datetime:
+    """ISO 8601 with an offset (`2026-11-20T03:12+09:00`, or ending in `Z`) to UTC. Raises UsageError, naming `argument`."""
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError as error:
+        raise UsageError(
+            f"{argument}: {text!r} is not a time ({error}).",
+            hint=f"write it as ISO 8601 with an offset, for example {argument}={now():%Y-%m-%dT%H:%M:%S}+00:00",
+        ) from error
+    if moment.tzinfo is None:
+        raise UsageError(
+            f"{argument}: {text!r} has no offset, so it could be any of 24 hours.",
+            hint=f"add one, for example {argument}={text.strip()}+00:00 for UTC",
+        )
+    return moment.astimezone(UTC)
+
+
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*)", re.ASCII)
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def read_duration(text: str | float) -> float:
+    """`90`, `15m`, `1h30m`, `2 d` to seconds. Raises ValueError with what is wrong."""
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        return float(text)
+    stripped = str(text).strip()
+    parts = _DURATION.findall(stripped)
+    if not parts or "".join(_DURATION.sub("", stripped).split()):
+        raise ValueError(f"{text!r} is not a duration; write for example 30s, 15m, 1h30m or 7d")
+    return sum(float(figure) * _SECONDS[unit] for figure, unit in parts)
+
+
+def write_duration(seconds: float | None) -> str:
+    """Seconds for people: `0.4 s`, `12 s`, `3 min 05 s`, `2 h 10 min`, `3 d 4 h`; `-` for none."""
+    if seconds is None:
+        return "-"
+    if seconds < 0:
+        return f"-{write_duration(-seconds)}"
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 172800:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def age(moment: datetime) -> timedelta:
+    """How long ago `moment` was."""
+    return now() - moment

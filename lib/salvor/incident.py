@@ -1,0 +1,305 @@
+"""What one incident knows: its service, what broke, the ways back that were chosen, and what was proven. It never acts."""
+
+from __future__ import annotations
+
+import secrets as _random
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from salvor import checks, clock
+from salvor.change import Change, Decision, Finding, Level, Reachable, Staged, State
+from salvor.checks import Check
+from salvor.inventory import Platform, Service
+from salvor.system import FORECAST, Context, Outbox, Restorable, Route, System, Wish
+
+
+def new_id(service: str) -> str:
+    """An incident's id: when, which service, and four random digits: `20261121T003300Z-orders-3f2a`."""
+    return f"{clock.now():%Y%m%dT%H%M%SZ}-{service}-{_random.token_hex(2)}"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A system that is broken: the identity that `assess` pinned, and the way back."""
+
+    system: Restorable
+    decision: Decision
+
+    @property
+    def identity(self) -> str:
+        """The identity to act on. What bears the same name after the cutover has another."""
+        return self.decision.identity
+
+
+@dataclass
+class Incident:
+    """One recovery of one service. Only the runner calls `learn` and `foresee`; steps only read.
+
+    `detected_at` is when Salvor was first asked, `failed_at` when the failure or damage began, where that is known.
+    """
+
+    id: str
+    platform: Platform
+    service: Service
+    wish: Wish
+    runbook: str
+    operator: str
+    folder: Path
+    purpose: str = "incident"
+    detected_at: datetime = field(default_factory=clock.now)
+    failed_at: datetime | None = None
+    decisions: dict[str, Decision] = field(default_factory=dict)
+    findings: list[tuple[str, Finding]] = field(default_factory=list)
+    measured: dict[str, Any] = field(default_factory=dict)
+    recovered_once: bool = False
+    _systems: dict[str, System] = field(default_factory=dict, repr=False)
+    _seen: dict[str, State] = field(default_factory=dict, repr=False)
+    ahead: bool = False
+    """Whether a whole chain is being planned: nothing of it is done yet, so nothing of it can be proven yet."""
+
+    # --- what there is -------------------------------------------------------------------------------------------
+
+    def system(self, name: str) -> System:
+        """A system of the platform, opened for this incident."""
+        if name not in self._systems:
+            context = Context(self.id, self.folder, self.facts, self._address_of)
+            self._systems[name] = self.platform.open(name, context)
+        return self._systems[name]
+
+    @property
+    def systems(self) -> list[Restorable]:
+        """The systems that the service's data lives in."""
+        return [system for system in map(self.system, self.service.systems) if isinstance(system, Restorable)]
+
+    @property
+    def routes(self) -> list[Route]:
+        """The routes that lead to the service."""
+        return [route for route in map(self.system, self.service.routes) if isinstance(route, Route)]
+
+    @cached_property
+    def outbox(self) -> Outbox | None:
+        """Where the service's messages go out, if it has such a place."""
+        outbox = self.system(self.service.messages) if self.service.messages else None
+        return outbox if isinstance(outbox, Outbox) else None
+
+    @property
+    def needs(self) -> Iterator[Service]:
+        """The services that this one depends on, directly or not, the deepest first."""
+        done: set[str] = set()
+
+        def visit(service: Service) -> Iterator[Service]:
+            for name in service.depends_on:
+                if name not in done:
+                    done.add(name)
+                    yield from visit(self.platform.services[name])
+                    yield self.platform.services[name]
+
+        yield from visit(self.service)
+
+    def checks_of(self, system: str | None) -> list[Check]:
+        """The service's checks of one system's data; with None, those of no system: they go through the routes."""
+        return [check for check in self.service.checks if check.system == system]
+
+    def whole_wish(self, *, live_is_sound: bool = True) -> Wish:
+        """What the operator wished, with the service's limits and what is known of the damage."""
+        return replace(self.wish, damaged_at=self.failed_at, live_is_sound=live_is_sound, rpo=self.service.rpo)
+
+    # --- what it is like now -------------------------------------------------------------------------------------
+
+    def observe(self, system: System) -> State:
+        """What the system is like: one look a plan, so that a step sees one world; with what the plan would change so far."""
+        if system.name not in self._seen:
+            self._seen[system.name] = system.observe()
+        return self._seen[system.name]
+
+    def look_again(self) -> None:
+        """Forget what was seen and foreseen: the next `observe` looks at the world."""
+        self._seen.clear()
+
+    def foresee(self, change: Change) -> None:
+        """Let `observe` answer as if `change` were done, so that the rest of a chain can be planned."""
+        system = self.system(change.system)
+        state = self.observe(system)
+        if change.verb == "promote" and change.system in self.decisions:
+            way = self.decisions[change.system].way
+            state = replace(
+                state,
+                reachable=Reachable.UP,
+                writable=True,
+                identity=way.identity or FORECAST,
+                origin=self.id,
+                address=way.address or state.address,
+                staged=tuple(staged for staged in state.staged if staged.name != way.stage),
+            )
+        else:
+            state = system.forecast(state, change)
+        self._seen[change.system] = state
+
+    def depends(self, system: str, on: str) -> bool:
+        """Whether `system` must wait for `on`: by its settings, or because its service depends on the other's."""
+        needs = self.system(system).depends_on
+        return on in needs or any(self.depends(need, on) for need in needs if need != system)
+
+    def _address_of(self, name: str) -> str | None:
+        return self.observe(self.system(name)).address
+
+    # --- what was decided and proven -----------------------------------------------------------------------------
+
+    @property
+    def broken(self) -> list[Broken]:
+        """What `assess` pinned, in the order of the service's systems."""
+        return [
+            Broken(system, self.decisions[system.name]) for system in self.systems if system.name in self.decisions
+        ]
+
+    def staged(self, broken: Broken) -> Staged | None:
+        """The whole copy that the chosen way would promote; None when there is none yet."""
+        for staged in self.observe(broken.system).staged:
+            if staged.name == broken.decision.way.stage and staged.complete:
+                return staged
+        return None
+
+    def is_placed(self, broken: Broken) -> bool:
+        """Whether what this incident staged bears the system's name now, started or not."""
+        state = self.observe(broken.system)
+        way = broken.decision.way
+        return state.origin == self.id or bool(way.identity and state.identity == way.identity)
+
+    def is_in_place(self, broken: Broken) -> bool:
+        """Whether the cutover of this system is done: ours is live and takes writes."""
+        state = self.observe(broken.system)
+        return self.is_placed(broken) and state.reachable is Reachable.UP and state.writable is True
+
+    def is_proven(self, broken: Broken) -> bool:
+        """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as proven."""
+        staged = self.staged(broken)
+        if staged is None:
+            return self.is_placed(broken) and self._passed(self.observe(broken.system).identity)
+        return self.ahead or self._passed(staged.identity)
+
+    def _passed(self, identity: str) -> bool:
+        seen = [finding for step, finding in self.findings if step == "verify" and finding.evidence == identity]
+        latest = {(finding.subject, finding.check): finding.level for finding in seen}
+        return bool(latest) and all(level in (Level.PASS, Level.WARN) for level in latest.values())
+
+    @property
+    def is_cut_over(self) -> bool:
+        """Whether every broken system is in place again and every route leads to it."""
+        return bool(self.broken) and all(map(self.is_in_place, self.broken)) and not any(self.turns())
+
+    def turns(self) -> Iterator[Change]:
+        """The changes that would point the service's routes at what is live now."""
+        for route in self.routes:
+            address = self._address_of(route.leads_to)
+            change = route.change_to(address, self.observe(route)) if address else None
+            if change:
+                yield change
+
+    def check(self, check: Check, where: str, evidence: str = "") -> Finding:
+        """Run one of the service's checks: `live`, a stage's name, or `route`."""
+
+        def ask(statement: str, place: str) -> Any:
+            system = self.system(check.system or "")
+            assert isinstance(system, Restorable)
+            return system.ask(statement, place)
+
+        finding = checks.run(check, ask=ask, where=where)
+        return replace(finding, evidence=evidence)
+
+    def facts(self) -> Mapping[str, Any]:
+        """The incident's figures for the texts of messages; plain text, times in ISO 8601 UTC."""
+        broken = [f"{name}: {decision.seen}" for name, decision in self.decisions.items()]
+        ways = sorted({decision.way.name for decision in self.decisions.values()})
+        return {
+            "incident": self.id,
+            "platform": self.platform.name,
+            "service": self.service.name,
+            "title": self.service.title or self.service.name,
+            "operator": self.operator,
+            "purpose": self.purpose,
+            "broken": "; ".join(broken),
+            "way": ", ".join(ways),
+            "detected_at": clock.write_time(self.detected_at),
+            "failed_at": clock.write_time(self.failed_at) if self.failed_at else None,
+            "rto_target": clock.write_duration(self.service.rto),
+            "rpo_target": clock.write_duration(self.service.rpo),
+            **{name: clock.write_duration(value) if isinstance(value, float) else value for name, value in self.measured.items()},
+        }
+
+    # --- what the journal says -----------------------------------------------------------------------------------
+
+    def learn(self, line: Mapping[str, Any]) -> None:
+        """Take in one journal line, as it is written or when the incident is resumed."""
+        match line["kind"]:
+            case "decision":
+                decision = Decision.from_json(line["decision"])
+                self.decisions[decision.system] = decision
+            case "finding":
+                self.findings.append((line["step"], Finding.from_json(line["finding"])))
+            case "measured":
+                self.measured |= {name: value for name, value in line.items() if name not in _FRAME}
+            case "recovered":
+                self.recovered_once = True
+
+    def opening(self) -> dict[str, Any]:
+        """The data of the journal's first line, from which `reopen` makes the incident again."""
+        return {
+            "incident": self.id,
+            "platform": self.platform.name,
+            "service": self.service.name,
+            "title": self.service.title or self.service.name,
+            "purpose": self.purpose,
+            "runbook": self.runbook,
+            "wish": wish_to_json(self.wish),
+            "detected_at": clock.write_time(self.detected_at),
+            "failed_at": clock.write_time(self.failed_at) if self.failed_at else None,
+            "targets": {"rto": self.service.rto, "rpo": self.service.rpo},
+        }
+
+
+_FRAME = ("n", "at", "by", "kind", "previous")
+
+
+def reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operator: str) -> Incident:
+    """The incident that a journal tells of."""
+    opened = lines[0]
+    incident = Incident(
+        id=opened["incident"],
+        platform=platform,
+        service=platform.service(opened["service"]),
+        wish=wish_from_json(opened["wish"]),
+        runbook=opened["runbook"],
+        operator=operator,
+        folder=folder,
+        purpose=opened["purpose"],
+        detected_at=clock.read_time(opened["detected_at"]),
+        failed_at=clock.read_time(opened["failed_at"]) if opened["failed_at"] else None,
+    )
+    for line in lines:
+        incident.learn(line)
+    return incident
+
+
+def wish_to_json(wish: Wish) -> dict[str, Any]:
+    """Plain data for the journal."""
+    return asdict(wish) | {
+        "at": clock.write_time(wish.at) if wish.at else None,
+        "damaged_at": clock.write_time(wish.damaged_at) if wish.damaged_at else None,
+        "ways": list(wish.ways),
+    }
+
+
+def wish_from_json(data: Mapping[str, Any]) -> Wish:
+    """The Wish that `wish_to_json` wrote."""
+    return Wish(
+        **{
+            **data,
+            "at": clock.read_time(data["at"]) if data["at"] else None,
+            "damaged_at": clock.read_time(data["damaged_at"]) if data["damaged_at"] else None,
+            "ways": tuple(data["ways"]),
+        }
+    )

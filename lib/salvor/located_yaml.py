@@ -1,0 +1,115 @@
+"""YAML that remembers where everything stood, so that an error can name file, line and column."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from salvor.errors import UsageError
+
+Location = tuple[str | int, ...]
+"""The way to a value: keys and list positions."""
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_MOST_VALUES = 200_000
+
+
+@dataclass
+class Document:
+    """One file's plain data, and where each value stands (line and column, from 1)."""
+
+    path: Path
+    data: Any = None
+    places: dict[Location, tuple[int, int]] = field(default_factory=dict)
+
+    def place(self, location: Location) -> str:
+        """`file:line:column` of a value, or of the nearest thing around it."""
+        while location and location not in self.places:
+            location = location[:-1]
+        line, column = self.places.get(location, (1, 1))
+        return f"{self.path}:{line}:{column}"
+
+
+def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
+    """Read one YAML file; `${name}` in strings stands for a variable.
+
+    Raises UsageError with file, line and column for bad YAML, a key that stands twice, a tag, or an unknown variable.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise UsageError(f"{place}: this is not YAML: {error.problem}.", hint="mend that line; nothing was changed") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}.") from error
+    document = Document(path)
+    document.data = _Walk(document, variables).value(node, ()) if node is not None else {}
+    return document
+
+
+class _Walk:
+    """Builds plain data from YAML nodes and notes their places."""
+
+    def __init__(self, document: Document, variables: Mapping[str, str] | None) -> None:
+        self.document = document
+        self.variables = variables
+        self.constructor = yaml.constructor.SafeConstructor()
+        self.values = 0
+
+    def value(self, node: yaml.Node, location: Location) -> Any:
+        self.document.places[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
+        self.values += 1
+        if self.values > _MOST_VALUES:
+            raise UsageError(f"{self.document.path}: more than {_MOST_VALUES} values; aliases that repeat aliases?")
+        if not node.tag.startswith("tag:yaml.org,2002:"):
+            raise UsageError(f"{self.document.place(location)}: the tag {node.tag!r} is not allowed here.", hint="write the plain value")
+        if isinstance(node, yaml.MappingNode):
+            return self.mapping(node, location)
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item, (*location, index)) for index, item in enumerate(node.value)]
+        return self.scalar(node, location)
+
+    def mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(key_node.value)
+            here = (*location, key)
+            if key in found:
+                first = self.document.place(here)
+                line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+                raise UsageError(
+                    f"{self.document.path}:{line}:{column}: {key!r} stands twice; the first is at {first}.",
+                    hint="remove or rename one of the two",
+                )
+            found[key] = self.value(value_node, here)
+            self.document.places[here] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+        return found
+
+    def scalar(self, node: yaml.Node, location: Location) -> Any:
+        try:
+            value = self.constructor.construct_object(node)  # type: ignore[no-untyped-call]
+        except (yaml.YAMLError, ValueError) as error:
+            raise UsageError(f"{self.document.place(location)}: {error}.") from error
+        if not isinstance(value, str):
+            # YAML 1.1 would turn 22:30 into a number of minutes and a date into a date; settings want what was written.
+            return value if isinstance(value, (bool, int, float, type(None))) and ":" not in str(node.value) else str(node.value)
+        if self.variables is None:
+            return value
+
+        def variable(match: re.Match[str]) -> str:
+            assert self.variables is not None
+            if match[1] not in self.variables:
+                known = ", ".join(sorted(self.variables)) or "none"
+                raise UsageError(
+                    f"{self.document.place(location)}: there is no variable {match[1]!r}.", hint=f"the variables are: {known}"
+                )
+            return self.variables[match[1]]
+
+        return _VARIABLE.sub(variable, value)

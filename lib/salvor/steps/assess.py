@@ -1,0 +1,93 @@
+"""Assess: what is broken, since when, and which way leads back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from salvor import checks, clock
+from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
+from salvor.errors import CannotError
+from salvor.incident import Incident
+from salvor.system import Restorable, System
+
+
+def assess(incident: Incident) -> Iterator[Finding | Decision]:
+    """Look at every system of the service and of what it depends on; pin what is broken, and choose its way back.
+
+    Plans no change. What was pinned once stays pinned: after the cutover the same name is a healthy system.
+    """
+    for service in incident.needs:
+        for name in service.systems:
+            system = incident.system(name)
+            yield _reachable(system, incident.observe(system), because=f"{incident.service.name} depends on {service.name}")
+    for route in incident.routes:
+        yield _reachable(route, incident.observe(route))
+    for system in incident.systems:
+        yield from _look_at(incident, system)
+    for check in incident.checks_of(None):
+        if checks.applies(check, "live"):
+            yield incident.check(check, "live")
+
+
+def _look_at(incident: Incident, system: Restorable) -> Iterator[Finding | Decision]:
+    """One system: does it answer, is its data right, and if it is broken, the way back."""
+    state = incident.observe(system)
+    yield _reachable(system, state)
+    seen = [incident.check(check, "live") for check in incident.checks_of(system.name)]
+    yield from seen
+    if system.name in incident.decisions:
+        return
+    wrong = [finding for finding in seen if finding.level is Level.FAIL]
+    asked_for = incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.purpose == "drill"
+    if state.reachable is not Reachable.UP:
+        told = state.summary
+    elif state.writable is False:
+        told = f"it takes no writes: {state.summary}"
+    elif wrong:
+        told = "; ".join(f"{finding.check}: {finding.figure or finding.detail} (limit {finding.limit or 'an answer'})" for finding in wrong)
+    elif asked_for:
+        told = "it looks healthy; the operator asked for another state of its data"
+    else:
+        return
+    sound = not wrong or _a_standby_is_sound(incident, system, state)
+    ways = system.ways_back(incident.whole_wish(live_is_sound=sound))
+    possible = [way for way in ways if way.possible]
+    if not possible:
+        yield from (_way(system, way) for way in ways)
+        why = "; ".join(f"{way.name}: {way.why}" for way in ways)
+        raise CannotError(
+            f"{system.name} is broken ({told}) and no way back is open: {why or 'the engine offers none'}.",
+            safe="nothing was changed",
+            hint=f"inv backups --service={incident.service.name}, then inv restore --service={incident.service.name} --from=BACKUP",
+        )
+    yield from (_way(system, way, chosen=way is possible[0]) for way in ways)
+    yield Decision(system.name, state.identity, told, possible[0], tuple(way for way in ways if way is not possible[0]))
+
+
+def _a_standby_is_sound(incident: Incident, system: Restorable, state: State) -> bool:
+    """Whether the data is right on a standby: damage to files stays on one server, a wrong statement reaches all."""
+    questions = incident.checks_of(system.name)
+    return any(
+        all(incident.check(check, standby.name).level is Level.PASS for check in questions)
+        for standby in state.staged
+        if standby.complete
+    )
+
+
+def _reachable(system: System, state: State, because: str = "") -> Finding:
+    level = {Reachable.UP: Level.PASS, Reachable.DOWN: Level.FAIL, Reachable.UNKNOWN: Level.UNKNOWN}[state.reachable]
+    detail = f"{state.summary} ({because})" if because else state.summary
+    return Finding(system.name, "answers", level, figure=state.reachable.value, detail=detail, evidence=state.identity)
+
+
+def _way(system: System, way: WayBack, *, chosen: bool = False) -> Finding:
+    takes, loses = clock.write_duration(way.takes), clock.write_duration(way.loses)
+    return Finding(
+        system.name,
+        f"way back: {way.name}",
+        Level.PASS if way.possible else Level.WARN,
+        figure="chosen" if chosen else "possible" if way.possible else "not possible",
+        detail=f"{way.why}; takes {takes}, loses {loses}" if way.possible else way.why,
+    )
+
+

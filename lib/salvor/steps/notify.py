@@ -1,0 +1,17 @@
+"""Notify: tell the people who must know, each message once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from salvor.change import Change
+from salvor.incident import Incident
+
+
+def notify(incident: Incident) -> Iterator[Change]:
+    """The messages that are owed: that the incident was declared, and once users are back, that it is over."""
+    if incident.outbox is None or not incident.broken:
+        return
+    yield from incident.outbox.messages("declared")
+    if incident.is_cut_over:
+        yield from incident.outbox.messages("recovered")

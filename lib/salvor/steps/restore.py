@@ -1,0 +1,22 @@
+"""Restore: stage the chosen backup beside what is live."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from salvor.change import Change, Undo
+from salvor.incident import Incident
+
+
+def restore(incident: Incident) -> Iterator[Change]:
+    """Build the copy that the chosen way needs. A failover needs none: its standby is there."""
+    for broken in incident.broken:
+        way = broken.decision.way
+        if way.arguments is None or incident.is_placed(broken) or incident.staged(broken):
+            continue
+        yield broken.system.change(
+            "stage",
+            why=f"{way.name}: {way.why}",
+            undo=Undo("drop", {"stage": way.stage}),
+            **way.arguments,
+        )

@@ -1,0 +1,29 @@
+"""Verify: prove what is staged before anything is cut over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from salvor import checks
+from salvor.change import Finding, Level
+from salvor.incident import Broken, Incident
+
+
+def verify(incident: Incident) -> Iterator[Finding]:
+    """Engine integrity, content, freshness, and the service's own checks, all on the staged copy. Plans no change."""
+    for broken in incident.broken:
+        if incident.ahead or incident.is_placed(broken):
+            continue
+        staged = incident.staged(broken)
+        if staged is None:
+            yield Finding(broken.system.name, "staged", Level.FAIL, detail=f"{broken.decision.way.stage} is not there, or not whole")
+        else:
+            yield from _prove(incident, broken, staged.identity)
+
+
+def _prove(incident: Incident, broken: Broken, identity: str) -> Iterator[Finding]:
+    way = broken.decision.way
+    yield from broken.system.verify(way, incident.whole_wish())
+    for check in incident.checks_of(broken.system.name):
+        if checks.applies(check, way.stage):
+            yield incident.check(check, way.stage, evidence=identity)

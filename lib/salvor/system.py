@@ -1,0 +1,272 @@
+"""The System interface: one thing with an observable state and repeatable verbs, and what each verb promises.
+
+A kind of system is one file under `systems/`, found by its file name, with its settings model in that file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from salvor.change import (
+    Argument,
+    Backup,
+    Change,
+    Finding,
+    Progress,
+    Staged,
+    State,
+    Undo,
+    WayBack,
+)
+from salvor.errors import UsageError
+
+Where = Literal["live", "staged", "route"]
+"""Where a check looks: at what is live, at what is staged, or at whatever the route leads to."""
+
+Outcome = Iterator[Progress] | None
+"""What a verb returns: nothing, or its progress, from the engine's own figures, while it works."""
+
+
+class Settings(BaseModel):
+    """The base of every settings model: unknown keys are errors, because a typing error must not become a default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: str
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a system knows of the incident it works for. Names of stages and kept copies follow from `incident`.
+
+    `folder` is the incident's folder (it may not exist: a plan writes nothing); `facts` are the incident's figures for
+    the texts of messages; `address_of` gives the address of another system of the platform (for a route's target).
+    """
+
+    incident: str
+    folder: Path
+    facts: Callable[[], Mapping[str, Any]]
+    address_of: Callable[[str], str | None] = lambda name: None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the operator asked to get back: a source, a point in time, and limits that the service sets.
+
+    `source` is `latest`, a backup id, a path or a URI (`--from`). `at` is a time (UTC), `target` a name or an LSN
+    (`name:before-release`, `lsn:0/3000060`). `damaged_at` is when live data was damaged (None: it is not damaged, or
+    nobody knows when). `live_is_sound` is False when a check of the data failed on what is live, so that a standby has the
+    same damage. `rpo` is in seconds. `ways` are the ways that the runbook allows, in its order (empty: all).
+    `overrides` are named deviations with the reason that the operator gave.
+    """
+
+    source: str = "latest"
+    at: datetime | None = None
+    target: str | None = None
+    damaged_at: datetime | None = None
+    live_is_sound: bool = True
+    rpo: float = 0.0
+    ways: tuple[str, ...] = ()
+    overrides: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class VerbInfo:
+    """What `@verb` says of a method: seconds until its outcome counts as unknown, and whether it loses something for good."""
+
+    deadline: float
+    destructive: bool = False
+    waits: bool = True
+
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def verb(*, deadline: float, destructive: bool = False, waits: bool = True) -> Callable[[_Method], _Method]:
+    """Mark a method as a verb. `waits` False: the recovery goes on while it works (messages), and its failure is owed."""
+
+    def mark(method: _Method) -> _Method:
+        method.__dict__["salvor_verb"] = VerbInfo(deadline, destructive, waits)
+        return method
+
+    return mark
+
+
+class System(ABC):
+    """One thing with an observable state and repeatable verbs.
+
+    Promises: `observe` and `backups` never write, and never raise for "it is down". Every verb may be called twice; the
+    second call finds its work done. Every verb has a deadline, after which it raises OutcomeUnknownError.
+    """
+
+    Settings: ClassVar[type[Settings]]
+
+    def __init__(self, name: str, settings: Any, context: Context) -> None:
+        self.name = name
+        self.settings = settings
+        self.context = context
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        """The systems that must be changed before this one is: a route waits for what it leads to."""
+        return ()
+
+    @abstractmethod
+    def observe(self) -> State:
+        """What it is like now. Never writes; down and unknown are answers, never exceptions."""
+
+    def backups(self) -> list[Backup]:
+        """Its restorable points, newest first. Never writes. Raises CannotError when the repository cannot be read."""
+        return []
+
+    @classmethod
+    def verbs(cls) -> dict[str, VerbInfo]:
+        """The verbs that this kind offers, by name."""
+        found = {}
+        for name, member in inspect.getmembers(cls, inspect.isfunction):
+            info = member.__dict__.get("salvor_verb")
+            if info:
+                found[name.removesuffix("_")] = info
+        return found
+
+    def change(
+        self, name: str, *, why: str, undo: Undo | None = None, no_undo: str = "", **arguments: Argument
+    ) -> Change:
+        """The change that would call verb `name`; building it touches nothing.
+
+        Raises UsageError when the verb does not exist, the arguments do not bind, or neither an undo nor the reason for
+        having none is given.
+        """
+        info = self._bind(name, arguments)
+        if undo is not None:
+            self._bind(undo.verb, undo.arguments)
+        elif not no_undo:
+            raise UsageError(f"{self.name}: the change {name!r} says neither how to undo it nor that it cannot be undone.")
+        return Change(self.name, name, arguments, why, undo, no_undo, info.destructive)
+
+    def _bind(self, name: str, arguments: Mapping[str, Argument]) -> VerbInfo:
+        info = self.verbs().get(name)
+        if info is None:
+            raise UsageError(f"{self.name}: a {self.settings.kind} cannot {name!r}; it can {', '.join(sorted(self.verbs()))}.")
+        try:
+            inspect.signature(getattr(self, name)).bind(**arguments)
+        except TypeError as error:
+            raise UsageError(f"{self.name}: arguments of {name!r}: {error}.") from error
+        return info
+
+    def apply(self, change: Change) -> Iterator[Progress]:
+        """Call the change's verb. Only the runner does this."""
+        self._bind(change.verb, change.arguments)
+        outcome = getattr(self, change.verb)(**change.arguments)
+        if outcome is not None:
+            yield from outcome
+
+    def forecast(self, state: State, change: Change) -> State:
+        """What `observe` will say after `change`, so that a whole chain can be planned before any of it is done."""
+        return state
+
+
+class Restorable(System):
+    """A system that holds data: it can be fenced, staged beside, verified, promoted, and put back.
+
+    Verbs that every kind has: `fence(identity)`, `unfence(identity)`, `stage(...)`, `drop(stage)`,
+    `promote(identity, stage, ...)` and its way back, `discard(kept)`.
+    """
+
+    @abstractmethod
+    def ways_back(self, wish: Wish) -> list[WayBack]:
+        """Every way to bring it back, best first, the impossible ones with the reason. Reads only."""
+
+    @abstractmethod
+    def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
+        """Prove what `way.stage` names: engine integrity, fingerprint, freshness. Reads only; the live side is not touched."""
+
+    @abstractmethod
+    def ask(self, statement: str, where: str) -> Any:
+        """The first value that a read-only query of a service's check returns.
+
+        `where` is `live`, a stage's name, or `address:HOST`. Raises CannotError when there is no answer in time.
+        """
+
+    def redundancy(self) -> Iterator[Change]:
+        """What is to be done after the service is back so that it is protected again: standbys, a fresh backup."""
+        yield from ()
+
+    def forecast(self, state: State, change: Change) -> State:
+        """The standard verbs, as any engine's state shows them."""
+        arguments = change.arguments
+        if change.verb == "fence":
+            return replace(state, writable=False)
+        if change.verb == "unfence":
+            return replace(state, writable=None)
+        if change.verb == "stage":
+            name = str(arguments["stage"])
+            return replace(state, staged=(*state.staged, Staged(name, FORECAST, complete=True)))
+        return state
+
+
+class Route(System):
+    """A system that leads users to another one: a DNS record, a load balancer's backend."""
+
+    @property
+    def leads_to(self) -> str:
+        """The name of the system that it leads to."""
+        return str(self.settings.leads_to)
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        return (self.leads_to,)
+
+    @abstractmethod
+    def change_to(self, address: str, state: State) -> Change | None:
+        """The change that points it at `address`, with the old value as its prerequisite; None when it leads there already."""
+
+
+class Outbox(System):
+    """Where messages to people go out, each once."""
+
+    @abstractmethod
+    def messages(self, moment: str) -> list[Change]:
+        """The messages of a moment (declared, recovered, failed, undone) that are still to be sent."""
+
+
+FORECAST = "(will be known when it is made)"
+"""The identity of what does not exist yet, in a plan."""
+
+
+@cache
+def kinds() -> dict[str, type[System]]:
+    """Every kind of system by its name, which is its file's name under `systems/`. Imports them all: use `kind` where one is meant."""
+    import salvor.systems
+
+    return {module.name: kind(module.name) for module in pkgutil.iter_modules(salvor.systems.__path__)}
+
+
+@cache
+def kind(name: str) -> type[System]:
+    """The class of one kind. Raises UsageError, naming the kinds that exist."""
+    import salvor.systems
+
+    names = sorted(module.name for module in pkgutil.iter_modules(salvor.systems.__path__))
+    if name not in names:
+        raise UsageError(f"kind: there is no kind of system {name!r}.", hint=f"the kinds are {', '.join(names)}")
+    module = importlib.import_module(f"salvor.systems.{name}")
+    found = [
+        member
+        for member in vars(module).values()
+        if inspect.isclass(member) and issubclass(member, System) and member.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        raise TypeError(f"salvor/systems/{name}.py must define exactly one System, not {len(found)}")
+    return found[0]

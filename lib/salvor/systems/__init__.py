@@ -1,0 +1,1 @@
+"""One kind of system a file, found by its file name."""
