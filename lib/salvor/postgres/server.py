@@ -1,0 +1,396 @@
+"""One PostgreSQL server: its data directory, its processes, and how it is started, stopped, killed and asked."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from salvor import clock, secrets
+from salvor.change import Reachable
+from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.shell import Shell
+
+if TYPE_CHECKING:
+    import psycopg
+
+    Connection = psycopg.Connection[tuple[Any, ...]]
+
+ABSENT = "absent"
+"""The identity of a data directory that is gone or empty."""
+
+PROBE_SECONDS = 3.0
+MARKER = "salvor.json"
+"""Stands in a data directory that Salvor built: which incident, from which backup, and how far it is."""
+
+
+@dataclass(frozen=True)
+class Operator:
+    """The role that Salvor connects as (a superuser), and the reference of its password."""
+
+    user: str
+    password: str
+
+
+class Process(NamedTuple):
+    """A postgres process: its parent, and its state in the words of proc(5): `T` is frozen by a signal."""
+
+    pid: int
+    parent: int
+    state: str
+
+
+@dataclass(frozen=True)
+class Look:
+    """What can be seen of a server from its machine, without asking the server."""
+
+    directory: str | None
+    """`device:inode` of the data directory; None when it is gone."""
+    empty: bool
+    is_mount_point: bool
+    control: Mapping[str, str] | None
+    """What pg_controldata says, by its own labels; None when it cannot be read."""
+    is_standby: bool
+    """There is a standby.signal: it would start as a standby."""
+    in_recovery: bool
+    """There is a standby.signal or a recovery.signal."""
+    marker: str | None
+    """The text of `salvor.json`."""
+    processes: tuple[Process, ...]
+
+    @property
+    def identity(self) -> str:
+        """`<system identifier>@<device>:<inode>`; `absent` when the directory is gone or empty."""
+        if self.directory is None or self.empty:
+            return ABSENT
+        control = self.control or {}
+        return f"{control.get('Database system identifier', 'unreadable')}@{self.directory}"
+
+    @property
+    def timeline(self) -> int:
+        """The newest timeline that the control file knows; 0 when it cannot be read.
+
+        In recovery that is the timeline of the minimum recovery point, which may be newer than the checkpoint's.
+        """
+        control = self.control or {}
+        names = ("Latest checkpoint's TimeLineID", "Min recovery ending loc's timeline")
+        return max(int(control.get(name, "0")) for name in names)
+
+
+# One call for everything, so that a look costs one round trip on another host. Only postgres processes cost a fork.
+_LOOK = r"""
+data=$1 programs=$2 marker=$3
+real=$(cd -P -- "$data" 2>/dev/null && pwd -P) || real=$data
+if [ -d "$data" ]; then
+    echo "directory $(stat -L -c %d:%i -- "$data")"
+    [ "$(stat -L -c %d -- "$data")" = "$(stat -L -c %d -- "$data/..")" ] && ! [ -L "$data" ] || echo mount
+    [ -n "$(ls -A -- "$data" 2>/dev/null | head -n 1)" ] || echo empty
+    ! [ -e "$data/standby.signal" ] || echo standby
+    ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
+fi
+for process in /proc/[0-9]*; do
+    name=
+    { read -r name < "$process/comm"; } 2>/dev/null
+    case $name in postgres | postmaster) ;; *) continue ;; esac
+    folder=$(readlink "$process/cwd") || continue
+    case $folder in
+    "$real" | "$real (deleted)" | "$data" | "$data (deleted)") ;;
+    # its directory was renamed, or removed with the folder above it: the command line still says whose it was
+    *) tr '\0' '\n' < "$process/cmdline" 2>/dev/null | grep -A 1 -x -e -D | grep -q -x -F -e "$data" || continue ;;
+    esac
+    parent= state=
+    while read -r label value rest; do
+        case $label in PPid:) parent=$value ;; State:) state=$value ;; esac
+    done < "$process/status"
+    echo "process ${process#/proc/} $parent $state"
+done 2>/dev/null
+if [ -d "$data" ]; then
+    echo "-- control"
+    "$programs/pg_controldata" -D "$data" 2>/dev/null
+    echo "-- marker"
+    cat -- "$data/$marker" 2>/dev/null
+fi
+:
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server process (which may not run) and its data directory (which may be gone), on this machine or on a host.
+
+    `shell` runs as the server's operating-system user. `start_command` and `stop_command` are argv lists for a service
+    manager that owns the server; without them pg_ctl does it. `configuration` is the path of postgresql.conf when it
+    lies outside the data directory, as on Debian.
+    """
+
+    shell: Shell
+    programs: str
+    data: str
+    address: str
+    port: int
+    operator: Operator
+    start_command: Sequence[str] | None = None
+    stop_command: Sequence[str] | None = None
+    configuration: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """For the server process: secrets that its archive and restore commands need."""
+
+    def program(self, name: str) -> str:
+        """The path of one of PostgreSQL's programs."""
+        return f"{self.programs}/{name}"
+
+    @property
+    def log(self) -> str:
+        """The log of a server that pg_ctl started: beside the data directory, so that it outlives it."""
+        return f"{self.data}.log"
+
+    # ------------------------------------------------------------------------------------------ from its machine
+
+    def look(self, *, deadline: float = 10.0) -> Look:
+        """Everything that its machine shows, in one call. Raises CannotError when the machine does not answer."""
+        argv = ["sh", "-c", _LOOK, "sh", self.data, self.programs, MARKER]
+        text = self.shell.run(argv, deadline=deadline).stdout
+        seen, _, rest = text.partition("-- control\n")
+        control_text, _, marker = rest.partition("-- marker\n")
+        lines = [line.split(" ") for line in seen.splitlines()]
+        words = {line[0] for line in lines}
+        control = {}
+        for line in control_text.splitlines():
+            label, colon, value = line.partition(":")
+            if colon:
+                control[label] = value.strip()
+        return Look(
+            directory=next((line[1] for line in lines if line[0] == "directory"), None),
+            empty="empty" in words,
+            is_mount_point="mount" in words,
+            control=control if "Database system identifier" in control else None,
+            is_standby="standby" in words,
+            in_recovery="recovery" in words,
+            marker=marker or None,
+            processes=tuple(Process(int(w[1]), int(w[2] or 0), w[3]) for w in lines if w[0] == "process"),
+        )
+
+    def control(self) -> Mapping[str, str] | None:
+        """What pg_controldata says, by its own labels; None when there is nothing to read."""
+        return self.look().control
+
+    def identity(self) -> str:
+        """`<system identifier>@<device>:<inode of the data directory>`, or `absent`."""
+        return self.look().identity
+
+    def processes(self) -> list[int]:
+        """The postmasters that work in this data directory, also when it was deleted or renamed under them.
+
+        A child whose postmaster was killed and that still lives counts as one.
+        """
+        found = self.look().processes
+        pids = {process.pid for process in found}
+        return [process.pid for process in found if process.parent not in pids]
+
+    # -------------------------------------------------------------------------------------------- start and stop
+
+    def start(self, overrides: Mapping[str, str] | None = None, *, deadline: float = 60.0) -> None:
+        """Start it with its own settings (or some overridden, by name) and wait until it answers SQL.
+
+        Finds its work done when it runs. Raises CannotError with the end of the log when it ends instead, and
+        OutcomeUnknownError when it has not answered after `deadline` seconds.
+        """
+        until = clock.monotonic() + deadline
+        self.launch(overrides)
+        while True:
+            reachable, detail = self.probe()
+            if reachable is Reachable.UP:
+                return
+            if not self.processes():
+                raise self.ended()
+            if clock.monotonic() > until:
+                raise OutcomeUnknownError(
+                    f"PostgreSQL in {self.data} on {self.shell.where} was started and does not answer after "
+                    f"{clock.write_duration(deadline)}: {detail}.",
+                    safe="it may still be recovering; nothing was lost",
+                    hint=f"read its log: tail {shlex.quote(self.log)}",
+                )
+            time.sleep(0.1)
+
+    def launch(self, overrides: Mapping[str, str] | None = None) -> None:
+        """Start it and do not wait. Overridden settings need pg_ctl, so they pass a service manager by."""
+        if self.processes():
+            return
+        if self.start_command and not overrides:
+            self.shell.run(self.start_command, deadline=120.0)
+            return
+        settings = dict(overrides or {})
+        if self.configuration:
+            settings = {"config_file": self.configuration, "data_directory": self.data, **settings}
+        options = [*(["-h", self.address, "-p", str(self.port)] if overrides else [])]
+        for name, value in settings.items():
+            options += ["-c", f"{name}={value}"]
+        # No process works in this directory, so its postmaster.pid is of the dead. Left there, the server refuses to
+        # start when another process of this user has that number by now.
+        self.shell.run(["rm", "-f", "--", f"{self.data}/postmaster.pid"])
+        argv = [self.program("pg_ctl"), "-D", self.data, "-l", self.log, "-W", "-s"]
+        if options:
+            argv += ["-o", shlex.join(options)]  # pg_ctl gives this to a shell
+        self.shell.run([*argv, "start"], environment=self.environment)
+
+    def ended(self) -> CannotError:
+        """The error for a server that was started and is gone, with the end of its log."""
+        said = [line for line in self.last_log() if any(word in line for word in ("FATAL", "PANIC", "ERROR", "HINT"))]
+        why = " / ".join(said[-3:]) or "its log does not say why"
+        return CannotError(
+            f"PostgreSQL in {self.data} on {self.shell.where} ended: {why}",
+            hint=f"read its log: tail -n 30 {shlex.quote(self.log)}",
+        )
+
+    def last_log(self, lines: int = 40) -> list[str]:
+        """The last lines of the log that pg_ctl wrote to."""
+        argv = ["tail", "-n", str(lines), "--", self.log]
+        return secrets.mask(self.shell.run(argv, check=False).stdout).splitlines()
+
+    def stop(self, mode: str = "fast", *, deadline: float = 60.0) -> None:
+        """Stop it: `fast` ends sessions, writes a checkpoint and sends its standbys the last WAL; `immediate` crashes it.
+
+        Finds its work done when it does not run. Raises OutcomeUnknownError when a process is left after `deadline`
+        seconds.
+        """
+        until = clock.monotonic() + deadline
+        if self.stop_command:
+            self.shell.run(self.stop_command, deadline=deadline)
+        if self.processes():
+            self.shell.run([self.program("pg_ctl"), "-D", self.data, "-m", mode, "-W", "-s", "stop"], check=False)
+        while pids := self.processes():
+            if clock.monotonic() > until:
+                raise OutcomeUnknownError(
+                    f"PostgreSQL in {self.data} on {self.shell.where} did not stop within "
+                    f"{clock.write_duration(deadline)}; process {pids[0]} is left.",
+                    safe="nothing was lost",
+                    hint="run the same command again, or see what it waits for in its log",
+                )
+            time.sleep(0.1)
+
+    def reload(self) -> None:
+        """Have a running server read its configuration and pg_hba.conf again (SIGHUP)."""
+        if pids := self.processes():
+            self.shell.run(["kill", "-HUP", *(str(pid) for pid in pids)], check=False)
+
+    def kill(self, *, deadline: float = 10.0) -> None:
+        """SIGKILL to every process that works in the data directory, frozen ones too, and see them gone.
+
+        Crash recovery makes this safe for the data. Raises CannotError when one is left after `deadline` seconds.
+        """
+        until = clock.monotonic() + deadline
+        while pids := [str(process.pid) for process in self.look().processes]:
+            if clock.monotonic() > until:
+                raise CannotError(
+                    f"Processes {', '.join(pids)} of {self.data} on {self.shell.where} survive SIGKILL.",
+                    safe="nothing was promoted",
+                    hint="they hang in the kernel, mostly on a dead disk: cut the power of that machine",
+                )
+            self.shell.run(["kill", "-KILL", *pids], check=False)
+            time.sleep(0.05)
+
+    def setting(self, name: str) -> str | None:
+        """A setting as it would be at the next start, read from the files; None when they cannot be read."""
+        argv = [self.program("postgres"), "-D", self.data]
+        if self.configuration:
+            argv += ["-c", f"config_file={self.configuration}", "-c", f"data_directory={self.data}"]
+        result = self.shell.run([*argv, "-C", name], check=False, deadline=10.0)
+        return None if result.exit_code else result.stdout.strip()
+
+    # -------------------------------------------------------------------------------------------- ask the server
+
+    def connect(self, database: str = "postgres", *, deadline: float = 5.0, writes: bool = False) -> Connection:
+        """An autocommit connection as the operator, read-only without `writes`; `deadline` is for each statement.
+
+        Raises psycopg.Error. The server's own limits do not work while it is frozen: `session` has one that does.
+        """
+        import psycopg
+
+        milliseconds = int(deadline * 1000)
+        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        if not writes:
+            options += " -c default_transaction_read_only=on"
+        return psycopg.connect(
+            host=self.address,
+            port=self.port,
+            dbname=database,
+            user=self.operator.user,
+            password=secrets.resolve(self.operator.password),
+            autocommit=True,
+            application_name="salvor",
+            connect_timeout=max(2, min(10, round(deadline))),
+            tcp_user_timeout=milliseconds,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            options=options,
+        )
+
+    @contextmanager
+    def session(
+        self, database: str = "postgres", *, deadline: float = 5.0, writes: bool = False
+    ) -> Iterator[Connection]:
+        """A connection that is cut after `deadline` seconds, also when the server is frozen. Raises psycopg.Error."""
+        with self.connect(database, deadline=deadline, writes=writes) as connection, cut_after(connection, deadline):
+            yield connection
+
+    def probe(self) -> tuple[Reachable, str]:
+        """Whether it answers SQL. UP: it does. DOWN: no process, and its port refuses. UNKNOWN: anything else, and why.
+
+        A frozen server (SIGSTOP) is UNKNOWN: the kernel still accepts for it. Takes 4 s at most.
+        """
+        import psycopg
+
+        try:
+            with self.session(deadline=PROBE_SECONDS) as connection:
+                connection.execute("select 1")
+            return Reachable.UP, "answers"
+        except psycopg.Error as error:
+            why = secrets.mask(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
+        try:
+            if self.processes():
+                return Reachable.UNKNOWN, f"it runs and does not answer: {why}"
+        except CannotError as error:
+            return Reachable.UNKNOWN, f"its machine does not answer either: {error.what}"
+        if _refuses(self.address, self.port):
+            return Reachable.DOWN, "no process, and the port refuses"
+        return Reachable.UNKNOWN, f"no process in {self.data}, yet something holds {self.address}:{self.port}: {why}"
+
+
+def _refuses(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextmanager
+def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
+    """Cut the connection's socket `seconds` from now, unless the block has ended; who waits for it gets psycopg.Error.
+
+    A frozen server answers neither a query nor a cancel, so only this end can give up.
+    """
+    other = socket.socket(fileno=os.dup(connection.fileno()))
+
+    def cut() -> None:
+        with suppress(OSError):  # the server closed it first
+            other.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, cut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        other.close()
