@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from salvor import clock
+from salvor.address import host_and_port
 from salvor.change import Finding, Level
 from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError
@@ -72,7 +73,7 @@ class Check(BaseModel):
     @classmethod
     def _tcp(cls, address: str | None) -> str | None:
         if address is not None:
-            _host_and_port(address)
+            host_and_port(address)
         return address
 
     @model_validator(mode="after")
@@ -130,7 +131,7 @@ def _answer(check: Check, ask: Callable[[str, str], Any], where: str) -> _Answer
         return _http_answer(check, check.http)
     if check.tcp is not None:
         begun = clock.monotonic()
-        socket.create_connection(_host_and_port(check.tcp), timeout=check.deadline).close()
+        socket.create_connection(host_and_port(check.tcp), timeout=check.deadline).close()
         return _Answer(Level.PASS, f"connected in {1000 * (clock.monotonic() - begun):.0f} ms")
     return _command_answer(check, check.command or ())
 
@@ -238,15 +239,7 @@ def _opener(*, follow: bool) -> OpenerDirector:
     return opener
 
 
-# ------------------------------------------------------------------------------------------------ TCP and commands
-
-
-def _host_and_port(address: str) -> tuple[str, int]:
-    """`HOST:PORT` or `[IPV6]:PORT`. Raises ValueError with what is wrong."""
-    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:\[\]]+)):(\d{1,5})", address)
-    if not found or not 0 < int(found[3]) < 65536:
-        raise ValueError(f"{address!r} is not HOST:PORT, for example db1.example.com:5432 or [::1]:5432")
-    return found[1] or found[2], int(found[3])
+# ------------------------------------------------------------------------------------------------ commands
 
 
 def _command_answer(check: Check, argv: tuple[str, ...]) -> _Answer:
