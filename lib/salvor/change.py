@@ -30,7 +30,7 @@ class Reachable(StrEnum):
 class Level(StrEnum):
     """The verdict of a Finding."""
 
-    PASS = "pass"
+    PASS = "pass"  # noqa: S105 - no password: the verdict
     WARN = "warn"
     FAIL = "fail"
     UNKNOWN = "unknown"
@@ -90,7 +90,9 @@ def plan_hash(changes: Iterable[Change]) -> str:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a verb is: `done` of `total` (None: not known) in `unit` (`bytes`, `objects`, ...); label: what it does now."""
+    """How far a verb is: `done` of `total` (None: not known) in `unit` (`bytes`, `objects`, ...); label: what it does
+    now.
+    """
 
     done: int
     total: int | None
@@ -100,7 +102,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that a check saw: the verdict, the figure, the limit. `evidence` names what it was seen on (an identity)."""
+    """One thing that a check saw: the verdict, the figure, the limit. `evidence` names what it was seen on (an
+    identity).
+    """
 
     subject: str
     check: str

@@ -45,7 +45,9 @@ def write_time(moment: datetime) -> str:
 
 
 def read_time(text: str, *, argument: str = "time") -> datetime:
-    """ISO 8601 with an offset (`2026-11-20T03:12+09:00`, or ending in `Z`) to UTC. Raises UsageError, naming `argument`."""
+    """ISO 8601 with an offset (`2026-11-20T03:12+09:00`, or ending in `Z`) to UTC. Raises UsageError, naming
+    `argument`.
+    """
     try:
         moment = datetime.fromisoformat(text.strip())
     except ValueError as error:

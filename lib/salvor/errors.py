@@ -54,7 +54,9 @@ class NotConvergedError(SalvorError):
 
 
 class OutcomeUnknownError(NotConvergedError):
-    """A change or command was sent and its deadline passed: it may or may not have happened. Look, never repeat blindly."""
+    """A change or command was sent and its deadline passed: it may or may not have happened. Look, never repeat
+    blindly.
+    """
 
 
 class PlanMovedError(SalvorError):

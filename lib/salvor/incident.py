@@ -1,4 +1,6 @@
-"""What one incident knows: its service, what broke, the ways back that were chosen, and what was proven. It never acts."""
+"""What one incident knows: its service, what broke, the ways back that were chosen, and what was proven. It never
+acts.
+"""
 
 from __future__ import annotations
 
@@ -111,7 +113,9 @@ class Incident:
     # --- what it is like now -------------------------------------------------------------------------------------
 
     def observe(self, system: System) -> State:
-        """What the system is like: one look a plan, so that a step sees one world; with what the plan would change so far."""
+        """What the system is like: one look a plan, so that a step sees one world; with what the plan would change so
+        far.
+        """
         if system.name not in self._seen:
             self._seen[system.name] = system.observe()
         return self._seen[system.name]
@@ -152,9 +156,7 @@ class Incident:
     @property
     def broken(self) -> list[Broken]:
         """What `assess` pinned, in the order of the service's systems."""
-        return [
-            Broken(system, self.decisions[system.name]) for system in self.systems if system.name in self.decisions
-        ]
+        return [Broken(system, self.decisions[system.name]) for system in self.systems if system.name in self.decisions]
 
     def staged(self, broken: Broken) -> Staged | None:
         """The whole copy that the chosen way would promote; None when there is none yet."""
@@ -175,7 +177,9 @@ class Incident:
         return self.is_placed(broken) and state.reachable is Reachable.UP and state.writable is True
 
     def is_proven(self, broken: Broken) -> bool:
-        """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as proven."""
+        """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as
+        proven.
+        """
         staged = self.staged(broken)
         if staged is None:
             return self.is_placed(broken) and self._passed(self.observe(broken.system).identity)
@@ -227,7 +231,10 @@ class Incident:
             "failed_at": clock.write_time(self.failed_at) if self.failed_at else None,
             "rto_target": clock.write_duration(self.service.rto),
             "rpo_target": clock.write_duration(self.service.rpo),
-            **{name: clock.write_duration(value) if isinstance(value, float) else value for name, value in self.measured.items()},
+            **{
+                name: clock.write_duration(value) if isinstance(value, float) else value
+                for name, value in self.measured.items()
+            },
         }
 
     # --- what the journal says -----------------------------------------------------------------------------------

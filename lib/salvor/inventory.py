@@ -24,7 +24,9 @@ _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is not a name; use small letters, digits and hyphens, 63 at most, for example orders-db")
+        raise ValueError(
+            f"{name!r} is not a name; use small letters, digits and hyphens, 63 at most, for example orders-db"
+        )
     return name
 
 
@@ -65,7 +67,9 @@ class Platform:
         """The service of that name. Raises UsageError, naming those that exist."""
         if name not in self.services:
             known = ", ".join(self.services) or "none"
-            raise UsageError(f"--service: the platform {self.name!r} has no service {name!r}.", hint=f"its services are: {known}")
+            raise UsageError(
+                f"--service: the platform {self.name!r} has no service {name!r}.", hint=f"its services are: {known}"
+            )
         return self.services[name]
 
     def open(self, system: str, context: Context) -> System:
@@ -75,14 +79,25 @@ class Platform:
 
 
 def root() -> Path:
-    """The folder that holds `inventory/`, `notebooks/` and `incidents/`: SALVOR_HOME, or the one this code was cloned to."""
-    return Path(os.environ.get("SALVOR_HOME") or Path(__file__).parents[2]).absolute()
+    """The folder that this code was cloned to: it holds `runbooks/`, `notebooks/` and, if nothing else is said,
+    `incidents/`.
+    """
+    return Path(__file__).absolute().parents[2]
+
+
+def home() -> Path:
+    """The folder of the platforms: SALVOR_INVENTORY, or `inventory/` in the project."""
+    return Path(os.environ.get("SALVOR_INVENTORY") or root() / "inventory").absolute()
 
 
 def names() -> list[str]:
     """The platforms that the inventory describes."""
-    folder = root() / "inventory"
-    found = {path.stem for path in folder.glob("*.yaml")} | {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
+    folder = home()
+    found = (
+        {path.stem for path in folder.glob("*.yaml")} | {path.name for path in folder.iterdir() if path.is_dir()}
+        if folder.is_dir()
+        else set()
+    )
     return sorted(found)
 
 
@@ -95,10 +110,13 @@ def load(name: str) -> Platform:
         _check_name(name)
     except ValueError as error:
         raise UsageError(f"--platform: {error}.") from error
-    folder, single = root() / "inventory" / name, root() / "inventory" / f"{name}.yaml"
+    folder, single = home() / name, home() / f"{name}.yaml"
     paths = sorted(folder.glob("*.yaml")) if folder.is_dir() else [single] if single.is_file() else []
     if not paths:
-        raise UsageError(f"--platform: there is no inventory/{name}.", hint=f"the platforms are: {', '.join(names()) or 'none'}")
+        raise UsageError(
+            f"--platform: there is no platform {name!r} in {home()}.",
+            hint=f"the platforms are: {', '.join(names()) or 'none'}",
+        )
     documents = [_read(path) for path in paths]
     return _Builder(name, documents).build()
 
@@ -110,7 +128,9 @@ def _read(path: Path) -> Document:
     if source is None:
         return raw
     place = raw.place(("variables_from",))
-    expanded = Path(_ENVIRONMENT.sub(lambda match: os.environ.get(match[1]) or match[2] or "", str(source))).expanduser()
+    expanded = Path(
+        _ENVIRONMENT.sub(lambda match: os.environ.get(match[1]) or match[2] or "", str(source))
+    ).expanduser()
     if not expanded.is_file():
         hint = "start the sandbox: inv sandbox.up" if "sandbox" in path.parts else f"write that file, or mend {place}"
         raise UsageError(f"{place}: the variables file {expanded} is not there.", hint=hint)
@@ -136,7 +156,10 @@ class _Builder:
         for document in self.documents:
             self.merge(document, entries)
         settings = {name: self.system(name, entry) for name, entry in entries["systems"].items()}
-        services = {name: self.validate(Service, {"name": name, **entry}, ("services", name)) for name, entry in entries["services"].items()}
+        services = {
+            name: self.validate(Service, {"name": name, **entry}, ("services", name))
+            for name, entry in entries["services"].items()
+        }
         for service in services.values():
             self.references(service, settings, services)
         self.loops(services)
@@ -144,7 +167,9 @@ class _Builder:
 
     def merge(self, document: Document, entries: dict[str, dict[str, Any]]) -> None:
         if not isinstance(document.data, dict):
-            raise UsageError(f"{document.path}:1:1: a platform's file is a mapping.", hint="begin with systems: and services:")
+            raise UsageError(
+                f"{document.path}:1:1: a platform's file is a mapping.", hint="begin with systems: and services:"
+            )
         for section, content in document.data.items():
             if section == "title":
                 self.title = str(content)
@@ -156,7 +181,8 @@ class _Builder:
                     if location in self.where:
                         first = self.where[location].place(location)
                         raise UsageError(
-                            f"{document.place(location)}: {name!r} stands twice; the first is at {first}.", hint="remove or rename one of the two"
+                            f"{document.place(location)}: {name!r} stands twice; the first is at {first}.",
+                            hint="remove or rename one of the two",
                         )
                     self.where[location] = document
                     try:
@@ -168,7 +194,8 @@ class _Builder:
                     entries[section][name] = entry
             elif section != "variables_from":
                 raise UsageError(
-                    f"{document.place((section,))}: {section!r} is not known here.", hint="the sections are title, variables_from, systems and services"
+                    f"{document.place((section,))}: {section!r} is not known here.",
+                    hint="the sections are title, variables_from, systems and services",
                 )
 
     def system(self, name: str, entry: dict[str, Any]) -> Settings:
@@ -191,9 +218,13 @@ class _Builder:
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
                 known = ", ".join(field for field in model.model_fields if field not in ("name",))
-                raise self.error((*location, *inner), f"{label}: there is no such setting.", f"the settings are: {known}") from None
+                raise self.error(
+                    (*location, *inner), f"{label}: there is no such setting.", f"the settings are: {known}"
+                ) from None
             if first["type"] == "missing":
-                raise self.error((*location, *inner), f"{label}: this setting is missing.", f"add {inner[-1]}: to {location[-1]}") from None
+                raise self.error(
+                    (*location, *inner), f"{label}: this setting is missing.", f"add {inner[-1]}: to {location[-1]}"
+                ) from None
             raise self.error((*location, *inner), f"{label}: {message}.") from None
 
     def references(self, service: Service, settings: Mapping[str, Settings], services: Mapping[str, Service]) -> None:
@@ -205,9 +236,13 @@ class _Builder:
         ):
             seen: set[str] = set()
             for index, name in enumerate(names_):
-                location: Location = ("services", service.name, key) if key == "messages" else ("services", service.name, key, index)
+                location: Location = (
+                    ("services", service.name, key) if key == "messages" else ("services", service.name, key, index)
+                )
                 if name not in known:
-                    raise self.error(location, f"there is no {name!r}.", hint=f"known are: {', '.join(known) or 'none'}")
+                    raise self.error(
+                        location, f"there is no {name!r}.", hint=f"known are: {', '.join(known) or 'none'}"
+                    )
                 if name in seen:
                     raise self.error(location, f"{name!r} stands twice.", hint="remove one")
                 seen.add(name)
@@ -219,7 +254,9 @@ class _Builder:
         def visit(name: str, way: tuple[str, ...]) -> None:
             if name in way:
                 circle = " -> ".join((*way[way.index(name) :], name))
-                raise self.error(("services", name, "depends_on"), f"depends_on is a loop: {circle}.", hint="remove one of these")
+                raise self.error(
+                    ("services", name, "depends_on"), f"depends_on is a loop: {circle}.", hint="remove one of these"
+                )
             if name not in done:
                 for other in services[name].depends_on:
                     visit(other, (*way, name))

@@ -46,7 +46,9 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise UsageError(f"{place}: this is not YAML: {error.problem}.", hint="mend that line; nothing was changed") from error
+        raise UsageError(
+            f"{place}: this is not YAML: {error.problem}.", hint="mend that line; nothing was changed"
+        ) from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UsageError(f"{path}: cannot be read: {error}.") from error
     document = Document(path)
@@ -69,7 +71,10 @@ class _Walk:
         if self.values > _MOST_VALUES:
             raise UsageError(f"{self.document.path}: more than {_MOST_VALUES} values; aliases that repeat aliases?")
         if not node.tag.startswith("tag:yaml.org,2002:"):
-            raise UsageError(f"{self.document.place(location)}: the tag {node.tag!r} is not allowed here.", hint="write the plain value")
+            raise UsageError(
+                f"{self.document.place(location)}: the tag {node.tag!r} is not allowed here.",
+                hint="write the plain value",
+            )
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, location)
         if isinstance(node, yaml.SequenceNode):
@@ -99,7 +104,11 @@ class _Walk:
             raise UsageError(f"{self.document.place(location)}: {error}.") from error
         if not isinstance(value, str):
             # YAML 1.1 would turn 22:30 into a number of minutes and a date into a date; settings want what was written.
-            return value if isinstance(value, (bool, int, float, type(None))) and ":" not in str(node.value) else str(node.value)
+            return (
+                value
+                if isinstance(value, (bool, int, float, type(None))) and ":" not in str(node.value)
+                else str(node.value)
+            )
         if self.variables is None:
             return value
 
@@ -108,7 +117,8 @@ class _Walk:
             if match[1] not in self.variables:
                 known = ", ".join(sorted(self.variables)) or "none"
                 raise UsageError(
-                    f"{self.document.place(location)}: there is no variable {match[1]!r}.", hint=f"the variables are: {known}"
+                    f"{self.document.place(location)}: there is no variable {match[1]!r}.",
+                    hint=f"the variables are: {known}",
                 )
             return self.variables[match[1]]
 

@@ -1,4 +1,6 @@
-"""The runner: the only module that acts. It plans, has the plan approved, acts, plans again, and writes all of it down."""
+"""The runner: the only module that acts. It plans, has the plan approved, acts, plans again, and writes all of it
+down.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,14 @@ from typing import Protocol
 
 from salvor import clock
 from salvor.change import Change, Decision, Finding, Level, Progress, plan_hash
-from salvor.errors import CannotError, NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError, SalvorError
+from salvor.errors import (
+    CannotError,
+    NotConvergedError,
+    NotProvenError,
+    OutcomeUnknownError,
+    PlanMovedError,
+    SalvorError,
+)
 from salvor.incident import Incident
 from salvor.journal import Journal
 from salvor.secrets import mask
@@ -134,6 +143,7 @@ class Runner:
             self.incident.look_again()
             planned = self._plan(step, self.watcher.finding)
             self._note(planned)
+            self._observed(new, planned)
             self._converged(name, planned)
         self.incident.look_again()
         self._write("step", step=name, phase="ended", seconds=round(clock.monotonic() - begun, 3))
@@ -154,6 +164,19 @@ class Runner:
                 hint="look at the new plan with --plan, then run the same command again",
             )
 
+    def _observed(self, made: Iterable[Change], after: PlannedStep) -> None:
+        """Where an outcome was unknown, note what the world says of it now."""
+        still = {change.key for change in after.changes}
+        outcomes = {line["key"]: line["outcome"] for line in self.journal.of("outcome")} if self.journal else {}
+        for change in made:
+            if outcomes.get(change.key) == "unknown":
+                self._write(
+                    "observed",
+                    key=change.key,
+                    outcome="not done" if change.key in still else "done",
+                    detail=describe(change),
+                )
+
     def _converged(self, name: str, planned: PlannedStep) -> None:
         left = [change for change in planned.changes if self._waits(change)]
         if left:
@@ -169,18 +192,26 @@ class Runner:
             return
         bad = [finding for finding in planned.findings if finding.level in (Level.FAIL, Level.UNKNOWN)]
         if bad:
-            listed = "\n".join(f"  {finding.subject}: {finding.check}: {finding.figure or finding.level} {finding.detail}".rstrip() for finding in bad)
+            listed = "\n".join(
+                f"  {finding.subject}: {finding.check}: {finding.figure or finding.level} {finding.detail}".rstrip()
+                for finding in bad
+            )
             raise NotProvenError(
                 f"{name} did not pass:\n{mask(listed)}",
-                safe="nothing was cut over; what was live is as it was" if name == "verify" else "what was live before is kept; inv undo goes back to it",
-                hint=f"choose another backup or time: inv backups --service={self.incident.service.name}; or inv undo --incident={self.incident.id}",
+                safe="nothing was cut over; what was live is as it was"
+                if name == "verify"
+                else "what was live before is kept; inv undo goes back to it",
+                hint=f"choose another backup or time: inv backups --service={self.incident.service.name}; "
+                f"or inv undo --incident={self.incident.id}",
             )
 
     def _waits(self, change: Change) -> bool:
         return self.incident.system(change.system).verbs()[change.verb].waits
 
     def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> None:
-        """Make the changes: those on independent systems side by side, the others in order. Raises the first error at the end."""
+        """Make the changes: those on independent systems side by side, the others in order. Raises the first error at
+        the end.
+        """
         undoing = undoing or {}
         waiting = list(changes)
         running: dict[Future[None], Change] = {}
@@ -208,11 +239,15 @@ class Runner:
             raise error
 
     def _is_free(self, change: Change, changes: Sequence[Change], done: set[str]) -> bool:
-        """Whether everything that `change` must wait for is done: earlier changes of its system, or of one it depends on."""
+        """Whether everything that `change` must wait for is done: earlier changes of its system, or of one it depends
+        on.
+        """
         for other in changes:
             if other is change:
                 return True
-            if other.key not in done and (other.system == change.system or self.incident.depends(change.system, other.system)):
+            if other.key not in done and (
+                other.system == change.system or self.incident.depends(change.system, other.system)
+            ):
                 return False
         return True
 
@@ -242,10 +277,20 @@ class Runner:
         """A message, in the background: what goes wrong is owed, and stops nothing."""
         try:
             self._make(step, change)
-        except Exception as error:  # whatever a notifier raises: the recovery never waits for its paperwork
+        except Exception as error:  # noqa: BLE001 - whatever a notifier raises: recovery never waits for paperwork
             self.owe(describe(change), mask(str(error)) or type(error).__name__)
             return "owed"
         return "sent"
+
+    def tell(self, moment: str) -> None:
+        """Send a moment's messages that follow from what happened rather than from a plan: that it failed, that it
+        was undone.
+        """
+        outbox = self.incident.outbox
+        changes = outbox.messages(moment) if outbox else []
+        self.approved |= {change.key for change in changes}
+        if changes:
+            self._act("notify", changes)
 
     def owe(self, what: str, why: str) -> None:
         """Note what could not be done and is still to do; the recovery goes on."""
@@ -262,18 +307,18 @@ class Runner:
 
     # --- undo ----------------------------------------------------------------------------------------------------
 
-    def undo_plan(self) -> tuple[list[Change], dict[str, str]]:
+    def undo_plan(self, journal: Journal) -> tuple[list[Change], dict[str, str]]:
         """The changes that take the incident back, newest first, and which change's key each one undoes.
 
         Raises CannotError when a change that was begun has no way back: nothing is undone past it.
         """
-        if self.journal is None:
-            return [], {}
-        undone = {line["undoing"] for line in self.journal.of("outcome") if line.get("undoing") and line["outcome"] == "done"}
+        undone = {
+            line["undoing"] for line in journal.of("outcome") if line.get("undoing") and line["outcome"] == "done"
+        }
         back: list[Change] = []
         undoing: dict[str, str] = {}
         begun: set[str] = set()
-        for line in reversed(self.journal.of("intent")):
+        for line in reversed(journal.of("intent")):
             change = Change.from_json(line["change"])
             if line.get("undoing") or change.key in undone or change.key in begun:
                 continue
@@ -287,7 +332,11 @@ class Runner:
                     hint=f"go forward instead: inv incident.show --incident={self.incident.id}",
                 )
             way_back = self.incident.system(change.system).change(
-                change.undo.verb, why=f"takes back: {describe(change)}", no_undo="it is itself an undo", **change.undo.arguments
+                change.undo.verb,
+                why=f"takes back: {describe(change)}",
+                undo=None,
+                no_undo="it is itself an undo",
+                **change.undo.arguments,
             )
             back.append(way_back)
             undoing[way_back.key] = change.key
@@ -299,13 +348,20 @@ class Runner:
             self._act("undo", [change], undoing)
             unknown = self.journal and self.journal.of("outcome")[-1]["outcome"] == "unknown"
             if unknown:
-                raise OutcomeUnknownError(f"Whether {describe(change)} was done is not known.", hint=f"inv undo --incident={self.incident.id} looks again")
+                raise OutcomeUnknownError(
+                    f"Whether {describe(change)} was done is not known.",
+                    hint=f"inv undo --incident={self.incident.id} looks again",
+                )
         self._write("undone", result=f"{len(changes)} changes taken back")
 
     def act(self, name: str, changes: Sequence[Change]) -> None:
         """Make approved changes that belong to no step of a recovery: a backup, a discard, a standby rebuilt."""
         self._refuse_unapproved(name, changes)
         self._act(name, changes)
+
+    def note(self, kind: str, **data: object) -> None:
+        """Write a line that tells of no change: a note, that the incident is closed."""
+        self._write(kind, **data)
 
     def _write(self, kind: str, **data: object) -> None:
         if self.journal is None:
@@ -315,7 +371,11 @@ class Runner:
 
 def describe(change: Change) -> str:
     """One line for people: `orders-db: stage side-data backup=20261121-003300F`."""
-    arguments = " ".join(str(value) if name == "stage" else f"{name}={value}" for name, value in change.arguments.items() if value is not None)
+    arguments = " ".join(
+        str(value) if name == "stage" else f"{name}={value}"
+        for name, value in change.arguments.items()
+        if value is not None
+    )
     return mask(f"{change.system}: {change.verb} {arguments}".rstrip())
 
 

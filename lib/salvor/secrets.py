@@ -1,4 +1,6 @@
-"""Secrets are references (`env:NAME`, `file:PATH`, `cmd:COMMAND`), resolved at use and masked in everything that is written."""
+"""Secrets are references (`env:NAME`, `file:PATH`, `cmd:COMMAND`), resolved at use and masked in everything that is
+written.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ _known: set[str] = set()
 def _check(reference: str) -> str:
     if not reference.startswith(_KINDS):
         raise ValueError(
-            "a secret is never written here; name where it is: env:NAME, file:PATH or cmd:COMMAND (this value is not shown)"
+            "a secret is never written here; name where it is: "
+            "env:NAME, file:PATH or cmd:COMMAND (this value is not shown)"
         )
     return reference
 
@@ -51,7 +54,10 @@ def resolve(reference: str) -> str:
         raise UsageError("A secret must be a reference: env:NAME, file:PATH or cmd:COMMAND.")
     value = value.removesuffix("\n")
     if not value:
-        raise CannotError(f"The secret {reference!r} is empty or not set.", hint=f"set it, then run the same command again: {reference}")
+        raise CannotError(
+            f"The secret {reference!r} is empty or not set.",
+            hint=f"set it, then run the same command again: {reference}",
+        )
     remember(value)
     return value
 
@@ -60,10 +66,15 @@ def _from_file(path: Path) -> str:
     try:
         mode = path.stat().st_mode
         if mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise CannotError(f"The secret file {path} can be read by others (mode {mode & 0o777:o}).", hint=f"chmod 600 {shlex.quote(str(path))}")
+            raise CannotError(
+                f"The secret file {path} can be read by others (mode {mode & 0o777:o}).",
+                hint=f"chmod 600 {shlex.quote(str(path))}",
+            )
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise CannotError(f"The secret file {path} cannot be read: {error.strerror}.", hint=f"ls -l {shlex.quote(str(path))}") from error
+        raise CannotError(
+            f"The secret file {path} cannot be read: {error.strerror}.", hint=f"ls -l {shlex.quote(str(path))}"
+        ) from error
 
 
 def _from_command(command: str) -> str:
@@ -71,9 +82,13 @@ def _from_command(command: str) -> str:
         done = subprocess.run(shlex.split(command), capture_output=True, text=True, timeout=_DEADLINE, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
         # The output of a secret's command is never shown: it may hold the secret.
-        raise CannotError(f"The secret command {command!r} did not answer: {type(error).__name__}.", hint=f"try it by hand: {command}") from None
+        raise CannotError(
+            f"The secret command {command!r} did not answer: {type(error).__name__}.", hint=f"try it by hand: {command}"
+        ) from None
     if done.returncode:
-        raise CannotError(f"The secret command {command!r} ended with exit code {done.returncode}.", hint=f"try it by hand: {command}")
+        raise CannotError(
+            f"The secret command {command!r} ended with exit code {done.returncode}.", hint=f"try it by hand: {command}"
+        )
     return done.stdout
 
 
@@ -87,7 +102,10 @@ def remember(value: str) -> None:
 _PATTERNS = (
     # a URL's password; a keyword=value password of a connection string; PostgreSQL's stored verifiers; a private key
     (re.compile(r"(?<=://)([^/\s:@]*):([^/\s@]+)@"), rf"\1:{MASK}@"),
-    (re.compile(r"(?i)\b(password|passwd|pwd|secret|token|api[_-]?key)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&]+)"), rf"\1\2{MASK}"),
+    (
+        re.compile(r"(?i)\b(password|passwd|pwd|secret|token|api[_-]?key)(\s*[=:]\s*)('[^']*'|\"[^\"]*\"|[^\s,;&]+)"),
+        rf"\1\2{MASK}",
+    ),
     (re.compile(r"(?i)\b(PASSWORD\s+)(E?'[^']*')"), rf"\1{MASK}"),
     (re.compile(r"SCRAM-SHA-256\$[^\s'\"]+"), MASK),
     (re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----", re.S), MASK),

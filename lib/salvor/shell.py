@@ -1,4 +1,5 @@
-"""Commands and files on this machine or on a host over SSH, the same way: argv lists, a deadline on every call, masked errors.
+"""Commands and files on this machine or on a host over SSH, the same way: argv lists, a deadline on every call,
+masked errors.
 
 Everything that is sent to a host is POSIX sh, quoted in one place (`shlex.join`).
 """
@@ -15,6 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import IO, Any
 
 from salvor import clock
@@ -37,7 +39,9 @@ class Result:
 
 
 class Shell(ABC):
-    """Runs argv somewhere. `where` names the place in messages; `user` is who it runs as (None: whoever we are there)."""
+    """Runs argv somewhere. `where` names the place in messages; `user` is who it runs as (None: whoever we are
+    there).
+    """
 
     def __init__(self, where: str, user: str | None = None) -> None:
         self.where = where
@@ -55,7 +59,8 @@ class Shell(ABC):
         environment: Mapping[str, str] | None = None,
         check: bool = True,
     ) -> Result:
-        """Run `argv` to its end; `input` is given on standard input (secrets go there or in `environment`, never in argv).
+        """Run `argv` to its end; `input` is given on standard input (secrets go there or in `environment`, never in
+        argv).
 
         Raises CommandError when the exit code is not zero (with `check`), OutcomeUnknownError after `deadline` seconds
         (it was killed, and what it had done by then is not known), CannotError when it is not there.
@@ -92,7 +97,8 @@ class Shell(ABC):
                     line = running.lines.get(timeout=max(0.01, until - clock.monotonic()))
                 except queue.Empty:
                     raise OutcomeUnknownError(
-                        f"{_name(argv)} on {self.where} did not end within {clock.write_duration(deadline)}; it was stopped.",
+                        f"{_name(argv)} on {self.where} did not end within {clock.write_duration(deadline)}; "
+                        "it was stopped.",
                         safe="what it had done by then is not known",
                         hint="look again with: inv assess",
                     ) from None
@@ -123,7 +129,9 @@ class Shell(ABC):
 
     def read(self, path: str, *, deadline: float = 30.0) -> str | None:
         """The text of a file; None when there is no such file."""
-        result = self.run(["sh", "-c", 'test -e "$1" || exit 44; cat -- "$1"', "sh", path], deadline=deadline, check=False)
+        result = self.run(
+            ["sh", "-c", 'test -e "$1" || exit 44; cat -- "$1"', "sh", path], deadline=deadline, check=False
+        )
         if result.exit_code == 44:
             return None
         if result.exit_code:
@@ -137,7 +145,7 @@ class Shell(ABC):
 
 
 def _name(argv: Sequence[str]) -> str:
-    return os.path.basename(argv[0])
+    return PurePosixPath(argv[0]).name
 
 
 class _Running(ABC):
@@ -156,7 +164,9 @@ class _Running(ABC):
 
 
 def local(user: str | None = None) -> Shell:
-    """This machine, as `user` (None, or our own name: as we are). Another user needs root, or sudo without a password."""
+    """This machine, as `user` (None, or our own name: as we are). Another user needs root, or sudo without a
+    password.
+    """
     return _Local("this machine", None if user == getpass.getuser() else user)
 
 
@@ -170,7 +180,8 @@ class _Local(Shell):
                 names = ",".join(environment)
                 whole = ["sudo", "-n", *([f"--preserve-env={names}"] if names else []), "-u", self.user, "--", *whole]
         try:
-            # A session of its own, so that the deadline ends all that the command started. Its folder is `/`, which every
+            # A session of its own, so that the deadline ends all that the command started. Its folder is `/`, which
+            # every
             # user may enter.
             process = subprocess.Popen(
                 whole,
@@ -182,13 +193,18 @@ class _Local(Shell):
                 start_new_session=True,
             )
         except OSError as error:
-            raise CannotError(f"{_name(argv)} cannot be started on this machine: {error.strerror}.", hint=f"is it installed? command -v {shlex.quote(argv[0])}") from error
+            raise CannotError(
+                f"{_name(argv)} cannot be started on this machine: {error.strerror}.",
+                hint=f"is it installed? command -v {shlex.quote(argv[0])}",
+            ) from error
         return _LocalRunning(process, stdin)
 
 
 def _plain_environment() -> dict[str, str]:
     """Our environment without what would change a tool's output (language) or hand it our own secrets (PG*)."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG", "PGBACKREST_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG", "PGBACKREST_"))
+    }
     return {**kept, "LC_ALL": "C.UTF-8"}
 
 
@@ -259,7 +275,8 @@ class _Remote(Shell):
         self.connection = connection
 
     def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> _Running:
-        # The environment goes by standard input, read by sh before the command starts: argv is seen by every user of a host.
+        # The environment goes by standard input, read by sh before the command starts: argv is seen by every user of
+        # a host.
         setting = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
         script = 'eval "$(dd bs=1 count="$1" 2>/dev/null)"; shift; exec "$@"'
         sudo = ["sudo", "-n", "-u", self.user, "--"] if self.user else []
@@ -311,7 +328,9 @@ class _RemoteRunning(_Running):
         self.channel.close()
 
 
-def connect(host: str, *, user: str | None = None, port: int = 22, run_as: str | None = None, deadline: float = 10.0) -> Shell:
+def connect(
+    host: str, *, user: str | None = None, port: int = 22, run_as: str | None = None, deadline: float = 10.0
+) -> Shell:
     """A host over SSH, its key checked against known_hosts: an unknown or changed key is an error, never accepted.
 
     Raises CannotError when it cannot be reached within `deadline` seconds, or is not who it should be.
@@ -326,6 +345,8 @@ def connect(host: str, *, user: str | None = None, port: int = 22, run_as: str |
         connection.open()
     except (OSError, EOFError, paramiko.SSHException) as error:
         name = f"{user + '@' if user else ''}{host}:{port}"
-        raise CannotError(f"{name} cannot be reached over SSH: {error}.", hint=f"ssh -p {port} {shlex.quote(host)} true") from error
+        raise CannotError(
+            f"{name} cannot be reached over SSH: {error}.", hint=f"ssh -p {port} {shlex.quote(host)} true"
+        ) from error
     connection.transport.set_keepalive(5)
     return on_host(host, connection, run_as)

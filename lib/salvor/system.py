@@ -66,7 +66,8 @@ class Wish:
 
     `source` is `latest`, a backup id, a path or a URI (`--from`). `at` is a time (UTC), `target` a name or an LSN
     (`name:before-release`, `lsn:0/3000060`). `damaged_at` is when live data was damaged (None: it is not damaged, or
-    nobody knows when). `live_is_sound` is False when a check of the data failed on what is live, so that a standby has the
+    nobody knows when). `live_is_sound` is False when a check of the data failed on what is live, so that a standby
+    has the
     same damage. `rpo` is in seconds. `ways` are the ways that the runbook allows, in its order (empty: all).
     `overrides` are named deviations with the reason that the operator gave.
     """
@@ -83,7 +84,9 @@ class Wish:
 
 @dataclass(frozen=True)
 class VerbInfo:
-    """What `@verb` says of a method: seconds until its outcome counts as unknown, and whether it loses something for good."""
+    """What `@verb` says of a method: seconds until its outcome counts as unknown, and whether it loses something for
+    good.
+    """
 
     deadline: float
     destructive: bool = False
@@ -94,7 +97,9 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def verb(*, deadline: float, destructive: bool = False, waits: bool = True) -> Callable[[_Method], _Method]:
-    """Mark a method as a verb. `waits` False: the recovery goes on while it works (messages), and its failure is owed."""
+    """Mark a method as a verb. `waits` False: the recovery goes on while it works (messages), and its failure is
+    owed.
+    """
 
     def mark(method: _Method) -> _Method:
         method.__dict__["salvor_verb"] = VerbInfo(deadline, destructive, waits)
@@ -141,7 +146,7 @@ class System(ABC):
         return found
 
     def change(
-        self, name: str, *, why: str, undo: Undo | None = None, no_undo: str = "", **arguments: Argument
+        self, name: str, /, *, why: str, undo: Undo | None = None, no_undo: str = "", **arguments: Argument
     ) -> Change:
         """The change that would call verb `name`; building it touches nothing.
 
@@ -152,13 +157,17 @@ class System(ABC):
         if undo is not None:
             self._bind(undo.verb, undo.arguments)
         elif not no_undo:
-            raise UsageError(f"{self.name}: the change {name!r} says neither how to undo it nor that it cannot be undone.")
+            raise UsageError(
+                f"{self.name}: the change {name!r} says neither how to undo it nor that it cannot be undone."
+            )
         return Change(self.name, name, arguments, why, undo, no_undo, info.destructive)
 
     def _bind(self, name: str, arguments: Mapping[str, Argument]) -> VerbInfo:
         info = self.verbs().get(name)
         if info is None:
-            raise UsageError(f"{self.name}: a {self.settings.kind} cannot {name!r}; it can {', '.join(sorted(self.verbs()))}.")
+            raise UsageError(
+                f"{self.name}: a {self.settings.kind} cannot {name!r}; it can {', '.join(sorted(self.verbs()))}."
+            )
         try:
             inspect.signature(getattr(self, name)).bind(**arguments)
         except TypeError as error:
@@ -190,7 +199,9 @@ class Restorable(System):
 
     @abstractmethod
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
-        """Prove what `way.stage` names: engine integrity, fingerprint, freshness. Reads only; the live side is not touched."""
+        """Prove what `way.stage` names: engine integrity, fingerprint, freshness. Reads only; the live side is not
+        touched.
+        """
 
     @abstractmethod
     def ask(self, statement: str, where: str) -> Any:
@@ -230,7 +241,9 @@ class Route(System):
 
     @abstractmethod
     def change_to(self, address: str, state: State) -> Change | None:
-        """The change that points it at `address`, with the old value as its prerequisite; None when it leads there already."""
+        """The change that points it at `address`, with the old value as its prerequisite; None when it leads there
+        already.
+        """
 
 
 class Outbox(System):
@@ -247,7 +260,9 @@ FORECAST = "(will be known when it is made)"
 
 @cache
 def kinds() -> dict[str, type[System]]:
-    """Every kind of system by its name, which is its file's name under `systems/`. Imports them all: use `kind` where one is meant."""
+    """Every kind of system by its name, which is its file's name under `systems/`. Imports them all: use `kind` where
+    one is meant.
+    """
     import salvor.systems
 
     return {module.name: kind(module.name) for module in pkgutil.iter_modules(salvor.systems.__path__)}

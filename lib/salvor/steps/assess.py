@@ -19,7 +19,9 @@ def assess(incident: Incident) -> Iterator[Finding | Decision]:
     for service in incident.needs:
         for name in service.systems:
             system = incident.system(name)
-            yield _reachable(system, incident.observe(system), because=f"{incident.service.name} depends on {service.name}")
+            yield _reachable(
+                system, incident.observe(system), because=f"{incident.service.name} depends on {service.name}"
+            )
     for route in incident.routes:
         yield _reachable(route, incident.observe(route))
     for system in incident.systems:
@@ -38,13 +40,18 @@ def _look_at(incident: Incident, system: Restorable) -> Iterator[Finding | Decis
     if system.name in incident.decisions:
         return
     wrong = [finding for finding in seen if finding.level is Level.FAIL]
-    asked_for = incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.purpose == "drill"
+    asked_for = (
+        incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.purpose == "drill"
+    )
     if state.reachable is not Reachable.UP:
         told = state.summary
     elif state.writable is False:
         told = f"it takes no writes: {state.summary}"
     elif wrong:
-        told = "; ".join(f"{finding.check}: {finding.figure or finding.detail} (limit {finding.limit or 'an answer'})" for finding in wrong)
+        told = "; ".join(
+            f"{finding.check}: {finding.figure or finding.detail} (limit {finding.limit or 'an answer'})"
+            for finding in wrong
+        )
     elif asked_for:
         told = "it looks healthy; the operator asked for another state of its data"
     else:
@@ -58,7 +65,8 @@ def _look_at(incident: Incident, system: Restorable) -> Iterator[Finding | Decis
         raise CannotError(
             f"{system.name} is broken ({told}) and no way back is open: {why or 'the engine offers none'}.",
             safe="nothing was changed",
-            hint=f"inv backups --service={incident.service.name}, then inv restore --service={incident.service.name} --from=BACKUP",
+            hint=f"inv backups --service={incident.service.name}, "
+            f"then inv restore --service={incident.service.name} --from=BACKUP",
         )
     yield from (_way(system, way, chosen=way is possible[0]) for way in ways)
     yield Decision(system.name, state.identity, told, possible[0], tuple(way for way in ways if way is not possible[0]))
@@ -89,5 +97,3 @@ def _way(system: System, way: WayBack, *, chosen: bool = False) -> Finding:
         figure="chosen" if chosen else "possible" if way.possible else "not possible",
         detail=f"{way.why}; takes {takes}, loses {loses}" if way.possible else way.why,
     )
-
-

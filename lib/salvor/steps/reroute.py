@@ -10,7 +10,8 @@ from salvor.incident import Incident
 
 
 def reroute(incident: Incident) -> Iterator[Change | Finding]:
-    """Promote each proven copy, then point the routes at it; when both are done, the service's checks through the route.
+    """Promote each proven copy, then point the routes at it; when both are done, the service's checks through the
+    route.
 
     What `verify` has not passed is refused: its finding fails, and nothing of it is cut over.
     """
@@ -18,7 +19,10 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
     unproven = [broken for broken in waiting if not incident.is_proven(broken)]
     for broken in unproven:
         yield Finding(
-            broken.system.name, "proven", Level.FAIL, detail=f"{broken.decision.way.stage} was not passed by verify; it is not cut over"
+            broken.system.name,
+            "proven",
+            Level.FAIL,
+            detail=f"{broken.decision.way.stage} was not passed by verify; it is not cut over",
         )
     if unproven:
         return

@@ -16,7 +16,12 @@ def verify(incident: Incident) -> Iterator[Finding]:
             continue
         staged = incident.staged(broken)
         if staged is None:
-            yield Finding(broken.system.name, "staged", Level.FAIL, detail=f"{broken.decision.way.stage} is not there, or not whole")
+            yield Finding(
+                broken.system.name,
+                "staged",
+                Level.FAIL,
+                detail=f"{broken.decision.way.stage} is not there, or not whole",
+            )
         else:
             yield from _prove(incident, broken, staged.identity)
 

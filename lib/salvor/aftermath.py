@@ -1,0 +1,216 @@
+"""What can be done with an incident that was begun: look at it, go back, discard what it kept, check it, close it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from salvor import clock, evidence, inventory, journal, record, show, story
+from salvor.change import Level
+from salvor.console import approval, one_of, telling_failure
+from salvor.errors import CannotError, NotConvergedError, NotProvenError, UsageError
+from salvor.journal import Journal
+from salvor.run import Plan, PlannedStep
+from salvor.session import Session, changes_to_discard, find, incidents_folder, open_session
+from salvor.show import Shown
+
+
+def of_id(incident: str, shown: Shown) -> Session:
+    """The session of an incident by its id. Raises UsageError when there is none."""
+    folder = find(one_of("incident", incident))
+    opened = Journal.read(folder).lines[0]
+    return open_session(opened["service"], shown, platform=opened["platform"], incident=incident)
+
+
+def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
+    """Take an incident's changes back, the newest first. Raises CannotError when one has no way back, or a later
+    incident is in the way.
+    """
+    session = of_id(incident, shown)
+    _refuse_when_over(session, "undone")
+    _refuse_when_later(session)
+    changes, undoing = session.runner.undo_plan(Journal.read(session.incident.folder))
+    shown.lines(show.plan_lines(Plan((PlannedStep("undo", (), (), tuple(changes)),)), session.history.last))
+    if plan_only:
+        return
+    how = approval(shown, tuple(changes), approve=approve, yes=yes)
+    with session.begin():
+        session.runner.approve(Plan((PlannedStep("undo", (), (), tuple(changes)),)), how)
+        with telling_failure(session):
+            session.runner.undo(changes, undoing)
+        session.tell("undone")
+    shown.tell(f"The world is as before {incident}. The record: inv incident.close --incident={incident}")
+
+
+def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
+    """Remove for good what an incident kept or left staged. Refused while the service is not back."""
+    session = of_id(incident, shown)
+    if not session.incident.recovered_once and not _is(session, "undone"):
+        raise CannotError(
+            f"{incident} has not recovered: what it kept may be all there is.",
+            safe="nothing was removed",
+            hint=f"inv restore --incident={incident}, or inv undo --incident={incident}",
+        )
+    changes = tuple(changes_to_discard(session.incident))
+    plan = Plan((PlannedStep("discard", (), (), changes),))
+    shown.lines(show.plan_lines(plan, session.history.last))
+    if plan_only:
+        return
+    how = approval(shown, changes, approve=approve, yes=yes)
+    with session.begin():
+        session.runner.approve(plan, how)
+        session.runner.act("discard", changes)
+        session.incident.look_again()
+        if left := changes_to_discard(session.incident):
+            raise NotConvergedError(
+                f"{len(left)} of the kept things are still there.", hint=f"inv discard --incident={incident}"
+            )
+        session.runner.note("discarded", result=f"{len(changes)} kept things removed")
+    shown.tell(f"Nothing of {incident} is left but its record: {session.incident.folder}")
+
+
+def _is(session: Session, kind: str) -> bool:
+    return any(line["kind"] == kind for line in Journal.read(session.incident.folder).lines)
+
+
+def _refuse_when_over(session: Session, *kinds: str) -> None:
+    for kind in (*kinds, "discarded"):
+        if _is(session, kind):
+            raise CannotError(
+                f"{session.incident.id} is {kind} already.",
+                safe="nothing was changed",
+                hint=f"inv incident.show --incident={session.incident.id}",
+            )
+
+
+def _refuse_when_later(session: Session) -> None:
+    """A later incident of the same service built on this one's result: taking this one back would pull it from under
+    it.
+    """
+    mine = session.incident
+    for folder in journal.incidents(incidents_folder()):
+        if folder.name <= mine.id:
+            break
+        lines = Journal.read(folder).lines
+        same = lines and lines[0]["service"] == mine.service.name and lines[0]["platform"] == mine.platform.name
+        acted = any(line["kind"] == "intent" for line in lines)
+        if same and acted and not any(line["kind"] == "undone" for line in lines):
+            raise CannotError(
+                f"{folder.name} came after {mine.id} and changed the same service.",
+                safe="nothing was undone",
+                hint=f"undo the later one first: inv undo --incident={folder.name}",
+            )
+
+
+def list_incidents(shown: Shown) -> None:
+    """One line an incident, the newest first."""
+    rows = []
+    for folder in journal.incidents(incidents_folder()):
+        told = story.read(folder)
+        if isinstance(shown, show.Json):
+            shown.write(
+                "incident",
+                incident=folder.name,
+                service=told.service,
+                purpose=told.purpose,
+                state=told.state,
+                measured=told.measured,
+            )
+        rows.append(
+            (
+                folder.name,
+                told.purpose,
+                told.service,
+                told.state,
+                clock.write_duration(told.measured.get("rto")),
+                clock.write_duration(told.measured.get("rpo")),
+            )
+        )
+    shown.lines(
+        show.table(("incident", "purpose", "service", "state", "RTO", "RPO"), rows)
+        if rows
+        else ["There are no incidents yet."]
+    )
+
+
+def show_incident(incident: str, shown: Shown) -> None:
+    """What is done, running, owed and undoable, on one screen."""
+    folder = find(one_of("incident", incident))
+    told = story.read(folder)
+    if isinstance(shown, show.Json):
+        shown.write("incident", incident=folder.name, service=told.service, state=told.state, measured=told.measured)
+    shown.lines(map(show.clean, story.screen(told)))
+
+
+def check_incident(incident: str, signers: str, shown: Shown) -> None:
+    """Check the journal's chain, its seal and its signature. Raises NotProvenError when anything is wrong."""
+    folder = find(one_of("incident", incident))
+    findings = evidence.check(folder, Path(signers) if signers else None)
+    for finding in findings:
+        shown.finding(finding)
+    bad = [finding for finding in findings if finding.level is Level.FAIL]
+    if bad:
+        raise NotProvenError(
+            f"The journal of {incident} is not what was written: {bad[0].detail or bad[0].check}.",
+            hint="docs/evidence.md tells how to check it by hand",
+        )
+
+
+def close_incident(incident: str, key: str, shown: Shown) -> None:
+    """Close an incident, seal and sign its journal, and make the final record."""
+    session = of_id(incident, shown)
+    folder = session.incident.folder
+    if not _is(session, "closed"):
+        state = story.read(folder).state
+        with session.begin():
+            session.runner.note("closed", result=state)
+    signing_key = _signing_key(key)
+    if signing_key:
+        evidence.sign(folder, signing_key)
+        shown.tell(f"Closed, and signed with {signing_key}.")
+    else:
+        shown.tell("Closed, NOT signed: there is no SSH key. HINT: inv incident.close --incident=ID --key=PATH")
+    record_incident(incident, shown)
+
+
+def _signing_key(key: str) -> Path | None:
+    """The key to sign with: as asked, SALVOR_SIGNING_KEY, or the operator's own. Raises UsageError when the one asked
+    for is not there.
+    """
+    asked = key or os.environ.get("SALVOR_SIGNING_KEY", "")
+    if asked:
+        path = Path(asked).expanduser()
+        if not path.is_file():
+            raise UsageError(f"--key: there is no file {path}.", hint="ssh-keygen -t ed25519 -f PATH makes one")
+        return path
+    own = [Path.home() / ".ssh" / name for name in ("id_ed25519", "id_ecdsa", "id_rsa")]
+    return next((path for path in own if path.is_file()), None)
+
+
+def record_incident(incident: str, shown: Shown) -> None:
+    """Make record.ipynb and record.html again, from the journal alone."""
+    folder = find(one_of("incident", incident))
+    error = record.make(folder)
+    if error:
+        raise CannotError(
+            f"The record could not be made: {error}",
+            safe=f"the journal is whole: {folder / 'journal.jsonl'}",
+            hint=f"inv incident.record --incident={incident}",
+        )
+    shown.tell(f"The record: {_shortest(folder / 'record.html')}")
+
+
+def _shortest(path: Path) -> str:
+    try:
+        return str(path.relative_to(inventory.root()))
+    except ValueError:
+        return str(path)
+
+
+def note(incident: str, text: str, shown: Shown) -> None:
+    """Write a note into an incident's journal."""
+    session = of_id(incident, shown)
+    if not text.strip():
+        raise UsageError("--text: the note is empty.")
+    with session.begin():
+        session.runner.note("note", text=text)

@@ -1,0 +1,64 @@
+"""What an operator types, checked: times, targets, sources, overrides. An error names the argument, what is wrong,
+and the mend.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from salvor import clock
+from salvor.errors import UsageError
+from salvor.system import Wish
+
+OVERRIDES = {
+    "promote-without-fence": "promote a standby although nothing shows that the old primary cannot write any more"
+}
+"""The deviations that an operator may name, and what each means."""
+
+_LSN = re.compile(r"lsn:[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
+_POINT = re.compile(r"name:[\x20-\x7e]{1,63}")
+_NOT_IN_SOURCE = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def wish(
+    source: str = "", at: str = "", target: str = "", failed_at: str = "", override: str = "", runbook: str = ""
+) -> tuple[Wish, datetime | None]:
+    """The Wish that these arguments make, and when the failure began (None: not said). Raises UsageError; nothing is
+    changed.
+    """
+    if at and target:
+        raise UsageError("--at and --target both say where to restore to.", hint="give one of the two")
+    if _NOT_IN_SOURCE.search(source):
+        raise UsageError(f"--from: {source!r} holds a control character.", hint="a path, a URI, a backup id, or latest")
+    if target and not (_LSN.fullmatch(target) or _POINT.fullmatch(target)):
+        raise UsageError(
+            f"--target: {target!r} is neither name:NAME nor lsn:X/Y.",
+            hint="for example --target=name:before-release or --target=lsn:0/3000060",
+        )
+    moment = clock.read_time(at, argument="--at") if at else None
+    failed = clock.read_time(failed_at, argument="--failed-at") if failed_at else None
+    for argument, value in (("--at", moment), ("--failed-at", failed)):
+        if value and value > clock.now():
+            raise UsageError(
+                f"{argument}: {clock.write_time(value)} is in the future.",
+                hint=f"it is {clock.write_time(clock.now())} now",
+            )
+    return Wish(source=source or "latest", at=moment, target=target or None, overrides=_override(override)), failed
+
+
+def _override(text: str) -> dict[str, str] | None:
+    if not text:
+        return None
+    name, _, reason = text.partition("=")
+    if name not in OVERRIDES:
+        raise UsageError(
+            f"--override: there is no {name!r}.",
+            hint="; ".join(f"{each}: {meaning}" for each, meaning in OVERRIDES.items()),
+        )
+    if len(reason.strip()) < 8:
+        raise UsageError(
+            f"--override: {name} needs the reason, for the record.",
+            hint=f'--override="{name}=the host burnt down, confirmed by NAME"',
+        )
+    return {name: reason.strip()}

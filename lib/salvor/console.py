@@ -1,0 +1,199 @@
+"""What the tasks share: asking for approval, walking a runbook to its end, and saying how it went."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from salvor import clock, show
+from salvor.change import Change, plan_hash
+from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
+from salvor.run import Plan, PlannedStep, describe
+from salvor.session import Session
+from salvor.show import Shown
+
+_Task = TypeVar("_Task", bound=Callable[..., Any])
+
+
+def ends_with_exit_code(task: _Task) -> _Task:
+    """Turn an error into what to read at 3 a.m. on standard error, and the exit code of its class."""
+
+    @functools.wraps(task)
+    def wrapped(*arguments: Any, **named: Any) -> None:
+        try:
+            task(*arguments, **named)
+        except SalvorError as error:
+            print(f"\n{show.clean(str(error))}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            print(
+                "\nStopped by you. What was begun may be unfinished; nothing that was live has been removed.",
+                file=sys.stderr,
+            )
+            print("HINT: the same command again goes on from here", file=sys.stderr)
+            sys.exit(130)
+        except BrokenPipeError:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader left; nothing more can be said
+            sys.exit(141)
+        except Exception as error:  # noqa: BLE001 - the last net: words for the operator, the story to a file
+            sys.exit(_unexpected(error))
+
+    return wrapped  # type: ignore[return-value]
+
+
+def _unexpected(error: Exception) -> int:
+    """An error that nobody foresaw: its story goes to a file (600), and the words to the operator."""
+    file, path = tempfile.mkstemp(prefix="salvor-error-", suffix=".txt")
+    with os.fdopen(file, "w", encoding="utf-8") as story:
+        story.write(show.mask("".join(traceback.format_exception(error))))
+    print(f"\nSalvor met an error of its own: {type(error).__name__}: {show.clean(str(error))}", file=sys.stderr)
+    print(
+        "Safe now: nothing that was live has been removed; each change is journalled before it is made.",
+        file=sys.stderr,
+    )
+    print(f"HINT: the same command again goes on from here; the whole story is in {path}", file=sys.stderr)
+    return 1
+
+
+def approval(shown: Shown, changes: tuple[Change, ...], *, approve: str, yes: bool) -> str:
+    """How these changes were approved: by hash, by --yes, or typed here. Raises CannotError or PlanMovedError when
+    they are not.
+
+    A destructive change asks for the observed identity to be typed.
+    """
+    hash_ = plan_hash(changes)
+    if approve:
+        if approve != hash_:
+            raise PlanMovedError(
+                f"--approve={approve} is not the hash of this plan: it is {hash_} now.",
+                safe="nothing was changed",
+                hint="read the plan above; if it is what you want, approve its hash",
+            )
+        return f"--approve={approve}"
+    if yes or not changes:
+        return "--yes" if yes else "nothing to approve"
+    if not sys.stdin.isatty():
+        raise CannotError(
+            "The plan was not approved: nobody is at the terminal.",
+            safe="nothing was changed",
+            hint=f"--approve={hash_}, or --yes",
+        )
+    for change in changes:
+        if change.destructive:
+            identity = str(change.arguments.get("identity", change.system))
+            if input(f"{describe(change)} removes it for good. Type {identity} to allow it: ").strip() != identity:
+                raise CannotError("It was not approved.", safe="nothing was changed")
+    if (
+        not any(change.destructive for change in changes)
+        and input(f"Make these {len(changes)} changes? Type yes: ").strip().lower() != "yes"
+    ):
+        raise CannotError("It was not approved.", safe="nothing was changed")
+    return "typed at the terminal"
+
+
+def recover(
+    session: Session, shown: Shown, *names: str, plan_only: bool = False, approve: str = "", yes: bool = False
+) -> None:
+    """Plan, show, approve and carry out the named steps (none: the whole runbook). The same call again resumes."""
+    incident = session.incident
+    shown.tell(
+        f"{'Resuming' if session.resumed else 'New'} incident {incident.id} of {incident.service.name}, "
+        f"runbook {session.runbook.name}."
+    )
+    plan = session.plan(*names)
+    _show_plan(session, shown, plan, whole=plan_only)
+    if plan_only:
+        return
+    if not plan.changes and not session.resumed and not any(step.decisions for step in plan.steps):
+        shown.tell(
+            f"Nothing is broken in {incident.service.name}: nothing to do. "
+            f"The word of assess: inv assess --service={incident.service.name}"
+        )
+        return
+    if not plan.changes and incident.recovered_once:
+        shown.tell(f"Nothing left to do in {incident.id}.")
+        _show_end(session, shown)
+        return
+    how = approval(shown, plan.changes, approve=approve, yes=yes)
+    with session.begin():
+        session.approve(plan, how)
+        with telling_failure(session):
+            for name in names or [step.__name__ for step in session.runbook.steps]:
+                session.act(name)
+    _show_end(session, shown)
+
+
+@contextlib.contextmanager
+def telling_failure(session: Session) -> Iterator[None]:
+    """When a recovery fails, tell the people who must know; the error goes on."""
+    try:
+        yield
+    except SalvorError:
+        session.tell("failed")
+        raise
+
+
+def _show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool) -> None:
+    if isinstance(shown, show.Json):
+        shown.write(
+            "plan", hash=plan.hash, incident=session.incident.id, steps=[_step_json(step) for step in plan.steps]
+        )
+        return
+    if not whole:
+        chosen = [finding for step in plan.steps for finding in step.findings if finding.check.startswith("way back")]
+        shown.lines(f"  {show.finding_line(finding)}" for finding in chosen)
+        plan = Plan(tuple(PlannedStep(step.name, (), (), step.changes) for step in plan.steps if step.changes))
+    shown.lines(show.plan_lines(plan, session.history.last))
+
+
+def _step_json(step: PlannedStep) -> dict[str, Any]:
+    return {
+        "step": step.name,
+        "findings": [finding.to_json() for finding in step.findings],
+        "decisions": [decision.to_json() for decision in step.decisions],
+        "changes": [change.to_json() for change in step.changes],
+    }
+
+
+def _show_end(session: Session, shown: Shown) -> None:
+    incident, measured = session.incident, session.incident.measured
+    if isinstance(shown, show.Json):
+        shown.write("end", incident=incident.id, recovered=incident.recovered_once, measured=measured)
+        return
+    if incident.recovered_once:
+        shown.tell("")
+        shown.tell(f"{incident.service.title or incident.service.name} is back.")
+        shown.tell(
+            f"  RTO {target(measured.get('rto'), incident.service.rto)}: "
+            "from detection to the first good check through the route"
+        )
+        shown.tell(
+            f"  RPO {target(measured.get('rpo'), incident.service.rpo)}: "
+            "from the newest commit that survived to the failure"
+        )
+        shown.tell(f"  go back:    inv undo --incident={incident.id}")
+        shown.tell(f"  keep it:    inv discard --incident={incident.id}   (removes what was live before)")
+
+
+def target(seconds: float | None, limit: float) -> str:
+    """`4.1 s of 15 min 00 s allowed: met`."""
+    if seconds is None:
+        return f"not measured ({clock.write_duration(limit)} allowed)"
+    verdict = "met" if seconds <= limit else "MISSED"
+    return f"{clock.write_duration(seconds)} of {clock.write_duration(limit)} allowed: {verdict}"
+
+
+def one_of(argument: str, value: str) -> str:
+    """A required argument. Raises UsageError that names it when it is empty."""
+    if not value:
+        raise UsageError(
+            f"--{argument} is missing.", hint=f"add --{argument}=NAME; inv --help TASK tells what a task takes"
+        )
+    return value

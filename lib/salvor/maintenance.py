@@ -1,0 +1,135 @@
+"""Between incidents: back up, list what could be restored, and make a recovered service redundant again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from salvor import clock, inventory, show
+from salvor.change import Backup, Change
+from salvor.console import approval, one_of
+from salvor.errors import CannotError
+from salvor.history import History
+from salvor.incident import Incident, new_id
+from salvor.run import Plan, PlannedStep, Runner
+from salvor.session import Runbook, Session, incidents_folder, operator
+from salvor.show import Shown
+from salvor.system import Wish
+
+_BOOK = Runbook("maintenance", "Work between incidents.", ())
+
+
+def _session(service: str, platform: str, shown: Shown) -> Session:
+    """A sitting whose journal tells of maintenance rather than of an incident."""
+    described = inventory.load(platform)
+    chosen = described.service(one_of("service", service))
+    new = new_id(chosen.name)
+    incident = Incident(
+        new, described, chosen, Wish(), _BOOK.name, operator(), incidents_folder() / new, purpose="maintenance"
+    )
+    return Session(incident, _BOOK, Runner(incident, shown), History(incidents_folder()))
+
+
+def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> None:
+    with session.begin():
+        session.runner.approve(Plan((PlannedStep(name, (), (), changes),)), how)
+        session.runner.act(name, changes)
+        session.runner.note("closed", result="done")
+
+
+def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
+    """Back up every system of a service. `kind` is full, diff or incr (by pgBackRest), or dump."""
+    session = _session(service, platform, shown)
+    changes = tuple(
+        system.change("backup", kind=kind, why="asked for", no_undo="it only adds a backup; the policy removes it")
+        for system in session.incident.systems
+    )
+    _carry_out(session, "backup", changes, "asked for by inv backup")
+    backups(service, platform, shown)
+
+
+def backups(service: str, platform: str, shown: Shown) -> None:
+    """List a service's backups, newest first, and whether the newest point that can be restored is within the RPO."""
+    session = _session(service, platform, shown)
+    for system in session.incident.systems:
+        found = [replace(each, proven=session.history.proven(system.name, each.id)) for each in system.backups()]
+        rows = [_row(each) for each in found]
+        if isinstance(shown, show.Json):
+            for each in found:
+                shown.write("backup", **_as_json(each))
+        shown.lines(
+            [
+                f"{system.name}:",
+                *(
+                    f"  {line}"
+                    for line in show.table(("id", "kind", "age", "size", "can go back to", "proven", ""), rows)
+                ),
+            ]
+            if rows
+            else [f"{system.name}: no backups"]
+        )
+        _against_policy(system.name, found, session.incident.service.rpo, shown)
+
+
+def _row(backup: Backup) -> tuple[str, ...]:
+    window = (
+        f"{backup.window[0]:%m-%d %H:%M:%S} .. {backup.window[1]:%m-%d %H:%M:%S}"
+        if backup.window
+        else f"{backup.taken:%m-%d %H:%M:%S}"
+    )
+    proven = f"{clock.write_duration(clock.age(backup.proven).total_seconds())} ago" if backup.proven else "never"
+    note = backup.detail if backup.usable else f"NOT USABLE: {backup.detail}"
+    return (
+        backup.id,
+        backup.kind,
+        clock.write_duration(clock.age(backup.taken).total_seconds()),
+        show.write_bytes(backup.size),
+        window,
+        proven,
+        note,
+    )
+
+
+def _as_json(backup: Backup) -> dict[str, object]:
+    window = [clock.write_time(moment) for moment in backup.window] if backup.window else None
+    return {
+        "id": backup.id,
+        "system": backup.system,
+        "way": backup.way,
+        "backup_kind": backup.kind,
+        "taken": clock.write_time(backup.taken),
+        "size": backup.size,
+        "location": backup.location,
+        "window": window,
+        "proven": clock.write_time(backup.proven) if backup.proven else None,
+        "usable": backup.usable,
+        "has_fingerprint": backup.fingerprint is not None,
+    }
+
+
+def _against_policy(system: str, found: list[Backup], rpo: float, shown: Shown) -> None:
+    usable = [each for each in found if each.usable]
+    if not usable:
+        raise CannotError(f"{system} has no usable backup.", hint="inv backup --kind=full")
+    newest = max(each.window[1] if each.window else each.taken for each in usable)
+    behind = clock.age(newest).total_seconds()
+    verdict = "within" if behind <= rpo else "BEYOND"
+    shown.tell(
+        f"{system}: a restore would lose the last {clock.write_duration(behind)}: "
+        f"{verdict} the RPO of {clock.write_duration(rpo)}."
+    )
+
+
+def protect(
+    service: str, platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False
+) -> None:
+    """Make a recovered service redundant again: standbys that no longer follow are rebuilt, and what is live is
+    backed up.
+    """
+    session = _session(service, platform, shown)
+    changes = tuple(change for system in session.incident.systems for change in system.redundancy())
+    plan = Plan((PlannedStep("protect", (), (), changes),))
+    shown.lines(show.plan_lines(plan, session.history.last))
+    if plan_only or not changes:
+        return
+    _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))
+    shown.tell(f"{service} is protected again.")

@@ -1,0 +1,327 @@
+"""One operator's sitting with one incident: what tasks and notebooks share. It opens or resumes, and lets the runner
+act.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import importlib.util
+import os
+import re
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import ModuleType
+
+from salvor import clock, inventory, journal, lock
+from salvor.change import Change, Level, WayBack
+from salvor.errors import CannotError, UsageError
+from salvor.history import History
+from salvor.incident import Incident, new_id, reopen
+from salvor.inventory import Platform, Service
+from salvor.journal import Journal
+from salvor.run import Plan, PlannedStep, Runner, Watcher
+from salvor.steps import Step
+from salvor.steps.assess import assess
+from salvor.system import Wish
+
+_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9-]{1,63}-[0-9a-f]{4}")
+
+
+def operator() -> str:
+    """Who acts: SALVOR_OPERATOR, or user@host."""
+    return os.environ.get("SALVOR_OPERATOR") or f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def incidents_folder() -> Path:
+    """Where incidents are written: SALVOR_INCIDENTS, or `incidents/` in the project."""
+    return Path(os.environ.get("SALVOR_INCIDENTS") or inventory.root() / "incidents").absolute()
+
+
+def find(incident: str) -> Path:
+    """The folder of an incident. Raises UsageError when there is none of that id."""
+    folder = incidents_folder() / incident
+    if not _ID.fullmatch(incident) or not folder.is_dir():
+        known = [path.name for _, path in zip(range(3), journal.incidents(incidents_folder()), strict=False)]
+        raise UsageError(
+            f"--incident: there is no incident {incident!r}.",
+            hint=f"the newest are {', '.join(known)}" if known else "inv incidents lists them",
+        )
+    return folder
+
+
+def of_incident(incident: str) -> tuple[str, str]:
+    """The platform and the service of an incident, by its id."""
+    opened = Journal.read(find(incident)).lines[0]
+    return opened["platform"], opened["service"]
+
+
+@dataclass(frozen=True)
+class Runbook:
+    """A scenario: when to use it (its docstring, for people), its steps in order, and the ways back it allows (empty:
+    all).
+    """
+
+    name: str
+    docstring: str
+    steps: tuple[Step, ...]
+    ways: tuple[str, ...] = ()
+
+
+def runbooks() -> list[str]:
+    """The names of the runbooks."""
+    return sorted(path.stem for path in (inventory.root() / "runbooks").glob("[a-z]*.py"))
+
+
+def runbook(name: str) -> Runbook:
+    """The runbook of that name. Raises UsageError, naming those that exist."""
+    if name not in runbooks():
+        raise UsageError(f"--runbook: there is no runbook {name!r}.", hint=f"the runbooks are {', '.join(runbooks())}")
+    module = _load(inventory.root() / "runbooks" / f"{name}.py")
+    return Runbook(name, (module.__doc__ or "").strip(), tuple(module.STEPS), tuple(getattr(module, "WAYS", ())))
+
+
+def _load(path: Path) -> ModuleType:
+    specification = importlib.util.spec_from_file_location(f"runbooks.{path.stem}", path)
+    assert specification and specification.loader
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Session:
+    """An incident that is planned, or being carried out. Nothing is written before `begin`."""
+
+    incident: Incident
+    runbook: Runbook
+    runner: Runner
+    history: History
+    resumed: bool = False
+
+    @property
+    def journal(self) -> Journal | None:
+        """The incident's journal; None before `begin`, when nothing was written yet."""
+        return self.runner.journal
+
+    def step(self, name: str) -> Step:
+        """The runbook's step of that name."""
+        for step in self.runbook.steps:
+            if step.__name__ == name:
+                return step
+        raise UsageError(
+            f"The runbook {self.runbook.name!r} has no step {name!r}.",
+            hint=f"its steps: {', '.join(step.__name__ for step in self.runbook.steps)}",
+        )
+
+    def plan(self, *names: str) -> Plan:
+        """The plan of the named steps (none: all of the runbook's), each as if the ones before were done. Writes
+        nothing.
+        """
+        steps = [self.step(name) for name in names] if names else list(self.runbook.steps)
+        if not self.incident.decisions and steps[0] is not assess:
+            steps.insert(0, assess)
+        return self._expected(self.runner.plan(steps))
+
+    def _expected(self, plan: Plan) -> Plan:
+        """Put what each way back took before into the plan's decisions."""
+
+        def timed(way: WayBack, system: str) -> WayBack:
+            return replace(way, takes=self.history.expected(system, way.name))
+
+        steps = []
+        for step in plan.steps:
+            decisions = tuple(replace(each, way=timed(each.way, each.system)) for each in step.decisions)
+            steps.append(replace(step, decisions=decisions))
+        return Plan(tuple(steps))
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[None]:
+        """Hold the service's lock and write the journal while the block runs. Raises HeldError when another operator
+        holds it.
+        """
+        folder = self.incident.folder
+        with lock.hold(self.incident.service.name, folder.parent, by=self.incident.operator, incident=self.incident.id):
+            self._open_journal(folder)
+            try:
+                yield
+            finally:
+                self.runner.finish()
+                assert self.runner.journal
+                self.runner.journal.close()
+
+    def _open_journal(self, folder: Path) -> None:
+        mirror = os.environ.get("SALVOR_MIRROR")
+        tell = self.runner.watcher.tell
+        if folder.exists():
+            self.runner.journal = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
+            self.runner.journal.append("resumed", where=socket.gethostname())
+        else:
+            opening = self.incident.opening()
+            self.runner.journal = Journal.create(folder, by=self.incident.operator, mirror=mirror, tell=tell, **opening)
+            self.incident.decisions.clear()  # decided again, and this time written down
+
+    def approve(self, plan: Plan, how: str) -> None:
+        """Note what the operator approved."""
+        self.runner.approve(plan, how)
+
+    def act(self, name: str) -> PlannedStep:
+        """Carry one step out; `assess` first when nothing is pinned yet. Call inside `begin`."""
+        if not self.incident.decisions and name != "assess":
+            self.runner.run(assess)
+        planned = self.runner.run(self.step(name))
+        if name == "verify":
+            self._note_proven()
+        if name == "reroute" and self.incident.broken and not self.incident.recovered_once:
+            self._measure_recovery()
+        return planned
+
+    def tell(self, moment: str) -> None:
+        """Send the messages of a moment, and wait for none of them. Call inside `begin`."""
+        self.runner.tell(moment)
+
+    def _note_proven(self) -> None:
+        """Which backups passed, and the newest commit in what will be promoted: after the cutover new ones come, and
+        hide it.
+        """
+        assert self.runner.journal
+        copies = [(broken, staged) for broken in self.incident.broken if (staged := self.incident.staged(broken))]
+        for broken, staged in copies:
+            self.runner.journal.append(
+                "proven", system=broken.system.name, backup=broken.decision.way.backup, identity=staged.identity
+            )
+        fresh = [staged.fresh for _, staged in copies if staged.fresh]
+        if fresh and len(fresh) == len(copies):
+            self._measured(newest_commit=clock.write_time(min(fresh)))
+
+    def _measure_recovery(self) -> None:
+        """RTO: from detection to the first good check through the route. RPO: from the newest commit that survived to
+        the failure.
+        """
+        good_at, incident = clock.now(), self.incident
+        newest = incident.measured.get("newest_commit")
+        until = incident.wish.at or incident.failed_at or incident.detected_at
+        rpo = max(0.0, (min(until, incident.detected_at) - clock.read_time(newest)).total_seconds()) if newest else None
+        self._measured(
+            rto=round((good_at - incident.detected_at).total_seconds(), 3),
+            rpo=round(rpo, 3) if rpo is not None else None,
+            good_at=clock.write_time(good_at),
+            rto_target=incident.service.rto,
+            rpo_target=incident.service.rpo,
+        )
+        assert self.runner.journal
+        incident.learn(self.runner.journal.append("recovered"))
+
+    def _measured(self, **figures: object) -> None:
+        assert self.runner.journal
+        self.incident.learn(self.runner.journal.append("measured", **figures))
+
+
+def open_session(
+    service: str,
+    watcher: Watcher,
+    *,
+    platform: str = "sandbox",
+    wish: Wish | None = None,
+    failed_at: datetime | None = None,
+    runbook_name: str = "",
+    incident: str = "",
+    purpose: str = "incident",
+) -> Session:
+    """The session for a service: its open incident resumed, or a new one prepared (nothing is written yet).
+
+    An incident that recovered is over for this purpose: when something is broken again, that is a new one. Raises
+    UsageError
+    when the open incident wished something else.
+    """
+    described = inventory.load(platform)
+    chosen = described.service(service)
+    wish = wish or Wish()
+    history = History(incidents_folder())
+    if incident:
+        return _resume(find(incident), described, watcher, history)
+    for folder in journal.incidents(incidents_folder()):
+        lines = Journal.read(folder).lines
+        if not _is_open(lines, described, chosen, purpose):
+            continue
+        session = _resume(folder, described, watcher, history)
+        if any(line["kind"] == "recovered" for line in lines) and _is_broken_again(session.incident):
+            break
+        asked_anew = wish != Wish() or failed_at is not None
+        if asked_anew and replace(wish, ways=()) != replace(session.incident.wish, ways=()):
+            if any(line["kind"] == "recovered" for line in lines):
+                break
+            raise UsageError(
+                f"The incident {folder.name} is open for {service} and was begun with other arguments.",
+                safe="nothing was changed",
+                hint=f"go on with it: inv restore --incident={folder.name}; "
+                f"or end it: inv undo --incident={folder.name}",
+            )
+        return session
+    book = runbook(runbook_name or "restore")
+    new = new_id(service)
+    made = Incident(
+        id=new,
+        platform=described,
+        service=chosen,
+        wish=replace(wish, ways=book.ways or wish.ways),
+        runbook=book.name,
+        operator=operator(),
+        folder=incidents_folder() / new,
+        purpose=purpose,
+        failed_at=failed_at,
+    )
+    return Session(made, book, Runner(made, watcher), history)
+
+
+_OVER = ("closed", "undone", "discarded")
+
+
+def _is_open(lines: list[dict[str, object]], platform: Platform, service: Service, purpose: str) -> bool:
+    first = lines[0] if lines else {}
+    return (
+        first.get("platform") == platform.name
+        and first.get("service") == service.name
+        and first.get("purpose") == purpose
+        and not any(line["kind"] in _OVER for line in lines)
+    )
+
+
+def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
+    lines = Journal.read(folder).lines
+    if not lines:
+        raise CannotError(
+            f"The journal of {folder.name} has no whole line: it was begun, and nothing was done.",
+            hint=f"remove {folder}",
+        )
+    incident = reopen(lines, platform, folder, operator())
+    return Session(incident, runbook(incident.runbook), Runner(incident, watcher), history, resumed=True)
+
+
+def _is_broken_again(incident: Incident) -> bool:
+    """Whether a service that had recovered fails now: then what is live is not what this incident pinned."""
+    return not all(map(incident.is_in_place, incident.broken)) or any(
+        incident.check(check, "live").level is Level.FAIL for check in incident.service.checks
+    )
+
+
+def changes_to_discard(incident: Incident) -> list[Change]:
+    """What removes everything that this incident kept or left staged."""
+    changes = []
+    for system in incident.systems:
+        state = incident.observe(system)
+        changes += [
+            system.change(
+                "discard",
+                identity=kept.identity,
+                kept=kept.name,
+                why="the operator no longer needs what was live before",
+                no_undo="it is removed for good",
+            )
+            for kept in state.kept
+            if kept.incident == incident.id
+        ]
+    return changes

@@ -1,0 +1,275 @@
+"""How plans, findings and progress are shown: on a terminal, as plain lines in a pipe, as JSON lines for machines."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TextIO
+
+from salvor import clock
+from salvor.change import Change, Finding, Level, Progress
+from salvor.run import Plan, describe
+from salvor.secrets import mask, mask_data
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_MARKS = {Level.PASS: "ok", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNKNOWN: "unknown"}
+_STYLES = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "bold red", Level.UNKNOWN: "bold yellow"}
+_PLAIN_EVERY = 5.0
+
+
+def clean(text: str) -> str:
+    """Text from outside, without secrets and what would steer a terminal (escape sequences, direction marks)."""
+    return _CONTROL.sub("?", mask(text)).replace("\n", "\n    ")
+
+
+def write_bytes(count: float) -> str:
+    """Bytes for people, in powers of 1,024."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def finding_line(finding: Finding) -> str:
+    """`ok    orders-db: answers: up (...)`."""
+    figure = f": {finding.figure}" if finding.figure else ""
+    limit = f" (limit {finding.limit})" if finding.limit else ""
+    detail = f": {finding.detail}" if finding.detail else ""
+    return clean(f"{_MARKS[finding.level]:8}{finding.subject}: {finding.check}{figure}{limit}{detail}")
+
+
+def plan_lines(plan: Plan, last: Callable[[str, str], float | None] = lambda system, verb: None) -> list[str]:
+    """The plan for people: every change, its reason, its way back or that it has none, and what it took last time."""
+    lines = []
+    number = 0
+    for step in plan.steps:
+        lines.append(f"{step.name}:" + ("" if step.changes or step.findings else " nothing to change"))
+        lines += [f"  {finding_line(finding)}" for finding in step.findings]
+        for change in step.changes:
+            number += 1
+            took = last(change.system, change.verb)
+            lines.append(f"  {number}. {clean(describe(change))}")
+            lines.append(f"       why    {clean(change.why)}")
+            lines.append(f"       undo   {clean(way_back(change))}")
+            lines.append(
+                f"       took   {'never done before' if took is None else clock.write_duration(took) + ' last time'}"
+            )
+    count = len(plan.changes)
+    lines.append("Nothing to do." if not count else f"{count} change{'s' if count > 1 else ''}. Plan hash: {plan.hash}")
+    return lines
+
+
+def way_back(change: Change) -> str:
+    """How a change is undone, or that it cannot be."""
+    if change.undo:
+        return describe(Change(change.system, change.undo.verb, change.undo.arguments, ""))
+    return f"NONE: {change.no_undo}"
+
+
+def _progress_text(progress: Progress, seconds: float) -> str:
+    written = write_bytes if progress.unit == "bytes" else lambda count: f"{count:,.0f} {progress.unit}"
+    parts = [f"{written(progress.done)}" + (f" of {written(progress.total)}" if progress.total else "")]
+    if progress.total:
+        parts.append(f"{100 * progress.done / progress.total:.0f} %")
+    if seconds > 0.5 and progress.done:
+        rate = progress.done / seconds
+        parts.append(f"{written(rate)}/s")
+        if progress.total and progress.total > progress.done:
+            parts.append(f"{clock.write_duration((progress.total - progress.done) / rate)} left")
+    return ", ".join(parts) + (f"  {progress.label}" if progress.label else "")
+
+
+@dataclass
+class Plain:
+    """Plain lines, for a pipe or a log: a progress line every few seconds."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    _begun: dict[str, float] = field(default_factory=dict)
+    _shown: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, text: str) -> None:
+        self._line(clean(text))
+
+    def lines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._line(line)
+
+    def step(self, name: str, docstring: str) -> None:
+        self._line(f"{clock.now():%H:%M:%S} == {name}: {docstring.splitlines()[0] if docstring else ''}")
+
+    def finding(self, finding: Finding) -> None:
+        self._line(f"  {finding_line(finding)}")
+
+    def begun(self, change: Change) -> None:
+        self._begun[change.key] = self._shown[change.key] = clock.monotonic()
+        self._line(f"{clock.now():%H:%M:%S}  -> {clean(describe(change))}")
+
+    def progress(self, change: Change, progress: Progress) -> None:
+        now = clock.monotonic()
+        if now - self._shown[change.key] >= _PLAIN_EVERY:
+            self._shown[change.key] = now
+            figures = clean(_progress_text(progress, now - self._begun[change.key]))
+            self._line(f"{clock.now():%H:%M:%S}     {clean(describe(change))}: {figures}")
+
+    def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
+        self._line(
+            f"{clock.now():%H:%M:%S}  {outcome:6} {clean(describe(change))} ({clock.write_duration(seconds)})"
+            + (f": {clean(error)}" if error else "")
+        )
+
+    def _line(self, text: str) -> None:
+        with self._lock:
+            print(text, file=self.stream, flush=True)
+
+
+@dataclass
+class Terminal:
+    """A terminal: colours, and a bar with rate and time left for each change under way."""
+
+    console: Console
+    _bars: Bars | None = None
+    _tasks: dict[str, TaskID] = field(default_factory=dict)
+    _begun: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, text: str) -> None:
+        self._print(clean(text), "bold")
+
+    def lines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self._print(line, _style_of(line))
+
+    def step(self, name: str, docstring: str) -> None:
+        self._print("")
+        self._print(f"{name.upper()}  {docstring.splitlines()[0] if docstring else ''}", "bold cyan")
+
+    def finding(self, finding: Finding) -> None:
+        self._print(f"  {finding_line(finding)}", _STYLES[finding.level])
+
+    def begun(self, change: Change) -> None:
+        from rich.progress import BarColumn, SpinnerColumn, TextColumn
+        from rich.progress import Progress as Bars
+
+        with self._lock:
+            if self._bars is None:
+                self._bars = Bars(
+                    SpinnerColumn(),
+                    TextColumn("{task.description}", markup=False),
+                    BarColumn(bar_width=24),
+                    TextColumn("{task.fields[figures]}", markup=False),
+                    console=self.console,
+                    transient=True,
+                )
+                self._bars.start()
+            self._begun[change.key] = clock.monotonic()
+            self._tasks[change.key] = self._bars.add_task(clean(describe(change)), total=None, figures="")
+
+    def progress(self, change: Change, progress: Progress) -> None:
+        if self._bars and change.key in self._tasks:
+            text = clean(_progress_text(progress, clock.monotonic() - self._begun[change.key]))
+            self._bars.update(self._tasks[change.key], completed=progress.done, total=progress.total, figures=text)
+
+    def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
+        with self._lock:
+            task = self._tasks.pop(change.key, None)
+            if self._bars and task is not None:
+                self._bars.remove_task(task)
+                if not self._tasks:
+                    self._bars.stop()
+                    self._bars = None
+        style = {"done": "green", "unknown": "bold yellow"}.get(outcome, "bold red")
+        self._print(
+            f"  {outcome:8}{clean(describe(change))} ({clock.write_duration(seconds)})"
+            + (f": {clean(error)}" if error else ""),
+            style,
+        )
+
+    def _print(self, text: str, style: str = "") -> None:
+        self.console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
+
+
+def _style_of(line: str) -> str:
+    word = line.strip().split(" ", 1)[0]
+    return {
+        "ok": "green",
+        "warn": "yellow",
+        "FAIL": "bold red",
+        "unknown": "bold yellow",
+        "undo": "dim",
+        "why": "dim",
+        "took": "dim",
+    }.get(word, "")
+
+
+@dataclass
+class Json:
+    """One JSON object a line, for machines."""
+
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell(self, text: str) -> None:
+        self.write("told", text=text)
+
+    def lines(self, lines: Iterable[str]) -> None:
+        """Nothing: what these lines say to people is written as data by who calls."""
+
+    def step(self, name: str, docstring: str) -> None:
+        self.write("step", step=name)
+
+    def finding(self, finding: Finding) -> None:
+        self.write("finding", **finding.to_json())
+
+    def begun(self, change: Change) -> None:
+        self.write("begun", **change.to_json())
+
+    def progress(self, change: Change, progress: Progress) -> None:
+        self.write("progress", key=change.key, **asdict(progress))
+
+    def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
+        self.write("ended", key=change.key, outcome=outcome, seconds=seconds, error=error)
+
+    def write(self, kind: str, **data: Any) -> None:
+        """One line; `kind` tells what it is."""
+        with self._lock:
+            print(
+                json.dumps(mask_data({"at": clock.write_time(clock.now()), "kind": kind, **data}), ensure_ascii=False),
+                file=self.stream,
+                flush=True,
+            )
+
+
+Shown = Plain | Terminal | Json
+
+
+def choose(*, as_json: bool = False) -> Shown:
+    """The way to show that fits where standard output goes."""
+    if as_json:
+        return Json()
+    if not sys.stdout.isatty():
+        return Plain()
+    from rich.console import Console
+
+    return Terminal(Console())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Aligned columns as plain lines; the last column is not padded."""
+    cleaned = [[clean(cell) for cell in row] for row in rows]
+    widths = [max(len(row[column]) for row in [list(header), *cleaned]) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+    return [line(header), *map(line, cleaned)]

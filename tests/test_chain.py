@@ -1,0 +1,182 @@
+"""The chain on a small world: what it does, what it refuses, how it resumes, and how it goes back."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import world
+from salvor import aftermath, console
+from salvor.change import plan_hash
+from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
+from salvor.show import Plain
+from world import BAD, GOOD, World
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    yield world.make(tmp_path)
+
+
+def recover(place: World, **wishes: str) -> str:
+    session = place.session(**wishes)
+    console.recover(session, Plain(), yes=True)
+    return session.incident.id
+
+
+def everything(root: Path) -> dict[str, str]:
+    """Every path below `root` with a digest of its content, mode and time."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        status = path.lstat()
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+        found[str(path)] = f"{content} {status.st_mode:o} {status.st_mtime_ns}"
+    return found
+
+
+def test_a_damaged_service_comes_back(place: World) -> None:
+    place.damage()
+    recover(place)
+    assert (place.live, place.sign, place.letters, place.kept) == (GOOD, "127.0.0.1", ["declared", "recovered"], [BAD])
+
+
+def test_a_healthy_service_is_left_alone(place: World) -> None:
+    before = everything(place.root)
+    recover(place)
+    assert everything(place.root) == before
+
+
+def test_a_plan_shows_the_whole_chain_and_writes_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    place.damage()
+    before = everything(place.root)
+    console.recover(place.session(), Plain(), plan_only=True)
+    shown = capsys.readouterr().out
+    assert everything(place.root) == before
+    for verb in ("fence", "stage", "promote", "point", "moment=declared", "moment=recovered"):
+        assert verb in shown
+    assert "NONE: a letter cannot be taken back" in shown
+
+
+def test_the_plan_that_was_shown_is_the_plan_that_runs(place: World) -> None:
+    place.damage()
+    planned = place.session().plan()
+    session = place.session()
+    console.recover(session, Plain(), approve=planned.hash)
+    intents = [line["change"]["key"] for line in place.journals()[0].of("intent")]
+    assert sorted(intents) == sorted(change.key for change in planned.changes)
+    assert planned.hash == plan_hash(planned.changes)
+
+
+def test_the_same_command_again_does_nothing(place: World) -> None:
+    place.damage()
+    incident = recover(place)
+    lines = len(place.journals()[0].lines)
+    assert recover(place) == incident
+    assert len(place.journals()[0].lines) == lines
+    assert place.letters == ["declared", "recovered"]
+
+
+def test_a_second_disaster_is_a_new_incident(place: World) -> None:
+    place.damage()
+    first = recover(place)
+    place.damage()
+    assert recover(place) != first
+    assert place.live == GOOD
+
+
+def test_a_moved_plan_is_refused(place: World) -> None:
+    place.damage()
+    planned = place.session().plan()
+    (place.store / "backups/b2").mkdir()
+    (place.store / "backups/b2/data").write_text(GOOD)
+    with pytest.raises(PlanMovedError):
+        console.recover(place.session(), Plain(), approve=planned.hash)
+    assert place.live == BAD
+
+
+def test_what_was_not_proven_is_not_cut_over(place: World) -> None:
+    place.damage()
+    (place.store / "backups/b1/data").write_text("also bad\n")
+    with pytest.raises(NotProvenError):
+        recover(place)
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+    assert place.letters == ["declared", "failed"]
+
+
+def test_undo_takes_all_of_it_back(place: World) -> None:
+    place.damage()
+    before = everything(place.store)
+    incident = recover(place)
+    aftermath.undo(incident, Plain(), yes=True)
+    assert (place.live, place.sign, place.kept) == (BAD, "10.0.0.1", [])
+    assert everything(place.store) == before
+    with pytest.raises(CannotError, match="undone already"):
+        aftermath.undo(incident, Plain(), yes=True)
+
+
+def test_discard_leaves_only_the_record(place: World) -> None:
+    place.damage()
+    incident = recover(place)
+    aftermath.discard(incident, Plain(), yes=True)
+    assert (place.live, place.kept) == (GOOD, [])
+    assert sorted(path.name for path in place.store.iterdir()) == ["backups", "fence", "live"]
+
+
+def test_discard_before_recovery_is_refused(place: World) -> None:
+    place.damage()
+    (place.store / "backups/b1/data").write_text("also bad\n")
+    session = place.session()
+    with pytest.raises(NotProvenError):
+        console.recover(session, Plain(), yes=True)
+    with pytest.raises(CannotError, match="has not recovered"):
+        aftermath.discard(session.incident.id, Plain(), yes=True)
+
+
+def test_a_dead_notifier_is_owed_and_stops_nothing(place: World) -> None:
+    place.damage()
+    (place.root / "post").rmdir()
+    recover(place)
+    assert place.live == GOOD
+    owed = place.journals()[0].of("owed")
+    assert owed
+    assert all("post office is closed" in line["why"] for line in owed)
+
+
+def test_somebody_elses_change_of_the_route_is_not_trampled(place: World) -> None:
+    place.damage()
+    session = place.session()
+    plan = session.plan()
+    (place.root / "sign").write_text("10.9.9.9")
+    with pytest.raises(PlanMovedError):
+        console.recover(place.session(), Plain(), approve=plan.hash)
+    assert place.sign == "10.9.9.9"
+
+
+def test_a_second_operator_is_told_who_holds_it(place: World) -> None:
+    place.damage()
+    first = place.session()
+    with first.begin(), pytest.raises(HeldError, match="tester@here"):
+        recover(place)
+    recover(place)
+    assert place.live == GOOD
+
+
+def test_other_arguments_on_an_open_incident_are_refused(place: World) -> None:
+    place.damage()
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        session.act("isolate")
+    with pytest.raises(UsageError, match="begun with other arguments"):
+        place.session(source="b1")
+
+
+def test_no_way_back_is_said_with_the_reasons(place: World) -> None:
+    place.damage()
+    with pytest.raises(CannotError, match="no backup nope"):
+        recover(place, source="nope")
+    assert place.live == BAD
