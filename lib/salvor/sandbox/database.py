@@ -1,0 +1,281 @@
+"""The sandbox's PostgreSQL: a primary and a streaming standby, with a pgBackRest repository that takes their WAL."""
+
+from __future__ import annotations
+
+import getpass
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from salvor import clock
+from salvor.change import Reachable
+from salvor.postgres.server import Look, Operator, Server
+from salvor.sandbox import layout, processes
+from salvor.sandbox.layout import ADDRESSES, Layout
+
+PROGRAMS = "/usr/lib/postgresql/15/bin"
+STANZA = "orders"
+
+_MADE = "database-is-made"
+
+# Stands in the data directory, so every backup holds it; what differs from member to member is included from beside
+# it. A backup of one member can therefore become the data directory of the other.
+_SETTINGS = """
+# ---- the sandbox
+include_if_exists '../member.conf'
+max_connections = 40
+shared_buffers = 64MB
+max_wal_size = 512MB
+wal_level = replica
+wal_log_hints = on
+wal_keep_size = 64MB
+track_commit_timestamp = on
+hot_standby = on
+password_encryption = scram-sha-256
+log_checkpoints = off
+log_line_prefix = '%m [%p] %q%u@%d '
+log_timezone = 'UTC'
+timezone = 'UTC'
+"""
+
+_MEMBER = """\
+# What is particular to this member; postgresql.conf in the data directory includes it.
+listen_addresses = '{address}'
+port = {port}
+unix_socket_directories = '{folder}'
+archive_mode = on
+archive_timeout = 5s
+archive_command = '{pgbackrest} archive-push %p'
+restore_command = '{pgbackrest} archive-get %f "%p"'
+primary_conninfo = 'host={other} port={port} user=replica passfile={root}/replica.pgpass application_name={name} connect_timeout=3'
+wal_retrieve_retry_interval = 500ms
+"""
+
+_ACCESS = """\
+# type  database     user       address       method
+local   all          {owner}                  peer
+host    all          all        127.0.0.0/8   scram-sha-256
+host    replication  replica    127.0.0.0/8   scram-sha-256
+"""
+
+_PGBACKREST = """\
+[global]
+repo1-path={root}/repository
+repo1-cipher-type=aes-256-cbc
+repo1-cipher-pass={passphrase}
+repo1-bundle=y
+repo1-retention-full=3
+compress-type=zst
+compress-level=1
+process-max=2
+start-fast=y
+archive-timeout=30
+lock-path={root}/pgbackrest/lock
+spool-path={root}/pgbackrest/spool
+log-path={root}/pgbackrest/log
+log-level-file=off
+
+[{stanza}]
+pg1-path={root}/a/data
+pg1-port={port}
+pg1-socket-path={root}/a
+"""
+
+# For the load only: a crash meanwhile costs nothing, because what is half-made is thrown away.
+_WHILE_LOADING = {
+    "listen_addresses": "",
+    "archive_mode": "off",
+    "fsync": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "max_parallel_maintenance_workers": "0",
+    "maintenance_work_mem": "128MB",
+}
+
+
+def server(sandbox: Layout, member: str) -> Server:
+    """The server of a member, `a` or `b`."""
+    return Server(
+        shell=sandbox.shell,
+        programs=PROGRAMS,
+        data=str(sandbox.data(member)),
+        address=ADDRESSES[member],
+        port=sandbox.database_port,
+        operator=Operator("salvor", f"file:{sandbox.root}/secrets/operator.password"),
+    )
+
+
+def primary(sandbox: Layout) -> str | None:
+    """The member that takes writes now; None when no member that answers does."""
+    import psycopg
+
+    for member in ADDRESSES:
+        try:
+            with server(sandbox, member).session(deadline=3) as connection:
+                row = connection.execute("select pg_is_in_recovery()").fetchone()
+        except psycopg.Error:
+            continue
+        if row == (False,):
+            return member
+    return None
+
+
+def is_made(sandbox: Layout) -> bool:
+    """Whether the cluster and its first backup were finished, whatever became of them since."""
+    return (sandbox.root / _MADE).exists()
+
+
+def make(sandbox: Layout, tell: Callable[[str], None]) -> None:
+    """Make the cluster, its data, its standby and its first backup, and leave both servers running.
+
+    What a killed call left is thrown away first. Raises CannotError, naming the program that failed.
+    """
+    clear(sandbox)
+    configure(sandbox)
+    _initialise(sandbox)
+    tell("database: 80,000 orders loaded")
+    _copy(sandbox)
+    start(sandbox, "a")
+    server(sandbox, "b").launch()
+    pgbackrest = ["pgbackrest", f"--config={sandbox.root}/pgbackrest.conf", f"--stanza={STANZA}"]
+    sandbox.shell.run([*pgbackrest, "stanza-create"], deadline=30)
+    sandbox.shell.run([*pgbackrest, "--type=full", "backup"], deadline=120)
+    start(sandbox, "b")
+    layout.write(sandbox.root / _MADE, clock.write_time(clock.now()) + "\n")
+    tell("database: first full backup taken, standby follows")
+
+
+def clear(sandbox: Layout) -> None:
+    """Throw away the cluster, whatever state it is in: its processes, data, backups, and what recoveries staged or kept."""
+    processes.kill(processes.working_in(sandbox.root))
+    (sandbox.root / _MADE).unlink(missing_ok=True)
+    for folder in layout.SERVER_FOLDERS:
+        shutil.rmtree(sandbox.root / folder, ignore_errors=True)
+    sandbox.make()
+
+
+def configure(sandbox: Layout) -> None:
+    """Write the files that name this sandbox's folders and ports."""
+    owner = sandbox.run_as or getpass.getuser()
+    config = f"{sandbox.root}/pgbackrest.conf"
+    # PostgreSQL runs these commands by sh in its data directory, so they fit whichever directory that is.
+    pgbackrest = f'pgbackrest --config={config} --stanza={STANZA} --pg1-path="$PWD"'
+    _give(sandbox, sandbox.root / "replica.pgpass", f"*:*:*:replica:{sandbox.secret('replica.password')}\n")
+    _give(
+        sandbox,
+        Path(config),
+        _PGBACKREST.format(
+            root=sandbox.root,
+            stanza=STANZA,
+            port=sandbox.database_port,
+            passphrase=sandbox.secret("repository.passphrase"),
+        ),
+    )
+    for member, other in (("a", "b"), ("b", "a")):
+        folder = sandbox.root / member
+        text = _MEMBER.format(
+            name=member,
+            address=ADDRESSES[member],
+            other=ADDRESSES[other],
+            port=sandbox.database_port,
+            folder=folder,
+            root=sandbox.root,
+            owner=owner,
+            pgbackrest=pgbackrest,
+        )
+        _give(sandbox, folder / "member.conf", text)
+
+
+def _initialise(sandbox: Layout) -> None:
+    data = str(sandbox.data("a"))
+    run = sandbox.shell.run
+    owner = sandbox.run_as or getpass.getuser()
+    program = server(sandbox, "a").program
+    initdb = [program("initdb"), "-D", data, "-U", owner, "--data-checksums", "--no-sync", "--no-instructions"]
+    run([*initdb, "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--auth-local=peer"], deadline=60)
+    run(["sh", "-c", 'cat >> "$1"', "sh", f"{data}/postgresql.conf"], input=_SETTINGS.encode())
+    sandbox.shell.write(f"{data}/pg_hba.conf", _ACCESS.format(owner=owner))
+    options = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in _WHILE_LOADING.items())
+    pg_ctl = [program("pg_ctl"), "-D", data, "-s", "-w", "-l", f"{data}.log"]
+    run([*pg_ctl, "-o", options, "start"], deadline=60)
+    roles = "".join(
+        f"create role {role} login {attributes} password '{sandbox.secret(name)}';\n"
+        for role, attributes, name in (
+            ("salvor", "superuser", "operator.password"),
+            ("replica", "replication", "replica.password"),
+            ("shop", "", "shop.password"),
+        )
+    )
+    psql = [program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", f"{sandbox.root}/a", "-p", str(sandbox.database_port)]
+    run([*psql, "postgres"], input=f"{roles}create database orders owner shop;\n".encode())
+    rows = (Path(__file__).parent / "data.sql").read_text(encoding="utf-8")
+    run([*psql, "orders"], input=f"set role shop;\n{rows}".encode(), deadline=120)
+    run([*pg_ctl, "-m", "fast", "stop"], deadline=60)
+    run(["sync", "-f", data], deadline=60)  # what was written without fsync
+
+
+def _copy(sandbox: Layout) -> None:
+    """The standby, as a copy of the stopped primary."""
+    source, target = sandbox.data("a"), sandbox.data("b")
+    sandbox.shell.run(["cp", "-a", "--reflink=auto", str(source), str(target)], deadline=60)
+    sandbox.shell.run(["touch", f"{target}/standby.signal"])
+
+
+
+def _give(sandbox: Layout, path: Path, text: str) -> None:
+    """Write a file for the servers' user."""
+    layout.write(path, text)
+    sandbox.give(path)
+
+
+def start(sandbox: Layout, member: str) -> None:
+    """Start one member and wait until it answers."""
+    taken = not processes.working_in(sandbox.data(member)) and not layout.is_free(ADDRESSES[member], sandbox.database_port)
+    if taken:
+        raise layout.port_taken(ADDRESSES[member], sandbox.database_port, f"the sandbox's database {member}")
+    server(sandbox, member).start(deadline=30)
+
+
+def start_missing(sandbox: Layout, tell: Callable[[str], None]) -> None:
+    """Start the members that do not run, except one that a recovery has put out of service."""
+    looks = {member: server(sandbox, member).look() for member in ADDRESSES}
+    live = _live(sandbox, looks)
+    for member, look in looks.items():
+        if look.processes:
+            continue
+        if look.control is None:
+            tell(f"database {member}: its data directory is lost; inv restore --service=orders brings it back")
+        elif member == live or look.is_standby:
+            start(sandbox, member)
+            tell(f"database {member}: started")
+        else:
+            tell(f"database {member}: left as it is, because the other member is the primary")
+
+
+def _live(sandbox: Layout, looks: Mapping[str, Look]) -> str | None:
+    """The member that is, or was last, the primary: of those that are not standbys, the one on the newest timeline."""
+    candidates = [member for member, look in looks.items() if look.control and not look.is_standby]
+    return max(candidates, key=lambda member: looks[member].timeline, default=None)
+
+
+def status(sandbox: Layout, member: str) -> tuple[bool, str]:
+    """Whether the member answers, and what it is."""
+    import psycopg
+
+    found = server(sandbox, member)
+    where = f"{found.address}:{found.port}"
+    reachable, detail = found.probe()
+    if reachable is not Reachable.UP:
+        return False, f"{where}: {detail}"
+    try:
+        with found.session("postgres", deadline=3) as connection:
+            row = connection.execute(
+                "select pg_is_in_recovery(), (select count(*) from pg_stat_replication where state = 'streaming'),"
+                " exists (select from pg_stat_wal_receiver where status = 'streaming')"
+            ).fetchone()
+    except psycopg.Error as error:
+        return False, f"{where}: {error}"
+    assert row
+    if row[0]:
+        return True, f"{where}: standby, {'streaming' if row[2] else 'not streaming'}"
+    return True, f"{where}: primary, {row[1]} standby streaming"

@@ -1,0 +1,157 @@
+"""Processes of the sandbox: started detached, found again by what runs now, stopped with a deadline.
+
+There are no pid files, which a crash leaves behind and a recycled pid makes lie: a daemon is known by its argv, which
+names its sandbox, and a PostgreSQL process by the folder that it works in. A process is signalled through a pidfd that
+was opened before it was looked at, so a pid that was recycled meanwhile is never hit.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import salvor
+from salvor import clock
+from salvor.errors import CannotError, OutcomeUnknownError
+
+_SERVER_PROGRAMS = ("postgres", "pgbackrest", "pg_basebackup")
+_children: dict[int, subprocess.Popen[bytes]] = {}
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process: its pid, and when it started (clock ticks since boot), which together are never used twice."""
+
+    pid: int
+    started: int
+
+
+def module(name: str, place: Path) -> list[str]:
+    """The argv of one of the sandbox's own daemons."""
+    return [sys.executable, "-m", f"salvor.sandbox.{name}", str(place)]
+
+
+def start(argv: Sequence[str], log: Path) -> None:
+    """Start a daemon unless it runs: in a session of its own, holding no terminal and no pipe, its output in `log`."""
+    if find(argv):
+        return
+    library = str(Path(salvor.__file__).parents[1])
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=descriptor,
+            cwd="/",
+            env={**os.environ, "PYTHONPATH": library, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise CannotError(f"{argv[0]} cannot be started: {error.strerror}.", hint="prepare this machine: ./start shell") from error
+    finally:
+        os.close(descriptor)
+    _children[child.pid] = child
+
+
+def find(argv: Sequence[str]) -> list[Process]:
+    """The processes that run this argv, whatever the path of the program."""
+    return [process for process, found in _all() if found[1:] == list(argv[1:]) and len(found) == len(argv)]
+
+
+def working_in(folder: Path) -> list[Process]:
+    """The PostgreSQL and pgBackRest processes that work in `folder` or below, also when it was removed under them."""
+    found = []
+    for process, _ in _all():
+        with suppress(OSError):
+            working = Path(os.readlink(f"/proc/{process.pid}/cwd").removesuffix(" (deleted)"))
+            program = Path(os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")).name
+            if program in _SERVER_PROGRAMS and working.is_relative_to(folder):
+                found.append(process)
+    return found
+
+
+def send(processes: Iterable[Process], number: signal.Signals) -> None:
+    """Signal those that still are what they were."""
+    for process in processes:
+        with suppress(ProcessLookupError):
+            descriptor = os.pidfd_open(process.pid)
+            try:
+                if _started(process.pid) == process.started:
+                    signal.pidfd_send_signal(descriptor, number)
+            finally:
+                os.close(descriptor)
+
+
+def stop(processes: Sequence[Process], *, deadline: float = 5.0) -> None:
+    """End them: SIGTERM, and SIGKILL after `deadline` seconds; frozen ones too.
+
+    Raises OutcomeUnknownError when one is still there 5 s after SIGKILL.
+    """
+    send(processes, signal.SIGTERM)
+    send(processes, signal.SIGCONT)
+    if not _until(lambda: not any(alive(process) for process in processes), deadline):
+        kill(processes)
+
+
+def kill(processes: Sequence[Process]) -> None:
+    """End them at once: SIGKILL. Raises OutcomeUnknownError when one is still there after 5 s."""
+    send(processes, signal.SIGKILL)
+    if not _until(lambda: not any(alive(process) for process in processes), 5):
+        left = ", ".join(str(process.pid) for process in processes if alive(process))
+        raise OutcomeUnknownError(f"Processes {left} do not end, even by SIGKILL.", hint=f"look: ps -o pid,stat,wchan,args -p {left}")
+
+
+def alive(process: Process) -> bool:
+    """Whether it runs, or is frozen; one that ended and that nobody has waited for yet does not count."""
+    if child := _children.get(process.pid):
+        child.poll()
+    return _started(process.pid) == process.started
+
+
+def wait_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, *, deadline: float) -> None:
+    """Wait for a daemon that was started. Raises CannotError, with the end of its log, when it ended or is not ready in time."""
+    name = argv[-2].rpartition(".")[2] if "-m" in argv else Path(argv[0]).name
+    if not _until(lambda: ready() or not find(argv), deadline) or not ready():
+        state = "is not ready" if find(argv) else "ended at once"
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]) if log.exists() else ""
+        raise CannotError(
+            f"The sandbox's {name} {state}: {tail or 'its log is empty'}", hint=f"read {log}, or begin anew: inv sandbox.up --fresh"
+        )
+
+
+def _until(holds: Callable[[], bool], deadline: float) -> bool:
+    until = clock.monotonic() + deadline
+    while not holds():
+        if clock.monotonic() > until:
+            return False
+        time.sleep(0.03)
+    return True
+
+
+def _all() -> Iterator[tuple[Process, list[str]]]:
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
+            continue
+        with suppress(OSError):
+            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+            started = _started(int(entry.name))
+            if argv and started is not None:
+                yield Process(int(entry.name), started), argv
+
+
+def _started(pid: int) -> int | None:
+    """When the process started, in clock ticks since boot (proc(5), `stat`, field 22); None when it ended."""
+    try:
+        # The name in parentheses may hold anything, so fields are counted from behind it.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
