@@ -34,8 +34,8 @@ Connect = Callable[[str], Connection[Any]]
 """Opens an autocommit session of the operator in the named database."""
 
 _EXACT_IN_BINARY = frozenset((
-    *("bool", "bytea", "char", "name", "int8", "int2", "int4", "text", "oid", "tid", "xid", "xid8", "cid", "json", "jsonb"),
-    *("jsonpath", "xml", "bpchar", "varchar", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "bit"),
+    *("bool", "bytea", "char", "name", "int8", "int2", "int4", "text", "oid", "tid", "xid", "xid8", "cid", "json"),
+    *("jsonb", "jsonpath", "xml", "bpchar", "varchar", "date", "time", "timetz", "timestamp", "timestamptz", "interval", "bit"),
     *("varbit", "numeric", "money", "uuid", "inet", "cidr", "macaddr", "macaddr8", "pg_lsn", "tsvector", "refcursor"),
     *("txid_snapshot", "pg_snapshot", "int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
     *("int4multirange", "int8multirange", "nummultirange", "tsmultirange", "tstzmultirange", "datemultirange"),

@@ -44,7 +44,16 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-_ARRAY_NAME = r'(?:"(?:[^"]|"")*"|[\w$]+)'
+_ARRAY_CAST = re.compile(r"\(ARRAY\[((?:'(?:[^']|'')*'::character varying(?:, )?)+)\]\)::text\[\]")
+_ELEMENT = re.compile(r"'(?:[^']|'')*'::character varying")
+
+
+def _one_form_of_arrays(text: str) -> str:
+    """`(ARRAY['a'::varchar, ...])::text[]` is loaded as `ARRAY[('a'::varchar)::text, ...]`; the second form of either."""
+    return _ARRAY_CAST.sub(lambda cast: f"ARRAY[{_ELEMENT.sub(lambda one: f'({one[0]})::text', cast[1])}]", text)
+
+
+_NAME = r'(?:"(?:[^"]|"")*"|[\w$]+)'
 _CAST = re.compile(
     r"::(?:character varying|double precision|bit varying|(?:timestamp|time)(?:\(\d\))? with(?:out)? time zone|"
     r"interval(?: (?:year|month|day|hour|minute|second|to|\(\d\))+)?|"
@@ -57,7 +66,7 @@ def _essential(text: str) -> str:
 
 
 _ACL = r"""(select string_agg(concat(case grantee when 0 then 'public' else pg_get_userbyid(grantee) end, ' ',
-    privilege_type, case when is_grantable then '*' end), ',' order by grantee = 0, pg_get_userbyid(grantee) collate "C",
+    privilege_type, case when is_grantable then '*' end), ',' order by pg_get_userbyid(grantee) collate "C",
     privilege_type, is_grantable) from aclexplode(coalesce(\1, acldefault(\2, \3))))"""
 _OWN = r"""(\2 >= 16384 and not exists (select from pg_depend m
     where m.classid = '\1'::regclass and m.objid = \2 and m.deptype = 'e'))"""
