@@ -1,0 +1,221 @@
+"""A PostgreSQL cluster as it is seen: all members side by side, who is the primary, and who follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TypeVar
+
+from salvor import secrets
+from salvor.change import Reachable
+from salvor.deadline import within
+from salvor.errors import CannotError
+from salvor.postgres import fence
+from salvor.postgres.fence import Block
+from salvor.postgres.server import ABSENT, PROBE_SECONDS, Look, Server
+from salvor.postgres.wal import read_lsn
+
+_Answer = TypeVar("_Answer")
+_LOOK_SECONDS = 4.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A place where a server of the cluster lives. Whether it is the primary is observed, never written."""
+
+    name: str
+    server: Server
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a server says of itself. LSNs in bytes; `fresh` is its newest commit (UTC)."""
+
+    in_recovery: bool
+    timeline: int
+    lsn: int
+    received: int
+    fresh: datetime | None
+    now: datetime
+    streams_from: str | None
+    paused: bool
+    checksum_failures: int
+    sessions: int
+
+
+# On a primary without track_commit_timestamp nothing knows the time of the last commit; it commits now, so: now.
+# pg_last_committed_xact also works on a standby, but there it counts from its start on; the replay's time does not.
+_FACTS = """
+    select pg_is_in_recovery(),
+      (select greatest(timeline_id, min_recovery_end_timeline) from pg_control_checkpoint(), pg_control_recovery()),
+      case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text,
+      case when pg_is_in_recovery() then pg_last_wal_receive_lsn() end::text,
+      case when pg_is_in_recovery() then pg_last_xact_replay_timestamp()
+           when current_setting('track_commit_timestamp')::boolean then (select timestamp from pg_last_committed_xact())
+           else now() end,
+      now(),
+      (select sender_host || ':' || sender_port from pg_stat_wal_receiver where status = 'streaming'),
+      case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end,
+      (select coalesce(sum(checksum_failures), 0)::bigint from pg_stat_database),
+      (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> session_user)
+"""
+
+
+def ask_facts(server: Server) -> Facts:
+    """Ask a server what it is. Raises psycopg.Error."""
+    with server.session(deadline=PROBE_SECONDS) as connection:
+        row = connection.execute(_FACTS).fetchone()
+    assert row
+    lsn = read_lsn(row[2]) if row[2] else 0
+    return Facts(row[0], row[1], lsn, max(lsn, read_lsn(row[3]) if row[3] else 0), *row[4:])
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What was seen of one member. `look` is None when its machine does not answer, `facts` when it does not itself."""
+
+    member: Member
+    look: Look | None
+    facts: Facts | None
+    reachable: Reachable
+    detail: str
+    block: Block | None
+
+    @property
+    def identity(self) -> str:
+        return self.look.identity if self.look else "unknown"
+
+    @property
+    def timeline(self) -> int:
+        return self.facts.timeline if self.facts else self.look.timeline if self.look else 0
+
+    @property
+    def is_up(self) -> bool:
+        return self.reachable is Reachable.UP
+
+    @property
+    def is_standby(self) -> bool:
+        """It follows, or would follow if it were started. What cannot be seen is taken for a primary: the safe side."""
+        if self.facts:
+            return self.facts.in_recovery
+        return bool(self.look and self.look.is_standby)
+
+    @property
+    def is_lost(self) -> bool:
+        """Its data directory is gone or empty, and that is known."""
+        return bool(self.look and self.look.identity == ABSENT)
+
+    @property
+    def is_fenced(self) -> bool:
+        """It is known that only the operator can write to it, also after a restart: the evidence for a promotion."""
+        if self.look is None:
+            return False
+        if not self.look.processes:
+            return self.is_lost or self.block is not None
+        return bool(self.is_up and self.block and self.block.in_force)
+
+    @property
+    def writable(self) -> bool | None:
+        """Whether the applications can write to it; None: cannot tell (it may come back)."""
+        if self.is_fenced or (self.facts and self.facts.in_recovery):
+            return False
+        return True if self.is_up else None
+
+    def describe(self) -> str:
+        """One line for people."""
+        name = f"{self.member.name} ({self.member.server.address}:{self.member.server.port})"
+        if self.look is None:
+            return f"{name}: its machine does not answer: {self.detail}"
+        if self.is_lost:
+            left = f", {len(self.look.processes)} processes linger" if self.look.processes else ""
+            return f"{name}: its data directory is lost{left}"
+        role = "standby" if self.is_standby else "primary"
+        fenced = "fenced " if self.is_fenced else ""
+        if self.facts:
+            return f"{name}: {fenced}{role}, up, timeline {self.timeline}"
+        frozen = any(process.state == "T" for process in self.look.processes)
+        word = "frozen by a signal" if frozen else self.reachable.value
+        control = self.look.control or {}
+        state = control.get("Database cluster state", "its control file cannot be read")
+        return f"{name}: {fenced}{role}, {word} ({self.detail}); control file: {state}"
+
+
+def sight(member: Member) -> Sighting:
+    """Look at one member, within about 4 s whatever is broken. Never raises for what is broken."""
+    with ThreadPoolExecutor(2) as pool:
+        looking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: _look(member.server)))
+        asking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server)))
+        looked, facts = looking.result(), asking.result()
+    look, block = (None, None) if isinstance(looked, str) else looked
+    if not isinstance(facts, str):
+        return Sighting(member, look, facts, Reachable.UP, "", block)
+    if look is None:
+        return Sighting(member, None, None, Reachable.UNKNOWN, str(looked), None)
+    if look.processes:
+        return Sighting(member, look, None, Reachable.UNKNOWN, f"it runs and does not answer: {facts}", block)
+    if "refused" in facts:
+        return Sighting(member, look, None, Reachable.DOWN, "no process, and the port refuses", block)
+    return Sighting(member, look, None, Reachable.UNKNOWN, f"no process of it, yet its port: {facts}", block)
+
+
+def _look(server: Server) -> tuple[Look, Block | None]:
+    look = server.look(deadline=_LOOK_SECONDS)
+    return look, None if look.identity == ABSENT else fence.read(server.shell, fence.file_of(server))
+
+
+def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:
+    """The answer, or what went wrong, in one line."""
+    import psycopg
+
+    try:
+        return ask()
+    except CannotError as error:
+        return error.what
+    except (psycopg.Error, TimeoutError, OSError) as error:
+        lines = secrets.mask(str(error)).strip().splitlines()
+        return lines[-1] if lines else type(error).__name__
+
+
+@dataclass(frozen=True)
+class View:
+    """All members, seen at about the same time."""
+
+    sightings: tuple[Sighting, ...]
+
+    @property
+    def primary(self) -> Sighting:
+        """The primary, or what is left of it: an answering one first, then the newest timeline, last a lost one."""
+
+        primaries = [one for one in self.sightings if not one.is_standby]
+        answering = [one for one in primaries if one.is_up and not one.is_fenced]
+        whole = [one for one in primaries if not one.is_lost]
+        return max(
+            answering or whole or primaries or list(self.sightings),
+            key=lambda one: (one.timeline, not one.is_fenced),
+        )
+
+    @property
+    def standbys(self) -> list[Sighting]:
+        """The members that follow, and answer."""
+        return [one for one in self.sightings if one.facts and one.facts.in_recovery]
+
+    @property
+    def rivals(self) -> list[Sighting]:
+        """Answering members beside the primary that take writes too: a split brain."""
+        return [one for one in self.sightings if one.is_up and one.writable and one is not self.primary]
+
+    def of(self, name: str) -> Sighting:
+        """The member of that name."""
+        return next(one for one in self.sightings if one.member.name == name)
+
+    def holder_of(self, identity: str) -> Sighting | None:
+        """The member whose data directory has that identity; for `absent` the lost one."""
+        return next((one for one in self.sightings if one.identity == identity), None)
+
+
+def view(members: Sequence[Member]) -> View:
+    """Look at all members side by side: a dead one never holds the others."""
+    with ThreadPoolExecutor(max(1, len(members))) as pool:
+        return View(tuple(pool.map(sight, members)))

@@ -1,0 +1,181 @@
+"""Fencing: a block on top of pg_hba.conf that lets only the operator in. It survives a restart of the server."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from salvor import clock
+from salvor.change import Progress, Reachable
+from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.postgres.server import ABSENT, Server
+from salvor.shell import Shell
+
+if TYPE_CHECKING:
+    from salvor.postgres.server import Connection
+
+_BEGIN = "# Salvor's fence"
+_END = "# end of Salvor's fence"
+_BLOCK = re.compile(rf"^{_BEGIN} (?P<word>begun|in force) for (?P<identity>\S+)\n.*?^{_END}\n", re.M | re.S)
+_ARCHIVE_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Block:
+    """The block in a pg_hba.conf. `in_force`: the server has read it, and then the last other session was gone."""
+
+    identity: str
+    in_force: bool
+
+
+def _block(user: str, identity: str, *, in_force: bool) -> str:
+    # Method md5 also does SCRAM where the stored password is SCRAM, so the operator gets in either way. Physical
+    # replication is no database, so `all` does not match it, and the rules below decide on it: a standby of the fenced
+    # server may still fetch the last WAL, and it cannot write. (Logical replication does match, and is refused.)
+    role = '"' + user.replace('"', '""') + '"'
+    return (
+        f"{_BEGIN} {'in force' if in_force else 'begun'} for {identity}\n"
+        "# Only the operator gets in. To lift it by hand: remove this block, then reload.\n"
+        f"local all {role} md5\nhost all {role} all md5\nlocal all all reject\nhost all all all reject\n"
+        f"{_END}\n"
+    )
+
+
+def file_of(server: Server) -> str:
+    """The path of the pg_hba.conf that the server uses, or would use when started."""
+    return server.setting("hba_file") or f"{server.data}/pg_hba.conf"
+
+
+def read(shell: Shell, path: str) -> Block | None:
+    """The block in a pg_hba.conf; None when there is none."""
+    found = _BLOCK.search(shell.read(path) or "")
+    return Block(found["identity"], found["word"] == "in force") if found else None
+
+
+def _write(server: Server, path: str, identity: str, *, in_force: bool) -> None:
+    text = server.shell.read(path)
+    if text is None:
+        raise CannotError(
+            f"There is no {path} on {server.shell.where}, so PostgreSQL could not even start.",
+            hint="look into the data directory; if it is lost, move what is left of it away",
+        )
+    server.shell.write(path, _block(server.operator.user, identity, in_force=in_force) + _BLOCK.sub("", text))
+
+
+def remove(server: Server) -> None:
+    """Take the block out of the server's pg_hba.conf, and have that read again. Does nothing when there is none."""
+    path = file_of(server)
+    text = server.shell.read(path)
+    if text is not None and _BLOCK.search(text):
+        server.shell.write(path, _BLOCK.sub("", text))
+    server.reload()
+
+
+def put_back(server: Server, identity: str) -> None:
+    """Put the block back for a server that does not run: it is in force from its next start on."""
+    _write(server, file_of(server), identity, in_force=True)
+
+
+def fence(server: Server, identity: str) -> Iterator[Progress]:
+    """Shut everybody but the operator out: the block, then every session ended and seen gone, or the server dead.
+
+    The order matters: with the block first, whoever restarts a killed server restarts a fenced one. A server that does
+    not answer SQL is killed, since nothing else proves that a frozen one never writes again.
+    """
+    if identity == ABSENT:
+        server.kill()
+        return
+    _write(server, file_of(server), identity, in_force=False)
+    server.reload()
+    reachable, detail = server.probe()
+    if reachable is not Reachable.UP and "authentication failed" in detail:
+        raise CannotError(
+            f"The operator {server.operator.user!r} cannot log in to {server.address}:{server.port}: {detail}.",
+            safe="new sessions of the applications are refused; those that are open still work",
+            hint="mend the operator's password (systems: operator: password), then run the same command again",
+        )
+    if reachable is Reachable.UP:
+        yield Progress(0, None, "", "ending the sessions")
+        _end_sessions(server)
+    elif server.processes():
+        yield Progress(0, None, "", f"killing it: {detail}")
+        server.kill()
+    _write(server, file_of(server), identity, in_force=True)
+    if reachable is Reachable.UP:
+        yield Progress(0, None, "", "handing the last WAL to the archive")
+        if trouble := _archive_the_last_wal(server):
+            yield Progress(0, None, "", trouble)
+
+
+_OTHERS = """
+    select pid from pg_stat_activity
+    where pid <> pg_backend_pid() and backend_type in ('client backend', 'parallel worker')
+      and usename is distinct from session_user
+"""
+
+
+def _end_sessions(server: Server, *, deadline: float = 15.0) -> None:
+    """End every other session, also those that are still logging in under the old rules, and see none left."""
+    until = clock.monotonic() + deadline
+    with server.session(deadline=deadline + 2, writes=True) as connection:
+        if connection.execute("select from pg_hba_file_rules where error is not null").fetchone():
+            # The server keeps its old rules while any line is wrong. Stopped, it cannot start before that is mended.
+            server.stop("fast")
+            return
+        asked_at = connection.execute("select clock_timestamp(), pg_reload_conf()").fetchone()
+        while clock.monotonic() < until:
+            left = [row[0] for row in connection.execute(_OTHERS)]
+            connection.execute("select pg_terminate_backend(pid) from unnest(%s::int[]) pid", [left])
+            seen = connection.execute("select pg_conf_load_time(), array_agg(pid) from pg_stat_activity").fetchone()
+            assert asked_at and seen
+            logging_in = _end_logins(server, {int(pid) for pid in seen[1]})
+            if seen[0] > asked_at[0] and not left and not logging_in:
+                return
+            time.sleep(0.1)
+    raise OutcomeUnknownError(
+        f"Not every session on {server.address}:{server.port} ended within {clock.write_duration(deadline)}.",
+        safe="new sessions are refused; nothing was promoted",
+        hint="run the same command again",
+    )
+
+
+def _end_logins(server: Server, known: set[int]) -> bool:
+    """Whether a process was still logging a client in: it was forked with the old rules, and no view shows it yet."""
+    unknown = [str(process.pid) for process in server.look().processes if process.pid not in known]
+    script = r"""
+        for pid; do
+            case $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) in
+            *" authentication"* | *" startup"* | *initializing*) kill -TERM "$pid"; echo "$pid" ;;
+            esac
+        done"""
+    return bool(unknown and server.shell.run(["sh", "-c", script, "sh", *unknown], check=False).stdout)
+
+
+def _archive_the_last_wal(server: Server) -> str:
+    """Hand the WAL that is not archived yet to the archive. Best effort: what is wrong, or nothing."""
+    import psycopg
+
+    until = clock.monotonic() + _ARCHIVE_SECONDS
+    try:
+        with server.session(deadline=_ARCHIVE_SECONDS + 2, writes=True) as connection:
+            if not _value(connection, "select current_setting('archive_mode') <> 'off'"):
+                return ""
+            # A switch that finds an empty segment gives its start; the segment before is then the last one.
+            segment = _value(connection, "select pg_walfile_name(pg_switch_wal() - 1)")
+            while clock.monotonic() < until:
+                if _value(connection, "select last_archived_wal from pg_stat_archiver", "") >= segment:
+                    return ""
+                time.sleep(0.2)
+            failed = _value(connection, "select last_failed_wal from pg_stat_archiver")
+    except psycopg.Error as error:
+        return f"the last WAL was not handed to the archive: {str(error).strip()}"
+    failure = f" ({failed} failed)" if failed else ""
+    return f"the archive does not take the last WAL{failure}; a restore will copy it from pg_wal"
+
+
+def _value(connection: Connection, statement: str, instead: Any = None) -> Any:
+    row = connection.execute(statement.encode()).fetchone()
+    return instead if row is None or row[0] is None else row[0]

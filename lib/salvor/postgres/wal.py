@@ -1,0 +1,91 @@
+"""Places in the write-ahead log: LSNs, segment names, and which timeline was live when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+def read_lsn(text: str) -> int:
+    """`16/B374D848` to bytes. Raises ValueError."""
+    high, slash, low = text.strip().partition("/")
+    if not slash:
+        raise ValueError(f"{text!r} is not an LSN, for example 0/3000060")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def write_lsn(lsn: int) -> str:
+    """Bytes to `16/B374D848`."""
+    return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
+
+
+def timeline_of(segment: str) -> int:
+    """The timeline of a WAL segment by its file name."""
+    return int(segment[:8], 16)
+
+
+def end_of(segment: str, segment_size: int = 16 * 1024 * 1024) -> int:
+    """The first LSN behind a WAL segment, by its file name; `segment_size` in bytes."""
+    number = int(segment[8:16], 16) * (0x100000000 // segment_size) + int(segment[16:24], 16)
+    return (number + 1) * segment_size
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """One timeline: the one it forked off (None: it is the first), where, and since when it was live (UTC)."""
+
+    id: int
+    parent: int | None = None
+    forked_at: int = 0
+    live_since: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """The timelines that lead to the one that is live, the newest first.
+
+    PostgreSQL's recovery_target_timeline=latest follows the newest timeline in the archive. That is a trap twice: after
+    a restore to 10:00 that went live at 10:20, a second restore to 10:10 would follow the new timeline, which has
+    nothing of 10:00 to 10:20, and end at 10:00 without a word; and after an undone restore, the newest timeline is
+    the one that was undone. So Salvor always names the timeline: the one that was live at the time asked for.
+    """
+
+    timelines: tuple[Timeline, ...]
+
+    @staticmethod
+    def of(current: int, histories: Mapping[int, str], live_since: Mapping[int, datetime]) -> Lineage:
+        """From the text of the timeline history files in the archive, by timeline, and when they were archived."""
+        chain = []
+        for line in histories.get(current, "").splitlines():
+            words = line.split(None, 2)
+            if len(words) >= 2 and words[0].isdigit():
+                chain.append((int(words[0]), read_lsn(words[1])))
+        timelines = []
+        parent, fork = None, 0
+        for name, next_fork in [*chain, (current, 0)]:
+            timelines.append(Timeline(name, parent, fork, live_since.get(name)))
+            parent, fork = name, next_fork
+        return Lineage(tuple(reversed(timelines)))
+
+    @property
+    def current(self) -> int:
+        """The timeline that is live, or was when the damage came."""
+        return self.timelines[0].id
+
+    def live_at(self, moment: datetime) -> int:
+        """The timeline that was live at `moment`."""
+        for timeline in self.timelines:
+            if timeline.live_since is None or timeline.live_since <= moment:
+                return timeline.id
+        return self.timelines[-1].id
+
+    def leads_from(self, timeline: int, lsn: int, to: int) -> bool:
+        """Whether a recovery that begins on `timeline` at `lsn` can follow timeline `to`: no fork came before."""
+        names = [one.id for one in self.timelines]
+        if timeline not in names or to not in names or names.index(timeline) < names.index(to):
+            return False
+        if timeline == to:
+            return True
+        fork = self.timelines[names.index(timeline) - 1].forked_at
+        return lsn <= fork
