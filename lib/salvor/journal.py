@@ -47,7 +47,7 @@ def incidents(folder: Path) -> Iterator[Path]:
 class Journal:
     """One incident's lines. `create` and `open` give one to append to, `read` one to look at."""
 
-    def __init__(self, folder: Path, *, by: str, tell: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, *, by: str, tell: Callable[[str], None], mirror: str | None = None) -> None:
         self.folder = folder.absolute()
         self.lines: list[dict[str, Any]] = []
         """All lines in their order, those that are still held in memory included."""
@@ -61,7 +61,7 @@ class Journal:
         self._written = (0, 0)  # of `_raw`, how many lines and bytes are in the file for certain
         self._file: durable.GrowingFile | None = None
         self._failing = False
-        self._mirror: Mirror | None = None
+        self._mirror = Mirror(mirror, folder.name, self._raw, self._inform) if mirror else None
         self._lock = threading.Lock()
 
     @classmethod
@@ -86,9 +86,8 @@ class Journal:
                 safe="it was not touched",
                 hint=f"inv incident.show --incident={folder.name}",
             )
-        journal = cls(folder, by=by, tell=tell)
+        journal = cls(folder, by=by, tell=tell, mirror=mirror)
         journal._file = durable.GrowingFile(journal.folder / FILE)
-        journal._use_mirror(mirror)
         journal.append("opened", **opened)
         return journal
 
@@ -98,7 +97,7 @@ class Journal:
 
         Raises CannotError when there is none or it cannot be read, HeldError when another process appends to it.
         """
-        journal = cls(folder, by=by, tell=tell)
+        journal = cls(folder, by=by, tell=tell, mirror=mirror)
         try:
             journal._file, content = durable.GrowingFile.open(journal.folder / FILE)
         except BlockingIOError as error:
@@ -110,7 +109,8 @@ class Journal:
         except OSError as error:
             raise _unreadable(folder, error) from error
         journal._take(content)
-        journal._use_mirror(mirror)
+        if journal._mirror:
+            journal._mirror.offer(len(journal._raw) - journal.pending)
         if journal.damaged:
             journal._inform(
                 f"The journal of incident {folder.name} is damaged: it cannot be read in {_numbers(journal.damaged)}.\n"
@@ -163,8 +163,8 @@ class Journal:
             self._raw.append(encode(line))
             self.lines.append(line)
             self._write_out()
-        if self._mirror:
-            self._mirror.wake()
+            if self._mirror:
+                self._mirror.offer(len(self._raw))
         return line
 
     def close(self, deadline: float = _CLOSE_DEADLINE) -> None:
@@ -182,7 +182,6 @@ class Journal:
             self._file.close()
         if self._mirror:
             self._mirror.close(deadline)
-            self._mirror = None
 
     def __enter__(self) -> Journal:
         return self
@@ -203,7 +202,7 @@ class Journal:
                 self.damaged.append(number)
             else:
                 self.lines.append(line)
-        self._raw = lines
+        self._raw += lines
         self.torn = len(rest)
 
     def _repair(self, content: bytes) -> None:
@@ -216,10 +215,6 @@ class Journal:
         self._inform(f"The journal of incident {self.folder.name} is repaired. {text}")
         lost = content[whole:][:_LOST_SHOWN].decode("utf-8", "backslashreplace")
         self.append("repaired", lost_bytes=self.torn, text=text, lost=lost)
-
-    def _use_mirror(self, location: str | None) -> None:
-        if location:
-            self._mirror = Mirror(location, self.folder.name, self._raw, self._inform)
 
     def _inform(self, text: str) -> None:
         with suppress(OSError, ValueError):  # a terminal that has gone does not stop a recovery

@@ -127,21 +127,25 @@ class Mirror:
         self._store = store(location, incident)
         self._lines = lines
         self._tell = tell
+        self._offered = 0
         self._sent = 0
         self._closing = False
         self._failing = False
         self._woken = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="journal mirror", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
 
     @property
     def lacks(self) -> int:
         """How many lines are not in the mirror yet."""
-        return len(self._lines) - self._sent
+        return self._offered - self._sent
 
-    def wake(self) -> None:
-        """Say that there are new lines."""
+    def offer(self, count: int) -> None:
+        """Let the first `count` lines be sent: those on disk, or held in memory because the disk takes none."""
         with self._woken:
+            self._offered = count
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="journal mirror", daemon=True)
+                self._thread.start()
             self._woken.notify()
 
     def close(self, deadline: float) -> None:
@@ -149,7 +153,8 @@ class Mirror:
         with self._woken:
             self._closing = True
             self._woken.notify()
-        self._thread.join(deadline)
+        if self._thread:
+            self._thread.join(deadline)
         if self.lacks:
             self._tell(
                 f"The journal's mirror {self.location} lacks the last {self.lacks} lines.\n"
