@@ -1,4 +1,4 @@
-"""A small real platform on loopback, to be broken and brought back: a database service, its clients, DNS and a receiver.
+"""A small real platform on loopback, to be broken and brought back: a database, its clients, DNS and a receiver.
 
 Every part is a process of its own, which outlives the command that started it; `down` removes all of it.
 """
@@ -40,8 +40,9 @@ def find() -> Layout:
 def up(*, fresh: bool = False, tell: Callable[[str], object] = print) -> None:
     """Have the sandbox stand: make what is not there, start what does not run, and say so by `tell`.
 
-    `fresh` removes what stands first. A sandbox that an earlier call left half made is finished. Raises UsageError when its
-    folder is somebody's, HeldError when another call is at work, CannotError when a part does not start.
+    `fresh` removes what stands first. A sandbox that an earlier call left half made is finished. Raises
+    UsageError when its folder is somebody's, HeldError when another call is at work, CannotError when a part does not
+    start.
     """
     with _alone():
         if fresh:
@@ -114,7 +115,7 @@ def _remove() -> None:
     sandbox.variables.unlink(missing_ok=True)
     daemons = [process for part in ("writer", *_ports(sandbox)) for process in processes.find(_argv(sandbox, part))]
     processes.stop(daemons)
-    # Not only members `a` and `b`: staged servers work below the root as well. All of it goes, so nothing has to be saved.
+    # Staged servers work below the root too, besides the members. All of it goes, so nothing has to be saved.
     while left := processes.working_in(sandbox.root):
         processes.kill(left)
     sandbox.remove()
@@ -122,13 +123,15 @@ def _remove() -> None:
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One `up` or `down` at a time. The lock is a socket's name, which ends with its process and leaves no file behind."""
+    """One `up` or `down` at a time. The lock is a socket's name, which ends with its process and leaves no file."""
     name = hashlib.sha256(str(place()).encode()).hexdigest()[:16]
     with socket.socket(socket.AF_UNIX) as lock:
         try:
             lock.bind(f"\0salvor-sandbox-{os.getuid()}-{name}")
         except OSError as error:
-            raise HeldError(f"Another command is at work on the sandbox in {place()}.", hint="wait for it, then try again") from error
+            raise HeldError(
+                f"Another command is at work on the sandbox in {place()}.", hint="wait for it, then try again"
+            ) from error
         yield
 
 
@@ -164,9 +167,15 @@ def _look(sandbox: Layout, part: str) -> tuple[bool, str]:
     if part == "receiver":
         code, _ = _get(sandbox.receiver_port, "/")
         distinct, repeated = receiver.count(sandbox.messages)
-        return code == 200, f"127.0.0.1:{sandbox.receiver_port}, mail {sandbox.mail_port}: {distinct} messages, {repeated} repeated"
+        return (
+            code == 200,
+            f"127.0.0.1:{sandbox.receiver_port}, mail {sandbox.mail_port}: {distinct} messages, {repeated} repeated",
+        )
     code, said = _get(sandbox.shop_port, "/health")
-    return code == 200, f"http://127.0.0.1:{sandbox.shop_port}/health says {code or 'nothing'}{'' if code == 200 else f': {said}'}"
+    return (
+        code == 200,
+        f"http://127.0.0.1:{sandbox.shop_port}/health says {code or 'nothing'}{'' if code == 200 else f': {said}'}",
+    )
 
 
 def _get(port: int, path: str) -> tuple[int, str]:

@@ -47,7 +47,7 @@ archive_mode = on
 archive_timeout = 5s
 archive_command = '{pgbackrest} archive-push %p'
 restore_command = '{pgbackrest} archive-get %f "%p"'
-primary_conninfo = 'host={other} port={port} user=replica passfile={root}/replica.pgpass application_name={name} connect_timeout=3'
+primary_conninfo = '{connection}'
 wal_retrieve_retry_interval = 500ms
 """
 
@@ -125,7 +125,7 @@ def is_made(sandbox: Layout) -> bool:
     return (sandbox.root / _MADE).exists()
 
 
-def make(sandbox: Layout, tell: Callable[[str], None]) -> None:
+def make(sandbox: Layout, tell: Callable[[str], object]) -> None:
     """Make the cluster, its data, its standby and its first backup, and leave both servers running.
 
     What a killed call left is thrown away first. Raises CannotError, naming the program that failed.
@@ -146,7 +146,7 @@ def make(sandbox: Layout, tell: Callable[[str], None]) -> None:
 
 
 def clear(sandbox: Layout) -> None:
-    """Throw away the cluster, whatever state it is in: its processes, data, backups, and what recoveries staged or kept."""
+    """Throw away the cluster in whatever state: its processes, data, backups, and what recoveries staged or kept."""
     processes.kill(processes.working_in(sandbox.root))
     (sandbox.root / _MADE).unlink(missing_ok=True)
     for folder in layout.SERVER_FOLDERS:
@@ -156,7 +156,6 @@ def clear(sandbox: Layout) -> None:
 
 def configure(sandbox: Layout) -> None:
     """Write the files that name this sandbox's folders and ports."""
-    owner = sandbox.run_as or getpass.getuser()
     config = f"{sandbox.root}/pgbackrest.conf"
     # PostgreSQL runs these commands by sh in its data directory, so they fit whichever directory that is.
     pgbackrest = f'pgbackrest --config={config} --stanza={STANZA} --pg1-path="$PWD"'
@@ -174,13 +173,11 @@ def configure(sandbox: Layout) -> None:
     for member, other in (("a", "b"), ("b", "a")):
         folder = sandbox.root / member
         text = _MEMBER.format(
-            name=member,
             address=ADDRESSES[member],
-            other=ADDRESSES[other],
+            connection=f"host={ADDRESSES[other]} port={sandbox.database_port} user=replica application_name={member}"
+            f" passfile={sandbox.root}/replica.pgpass connect_timeout=3",
             port=sandbox.database_port,
             folder=folder,
-            root=sandbox.root,
-            owner=owner,
             pgbackrest=pgbackrest,
         )
         _give(sandbox, folder / "member.conf", text)
@@ -206,12 +203,22 @@ def _initialise(sandbox: Layout) -> None:
             ("shop", "", "shop.password"),
         )
     )
-    psql = [program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", f"{sandbox.root}/a", "-p", str(sandbox.database_port)]
+    psql = [
+        program("psql"),
+        "-X",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+        "-h",
+        f"{sandbox.root}/a",
+        "-p",
+        str(sandbox.database_port),
+    ]
     run([*psql, "postgres"], input=f"{roles}create database orders owner shop;\n".encode())
     rows = (Path(__file__).parent / "data.sql").read_text(encoding="utf-8")
     run([*psql, "orders"], input=f"set role shop;\n{rows}".encode(), deadline=120)
     run([*pg_ctl, "-m", "fast", "stop"], deadline=60)
-    run(["sync", "-f", data], deadline=60)  # what was written without fsync
+    run([program("initdb"), "-D", data, "--sync-only"], deadline=60)  # what was written without fsync
 
 
 def _copy(sandbox: Layout) -> None:
@@ -219,7 +226,6 @@ def _copy(sandbox: Layout) -> None:
     source, target = sandbox.data("a"), sandbox.data("b")
     sandbox.shell.run(["cp", "-a", "--reflink=auto", str(source), str(target)], deadline=60)
     sandbox.shell.run(["touch", f"{target}/standby.signal"])
-
 
 
 def _give(sandbox: Layout, path: Path, text: str) -> None:
@@ -230,13 +236,15 @@ def _give(sandbox: Layout, path: Path, text: str) -> None:
 
 def start(sandbox: Layout, member: str) -> None:
     """Start one member and wait until it answers."""
-    taken = not processes.working_in(sandbox.data(member)) and not layout.is_free(ADDRESSES[member], sandbox.database_port)
+    taken = not processes.working_in(sandbox.data(member)) and not layout.is_free(
+        ADDRESSES[member], sandbox.database_port
+    )
     if taken:
         raise layout.port_taken(ADDRESSES[member], sandbox.database_port, f"the sandbox's database {member}")
     server(sandbox, member).start(deadline=30)
 
 
-def start_missing(sandbox: Layout, tell: Callable[[str], None]) -> None:
+def start_missing(sandbox: Layout, tell: Callable[[str], object]) -> None:
     """Start the members that do not run, except one that a recovery has put out of service."""
     looks = {member: server(sandbox, member).look() for member in ADDRESSES}
     live = _live(sandbox, looks)

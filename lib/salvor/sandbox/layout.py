@@ -140,10 +140,13 @@ class Layout:
                 )
         owner = self.root / _OWNER
         if owner.exists() and (other := owner.read_text(encoding="utf-8").strip()) != str(self.place):
-            raise UsageError(f"{self.root} belongs to the sandbox in {other}.", hint="name another folder in SALVOR_SANDBOX_ROOT")
+            raise UsageError(
+                f"{self.root} belongs to the sandbox in {other}.", hint="name another folder in SALVOR_SANDBOX_ROOT"
+            )
         if self.root in self.place.parents:
             raise UsageError(
-                f"The sandbox's folder {self.place} lies below its own data, {self.root}.", hint="name another folder in SALVOR_SANDBOX_ROOT"
+                f"The sandbox's folder {self.place} lies below its own data, {self.root}.",
+                hint="name another folder in SALVOR_SANDBOX_ROOT",
             )
 
     def publish(self) -> None:
@@ -159,7 +162,7 @@ class Layout:
 
 
 def find(place: Path) -> Layout | None:
-    """The sandbox in `place`, also a half-made one; None when there is none. Raises CannotError when it cannot be read."""
+    """The sandbox in `place`, also a half-made one; None: there is none. Raises CannotError when it is not readable."""
     path = place / _LAYOUT
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -168,7 +171,8 @@ def find(place: Path) -> Layout | None:
         return None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CannotError(
-            f"{path} cannot be read: {error}.", hint="remove that folder if it holds nothing of yours, then: inv sandbox.up"
+            f"{path} cannot be read: {error}.",
+            hint="remove that folder if it holds nothing of yours, then: inv sandbox.up",
         ) from error
 
 
@@ -231,7 +235,9 @@ def _remove(folder: Path, marker: str) -> None:
     if not folder.exists():
         return
     if not (folder / marker).exists() and any(folder.iterdir()):
-        raise CannotError(f"{folder} is not marked as a sandbox's, so it was not removed.", hint=f"look: ls -la {folder}")
+        raise CannotError(
+            f"{folder} is not marked as a sandbox's, so it was not removed.", hint=f"look: ls -la {folder}"
+        )
     for entry in folder.iterdir():
         if entry.name != marker:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

@@ -96,10 +96,13 @@ def resolve(sandbox: Layout) -> tuple[str, int]:
     question = dns.message.make_query(DATABASE, dns.rdatatype.A)
     try:
         answer = dns.query.udp(question, "127.0.0.1", port=sandbox.dns_port, timeout=1)
-        record = answer.get_rrset(answer.answer, question.question[0].name, question.question[0].rdclass, dns.rdatatype.A)
+        record = answer.get_rrset(
+            answer.answer, question.question[0].name, question.question[0].rdclass, dns.rdatatype.A
+        )
     except (OSError, dns.exception.DNSException) as error:
         raise CannotError(
-            f"The sandbox's DNS server, 127.0.0.1 port {sandbox.dns_port}, does not answer: {error}.", hint="inv sandbox.status"
+            f"The sandbox's DNS server, 127.0.0.1 port {sandbox.dns_port}, does not answer: {error}.",
+            hint="inv sandbox.status",
         ) from error
     if not record:
         raise CannotError(f"{DATABASE} has no address.", hint=f"dig @127.0.0.1 -p {sandbox.dns_port} {ZONE} AXFR")

@@ -55,7 +55,9 @@ def start(argv: Sequence[str], log: Path) -> None:
             start_new_session=True,
         )
     except OSError as error:
-        raise CannotError(f"{argv[0]} cannot be started: {error.strerror}.", hint="prepare this machine: ./start shell") from error
+        raise CannotError(
+            f"{argv[0]} cannot be started: {error.strerror}.", hint="prepare this machine: ./start shell"
+        ) from error
     finally:
         os.close(descriptor)
     _children[child.pid] = child
@@ -71,9 +73,9 @@ def working_in(folder: Path) -> list[Process]:
     found = []
     for process, _ in _all():
         with suppress(OSError):
-            working = Path(os.readlink(f"/proc/{process.pid}/cwd").removesuffix(" (deleted)"))
-            program = Path(os.readlink(f"/proc/{process.pid}/exe").removesuffix(" (deleted)")).name
-            if program in _SERVER_PROGRAMS and working.is_relative_to(folder):
+            working = _link(process, "cwd")
+            program = _link(process, "exe")
+            if program.name in _SERVER_PROGRAMS and working.is_relative_to(folder):
                 found.append(process)
     return found
 
@@ -106,7 +108,9 @@ def kill(processes: Sequence[Process]) -> None:
     send(processes, signal.SIGKILL)
     if not _until(lambda: not any(alive(process) for process in processes), 5):
         left = ", ".join(str(process.pid) for process in processes if alive(process))
-        raise OutcomeUnknownError(f"Processes {left} do not end, even by SIGKILL.", hint=f"look: ps -o pid,stat,wchan,args -p {left}")
+        raise OutcomeUnknownError(
+            f"Processes {left} do not end, even by SIGKILL.", hint=f"look: ps -o pid,stat,wchan,args -p {left}"
+        )
 
 
 def alive(process: Process) -> bool:
@@ -117,13 +121,14 @@ def alive(process: Process) -> bool:
 
 
 def wait_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, *, deadline: float) -> None:
-    """Wait for a daemon that was started. Raises CannotError, with the end of its log, when it ended or is not ready in time."""
+    """Wait for a daemon that was started. Raises CannotError, with the end of its log, when it is not ready in time."""
     name = argv[-2].rpartition(".")[2] if "-m" in argv else Path(argv[0]).name
     if not _until(lambda: ready() or not find(argv), deadline) or not ready():
         state = "is not ready" if find(argv) else "ended at once"
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]) if log.exists() else ""
         raise CannotError(
-            f"The sandbox's {name} {state}: {tail or 'its log is empty'}", hint=f"read {log}, or begin anew: inv sandbox.up --fresh"
+            f"The sandbox's {name} {state}: {tail or 'its log is empty'}",
+            hint=f"read {log}, or begin anew: inv sandbox.up --fresh",
         )
 
 
@@ -145,6 +150,10 @@ def _all() -> Iterator[tuple[Process, list[str]]]:
             started = _started(int(entry.name))
             if argv and started is not None:
                 yield Process(int(entry.name), started), argv
+
+
+def _link(process: Process, name: str) -> Path:
+    return Path(str(Path(f"/proc/{process.pid}/{name}").readlink()).removesuffix(" (deleted)"))
 
 
 def _started(pid: int) -> int | None:

@@ -21,7 +21,7 @@ KEY_HEADER = "X-Salvor-Key"
 
 @dataclass(frozen=True)
 class Message:
-    """A message as it came in: when (UTC), on which channel (the URL's path, or the mail's recipient), its key and words."""
+    """A message as it came in: when (UTC), its channel (the URL's path, or the mail's recipient), its key and words."""
 
     at: str
     channel: str
@@ -34,7 +34,11 @@ def messages(path: Path) -> list[Message]:
     """What was received so far, oldest first."""
     if not path.exists():
         return []
-    return [Message(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        Message(**json.loads(line))
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
 
 
 def count(path: Path) -> tuple[int, int]:
@@ -61,7 +65,7 @@ class _Mail:
     def __init__(self, book: _Book) -> None:
         self.book = book
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         mail = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(mail, email.message.EmailMessage)
         body = mail.get_body(("plain", "html"))
@@ -79,7 +83,8 @@ async def _serve(place: Path) -> None:
 
     sandbox = layout.find(place)
     assert sandbox, f"there is no sandbox in {place}"
-    book = _Book(sandbox.messages)
+    kept = sandbox.messages
+    book = _Book(kept)
 
     class Channel(tornado.web.RequestHandler):
         def post(self, channel: str) -> None:
@@ -87,11 +92,16 @@ async def _serve(place: Path) -> None:
                 said = json.loads(self.request.body)
             except ValueError:
                 said = {"message": self.request.body.decode(errors="replace")}
-            book.keep(channel, self.request.headers.get(KEY_HEADER, ""), str(said.get("title", "")), str(said.get("message", "")))
+            book.keep(
+                channel,
+                self.request.headers.get(KEY_HEADER, ""),
+                str(said.get("title", "")),
+                str(said.get("message", "")),
+            )
             self.set_status(204)
 
         def get(self, channel: str) -> None:
-            distinct, repeated = count(sandbox.messages)
+            distinct, repeated = count(kept)
             self.write({"distinct": distinct, "repeated": repeated})
 
     tornado.web.Application([(r"/(.*)", Channel)]).listen(sandbox.receiver_port, "127.0.0.1")

@@ -1,7 +1,7 @@
-"""The sandbox's application: a small shop that reads and writes the database behind the name `orders-db.sandbox.test`.
+"""The sandbox's application: a small shop on the database behind the name `orders-db.sandbox.test`.
 
-It is an ordinary, well-behaved client: it asks the DNS server for the database's address and believes the answer for its
-time to live; it opens a new connection after a failure; it never waits longer than its deadline, and then says 503.
+It is an ordinary, well-behaved client: it asks the DNS server for the database's address and believes the answer for
+its time to live; it opens a new connection after a failure; it never waits longer than its deadline, and then says 503.
 """
 
 from __future__ import annotations
@@ -110,7 +110,9 @@ class Handler(tornado.web.RequestHandler):
         error = kwargs.get("exc_info", (None, None, None))[1]
         if isinstance(error, psycopg.errors.UniqueViolation):
             self.set_status(409)
-        elif isinstance(error, (psycopg.errors.IntegrityError, psycopg.errors.DataError, KeyError, TypeError, ValueError)):
+        elif isinstance(
+            error, (psycopg.errors.IntegrityError, psycopg.errors.DataError, KeyError, TypeError, ValueError)
+        ):
             self.set_status(400)
         elif isinstance(error, (psycopg.Error, CannotError, OSError)):
             self.set_status(503)
@@ -120,7 +122,7 @@ class Handler(tornado.web.RequestHandler):
         """Nothing: the access log has the status, and an outage would fill the disk with tracebacks."""
 
     async def read_and_write(self) -> int:
-        """Read the newest orders with all that belongs to them, and write one that is rolled back; how many were read."""
+        """Read the newest orders and what belongs to them, and write one that is rolled back; how many were read."""
         async with self.database.transaction() as connection:
             newest = await connection.execute(
                 "select o.id, o.amount, o.note, c.name, count(l.*) as lines"
@@ -152,12 +154,17 @@ class Orders(Handler):
     async def get(self) -> None:
         """The newest 20 orders."""
         async with self.database.transaction() as connection:
-            rows = await connection.execute("select id, reference, customer_id, amount, status, created from orders order by id desc limit 20")
-            orders = [{**row, "amount": str(row["amount"]), "created": clock.write_time(row["created"])} for row in await rows.fetchall()]
+            rows = await connection.execute(
+                "select id, reference, customer_id, amount, status, created from orders order by id desc limit 20"
+            )
+            orders = [
+                {**row, "amount": str(row["amount"]), "created": clock.write_time(row["created"])}
+                for row in await rows.fetchall()
+            ]
         self.write({"orders": orders})
 
     async def post(self) -> None:
-        """`{"reference": TEXT, "customer": ID, "lines": [{"product": ID, "quantity": N}]}`: 201 when it is committed."""
+        """`{"reference": TEXT, "customer": ID, "lines": [{"product": ID, "quantity": N}]}`: 201, it is committed."""
         wanted = tornado.escape.json_decode(self.request.body)
         quantities = {int(line["product"]): int(line["quantity"]) for line in wanted["lines"]}
         async with self.database.transaction() as connection:
@@ -165,14 +172,19 @@ class Orders(Handler):
             prices: dict[int, Decimal] = {row["id"]: row["price"] for row in await found.fetchall()}
             amount = sum(prices[product] * quantity for product, quantity in quantities.items())
             made = await connection.execute(
-                "insert into orders (reference, customer_id, amount, status, note) values (%s, %s, %s, 'new', %s) returning id",
+                "insert into orders (reference, customer_id, amount, status, note)"
+                " values (%s, %s, %s, 'new', %s) returning id",
                 [str(wanted["reference"]), int(wanted["customer"]), amount, wanted.get("note")],
             )
             row = await made.fetchone()
             assert row
-            lines = [(row["id"], number, product, quantities[product], prices[product]) for number, product in enumerate(quantities, 1)]
+            lines = [
+                (row["id"], number, product, quantities[product], prices[product])
+                for number, product in enumerate(quantities, 1)
+            ]
             await connection.cursor().executemany(
-                "insert into order_lines (order_id, line, product_id, quantity, price) values (%s, %s, %s, %s, %s)", lines
+                "insert into order_lines (order_id, line, product_id, quantity, price) values (%s, %s, %s, %s, %s)",
+                lines,
             )
         self.set_status(201)
         self.write({"id": row["id"], "reference": wanted["reference"]})
@@ -184,7 +196,9 @@ async def _serve(place: Path) -> None:
     parts = {"database": Database(sandbox)}
     # The access log would grow by 50 lines a second; failures are in the answers.
     settings: dict[str, Any] = {"log_function": lambda handler: None}
-    tornado.web.Application([(r"/health", Health, parts), (r"/orders", Orders, parts)], **settings).listen(sandbox.shop_port, "127.0.0.1")
+    tornado.web.Application([(r"/health", Health, parts), (r"/orders", Orders, parts)], **settings).listen(
+        sandbox.shop_port, "127.0.0.1"
+    )
     await asyncio.Event().wait()
 
 

@@ -23,11 +23,17 @@ from salvor.sandbox.layout import Layout
 _CUSTOMERS = 2
 _ORDERS_A_SECOND = 25  # of each customer
 _DEADLINE = 6.0  # seconds; more than the shop's, so that the shop is the one to say no
-_NOTES = (None, "문 앞에 놓아 주세요", "Please ring twice", "선물 포장 부탁드립니다", "Leave it with the neighbour, “No. 7”")
+_NOTES = (
+    None,
+    "문 앞에 놓아 주세요",
+    "Please ring twice",
+    "선물 포장 부탁드립니다",
+    "Leave it with the neighbour, “No. 7”",
+)
 
 
 def acknowledged(path: Path) -> list[tuple[str, datetime]]:
-    """The orders that the shop acknowledged so far: reference, and when the customer had the 201 (UTC); oldest first."""
+    """The orders that the shop acknowledged: reference, and when the customer had the 201 (UTC); oldest first."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as stream:
@@ -45,7 +51,9 @@ def _place_orders(sandbox: Layout, file: int) -> None:
             "reference": reference,
             "customer": random.randint(1, 2000),
             "note": random.choice(_NOTES),
-            "lines": [{"product": product, "quantity": random.randint(1, 5)} for product in random.sample(range(1, 401), 2)],
+            "lines": [
+                {"product": product, "quantity": random.randint(1, 5)} for product in random.sample(range(1, 401), 2)
+            ],
         }
         try:
             shop.request("POST", "/orders", json.dumps(order), {"Content-Type": "application/json"})
