@@ -31,7 +31,7 @@ Domain = Annotated[str, AfterValidator(_domain)]
 
 
 class RecordSettings(Settings):
-    """The record `record`, which leads users to the system `leads_to`. `ttl` (seconds) is for what is written."""
+    """The record that leads users to the system `leads_to`. `ttl` (seconds) is for a record that is not there yet."""
 
     leads_to: str
     record: Domain
@@ -46,7 +46,7 @@ class DnsRecord(Route):
 
     @abstractmethod
     def point(self, address: str | None, expected: str | None) -> Outcome:
-        """Replace the value `expected` by `address` and by nothing else; a value that is neither is left alone."""
+        """Replace the value `expected` by `address`; what is neither is left alone. The record keeps its TTL."""
 
     def change_to(self, address: str, state: State) -> Change | None:
         """The change that points the record at `address`, undone by swapping the two; None when it leads there already.
@@ -75,7 +75,11 @@ class DnsRecord(Route):
         """After `point`, every server answers the new value."""
         address = change.arguments["address"]
         found = None if address is None else str(address)
-        details: Mapping[str, Any] = {**state.details, "ttl": self.settings.ttl, "agreed": True}
+        details: Mapping[str, Any] = {
+            **state.details,
+            "ttl": state.details.get("ttl") or self.settings.ttl,
+            "agreed": True,
+        }
         return replace(state, identity=found or ABSENT, address=found, details=details)
 
     def wanted(self, address: str | None) -> tuple[str, ...]:

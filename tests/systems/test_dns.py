@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import clock
+from salvor import authoritative, clock
 from salvor.change import Reachable
 from salvor.errors import CannotError, NotConvergedError, OutcomeUnknownError, UsageError
 from salvor.system import Context
@@ -34,7 +34,7 @@ def opened(context: Context, tmp_path: Path) -> Any:
             "leads_to": "orders-db",
             "zone": "sandbox.test",
             "record": "orders-db.sandbox.test",
-            "ttl": 5,
+            "ttl": 30,
             "servers": servers,
             "key": {"name": key, "algorithm": "hmac-sha256", "secret": f"file:{secret}"},
         }
@@ -63,7 +63,8 @@ def test_points_and_points_back(knot: Knot, opened: Any) -> None:
     assert system.observe().details["serial"] == serial, "the second call must send nothing"
     assert change.undo.verb == "point"
     system.point(**change.undo.arguments)
-    assert system.observe().address == "127.0.0.11"
+    state = system.observe()
+    assert (state.address, state.details["ttl"]) == ("127.0.0.11", 5), "as it was, with its TTL"
 
 
 def test_a_forecast_needs_no_more_change(knot: Knot, opened: Any) -> None:
@@ -101,9 +102,9 @@ def test_the_server_itself_refuses_when_somebody_was_quicker(knot: Knot, opened:
     """The prerequisite, without our own look before: what counts is what the server checks."""
     system = opened(knot.server)
     with pytest.raises(CannotError, match=r"it leads to 127\.0\.0\.11, not to 127\.0\.0\.99"):
-        system._update(("127.0.0.12",), ("127.0.0.99",))
+        system._update(("127.0.0.12",), ("127.0.0.99",), 5)
     with pytest.raises(CannotError, match=r"it leads to 127\.0\.0\.11, not to nothing"):
-        system._update(("127.0.0.12",), ())
+        system._update(("127.0.0.12",), (), 5)
     assert system.observe().address == "127.0.0.11"
 
 
@@ -111,7 +112,7 @@ def test_part_of_the_old_values_is_not_the_old_value(knot: Knot, opened: Any) ->
     system = opened(knot.server, record="pair.sandbox.test")
     assert system.observe().address == "127.0.0.11, 127.0.0.12"
     with pytest.raises(CannotError, match=r"it leads to 127\.0\.0\.11, 127\.0\.0\.12"):
-        system._update(("127.0.0.13",), ("127.0.0.11",))
+        system._update(("127.0.0.13",), ("127.0.0.11",), 5)
     change = system.change_to("127.0.0.12", system.observe())
     list(system.apply(change))
     assert system.observe().address == "127.0.0.12"
@@ -180,7 +181,8 @@ def test_a_zone_that_the_server_does_not_have(knot: Knot, opened: Any) -> None:
         system.point(address="127.0.0.12", expected=None)
 
 
-def test_down_is_not_silent(knot: Knot, opened: Any) -> None:
+def test_down_is_not_silent(knot: Knot, opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authoritative, "ASKING", 0.5)
     system = opened(knot.server)
     os.kill(knot.process.pid, signal.SIGSTOP)
     try:
@@ -309,7 +311,9 @@ def test_an_unknown_verb(opened: Any) -> None:
         opened("127.0.0.1").change("fence", why="", no_undo="-")
 
 
-def test_a_server_that_drips_is_silent(opened: Any) -> None:
+def test_a_server_that_drips_is_silent(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(authoritative, "ASKING", 0.5)
+
     def drip() -> None:
         with listener.accept()[0] as connection, suppress(OSError):
             connection.sendall(b"\xff\xff")  # the length of an answer that never ends
@@ -321,6 +325,6 @@ def test_a_server_that_drips_is_silent(opened: Any) -> None:
         threading.Thread(target=drip, daemon=True).start()
         begun = clock.monotonic()
         state = opened(f"127.0.0.1:{listener.getsockname()[1]}").observe()
-        assert clock.monotonic() - begun < 3
+        assert clock.monotonic() - begun < 1.5
     stop.set()
-    assert state.reachable is Reachable.UNKNOWN and "no answer within 2.0 s" in state.summary
+    assert state.reachable is Reachable.UNKNOWN and "no answer within 0.5 s" in state.summary

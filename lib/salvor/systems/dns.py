@@ -127,16 +127,16 @@ class Dns(DnsRecord):
         if first.values != wanted:
             if first.values != old:
                 raise self.trampled(first.values, expected)
-            self._update(wanted, old)
+            self._update(wanted, old, first.ttl or self.settings.ttl)
         self._ask_back(wanted, until)
 
-    def _update(self, wanted: tuple[str, ...], old: tuple[str, ...]) -> None:
+    def _update(self, wanted: tuple[str, ...], old: tuple[str, ...], ttl: int) -> None:
         """Send the update to the first server. Returns when it was made, or is found to have been made."""
         from dns.exception import DNSException
         from dns.tsig import PeerBadKey, PeerBadSignature, PeerBadTime, PeerError
 
         server, key = self.settings.servers[0], self.settings.key
-        message = self._message(wanted, old)
+        message = self._message(wanted, old, ttl)
         sent = False
         try:
             with authoritative.connected(server) as connection:
@@ -181,7 +181,7 @@ class Dns(DnsRecord):
         }.get(code, ("its log says why", f"read the log of {server}"))
         raise self._cannot(f"{server} answers {to_text(code)}: {why}", mend)
 
-    def _message(self, wanted: tuple[str, ...], old: tuple[str, ...]) -> Message:
+    def _message(self, wanted: tuple[str, ...], old: tuple[str, ...], ttl: int) -> Message:
         """The signed update: replace `old` by `wanted`, if it is `old` and nothing else."""
         import binascii
 
@@ -206,7 +206,7 @@ class Dns(DnsRecord):
         else:
             message.absent(owner, kind)
         if wanted:
-            message.replace(owner, records(wanted, self.settings.ttl))
+            message.replace(owner, records(wanted, ttl))
         else:
             message.delete(owner, kind)
         return message
