@@ -61,6 +61,7 @@ class Journal:
         self._written = (0, 0)  # of `_raw`, how many lines and bytes are in the file for certain
         self._file: durable.GrowingFile | None = None
         self._failing = False
+        self._closed = False
         self._mirror = Mirror(mirror, folder.name, self._raw, self._inform) if mirror else None
         self._lock = threading.Lock()
 
@@ -172,8 +173,9 @@ class Journal:
 
         Lines that still cannot be written are put where temporary files go, and the command that adds them is told.
         """
-        if self._file is None:
+        if self._file is None or self._closed:
             return
+        self._closed = True
         with self._lock:
             if self.pending:
                 self._write_out()

@@ -49,11 +49,11 @@ def encode(line: Mapping[str, Any]) -> bytes:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can carry it: a line of the journal is never refused for what it holds."""
-    if value is None or isinstance(value, (bool, int)):
+    if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)  # JSON has no NaN
-    if isinstance(value, Mapping):
+    if isinstance(value, (dict, Mapping)):  # `dict` first: it is what nearly all are, and much quicker to tell
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(item) for item in value]
