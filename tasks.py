@@ -311,7 +311,14 @@ def sandbox_status(c: Context) -> None:
     """What of the sandbox runs."""
     from salvor import sandbox, show
 
-    print("\n".join(show.table(("part", "state", "detail"), sandbox.status())))
+    print(
+        "\n".join(
+            show.table(
+                ("part", "", "what it says"),
+                [(part.name, "up" if part.up else "DOWN", part.detail) for part in sandbox.status()],
+            )
+        )
+    )
 
 
 @_task("disaster", disaster="drop-table, kill-primary, lose-datadir, corrupt-pages, wrong-update or freeze-primary")
@@ -320,7 +327,7 @@ def sandbox_break(c: Context, disaster: str = "") -> None:
     from salvor import clock
     from salvor.sandbox import disasters
 
-    print(f"{disaster} at {clock.write_time(disasters.throw(disaster))}")
+    print(f"{disaster} at {clock.write_time(disasters.strike(disaster))}")
 
 
 @_task()

@@ -7,8 +7,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
-from salvor import aftermath, clock, console, maintenance, sandbox, session, show
+from salvor import aftermath, clock, console, maintenance, sandbox, session, shell, show
 from salvor.sandbox import disasters, survivors
 from salvor.session import Session
 from salvor.show import Shown
@@ -61,15 +62,23 @@ def run(service: str, platform: str, disaster: str, shown: Shown, *, keep: bool 
 
 def _scene(disaster: str, service: str, platform: str, shown: Shown) -> Scene:
     time.sleep(_WRITES_BEFORE)
-    shown.tell(f"\nDISASTER: {disaster}: {disasters.describe(disaster)}")
-    moment: datetime = disasters.throw(disaster)
+    shown.tell(f"\nDISASTER: {disaster}: {disasters.names()[disaster]}")
+    moment: datetime = disasters.strike(disaster)
     sitting: Session = session.open_session(service, shown, platform=platform, failed_at=moment, purpose="drill")
     console.recover(sitting, shown, yes=True)
     incident = sitting.incident
-    counted = survivors.count(moment, incident.wish.at)
-    aftermath.close_incident(incident.id, str(sandbox.signing_key()), shown)
+    counted = survivors.survivors(moment)
+    aftermath.close_incident(incident.id, str(_signing_key()), shown)
     way = ", ".join(decision.way.name for decision in incident.decisions.values())
     return Scene(disaster, incident.id, way, incident.measured.get("rto"), incident.measured.get("rpo"), counted)
+
+
+def _signing_key() -> Path:
+    """The sandbox's own SSH key, for the operator of a drill."""
+    path = sandbox.find().place / "operator_key"
+    if not path.exists():
+        shell.local().run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "drill", "-f", str(path)])
+    return path
 
 
 def _clear_up(service: str, incident: str, shown: Shown) -> None:
@@ -87,8 +96,8 @@ def _report(scenes: list[Scene], shown: Shown) -> None:
             scene.way,
             clock.write_duration(scene.rto),
             clock.write_duration(scene.rpo),
-            f"{scene.survivors.acknowledged_before}",
-            f"{scene.survivors.lost_before}",
+            f"{scene.survivors.before}",
+            f"{scene.survivors.before - scene.survivors.before_survived}",
             f"incidents/{scene.incident}/record.html",
         )
         for scene in scenes
