@@ -49,7 +49,7 @@ _ELEMENT = re.compile(r"'(?:[^']|'')*'::character varying")
 
 
 def _one_form_of_arrays(text: str) -> str:
-    """`(ARRAY['a'::varchar, ...])::text[]` is loaded as `ARRAY[('a'::varchar)::text, ...]`; the second form of either."""
+    """`(ARRAY['a'::varchar, ...])::text[]` is loaded as `ARRAY[('a'::varchar)::text, ...]`: the second form of both."""
     return _ARRAY_CAST.sub(lambda cast: f"ARRAY[{_ELEMENT.sub(lambda one: f'({one[0]})::text', cast[1])}]", text)
 
 
