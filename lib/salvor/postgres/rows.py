@@ -26,7 +26,7 @@ Connect = Callable[[str], Connection[Any]]
 
 _EXACT_IN_BINARY = frozenset((
     *("bool", "bytea", "char", "name", "int8", "int2", "int4", "text", "bpchar", "varchar", "bit", "varbit", "uuid"),
-    *("oid", "tid", "xid", "xid8", "cid", "pg_lsn", "txid_snapshot", "pg_snapshot", "numeric", "money"),
+    *("oid", "tid", "xid", "xid8", "cid", "pg_lsn", "txid_snapshot", "pg_snapshot", "refcursor", "numeric", "money"),
     *("json", "jsonb", "jsonpath", "xml", "tsvector", "inet", "cidr", "macaddr", "macaddr8"),
     *("date", "time", "timetz", "timestamp", "timestamptz", "interval"),
     *("int4range", "int8range", "numrange", "tsrange", "tstzrange", "daterange"),
@@ -68,31 +68,20 @@ class Content:
 @dataclass(frozen=True)
 class _Column:
     name: str
-    type: str  # of its base type, when it is a domain
-    type_schema: str
-    output: tuple[str, str]
-    send: tuple[str, str]
+    type: str
+    """Of its base type, when it is a domain."""
+    schema: str
 
     def exact(self) -> sql.Composable:
         """SQL for the value in a form that equal values share."""
         column = sql.Identifier(self.name)
-        if self.type_schema == "pg_catalog" and self.type in _FLOATING:
-            value = sql.SQL("{}::{}").format(column, sql.Identifier("pg_catalog", self.type))
-            return sql.SQL("case when {0} = 'NaN' then 'NaN' else {0} end").format(value)
-        if self.binary:
-            return sql.SQL("{}::{}").format(column, sql.Identifier("pg_catalog", self.type))
-        return sql.SQL("textin({}({}))").format(sql.Identifier(*self.output), column)
-
-    @property
-    def binary(self) -> bool:
-        return self.type_schema == "pg_catalog" and self.type in _EXACT_IN_BINARY
-
-    def digest(self) -> sql.Composable:
-        """SQL for a digest of the value alone, for rows that are too long to be one value."""
-        send = sql.Identifier(*self.send) if self.binary else sql.Identifier("pg_catalog", "textsend")
-        if self.type in _FLOATING:
-            return self.exact()
-        return sql.SQL("sha256({}({}))").format(send, self.exact())
+        as_itself = sql.SQL("{}::{}").format(column, sql.Identifier("pg_catalog", self.type))
+        if self.schema == "pg_catalog" and self.type in _FLOATING:
+            return sql.SQL("case when {0} = 'NaN' then 'NaN' else {0} end").format(as_itself)
+        if self.schema == "pg_catalog" and self.type in _EXACT_IN_BINARY:
+            return as_itself
+        # A cast to text is not always the type's own output; this is, whatever its output function takes.
+        return sql.SQL("textin(record_out(row({})))").format(column)
 
 
 @dataclass(frozen=True)
@@ -108,7 +97,8 @@ class Relation:
 
     def query(self, *, long_rows: bool = False) -> sql.Composed:
         """SQL for the count of its rows and the sum of their hashes; `long_rows`: also for rows of more than 1 GB."""
-        values = [column.digest() if long_rows else column.exact() for column in self.columns]
+        digest = sql.SQL("sha256(record_send(row({})))" if long_rows else "{}")
+        values = [digest.format(column.exact()) for column in self.columns]
         return sql.SQL(
             "select count(*), coalesce(sum(hash_record_extended(row(record_send(row({}))), 0)), 0)::text from only {}"
         ).format(sql.SQL(", ").join(values), sql.Identifier(self.schema, self.name))
@@ -178,12 +168,9 @@ with recursive base (type, base) as (
     select oid, oid from pg_type where typtype <> 'd'
     union all select d.oid, b.base from pg_type d join base b on d.typbasetype = b.type where d.typtype = 'd'
 ), columns as (
-    select attrelid, array_agg(array[attname, t.typname, tn.nspname, onn.nspname, o.proname, sn.nspname, s.proname]
-        order by attname collate "C") as columns
+    select attrelid, array_agg(array[attname, typname, nspname] order by attname collate "C") as columns
     from pg_attribute a join base b on b.type = atttypid join pg_type t on t.oid = b.base
-    join pg_namespace tn on tn.oid = t.typnamespace
-    join pg_proc o on o.oid = t.typoutput join pg_namespace onn on onn.oid = o.pronamespace
-    left join pg_proc s on s.oid = t.typsend left join pg_namespace sn on sn.oid = s.pronamespace
+    join pg_namespace n on n.oid = typnamespace
     where attnum > 0 and not attisdropped and attgenerated <> 'v'
     group by attrelid
 )
@@ -215,7 +202,7 @@ def relations(connection: Connection[Any]) -> tuple[list[Relation], list[Relatio
             kind = kinds.get(relkind) or (
                 "unlogged" if persistence == "u" else "of an extension" if member else "table"
             )
-            shaped = tuple(_Column(one[0], one[1], one[2], (one[3], one[4]), (one[5], one[6])) for one in columns or ())
+            shaped = tuple(_Column(*column) for column in columns or ())
             (sequences if relkind == "S" else tables).append(Relation(schema, name, label, kind, pages, shaped))
     return tables, sequences, skipped
 
