@@ -19,14 +19,13 @@ from salvor.address import host_and_port
 from salvor.change import Finding, Level
 from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError
-from salvor.secrets import mask
+from salvor.plain import one_line
 
 if TYPE_CHECKING:
     from email.message import Message
     from urllib.request import OpenerDirector
 
 _MOST_BYTES = 64 * 1024
-_MOST_SHOWN = 200
 _LIVE = ("live", "route")
 
 
@@ -113,8 +112,8 @@ def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
         answer = within(check.deadline, lambda: _answer(check, ask, where))
     except Exception as error:  # noqa: BLE001  whatever a query, a library or a server does is an answer, not a crash
         level = Level.UNKNOWN if _cannot_tell(error) else Level.FAIL
-        return Finding(subject, check.name, level, _what(error, check), _limit(check), _shown(_reason(error)))
-    return Finding(subject, check.name, answer.level, _shown(answer.figure), _limit(check), _shown(answer.detail))
+        return Finding(subject, check.name, level, _what(error, check), _limit(check), one_line(_reason(error)))
+    return Finding(subject, check.name, answer.level, one_line(answer.figure), _limit(check), one_line(answer.detail))
 
 
 @dataclass(frozen=True)
@@ -194,9 +193,9 @@ def _http_answer(check: Check, url: str) -> _Answer:
         body = b"".join(_pieces(response, until))
     figure = f"status {status}"
     if status != check.status if check.status is not None else not 200 <= status < 300:
-        return _Answer(Level.FAIL, figure, body[:_MOST_SHOWN].decode("utf-8", "replace"))
+        return _Answer(Level.FAIL, figure, body[:1000].decode("utf-8", "replace"))
     if check.contains is not None and check.contains not in body.decode("utf-8", "replace"):
-        return _Answer(Level.FAIL, f"{figure}, without it", body[:_MOST_SHOWN].decode("utf-8", "replace"))
+        return _Answer(Level.FAIL, f"{figure}, without it", body[:1000].decode("utf-8", "replace"))
     return _Answer(Level.PASS, figure)
 
 
@@ -298,12 +297,3 @@ def _timed_out(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     return getattr(error, "what", "") or f"{type(error).__name__}: {error}"
-
-
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])?|[\x00-\x1f\x7f-\x9f]+")
-
-
-def _shown(text: str) -> str:
-    """`text` as one short line for a terminal: masked, without escape sequences and control characters."""
-    line = " ".join(_ESCAPES.sub(" ", mask(text)).split())
-    return line if len(line) <= _MOST_SHOWN else f"{line[: _MOST_SHOWN - 3]}..."

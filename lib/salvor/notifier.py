@@ -1,0 +1,69 @@
+"""Hand one message to one place, by apprise: mail, chat, pagers, webhooks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import urlencode, urlsplit
+
+from salvor import clock, secrets
+from salvor.deadline import within
+from salvor.messages import Text
+
+DEADLINE = 10.0
+"""Seconds that a place has to take a message."""
+WEBHOOKS = ("json", "jsons", "xml", "xmls", "form", "forms")
+MAIL = ("mailto", "mailtos")
+
+
+def hand_over(url: str, text: Text, kind: str, fields: Mapping[str, str]) -> str:
+    """Send `text` to an apprise URL. Returns why it was not taken, masked; nothing when it was. Never raises.
+
+    `kind` is apprise's word: info, success, warning or failure. `fields` hold the message's `key`, by which a receiver
+    can drop a repeat: it is the header `X-Salvor-Message` of mail and webhooks, and webhooks get all fields as data.
+    After the deadline the message may still arrive.
+    """
+    try:
+        return within(DEADLINE, lambda: _notify(_with_fields(url, fields), text, kind))
+    except TimeoutError:
+        return f"no answer within {clock.write_duration(DEADLINE)}"
+    except Exception as error:  # noqa: BLE001  whatever a notifier's library raises, the message was not taken
+        return _without(url, f"{type(error).__name__}: {error}")
+
+
+def _with_fields(url: str, fields: Mapping[str, str]) -> str:
+    scheme = url.partition("://")[0].lower()
+    extra = {}
+    if scheme in (*WEBHOOKS, *MAIL):
+        extra["+X-Salvor-Message"] = fields["key"]
+    if scheme in WEBHOOKS:
+        extra |= {f":{name}": value for name, value in fields.items()}
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(extra)}" if extra else url
+
+
+def _notify(url: str, text: Text, kind: str) -> str:
+    import logging
+
+    import apprise
+
+    logging.getLogger("apprise").addHandler(logging.NullHandler())  # its words are in the result, not on the terminal
+    # Neither its own threads nor its own deadline: those threads would keep the process from ending while one hangs.
+    notifier = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False, service_timeout=0))
+    if not notifier.add(url):
+        return "apprise does not understand its URL"
+    plain = apprise.NotifyFormat.TEXT
+    result = notifier.notify(body=text.body, title=text.subject, notify_type=kind, body_format=plain)
+    if result:
+        return ""
+    said = " ".join(dict.fromkeys(entry.message for entry in result.logs()))
+    return _without(url, said) or "apprise gives no reason"
+
+
+def _without(url: str, said: str) -> str:
+    """What was said, masked, and without any part of the URL that could be a token."""
+    said = secrets.mask(said)
+    host = urlsplit(url).hostname or ""
+    for part in sorted(set(re.split(r"[/:@?&=]", url)), key=len, reverse=True):
+        if len(part) >= 6 and part.lower() != host:
+            said = said.replace(part, secrets.MASK)
+    return said

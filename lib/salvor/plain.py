@@ -1,0 +1,16 @@
+"""What others wrote (an engine, a server, a table) made fit to be shown: masked, one line, nothing a terminal obeys."""
+
+from __future__ import annotations
+
+import re
+
+from salvor.secrets import mask
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+def one_line(text: str, *, most: int = 200) -> str:
+    """`text` as one line of `most` characters: without secrets, terminal escape sequences and control characters."""
+    line = " ".join(_CONTROL.sub(" ", _ESCAPES.sub("", mask(text))).split())
+    return line if len(line) <= most else f"{line[: most - 3]}..."
