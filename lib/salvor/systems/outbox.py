@@ -192,14 +192,10 @@ class Outbox(system.Outbox):
             if self._is_sent(*message):
                 return ""
             repeated = any(self._path(*message, state).exists() for state in ("sending", "failed"))
-            text = render(
-                moment,
-                audience,
-                self.settings.channels[channel].language,
-                self.context.facts(),
-                repeated=repeated,
-                instead_of=failed,
-            )
+            settings = self.settings.channels[channel]
+            instead_of = () if "customer" in settings.severities else failed  # customers know none of our channels
+            facts = self.context.facts()
+            text = render(moment, audience, settings.language, facts, repeated=repeated, instead_of=instead_of)
             self._keep(*message, "sending")
             reason = self._hand_over(moment, channel, severity, text, repeated=repeated)
             if reason:
