@@ -44,9 +44,12 @@ def up(*, fresh: bool = False, tell: Callable[[str], object] = print) -> None:
     UsageError when its folder is somebody's, HeldError when another call is at work, CannotError when a part does not
     start.
     """
+    from salvor.sandbox import database
+
     with _alone():
         if fresh:
             _remove()
+        database.require()
         sandbox = layout.find(place()) or layout.plan(place())
         sandbox.make()
         _bring_up(sandbox, tell)

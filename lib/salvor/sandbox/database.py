@@ -9,8 +9,9 @@ from pathlib import Path
 
 from salvor import clock
 from salvor.change import Reachable
+from salvor.errors import CannotError
 from salvor.postgres.server import Look, Operator, Server
-from salvor.sandbox import layout, processes
+from salvor.sandbox import layout, names, processes
 from salvor.sandbox.layout import ADDRESSES, Layout
 
 PROGRAMS = "/usr/lib/postgresql/15/bin"
@@ -91,6 +92,17 @@ _WHILE_LOADING = {
     "max_parallel_maintenance_workers": "0",
     "maintenance_work_mem": "128MB",
 }
+
+
+def require() -> None:
+    """Raise CannotError when a program that the sandbox needs is not on this machine."""
+    needed = {"postgresql-15": f"{PROGRAMS}/initdb", "pgbackrest": "pgbackrest", "knot": names.program()}
+    missing = [package for package, program in needed.items() if not shutil.which(program)]
+    if missing:
+        raise CannotError(
+            f"The sandbox needs what the Debian packages {', '.join(missing)} bring.",
+            hint=f"apt-get install --no-install-recommends {' '.join(missing)}",
+        )
 
 
 def server(sandbox: Layout, member: str) -> Server:
@@ -242,6 +254,10 @@ def start(sandbox: Layout, member: str) -> None:
     if taken:
         raise layout.port_taken(ADDRESSES[member], sandbox.database_port, f"the sandbox's database {member}")
     server(sandbox, member).start(deadline=30)
+    # The checkpointer starts before the server knows that it is a primary, and then sleeps for checkpoint_timeout, 5
+    # minutes, without looking at archive_timeout (PostgreSQL 15, CheckpointerMain). A checkpoint wakes it.
+    with server(sandbox, member).session(deadline=30, writes=True) as connection:
+        connection.execute("checkpoint")
 
 
 def start_missing(sandbox: Layout, tell: Callable[[str], object]) -> None:
@@ -249,10 +265,10 @@ def start_missing(sandbox: Layout, tell: Callable[[str], object]) -> None:
     looks = {member: server(sandbox, member).look() for member in ADDRESSES}
     live = _live(sandbox, looks)
     for member, look in looks.items():
-        if look.processes:
-            continue
         if look.control is None:
             tell(f"database {member}: its data directory is lost; inv restore --service=orders brings it back")
+        elif look.processes:
+            continue
         elif member == live or look.is_standby:
             start(sandbox, member)
             tell(f"database {member}: started")
@@ -272,7 +288,10 @@ def status(sandbox: Layout, member: str) -> tuple[bool, str]:
 
     found = server(sandbox, member)
     where = f"{found.address}:{found.port}"
-    reachable, detail = found.probe()
+    try:
+        reachable, detail = found.probe()
+    except CannotError as error:  # a half-made sandbox has no password yet
+        return False, error.what
     if reachable is not Reachable.UP:
         return False, f"{where}: {detail}"
     try:

@@ -83,15 +83,16 @@ def _wrong_update(found: Layout, member: str) -> datetime:
 
 def _kill_primary(found: Layout, member: str) -> datetime:
     """The primary's processes are killed, all of them, at once (SIGKILL)."""
+    tree = _tree(found, member)
     moment = clock.now()
-    processes.kill(_tree(found, member))
+    processes.kill(tree)
     return moment
 
 
 def _freeze_primary(found: Layout, member: str) -> datetime:
     """The primary's processes are frozen (SIGSTOP): it looks down, is not, and may wake up at any time."""
-    moment = clock.now()
     tree = _tree(found, member)
+    moment = clock.now()
     processes.send(tree, signal.SIGSTOP)
     layout.write(found.place / "frozen.json", json.dumps([vars(process) for process in tree]) + "\n")
     return moment
@@ -120,7 +121,7 @@ def _corrupt_pages(found: Layout, member: str) -> datetime:
             file.seek(page * _PAGE + 512)
             file.write(os.urandom(2048))
         os.fsync(file.fileno())
-    server.start()
+    database.start(found, member)
     return moment
 
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import secrets
 import shutil
 import socket
@@ -23,6 +24,7 @@ SERVER_FOLDERS = ("a", "b", "repository", "dumps", "pgbackrest")
 """The folders in the root that belong to the servers' user."""
 
 _LAYOUT = "sandbox.json"
+_PLAIN = re.compile(r"[A-Za-z0-9/._-]{2,80}")
 _OWNER = "this-is-the-sandbox-of"
 # Below the range that the kernel gives to outgoing connections, so that none of those takes one of ours.
 _PORTS = range(20_000, 32_000)
@@ -177,12 +179,23 @@ def find(place: Path) -> Layout | None:
 
 
 def plan(place: Path) -> Layout:
-    """A new sandbox for `place`, with ports that are free now. Touches nothing."""
+    """A new sandbox for `place`, with ports that are free now. Touches nothing.
+
+    Raises UsageError when its paths do not fit its servers.
+    """
+    root = _root(place)
+    for folder in (place, root):
+        if not _PLAIN.fullmatch(str(folder)):
+            raise UsageError(
+                f"The path {str(folder)!r} cannot be a sandbox's: it goes into the configuration of several servers, and into"
+                " the names of sockets, so it may be 80 letters, digits, and the characters . _ - long.",
+                hint="name another: SALVOR_SANDBOX=/tmp/my-sandbox inv sandbox.up",
+            )
     taken: set[int] = set()
     members = tuple(ADDRESSES.values())
     return Layout(
         place=place,
-        root=_root(place),
+        root=root,
         run_as="postgres" if os.geteuid() == 0 else "",
         database_port=_free_port(members, taken),
         side_port=_free_port((*members, "127.0.0.1"), taken),

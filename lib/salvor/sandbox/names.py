@@ -68,10 +68,14 @@ def start(sandbox: Layout) -> None:
     processes.start(argv(sandbox), sandbox.log("names"))
 
 
+def program() -> str:
+    """The path of Knot, also for users whose PATH does not hold it."""
+    return shutil.which("knotd") or shutil.which("knotd", path="/usr/sbin:/usr/local/sbin") or "knotd"
+
+
 def argv(sandbox: Layout) -> list[str]:
     """How the server is called, and found again."""
-    program = shutil.which("knotd") or shutil.which("knotd", path="/usr/sbin:/usr/local/sbin")
-    return [program or "knotd", "-c", str(sandbox.place / "names" / "knot.conf")]
+    return [program(), "-c", str(sandbox.place / "names" / "knot.conf")]
 
 
 def answers(sandbox: Layout) -> bool:

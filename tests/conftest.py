@@ -1,0 +1,75 @@
+"""Fixtures for every test: a sandbox of its own, torn down whatever happens.
+
+`sandbox` serves a whole module, `fresh_sandbox` one test. The cluster and its first backup are made once a session, and
+each sandbox begins with a copy.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import salvor.sandbox
+from salvor.sandbox import database, layout
+from salvor.sandbox.layout import Layout
+
+
+@contextmanager
+def place_for_a_sandbox() -> Iterator[Path]:
+    """A new folder named in SALVOR_SANDBOX, and one for incidents; whatever stands there at the end is torn down."""
+    base = Path(tempfile.mkdtemp(prefix="salvor-test-"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SALVOR_SANDBOX", str(base / "sandbox"))
+        patch.setenv("SALVOR_INCIDENTS", str(base / "incidents"))
+        if os.geteuid() == 0:
+            base.chmod(0o711)  # the servers' user has to pass
+            patch.setenv("SALVOR_SANDBOX_ROOT", str(base / "data"))
+        try:
+            yield base
+        finally:
+            salvor.sandbox.down()
+            shutil.rmtree(base)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Path]:
+    """The data folder of a sandbox whose servers are stopped: what every sandbox of the session begins with."""
+    with place_for_a_sandbox():
+        made = layout.plan(layout.place())
+        made.make()
+        database.make(made, tell=lambda text: None)
+        for member in ("a", "b"):  # the standby last, so that it has everything
+            database.server(made, member).stop()
+        yield made.root
+
+
+@contextmanager
+def a_sandbox(cluster: Path) -> Iterator[Layout]:
+    with place_for_a_sandbox():
+        mine = layout.plan(layout.place())
+        mine.make()
+        parts = [cluster / name for name in ("secrets", *layout.SERVER_FOLDERS, "database-is-made")]
+        subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
+        database.configure(mine)
+        salvor.sandbox.up(tell=lambda text: None)
+        yield mine
+
+
+@pytest.fixture(scope="module")
+def sandbox(cluster: Path) -> Iterator[Layout]:
+    """A sandbox that stands, for all tests of a module."""
+    with a_sandbox(cluster) as mine:
+        yield mine
+
+
+@pytest.fixture
+def fresh_sandbox(cluster: Path) -> Iterator[Layout]:
+    """A sandbox that stands, for one test to break."""
+    with a_sandbox(cluster) as mine:
+        yield mine
