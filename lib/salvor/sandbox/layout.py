@@ -187,8 +187,8 @@ def plan(place: Path) -> Layout:
     for folder in (place, root):
         if not _PLAIN.fullmatch(str(folder)):
             raise UsageError(
-                f"The path {str(folder)!r} cannot be a sandbox's: it goes into the configuration of several servers, and into"
-                " the names of sockets, so it may be 80 letters, digits, and the characters . _ - long.",
+                f"The path {str(folder)!r} cannot be a sandbox's: it goes into configurations and the names of sockets,"
+                " so it may be 80 letters, digits, and the characters . _ - long.",
                 hint="name another: SALVOR_SANDBOX=/tmp/my-sandbox inv sandbox.up",
             )
     taken: set[int] = set()
