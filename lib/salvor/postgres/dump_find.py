@@ -1,0 +1,130 @@
+"""The dump that the operator means: a backup of ours or anybody's file, here or in a bucket; and bringing it here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from salvor import clock, durable
+from salvor.change import Progress
+from salvor.errors import CannotError, UsageError
+from salvor.postgres import dump_store, dumps
+from salvor.postgres.dump_store import open_store
+from salvor.system import Wish
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a logical restore reads. `name` is what the plan shows and `open_source` takes: an id, a path or an address.
+
+    `manifest` is that of a backup of ours, None for a dump that somebody else made; `taken` is None when nobody knows.
+    """
+
+    name: str
+    manifest: Mapping[str, Any] | None
+    taken: datetime | None
+    size: int | None
+
+
+def find(place: str, database: str, wish: Wish) -> Source:
+    """The dump that the wish means: an id, `latest`, the newest before `wish.at`, a path, `file://` or `s3://`.
+
+    Reads only. Raises UsageError when there is no such thing, CannotError when it cannot be looked at.
+    """
+    if wish.target:
+        raise UsageError(f"--target: a dump holds one moment only, so it cannot reach {wish.target}.", hint="use --at")
+    named = wish.source
+    if named.startswith(("s3://", "file://", "/", "./", "../", "~")):
+        return source(place, named)
+    manifests = open_store(place).manifests() if place else []
+    if named == "latest":
+        usable = [one for one in manifests if one["database"] == database]
+        usable = [one for one in usable if wish.at is None or clock.read_time(one["taken"]) <= wish.at]
+        if not usable:
+            before = f" before {clock.write_time(wish.at)}" if wish.at else ""
+            raise UsageError(
+                f"--from: there is no dump of {database}{before} in {place or 'the inventory (dumps: is not set)'}.",
+                hint="name one: --from=/path/of/dump.sql.gz",
+            )
+        return _of_manifest(max(usable, key=lambda one: (clock.read_time(one["taken"]), one["id"])))
+    return source(place, named)
+
+
+def source(place: str, name: str) -> Source:
+    """The source of that name. Raises UsageError when there is none."""
+    if name.startswith("s3://"):
+        return _in_bucket(name)
+    if place and (manifest := open_store(place).manifest(name)):
+        return _of_manifest(manifest)
+    path = Path(unquote(urlsplit(name).path) if name.startswith("file://") else name).expanduser()
+    try:
+        if (path / dump_store.MANIFEST).is_file():
+            manifest = dump_store.read_manifest((path / dump_store.MANIFEST).read_bytes())
+            if manifest:
+                return replace(_of_manifest(manifest), name=str(path.resolve()))
+        if path.exists():
+            size = dumps.size_of(path) if path.is_dir() else path.stat().st_size
+            return Source(str(path.resolve()), None, None, size)
+    except OSError as error:
+        raise CannotError(f"{path} cannot be read: {error.strerror}.", hint=f"ls -l {path}") from error
+    raise UsageError(f"--from: there is no backup and no file {name!r}.", hint="inv backups lists what there is")
+
+
+def _of_manifest(manifest: Mapping[str, Any]) -> Source:
+    return Source(manifest["id"], manifest, clock.read_time(manifest["taken"]), manifest["size"])
+
+
+def _in_bucket(uri: str) -> Source:
+    parent, _, last = uri.rstrip("/").rpartition("/")
+    if parent != "s3:/" and (manifest := open_store(parent).manifest(last)):
+        return replace(_of_manifest(manifest), name=uri.rstrip("/"))
+    bucket, key = dump_store.split(uri)
+    if not key or key.endswith("/"):
+        raise UsageError(f"--from: {uri} is no dump.", hint="name an object, or the folder of a backup")
+    with dump_store.asking(uri) as s3:
+        try:
+            head = s3.head_object(Bucket=bucket, Key=key)
+        except s3.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                raise UsageError(f"--from: there is nothing at {uri}.", hint=f"aws s3 ls {parent}/") from error
+            raise
+    return Source(uri, None, None, head["ContentLength"])
+
+
+def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None, Path]:
+    """Bring the dump to this machine, and compare a backup of ours with its checksums. Returns its path.
+
+    Downloads go to `scratch`; a second call finds them there. Raises CannotError.
+    """
+    remote = source.name.startswith("s3://")
+    if source.manifest is None:
+        if not remote:
+            return Path(source.name)
+        bucket, key = dump_store.split(source.name)
+        path = scratch / dump_store.safe_name(key.rpartition("/")[2])
+        durable.make_folder(scratch)
+        if not path.is_file() or path.stat().st_size != source.size:
+            yield Progress(0, source.size, "bytes", f"downloading {source.name}")
+            with dump_store.asking(source.name) as s3:
+                dump_store.download(s3, bucket, key, path)
+        return path
+    if source.name.startswith("/") or remote:
+        place = source.name.rpartition("/")[0]
+    store = open_store(place)
+    yield from store.fetch(source.manifest, scratch)
+    folder = store.folder_of(source.manifest, scratch)
+    yield from dump_store.check(folder, source.manifest)
+    return folder / "dump"
+
+
+def read_beside(dump: Path, name: str) -> Any:
+    """What was stored beside a dump of ours (`cluster.json`, `fingerprint.json`); None when it is not there."""
+    try:
+        return json.loads((dump.parent / name).read_bytes())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,324 @@
+"""Where dump backups are kept: a folder, or `s3://bucket/prefix`. A backup is there from the moment its manifest is.
+
+<place>/<id>/manifest.json       what it is, with the size and SHA-256 of every other file; written last
+<place>/<id>/dump/               what pg_dump wrote, directory format
+<place>/<id>/globals.sql         roles with their password verifiers, their settings, tablespaces
+<place>/<id>/cluster.json        what a new cluster for it needs: encoding, locale, settings, pg_hba.conf
+<place>/<id>/fingerprint.json    what its content was
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from salvor import clock, durable
+from salvor.change import Backup, Progress
+from salvor.errors import CannotError
+
+MANIFEST = "manifest.json"
+_PARTIAL = ".partial-"
+_ABANDONED = timedelta(days=2)
+"""After so long an upload without a manifest is what a killed run left."""
+
+
+class Store(ABC):
+    """One place that holds dump backups."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+
+    @abstractmethod
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifest of every whole backup, in no order. Raises CannotError when the place cannot be read."""
+
+    @abstractmethod
+    def begin(self, identifier: str) -> Path:
+        """A new, empty folder (mode 700) to build the backup in, after what killed runs left was removed."""
+
+    @abstractmethod
+    def finish(self, folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
+        """Keep what is in `folder` as a whole backup."""
+
+    @abstractmethod
+    def give_up(self, folder: Path) -> None:
+        """Remove a backup that failed."""
+
+    @abstractmethod
+    def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
+        """Bring its files to `folder_of(manifest, scratch)`."""
+
+    @abstractmethod
+    def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
+        """The folder where its files are on this machine once they are fetched."""
+
+    def manifest(self, identifier: str) -> dict[str, Any] | None:
+        """The manifest of one backup; None when there is none of that id."""
+        return next((one for one in self.manifests() if one["id"] == identifier), None)
+
+    def backups(self, system: str) -> list[Backup]:
+        """Its whole backups, newest first, in the name of `system`. Raises CannotError when it cannot be read."""
+        return sorted(
+            (self._backup(system, manifest) for manifest in self.manifests()),
+            key=lambda backup: (backup.taken, backup.id),
+            reverse=True,
+        )
+
+    def _backup(self, system: str, manifest: Mapping[str, Any]) -> Backup:
+        return Backup(
+            id=manifest["id"],
+            system=system,
+            way="logical",
+            kind="dump",
+            taken=clock.read_time(manifest["taken"]),
+            size=manifest["size"],
+            location=f"{self.place}/{manifest['id']}",
+            fingerprint=manifest["fingerprint"],
+            detail=f"database {manifest['database']} of PostgreSQL {manifest['server_version']}",
+        )
+
+
+def open_store(place: str) -> Store:
+    """The store at a folder's path or at `s3://bucket/prefix`. Touches nothing."""
+    return Bucket(place) if place.startswith("s3://") else Folder(place)
+
+
+def read_manifest(text: str | bytes) -> dict[str, Any] | None:
+    """A manifest, if that is what `text` is: another file of that name in the place is no error."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    needed = {"id", "taken", "database", "server_version", "size", "files", "fingerprint"}
+    return found if isinstance(found, dict) and needed <= found.keys() else None
+
+
+class Folder(Store):
+    """A folder on this machine."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.root = Path(place).expanduser()
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifest of every whole backup. A folder that is not there yet holds none."""
+        found = []
+        try:
+            for path in self.root.glob(f"*/{MANIFEST}"):
+                with suppress(FileNotFoundError):  # it was removed meanwhile
+                    manifest = read_manifest(path.read_bytes())
+                    if manifest and manifest["id"] == path.parent.name and not path.parent.name.startswith("."):
+                        found.append(manifest)
+        except OSError as error:
+            raise CannotError(
+                f"The dumps in {self.place} cannot be read: {error.strerror}.", hint=f"ls -ld {self.place}"
+            ) from error
+        return found
+
+    def begin(self, identifier: str) -> Path:
+        """See `Store.begin`. Another run's folder is left alone while that run lives: it holds a lock on it."""
+        durable.make_folder(self.root)
+        for left in self.root.glob(f"{_PARTIAL}*"):
+            with _locked(left) as is_ours:
+                if is_ours:
+                    shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=f"{_PARTIAL}{identifier}-", dir=self.root))
+        self._lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        return folder
+
+    def finish(self, folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
+        """Flush every file, write the manifest, and give the folder its name."""
+        for path in sorted(folder.rglob("*"), reverse=True):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        durable.replace(folder / MANIFEST, _text(manifest))
+        folder.rename(self.root / manifest["id"])
+        durable.flush_folder(self.root)
+        os.close(self._lock)
+        yield Progress(manifest["size"], manifest["size"], "bytes", "kept")
+
+    def give_up(self, folder: Path) -> None:
+        """Remove the folder."""
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(self._lock)
+
+    def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
+        """Nothing: it is on this machine."""
+        yield from ()
+
+    def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
+        """Where it is kept."""
+        return self.root / str(manifest["id"])
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Whether nobody works in `folder`; then nobody can begin to while the block runs."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _text(manifest: Mapping[str, Any]) -> bytes:
+    return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+
+
+class Bucket(Store):
+    """A prefix in an S3 bucket. The endpoint and credentials are boto3's own (AWS_ENDPOINT_URL, AWS_PROFILE, ...)."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place.rstrip("/"))
+        self.bucket, self.prefix = split(f"{self.place}/")
+
+    def manifests(self) -> list[dict[str, Any]]:
+        """The manifest of every whole backup."""
+        found = []
+        with asking(self.place) as s3:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix, Delimiter="/")
+            for page in pages:
+                for folder in page.get("CommonPrefixes", []):
+                    with suppress(s3.exceptions.NoSuchKey):  # it is being uploaded, or was given up
+                        answer = s3.get_object(Bucket=self.bucket, Key=f"{folder['Prefix']}{MANIFEST}")
+                        manifest = read_manifest(answer["Body"].read())
+                        if manifest and f"{self.prefix}{manifest['id']}/" == folder["Prefix"]:
+                            found.append(manifest)
+        return found
+
+    def begin(self, identifier: str) -> Path:
+        """See `Store.begin`: a temporary folder here, since pg_dump writes its directory format to a disk only."""
+        with asking(self.place) as s3:
+            objects: dict[str, list[Any]] = {}
+            for page in s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix):
+                for entry in page.get("Contents", []):
+                    objects.setdefault(entry["Key"].removeprefix(self.prefix).partition("/")[0], []).append(entry)
+            for name, entries in objects.items():
+                keys = {entry["Key"] for entry in entries}
+                is_ours = f"{self.prefix}{name}/cluster.json" in keys
+                old = max(entry["LastModified"] for entry in entries) < clock.now() - _ABANDONED
+                if is_ours and old and f"{self.prefix}{name}/{MANIFEST}" not in keys:
+                    for key in keys:
+                        s3.delete_object(Bucket=self.bucket, Key=key)
+        return Path(tempfile.mkdtemp(prefix=f"salvor-{identifier}-"))
+
+    def finish(self, folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
+        """Upload every file, cluster.json first (it marks the prefix as ours), and the manifest last."""
+        done = 0
+        with asking(self.place) as s3:
+            for name in sorted(manifest["files"], key=lambda name: (name != "cluster.json", name)):
+                s3.upload_file(str(folder / name), self.bucket, f"{self.prefix}{manifest['id']}/{name}")
+                done += manifest["files"][name]["size"]
+                yield Progress(done, manifest["size"], "bytes", f"uploading to {self.place}")
+            s3.put_object(Bucket=self.bucket, Key=f"{self.prefix}{manifest['id']}/{MANIFEST}", Body=_text(manifest))
+        shutil.rmtree(folder)
+
+    def give_up(self, folder: Path) -> None:
+        """Remove the temporary folder; what was uploaded without a manifest is removed by a later run."""
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
+        """Download what is not there yet, each file under another name until it is whole."""
+        folder, done = self.folder_of(manifest, scratch), 0
+        with asking(self.place) as s3:
+            for name, expected in manifest["files"].items():
+                path = folder / safe_name(name)
+                if not path.is_file() or path.stat().st_size != expected["size"]:
+                    durable.make_folder(path.parent)
+                    download(s3, self.bucket, f"{self.prefix}{manifest['id']}/{name}", path)
+                done += expected["size"]
+                yield Progress(done, manifest["size"], "bytes", f"downloading from {self.place}")
+
+    def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
+        """Where it is downloaded to."""
+        return scratch / safe_name(str(manifest["id"]))
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` address."""
+    parts = urlsplit(uri)
+    return parts.netloc, parts.path.removeprefix("/")
+
+
+def safe_name(name: str) -> str:
+    """A file's name out of a manifest. Raises CannotError when it leads out of the backup's folder."""
+    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
+        raise CannotError(f"The manifest names a file outside of its backup: {name!r}.", hint="use another backup")
+    return name
+
+
+@contextmanager
+def asking(place: str) -> Iterator[Any]:
+    """An S3 client; what goes wrong in the block is a CannotError that names the place."""
+    import boto3
+    from boto3.exceptions import Boto3Error
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    limits = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
+    try:
+        yield boto3.client("s3", config=limits)
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise CannotError(
+            f"{place} does not give what was asked for: {error}.", hint=f"by hand: aws s3 ls {place}/"
+        ) from error
+
+
+def download(s3: Any, bucket: str, key: str, path: Path) -> None:
+    """Download one object, under another name until it is whole."""
+    beside = path.with_name(f".{path.name}.new")
+    descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        s3.download_fileobj(bucket, key, file)
+    beside.rename(path)
+
+
+def sum_of(path: Path) -> str:
+    """The SHA-256 of a file, 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
+    """Read every file of a backup and compare it with the manifest. Raises CannotError, naming the damaged file."""
+    done = 0
+    for name, expected in manifest["files"].items():
+        path = folder / safe_name(name)
+        try:
+            is_whole = path.stat().st_size == expected["size"] and sum_of(path) == expected["sha256"]
+        except OSError as error:
+            raise CannotError(
+                f"The backup {manifest['id']} is damaged: {name} cannot be read: {error.strerror}.",
+                safe="what is live is as it was",
+                hint="use an older one: inv backups lists them",
+            ) from error
+        if not is_whole:
+            raise CannotError(
+                f"The backup {manifest['id']} is damaged: {name} is not what was written.",
+                safe="what is live is as it was",
+                hint="use an older one: inv backups lists them",
+            )
+        done += expected["size"]
+        yield Progress(done, manifest["size"], "bytes", "checking the checksums")

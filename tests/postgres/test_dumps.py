@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Generator, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+import pytest
+from moto import mock_aws
+from salvor import shell
+from salvor.change import Level, Progress
+from salvor.errors import CannotError, UsageError
+from salvor.postgres import dump_find, dump_store, dumps, fingerprint, rows
+from salvor.postgres.dump_store import open_store
+from salvor.postgres.fingerprint import Fingerprint
+from salvor.postgres.server import Operator, Server
+from salvor.system import Wish
+
+from tests.postgres.conftest import PostgresServer
+
+
+def finished(work: Generator[Progress, None, Any]) -> Any:
+    """What a verb returns at its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+@pytest.fixture(scope="module")
+def server(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    password = tmp_path_factory.mktemp("secrets") / "password"
+    password.write_text("trusted anyway\n")
+    password.chmod(0o600)
+    return Server(
+        shell=shell.local(postgres_server.run_as),
+        programs=str(postgres_server.bin),
+        data=str(postgres_server.data),
+        address=postgres_server.address,
+        port=postgres_server.port,
+        operator=Operator("postgres", f"file:{password}"),
+    )
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[str]:
+    name = "shop 'of' \"all\""
+    postgres_server.run("createdb", name)
+    with psycopg.connect(postgres_server.database("postgres"), dbname=name, autocommit=True) as connection:
+        connection.execute("create table orders (id serial primary key, note text)")
+        connection.execute("insert into orders (note) select md5(g::text) from generate_series(1, 2000) g")
+        connection.execute(
+            "create sequence \"odd 'one\"; select setval('\"odd ''one\"', 42, false); select lo_create(7)"
+        )
+    yield name
+
+
+@pytest.fixture
+def execute(postgres_server: PostgresServer, database: str) -> Iterator[Callable[[str], Any]]:
+    with psycopg.connect(postgres_server.database("postgres"), dbname=database, autocommit=True) as connection:
+        yield lambda text: connection.execute(text.encode())
+
+
+def test_a_dump_is_listed_private_whole_and_of_one_moment(
+    server: Server, database: str, tmp_path: Path, execute: Callable[[str], Any]
+) -> None:
+    place = tmp_path / "a" / "dumps"
+    work = dumps.take(server, database, str(place), jobs=2)
+    seen = [next(work)]
+    execute("insert into orders (note) values ('after the snapshot')")
+    identifier = finished(work)
+    (backup,) = open_store(str(place)).backups("orders-db")
+    assert (backup.id, backup.way, backup.kind, backup.system) == (identifier, "logical", "dump", "orders-db")
+    assert backup.taken.utcoffset() == timedelta(0)
+    folder = place / identifier
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert set(manifest["files"]) == {
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json"
+    }
+    assert (
+        backup.size
+        == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        - (folder / "manifest.json").stat().st_size
+    )
+    assert "CREATE ROLE postgres" in (folder / "globals.sql").read_text()
+    assert seen[0].unit == "bytes"
+    cluster = json.loads((folder / "cluster.json").read_text())
+    assert cluster["database"]["owner"] == "postgres"
+    assert "trust" in cluster["hba"]
+    execute("delete from orders where note = 'after the snapshot'")
+
+
+def test_the_fingerprint_is_what_the_dump_restores(
+    server: Server, postgres_server: PostgresServer, database: str, tmp_path: Path, execute: Callable[[str], Any]
+) -> None:
+    moving = threading.Event()
+
+    def move() -> None:
+        with psycopg.connect(postgres_server.database("postgres"), dbname=database, autocommit=True) as connection:
+            while not moving.wait(0.01):
+                connection.execute("insert into orders (note) values ('moving')")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        identifier = finished(dumps.take(server, database, str(tmp_path)))
+    finally:
+        moving.set()
+        mover.join()
+    copy = f"copy_{uuid.uuid4().hex[:8]}"
+    postgres_server.run("createdb", "-T", "template0", copy)
+    postgres_server.run("pg_restore", "-d", copy, tmp_path / identifier / "dump")
+    expected = Fingerprint.from_json(json.loads((tmp_path / identifier / "fingerprint.json").read_text()))
+    found = fingerprint.take(server.connect, copy)
+    assert [finding.level for finding in fingerprint.compare(expected, found)] == [Level.PASS]
+    assert found.sequences['public."odd \'one"'] == (42, False)
+    execute("delete from orders where note = 'moving'")
+
+
+def test_a_failed_dump_leaves_nothing_and_a_killed_one_is_removed_by_the_next(
+    server: Server, database: str, tmp_path: Path
+) -> None:
+    killed = tmp_path / ".partial-killed"
+    (killed / "dump").mkdir(parents=True)
+    (killed / "manifest.json").write_text("{}")
+    with pytest.raises(CannotError, match=r"no such database|does not exist"):
+        finished(dumps.take(server, "no such database", str(tmp_path)))
+    assert open_store(str(tmp_path)).backups("x") == []
+    abandoned = dumps.take(server, database, str(tmp_path))
+    next(abandoned)
+    (working,) = (path for path in tmp_path.iterdir() if path != killed)
+    finished(dumps.take(server, database, str(tmp_path)))
+    assert working.exists()  # that one is still at work
+    abandoned.close()
+    assert [path.name.startswith(".") for path in tmp_path.iterdir()] == [False]
+
+
+def test_a_dump_of_a_table_that_is_locked_or_a_server_that_is_gone_says_so(server: Server, tmp_path: Path) -> None:
+    gone = Server(server.shell, server.programs, server.data, server.address, 1, server.operator)
+    with pytest.raises(CannotError, match="cannot be dumped"):
+        finished(dumps.take(gone, "postgres", str(tmp_path)))
+
+
+def test_two_of_one_second_have_two_names(server: Server, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    with server.connect() as leader:
+        rows.begin(leader)
+        taken = dumps._now(leader)
+    first = dumps._new_id(store, "a/b", taken)
+    assert first.startswith("a%2Fb-")
+    (tmp_path / first).mkdir()
+    manifest = {
+        "id": first,
+        "taken": "",
+        "database": "",
+        "server_version": "",
+        "size": 0,
+        "files": {},
+        "fingerprint": {},
+    }
+    (tmp_path / first / "manifest.json").write_text(json.dumps(manifest))
+    assert dumps._new_id(store, "a/b", taken) == f"{first}-2"
+
+
+@pytest.fixture(scope="module")
+def kept(server: Server, database: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    place = tmp_path_factory.mktemp("kept")
+    return place, finished(dumps.take(server, database, str(place))), finished(dumps.take(server, database, str(place)))
+
+
+def test_the_source_that_is_meant_is_found(kept: tuple[Path, str, str], database: str, tmp_path: Path) -> None:
+    place, first, second = str(kept[0]), kept[1], kept[2]
+    taken = {backup.id: backup.taken for backup in open_store(place).backups("x")}
+    newest = max(taken, key=lambda name: (taken[name], name))
+    assert dump_find.find(place, database, Wish()).name == newest
+    assert dump_find.find(place, database, Wish(source=first)).name == first
+    assert dump_find.find(place, database, Wish(source=f"{place}/{second}")).name == f"{place}/{second}"
+    assert dump_find.find(place, database, Wish(at=taken[first])).taken == taken[first]
+    loose = tmp_path / "a dump.sql.gz"
+    loose.write_bytes(b"x")
+    assert dump_find.find(place, database, Wish(source=str(loose))).size == 1
+    assert dump_find.find("", database, Wish(source=f"file://{tmp_path}/a%20dump.sql.gz")).name == str(loose)
+    for wish in (
+        Wish(source="nothing"),
+        Wish(source="/no/such/file"),
+        Wish(at=min(taken.values()) - timedelta(seconds=1)),
+        Wish(target="lsn:0/1"),
+        Wish(source="../no such file"),
+    ):
+        with pytest.raises(UsageError):
+            dump_find.find(place, database, wish)
+    with pytest.raises(UsageError):
+        dump_find.find(place, "another database", Wish())
+
+
+def test_a_damaged_file_is_named_before_anything_is_restored(
+    kept: tuple[Path, str, str], database: str, tmp_path: Path
+) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(kept[0], place)
+    source = dump_find.find(str(place), database, Wish(source=kept[1]))
+    assert finished(dump_find.bring(str(place), source, tmp_path)) == place / kept[1] / "dump"
+    victim = max((place / kept[1] / "dump").iterdir(), key=lambda path: path.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(CannotError, match=victim.name):
+        finished(dump_find.bring(str(place), source, tmp_path))
+    victim.unlink()
+    with pytest.raises(CannotError, match=victim.name):
+        finished(dump_find.bring(str(place), source, tmp_path))
+
+
+def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
+    manifest = {"id": "x", "size": 1, "files": {"../../etc/passwd": {"size": 1, "sha256": ""}}}
+    with pytest.raises(CannotError, match="outside"):
+        finished(dump_store.check(tmp_path, manifest))  # type: ignore[arg-type]
+
+
+def test_a_bucket_does_what_a_folder_does(
+    server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="backups")
+        place = "s3://backups/of/orders"
+        s3.put_object(Bucket="backups", Key="of/orders/half/cluster.json", Body=b"{}")  # killed before its manifest
+        s3.put_object(Bucket="backups", Key="of/orders/stranger/manifest.json", Body=b"[]")
+        identifier = finished(dumps.take(server, database, place))
+        assert [backup.id for backup in open_store(place).backups("x")] == [identifier]
+        assert list(Path(tempfile.gettempdir()).glob(f"salvor-{identifier}*")) == []
+        by_uri = dump_find.find("", database, Wish(source=f"{place}/{identifier}"))
+        for source in (dump_find.find(place, database, Wish()), by_uri):
+            scratch = tmp_path / str(len(list(tmp_path.iterdir())))
+            dump = finished(dump_find.bring(place, source, scratch))
+            assert dump_find.read_beside(dump, "fingerprint.json")["tables"]
+            assert {stat.S_IMODE(path.stat().st_mode) for path in scratch.rglob("*") if path.is_file()} == {0o600}
+        s3.put_object(Bucket="backups", Key="loose.sql", Body=b"select 1")
+        loose = dump_find.find(place, database, Wish(source="s3://backups/loose.sql"))
+        assert finished(dump_find.bring(place, loose, tmp_path / "loose")).read_bytes() == b"select 1"
+        with pytest.raises(UsageError):
+            dump_find.find(place, database, Wish(source="s3://backups/nothing"))
+        with pytest.raises(CannotError, match="nowhere"):
+            open_store("s3://nowhere/x").backups("x")
