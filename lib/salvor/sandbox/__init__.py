@@ -72,9 +72,10 @@ def _bring_up(sandbox: Layout, tell: Callable[[str], object]) -> None:
     else:
         database.start_missing(sandbox, tell)
     processes.start(_argv(sandbox, "writer"), sandbox.log("writer"))
-    for part in _ports(sandbox):
-        # A shop whose database is broken counts as started, but not in a new sandbox.
-        _wait(sandbox, part, lambda part=part: _look(sandbox, part)[0] or (part == "shop" and not new))  # type: ignore[misc]
+    for part, ports in _ports(sandbox).items():
+        _wait(sandbox, part, lambda ports=ports: not any(layout.is_free("127.0.0.1", port) for port in ports))  # type: ignore[misc]
+    if new:
+        _wait(sandbox, "shop", lambda: _look(sandbox, "shop")[0])
     sandbox.publish()
     for name, works, detail in status():
         tell(f"{name}: {'' if works else 'down, '}{detail}")

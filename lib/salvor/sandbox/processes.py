@@ -42,7 +42,7 @@ def start(argv: Sequence[str], log: Path) -> None:
     """Start a daemon unless it runs: in a session of its own, holding no terminal and no pipe, its output in `log`."""
     if find(argv):
         return
-    library = str(Path(salvor.__file__).parents[1])
+    search = [str(Path(salvor.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
         child = subprocess.Popen(
@@ -51,7 +51,7 @@ def start(argv: Sequence[str], log: Path) -> None:
             stdout=descriptor,
             stderr=descriptor,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": library, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(search), "PYTHONUNBUFFERED": "1"},
             start_new_session=True,
         )
     except OSError as error:
