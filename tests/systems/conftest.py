@@ -7,11 +7,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from salvor.system import Context
+from salvor.change import Change
+from salvor.system import Context, System
 
 SECRET = "c2Fsdm9yIHRlc3RzIHNpZ24gd2l0aCB0aGlzIGtleSE="
 
@@ -153,3 +154,97 @@ def _wait_for_zone(knot: Knot) -> None:
 def knot(start_knot: StartKnot) -> Knot:
     """One server of the zone `sandbox.test`, which takes updates signed with the key `salvor`."""
     return start_knot()
+
+
+# ---------------------------------------------------------------------------- what test_contract.py asks of every kind
+
+
+@dataclass(frozen=True)
+class Case:
+    """One kind of system for the contract tests: one that is up, one that is down, and changes to be made in order."""
+
+    up: System
+    down: System
+    changes: tuple[Change, ...]
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> str:
+    """A reference to the key's secret."""
+    file = tmp_path / "tsig.secret"
+    file.write_text(SECRET + "\n")
+    file.chmod(0o600)
+    return f"file:{file}"
+
+
+@pytest.fixture
+def dns_case(start_knot: StartKnot, secret: str, context: Context) -> Case:
+    from salvor.systems.dns import Dns, DnsSettings
+
+    def opened(server: str) -> Dns:
+        settings = {
+            "kind": "dns",
+            "leads_to": "orders-db",
+            "zone": "sandbox.test",
+            "record": "orders-db.sandbox.test",
+            "servers": [server],
+            "key": {"name": "salvor", "secret": secret},
+        }
+        return Dns("orders-dns", DnsSettings.model_validate(settings), context)
+
+    up = opened(start_knot().server)
+    change = up.change_to("127.0.0.12", up.observe())
+    assert change
+    return Case(up, opened("127.0.0.1:1"), (change,))
+
+
+@pytest.fixture
+def route53_case(context: Context, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    import boto3
+    from moto import mock_aws
+    from salvor.systems.route53 import Route53, Route53Settings
+
+    def opened(zone: str) -> Route53:
+        settings = {"kind": "route53", "leads_to": "orders-db", "record": "db.example.com", "hosted_zone": zone}
+        return Route53("orders-dns", Route53Settings.model_validate(settings), context)
+
+    with mock_aws():
+        client = boto3.client("route53", region_name="us-east-1")
+        zone = client.create_hosted_zone(Name="example.com", CallerReference="test")["HostedZone"]["Id"]
+        record = {"Name": "db.example.com", "Type": "A", "TTL": 5, "ResourceRecords": [{"Value": "127.0.0.11"}]}
+        batch = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record}]}
+        client.change_resource_record_sets(HostedZoneId=zone, ChangeBatch=batch)
+        up, down = (opened(zone.removeprefix("/hostedzone/")) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+            assert down.client
+        change = up.change_to("127.0.0.12", up.observe())
+        assert change
+        yield Case(up, down, (change,))
+
+
+@pytest.fixture
+def outbox_case(context: Context, tmp_path: Path) -> Iterator[Case]:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    from threading import Thread
+
+    from salvor.systems.outbox import Outbox, OutboxSettings
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as receiver:
+        Thread(target=receiver.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"json://127.0.0.1:{receiver.server_port}/oncall"
+        channels = {"oncall": {"url": url, "severities": ["critical", "info"]}}
+        settings = OutboxSettings.model_validate({"kind": "outbox", "channels": channels})
+        (tmp_path / "file").touch()
+        up = Outbox("people", settings, context)
+        down = Outbox("people", settings, replace(context, folder=tmp_path / "file"))
+        yield Case(up, down, (*up.messages("declared"), *up.messages("recovered")))
+        receiver.shutdown()

@@ -21,14 +21,11 @@ from tests.systems.conftest import SECRET, Knot, StartKnot, free_port
 
 
 @pytest.fixture
-def opened(context: Context, tmp_path: Path) -> Any:
+def opened(context: Context, secret: str) -> Any:
     """A system that is led to by `servers`, with settings of its own where a test names them."""
-    secret = tmp_path / "tsig.secret"
-    secret.write_text(SECRET + "\n")
-    secret.chmod(0o600)
 
     def open_(*servers: str, secret_text: str = SECRET, key: str = "salvor", **settings: Any) -> Dns:
-        secret.write_text(secret_text + "\n")
+        Path(secret.removeprefix("file:")).write_text(secret_text + "\n")
         whole = {
             "kind": "dns",
             "leads_to": "orders-db",
@@ -36,7 +33,7 @@ def opened(context: Context, tmp_path: Path) -> Any:
             "record": "orders-db.sandbox.test",
             "ttl": 30,
             "servers": servers,
-            "key": {"name": key, "algorithm": "hmac-sha256", "secret": f"file:{secret}"},
+            "key": {"name": key, "algorithm": "hmac-sha256", "secret": secret},
         }
         return Dns("orders-dns", DnsSettings.model_validate(whole | settings), context)
 
