@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from urllib.parse import urlencode, urlsplit
 
 from salvor import clock, secrets
@@ -23,12 +24,26 @@ def hand_over(url: str, text: Text, kind: str, fields: Mapping[str, str]) -> str
     can drop a repeat: it is the header `X-Salvor-Message` of mail and webhooks, and webhooks get all fields as data.
     After the deadline the message may still arrive.
     """
+    import logging
+
+    import apprise
+
+    if not logging.getLogger("apprise").handlers:  # its words are in the result, and should not be on the terminal too
+        logging.getLogger("apprise").addHandler(logging.NullHandler())
     try:
-        return within(DEADLINE, lambda: _notify(_with_fields(url, fields), text, kind))
+        # Neither its own threads nor its own deadline: such a thread, while it hangs, keeps the process from ending.
+        notifier = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False, service_timeout=0))
+        if not notifier.add(_with_fields(url, fields)):
+            return "apprise does not understand its URL"
+        title, body, plain = text.subject, text.body, apprise.NotifyFormat.TEXT
+        send = partial(notifier.notify, title=title, body=body, notify_type=kind, body_format=plain)
+        result = within(DEADLINE, send)
     except TimeoutError:
         return f"no answer within {clock.write_duration(DEADLINE)}"
     except Exception as error:  # noqa: BLE001  whatever a notifier's library raises, the message was not taken
         return _without(url, f"{type(error).__name__}: {error}")
+    said = " ".join(dict.fromkeys(entry.message for entry in result.logs()))
+    return "" if result else _without(url, said) or "apprise gives no reason"
 
 
 def _with_fields(url: str, fields: Mapping[str, str]) -> str:
@@ -39,24 +54,6 @@ def _with_fields(url: str, fields: Mapping[str, str]) -> str:
     if scheme in WEBHOOKS:
         extra |= {f":{name}": value for name, value in fields.items()}
     return f"{url}{'&' if '?' in url else '?'}{urlencode(extra)}" if extra else url
-
-
-def _notify(url: str, text: Text, kind: str) -> str:
-    import logging
-
-    import apprise
-
-    logging.getLogger("apprise").addHandler(logging.NullHandler())  # its words are in the result, not on the terminal
-    # Neither its own threads nor its own deadline: those threads would keep the process from ending while one hangs.
-    notifier = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False, service_timeout=0))
-    if not notifier.add(url):
-        return "apprise does not understand its URL"
-    plain = apprise.NotifyFormat.TEXT
-    result = notifier.notify(body=text.body, title=text.subject, notify_type=kind, body_format=plain)
-    if result:
-        return ""
-    said = " ".join(dict.fromkeys(entry.message for entry in result.logs()))
-    return _without(url, said) or "apprise gives no reason"
 
 
 def _without(url: str, said: str) -> str:

@@ -295,13 +295,13 @@ def test_killed_in_the_middle_of_a_send(opened: Open, receiver: Receiver) -> Non
 
 def test_a_process_ends_while_a_receiver_hangs(opened: Open, receiver: Receiver) -> None:
     outbox = opened(oncall=oncall(receiver.url("hang")))
-    argv = [sys.executable, "-c", _SEND, str(outbox.context.folder), receiver.url("hang"), "0.5"]
+    argv = [sys.executable, "-c", _SEND, str(outbox.context.folder), receiver.url("hang"), "2"]
     process = subprocess.Popen(argv, stderr=subprocess.PIPE)
     assert receiver.reached.wait(30)
     begun = time.monotonic()
     _, said = process.communicate(timeout=10)
-    assert time.monotonic() - begun < 2.5
-    assert b"no answer within 0.5 s" in said
+    assert time.monotonic() - begun < 5, "it must not wait for the answer"
+    assert b"no answer within 2.0 s" in said
 
 
 def test_a_full_disk_stops_no_message(opened: Open, receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
