@@ -83,19 +83,15 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
 def assess(c: Context, service: str = "", platform: str = "sandbox", incident: str = "", json: bool = False) -> None:
     """Look at a service: what is broken, and which way leads back. Changes and writes nothing."""
     from salvor import show
-    from salvor.run import Plan
 
     shown = show.choose(as_json=json)
     session = _session(service, platform, incident, shown)
-    plan = session.plan("assess")
-    for finding in plan.steps[0].findings:
-        shown.finding(finding)
+    plan = session.plan("assess", tell=shown.finding)
     if not isinstance(shown, show.Json):
         decided = list(plan.steps[0].decisions) or list(session.incident.decisions.values())
         shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
         shown.lines([] if decided else ["Nothing is broken."])
         shown.lines([f"HINT: inv restore --service={session.incident.service.name} --plan"] if decided else [])
-    assert isinstance(plan, Plan)
 
 
 def _step(name: str, summary: str) -> Any:
@@ -258,7 +254,7 @@ def incidents(c: Context, json: bool = False) -> None:
     aftermath.list_incidents(show.choose(as_json=json))
 
 
-@_task("incident")
+@_task()
 def incident_show(c: Context, incident: str = "", json: bool = False) -> None:
     """What is done, owed and undoable in an incident, on one screen."""
     from salvor import aftermath, show
@@ -266,7 +262,7 @@ def incident_show(c: Context, incident: str = "", json: bool = False) -> None:
     aftermath.show_incident(incident, show.choose(as_json=json))
 
 
-@_task("incident", signers="an allowed_signers file: who may sign")
+@_task(signers="an allowed_signers file: who may sign")
 def incident_check(c: Context, incident: str = "", signers: str = "", json: bool = False) -> None:
     """Check a journal: any edit, reordering or truncation is found."""
     from salvor import aftermath, show
@@ -274,7 +270,7 @@ def incident_check(c: Context, incident: str = "", signers: str = "", json: bool
     aftermath.check_incident(incident, signers, show.choose(as_json=json))
 
 
-@_task("incident", key="the SSH key to sign with (default: SALVOR_SIGNING_KEY, or ~/.ssh/id_ed25519)")
+@_task(key="the SSH key to sign with (default: SALVOR_SIGNING_KEY, or ~/.ssh/id_ed25519)")
 def incident_close(c: Context, incident: str = "", key: str = "", json: bool = False) -> None:
     """Close an incident: seal and sign its journal, and make the final record."""
     from salvor import aftermath, show
@@ -282,7 +278,7 @@ def incident_close(c: Context, incident: str = "", key: str = "", json: bool = F
     aftermath.close_incident(incident, key, show.choose(as_json=json))
 
 
-@_task("incident")
+@_task()
 def incident_record(c: Context, incident: str = "", json: bool = False) -> None:
     """Make an incident's record again: record.ipynb and record.html."""
     from salvor import aftermath, show
@@ -290,7 +286,7 @@ def incident_record(c: Context, incident: str = "", json: bool = False) -> None:
     aftermath.record_incident(incident, show.choose(as_json=json))
 
 
-@_task("incident", "text", text="what to note, with who and why")
+@_task(text="what to note, with who and why")
 def incident_note(c: Context, incident: str = "", text: str = "") -> None:
     """Write a note into an incident's journal."""
     from salvor import aftermath, show
@@ -322,7 +318,7 @@ def sandbox_status(c: Context) -> None:
 
 
 @_task("disaster", disaster="drop-table, kill-primary, lose-datadir, corrupt-pages, wrong-update or freeze-primary")
-def sandbox_break(c: Context, disaster: str = "") -> None:
+def sandbox_break(c: Context, disaster: str) -> None:
     """Throw a disaster at the sandbox; prints the moment of the damage."""
     from salvor import clock
     from salvor.sandbox import disasters

@@ -172,6 +172,10 @@ class Kept:
     size: int | None = None
 
 
+UNSEEN = "unknown"
+"""The identity of what could not be looked at: its machine does not answer. It may be anything, the broken one included."""
+
+
 @dataclass(frozen=True)
 class State:
     """What `observe` saw.

@@ -209,10 +209,18 @@ class Incident:
         def ask(statement: str, place: str) -> Any:
             system = self.system(check.system or "")
             assert isinstance(system, Restorable)
-            return system.ask(statement, place)
+            return system.ask(statement, self._through_the_route(system) if place == "route" else place)
 
         finding = checks.run(check, ask=ask, where=where)
         return replace(finding, evidence=evidence)
+
+    def _through_the_route(self, system: System) -> str:
+        """Where the users of a system are led: the address that its route answers, else what is live."""
+        for route in self.routes:
+            address = self.observe(route).address if route.leads_to == system.name else None
+            if address:
+                return f"address:{address}"
+        return "live"
 
     def facts(self) -> Mapping[str, Any]:
         """The incident's figures for the texts of messages; plain text, times in ISO 8601 UTC."""

@@ -77,15 +77,15 @@ class Runner:
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
-    def plan(self, steps: Sequence[Step]) -> Plan:
-        """Plan the whole chain as if each change were done: it looks, and writes nothing anywhere."""
+    def plan(self, steps: Sequence[Step], tell: Callable[[Finding], None] = lambda finding: None) -> Plan:
+        """Plan the whole chain as if each change were done: it looks, tells its findings, and writes nothing anywhere."""
         self.incident.look_again()
         self.incident.ahead = True
         try:
             planned = []
             taken: set[str] = set()
             for step in steps:
-                one = self._plan(step)
+                one = self._plan(step, tell)
                 changes = tuple(change for change in one.changes if change.key not in taken)
                 taken |= {change.key for change in changes}
                 planned.append(PlannedStep(one.name, one.findings, one.decisions, changes))

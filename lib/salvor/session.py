@@ -10,14 +10,14 @@ import importlib.util
 import os
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 
 from salvor import clock, inventory, journal, lock
-from salvor.change import Change, Level, WayBack
+from salvor.change import Change, Finding, Level, WayBack
 from salvor.errors import CannotError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id, reopen
@@ -117,14 +117,14 @@ class Session:
             hint=f"its steps: {', '.join(step.__name__ for step in self.runbook.steps)}",
         )
 
-    def plan(self, *names: str) -> Plan:
+    def plan(self, *names: str, tell: Callable[[Finding], None] = lambda finding: None) -> Plan:
         """The plan of the named steps (none: all of the runbook's), each as if the ones before were done. Writes
         nothing.
         """
         steps = [self.step(name) for name in names] if names else list(self.runbook.steps)
         if not self.incident.decisions and steps[0] is not assess:
             steps.insert(0, assess)
-        return self._expected(self.runner.plan(steps))
+        return self._expected(self.runner.plan(steps, tell))
 
     def _expected(self, plan: Plan) -> Plan:
         """Put what each way back took before into the plan's decisions."""

@@ -65,11 +65,18 @@ def _look_at(incident: Incident, system: Restorable) -> Iterator[Finding | Decis
         raise CannotError(
             f"{system.name} is broken ({told}) and no way back is open: {why or 'the engine offers none'}.",
             safe="nothing was changed",
-            hint=f"inv backups --service={incident.service.name}, "
-            f"then inv restore --service={incident.service.name} --from=BACKUP",
+            hint=_hint(incident, sound=sound),
         )
     yield from (_way(system, way, chosen=way is possible[0]) for way in ways)
     yield Decision(system.name, state.identity, told, possible[0], tuple(way for way in ways if way is not possible[0]))
+
+
+def _hint(incident: Incident, *, sound: bool) -> str:
+    """The next command when no way back is open."""
+    name = incident.service.name
+    if not sound and not incident.failed_at:
+        return f"say when the damage began: inv restore --service={name} --failed-at=TIME (or --at=TIME, to go to that time)"
+    return f"inv backups --service={name}, then inv restore --service={name} --from=BACKUP"
 
 
 def _a_standby_is_sound(incident: Incident, system: Restorable, state: State) -> bool:

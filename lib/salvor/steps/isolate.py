@@ -4,18 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor.change import Change, Undo
+from salvor.change import UNSEEN, Change, Finding, Level, Undo
 from salvor.incident import Incident
 
 
-def isolate(incident: Incident) -> Iterator[Change]:
-    """Fence each broken identity that still takes writes, or of which we cannot tell."""
+def isolate(incident: Incident) -> Iterator[Change | Finding]:
+    """Fence each broken identity that still takes writes, or of which we cannot tell.
+
+    What cannot be looked at now may be the broken one: it is fenced too, or else the step fails. Only a known other
+    identity is left alone: after the cutover the same name is a healthy system.
+    """
     for broken in incident.broken:
         state = incident.observe(broken.system)
-        if state.identity == broken.identity and state.writable is not False:
+        if UNSEEN not in (state.identity, broken.identity) and state.identity != broken.identity:
+            continue
+        if incident.is_placed(broken):
+            continue
+        identity = state.identity if broken.identity == UNSEEN else broken.identity
+        if state.writable is not False:
             yield broken.system.change(
                 "fence",
-                identity=broken.identity,
+                identity=identity,
                 why="it still takes writes" if state.writable else "whether it takes writes cannot be told",
-                undo=Undo("unfence", {"identity": broken.identity}),
+                undo=Undo("unfence", {"identity": identity}),
             )
+        elif not incident.ahead:
+            yield Finding(broken.system.name, "takes no writes", Level.PASS, detail=state.summary, evidence=identity)

@@ -35,9 +35,11 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             no_undo=way.promote_no_undo,
             **way.promote,
         )
-    if incident.broken:
-        yield from incident.turns()
-    if incident.broken and not incident.ahead:
+    turned = False
+    for turn in incident.turns() if incident.broken else ():
+        turned = True
+        yield turn
+    if incident.broken and not (waiting or turned or incident.ahead):
         for check in incident.service.checks:
             if checks.applies(check, "route"):
                 yield incident.check(check, "route")

@@ -18,5 +18,6 @@ def restore(incident: Incident) -> Iterator[Change]:
             "stage",
             why=f"{way.name}: {way.why}",
             undo=Undo("drop", {"stage": way.stage}),
+            no_undo="",
             **way.arguments,
         )
