@@ -31,6 +31,11 @@ def wish(
         raise UsageError("--at and --target both say where to restore to.", hint="give one of the two")
     if _NOT_IN_SOURCE.search(source):
         raise UsageError(f"--from: {source!r} holds a control character.", hint="a path, a URI, a backup id, or latest")
+    if source.startswith("-") or source != source.strip():
+        raise UsageError(
+            f"--from: {source!r} begins with a hyphen, or with or ends in a space.",
+            hint="a path, a URI, a backup id, or latest; a file of such a name is ./NAME",
+        )
     if target and not (_LSN.fullmatch(target) or _POINT.fullmatch(target)):
         raise UsageError(
             f"--target: {target!r} is neither name:NAME nor lsn:X/Y.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -40,7 +41,11 @@ def use(source: Callable[[], datetime]) -> Iterator[None]:
 
 
 def write_time(moment: datetime) -> str:
-    """ISO 8601 in UTC with microseconds: `2026-11-20T03:12:00.000000+00:00`."""
+    """ISO 8601 in UTC with microseconds: `2026-11-20T03:12:00.000000+00:00`. Raises ValueError for a time without an
+    offset: what it means would depend on the machine.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"{moment} has no offset")
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
@@ -50,32 +55,37 @@ def read_time(text: str, *, argument: str = "time") -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text.strip())
-    except ValueError as error:
+        if moment.tzinfo is None:
+            raise UsageError(
+                f"{argument}: {text!r} has no offset, so it could be any of 24 hours.",
+                hint=f"add one, for example {argument}={moment.isoformat()}+00:00 for UTC",
+            )
+        return moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:  # overflow: the first or the last day of the calendar, moved out of it
         raise UsageError(
             f"{argument}: {text!r} is not a time ({error}).",
             hint=f"write it as ISO 8601 with an offset, for example {argument}={now():%Y-%m-%dT%H:%M:%S}+00:00",
         ) from error
-    if moment.tzinfo is None:
-        raise UsageError(
-            f"{argument}: {text!r} has no offset, so it could be any of 24 hours.",
-            hint=f"add one, for example {argument}={text.strip()}+00:00 for UTC",
-        )
-    return moment.astimezone(UTC)
 
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*)", re.ASCII)
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_FOREVER = 1000 * 365.25 * 86400.0
 
 
 def read_duration(text: str | float) -> float:
-    """`90`, `15m`, `1h30m`, `2 d` to seconds. Raises ValueError with what is wrong."""
+    """A number of seconds, or `15m`, `1h30m`, `2 d`, to seconds. Raises ValueError with what is wrong."""
     if isinstance(text, (int, float)) and not isinstance(text, bool):
-        return float(text)
-    stripped = str(text).strip()
-    parts = _DURATION.findall(stripped)
-    if not parts or "".join(_DURATION.sub("", stripped).split()):
-        raise ValueError(f"{text!r} is not a duration; write for example 30s, 15m, 1h30m or 7d")
-    return sum(float(figure) * _SECONDS[unit] for figure, unit in parts)
+        seconds = float(text) if abs(text) < _FOREVER else math.inf
+    else:
+        stripped = str(text).strip()
+        parts = _DURATION.findall(stripped)
+        if not parts or "".join(_DURATION.sub("", stripped).split()):
+            raise ValueError(f"{text!r} is not a duration; write for example 30s, 15m, 1h30m or 7d")
+        seconds = sum(float(figure) * _SECONDS[unit] for figure, unit in parts)
+    if not 0 <= seconds < _FOREVER:
+        raise ValueError(f"{text!r} cannot be a duration; write for example 30s, 15m, 1h30m or 7d")
+    return seconds
 
 
 def write_duration(seconds: float | None) -> str:
