@@ -11,11 +11,11 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from salvor import clock, located_yaml
+from salvor import clock, located_yaml, secrets
 from salvor.checks import Check
 from salvor.errors import SalvorError, UsageError
 from salvor.located_yaml import Document, Location
-from salvor.system import Context, Settings, System, kind
+from salvor.system import Context, Outbox, Restorable, Route, Settings, System, kind
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -93,12 +93,11 @@ def home() -> Path:
 def names() -> list[str]:
     """The platforms that the inventory describes."""
     folder = home()
-    found = (
-        {path.stem for path in folder.glob("*.yaml")} | {path.name for path in folder.iterdir() if path.is_dir()}
-        if folder.is_dir()
-        else set()
-    )
-    return sorted(found)
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = {
+        path.stem if path.suffix == ".yaml" else path.name for path in paths if path.is_dir() or path.suffix == ".yaml"
+    }
+    return sorted(name for name in found if _NAME.fullmatch(name))
 
 
 def load(name: str) -> Platform:
@@ -110,15 +109,31 @@ def load(name: str) -> Platform:
         _check_name(name)
     except ValueError as error:
         raise UsageError(f"--platform: {error}.") from error
+    return _Builder(name, [_read(path) for path in _paths(name)]).build()
+
+
+def _paths(name: str) -> list[Path]:
+    """The files of a platform: never none. Files whose name begins with a dot are an editor's or a system's own."""
     folder, single = home() / name, home() / f"{name}.yaml"
-    paths = sorted(folder.glob("*.yaml")) if folder.is_dir() else [single] if single.is_file() else []
-    if not paths:
+    if folder.is_dir() and single.exists():
+        raise UsageError(
+            f"--platform: {name!r} is described twice: in {folder} and in {single}.",
+            hint=f"move {single} into {folder}",
+        )
+    if folder.is_dir():
+        paths = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
+        if not paths:
+            raise UsageError(
+                f"--platform: no file in {folder} ends in .yaml.",
+                hint=f"describe the platform in {folder}/platform.yaml",
+            )
+        return paths
+    if not single.exists():
         raise UsageError(
             f"--platform: there is no platform {name!r} in {home()}.",
             hint=f"the platforms are: {', '.join(names()) or 'none'}",
         )
-    documents = [_read(path) for path in paths]
-    return _Builder(name, documents).build()
+    return [single]
 
 
 def _read(path: Path) -> Document:
@@ -134,8 +149,19 @@ def _read(path: Path) -> Document:
     if not expanded.is_file():
         hint = "start the sandbox: inv sandbox.up" if "sandbox" in path.parts else f"write that file, or mend {place}"
         raise UsageError(f"{place}: the variables file {expanded} is not there.", hint=hint)
-    variables = located_yaml.read(expanded).data
-    return located_yaml.read(path, {str(key): str(value) for key, value in variables.items()})
+    return located_yaml.read(path, _variables(located_yaml.read(expanded)))
+
+
+def _variables(document: Document) -> dict[str, str]:
+    """The variables that a file defines: names and plain values."""
+    if not isinstance(document.data, dict):
+        raise UsageError(f"{document.place(())}: a variables file is a mapping.", hint="write one name: value a line")
+    for name, value in document.data.items():
+        if value is None or isinstance(value, (dict, list)):
+            raise UsageError(
+                f"{document.place((name,))}: {name!r} needs one plain value.", hint=f'write {name}: "value"'
+            )
+    return {name: str(value) for name, value in document.data.items()}
 
 
 class _Builder:
@@ -156,26 +182,32 @@ class _Builder:
         for document in self.documents:
             self.merge(document, entries)
         settings = {name: self.system(name, entry) for name, entry in entries["systems"].items()}
-        services = {
-            name: self.validate(Service, {"name": name, **entry}, ("services", name))
-            for name, entry in entries["services"].items()
-        }
+        services = {name: self.service(name, entry) for name, entry in entries["services"].items()}
+        for name, one in settings.items():
+            self.leads(name, one, settings)
         for service in services.values():
             self.references(service, settings, services)
+            self.roles(service, settings)
+            self.checks(service)
         self.loops(services)
+        verbs = {verb for one in settings.values() for verb in kind(one.kind).verbs()}
+        secrets.leave_readable({self.name, *services, *settings, *verbs})
         return Platform(self.name, self.documents[0].path.parent, self.title, services, settings, tuple(self.documents))
 
     def merge(self, document: Document, entries: dict[str, dict[str, Any]]) -> None:
         if not isinstance(document.data, dict):
             raise UsageError(
-                f"{document.path}:1:1: a platform's file is a mapping.", hint="begin with systems: and services:"
+                f"{document.place(())}: a platform's file is a mapping.", hint="begin with systems: and services:"
             )
         for section, content in document.data.items():
             if section == "title":
                 self.title = str(content)
             elif section in entries:
                 if not isinstance(content, dict):
-                    raise UsageError(f"{document.place((section,))}: {section} maps names to their settings.")
+                    raise UsageError(
+                        f"{document.place((section,))}: {section} maps names to their settings.",
+                        hint=f"write each name below {section}:, indented, or remove {section}:",
+                    )
                 for name, entry in content.items():
                     location = (section, name)
                     if location in self.where:
@@ -190,7 +222,10 @@ class _Builder:
                     except ValueError as error:
                         raise UsageError(f"{document.place(location)}: {error}.") from error
                     if not isinstance(entry, dict):
-                        raise UsageError(f"{document.place(location)}: {name!r} needs its settings, as a mapping.")
+                        raise UsageError(
+                            f"{document.place(location)}: {name!r} needs its settings, as a mapping.",
+                            hint=f"write one setting: value a line below {name}:, indented",
+                        )
                     entries[section][name] = entry
             elif section != "variables_from":
                 raise UsageError(
@@ -207,6 +242,11 @@ class _Builder:
         except SalvorError as error:
             raise self.error((*location, "kind"), error.what, error.hint) from error
         return self.validate(model, entry, location)
+
+    def service(self, name: str, entry: dict[str, Any]) -> Service:
+        if "name" in entry:
+            raise self.error(("services", name, "name"), f"the service is {name!r} already.", hint="remove name:")
+        return self.validate(Service, {"name": name, **entry}, ("services", name))
 
     def validate(self, model: type[_Model], entry: dict[str, Any], location: Location) -> _Model:
         try:
@@ -225,7 +265,8 @@ class _Builder:
                 raise self.error(
                     (*location, *inner), f"{label}: this setting is missing.", f"add {inner[-1]}: to {location[-1]}"
                 ) from None
-            raise self.error((*location, *inner), f"{label}: {message}.") from None
+            hint = "put it in quotes if it is text" if first["type"] == "string_type" else "mend that value"
+            raise self.error((*location, *inner), f"{label}: {message}.", hint) from None
 
     def references(self, service: Service, settings: Mapping[str, Settings], services: Mapping[str, Service]) -> None:
         for key, names_, known in (
@@ -246,6 +287,58 @@ class _Builder:
                 if name in seen:
                     raise self.error(location, f"{name!r} stands twice.", hint="remove one")
                 seen.add(name)
+
+    def roles(self, service: Service, settings: Mapping[str, Settings]) -> None:
+        """Refuse a system in a place that its kind cannot fill: it would be passed over in silence."""
+        messages = (service.messages,) if service.messages else ()
+        for key, names_, role, what in (
+            ("systems", service.systems, Restorable, "holds no data that could be restored"),
+            ("routes", service.routes, Route, "is no route that leads users anywhere"),
+            ("messages", messages, Outbox, "sends no messages"),
+        ):
+            for index, name in enumerate(names_):
+                if not issubclass(kind(settings[name].kind), role):
+                    place = (key,) if key == "messages" else (key, index)
+                    raise self.error(
+                        ("services", service.name, *place),
+                        f"{name!r} is a {settings[name].kind}: it {what}.",
+                        hint=f"remove it from {key}, or name another one",
+                    )
+
+    def checks(self, service: Service) -> None:
+        """Refuse a check of a system that the service does not live in, and two checks of one name: of two, one verdict
+        would hide the other.
+        """
+        seen: set[str] = set()
+        for index, check in enumerate(service.checks):
+            location: Location = ("services", service.name, "checks", index)
+            if check.system is not None and check.system not in service.systems:
+                raise self.error(
+                    (*location, "system"),
+                    f"{service.name!r} does not live in {check.system!r}.",
+                    hint=f"its systems are: {', '.join(service.systems)}",
+                )
+            if check.name in seen:
+                raise self.error((*location, "name"), f"the check {check.name!r} stands twice.", hint="rename one")
+            seen.add(check.name)
+
+    def leads(self, name: str, settings: Settings, known: Mapping[str, Settings]) -> None:
+        """Refuse a route that leads to nothing that is described, or round in a circle."""
+        way = [name]
+        while to := getattr(settings, "leads_to", ""):
+            if to not in known:
+                raise self.error(
+                    ("systems", way[-1], "leads_to"),
+                    f"there is no system {to!r}.",
+                    hint=f"known are: {', '.join(known)}",
+                )
+            if to in way:
+                circle = " -> ".join((*way[way.index(to) :], to))
+                raise self.error(
+                    ("systems", way[-1], "leads_to"), f"leads_to is a loop: {circle}.", hint="remove one of these"
+                )
+            way.append(to)
+            settings = known[to]
 
     def loops(self, services: Mapping[str, Service]) -> None:
         """Refuse a loop in depends_on, naming the way round."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ Location = tuple[str | int, ...]
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _MOST_VALUES = 200_000
+_PLAIN = ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")
+_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in _PLAIN)
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 @dataclass
@@ -40,20 +44,42 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
 
     Raises UsageError with file, line and column for bad YAML, a key that stands twice, a tag, or an unknown variable.
     """
+    document = Document(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        document.data = _Walk(document, variables).value(node, ()) if node is not None else {}
+    except OSError as error:
+        raise UsageError(
+            f"{path}:1:1: cannot be read: {error.strerror}.", hint=f"ls -ld {shlex.quote(str(path))}"
+        ) from error
+    except UnicodeDecodeError as error:
+        line, column = _end_of(error.object[: error.start].decode("utf-8"))
+        raise UsageError(
+            f"{path}:{line}:{column}: this is not UTF-8.", hint="save the file as UTF-8; nothing was changed"
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
         raise UsageError(
-            f"{place}: this is not YAML: {error.problem}.", hint="mend that line; nothing was changed"
+            f"{path}:{line}:{column}: this is not YAML: {error.problem}.", hint="mend that line; nothing was changed"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UsageError(f"{path}: cannot be read: {error}.") from error
-    document = Document(path)
-    document.data = _Walk(document, variables).value(node, ()) if node is not None else {}
+    except yaml.reader.ReaderError as error:
+        line, column = _end_of(text[: error.position])
+        raise UsageError(
+            f"{path}:{line}:{column}: the character {text[error.position]!r} is not allowed in YAML.",
+            hint="remove it; nothing was changed",
+        ) from error
+    except RecursionError as error:
+        raise UsageError(
+            f"{path}:1:1: values are nested too deeply; an alias that contains itself?", hint="write the values out"
+        ) from error
     return document
+
+
+def _end_of(text: str) -> tuple[int, int]:
+    """The line and column, from 1, of what follows `text`."""
+    return text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1
 
 
 class _Walk:
@@ -69,11 +95,14 @@ class _Walk:
         self.document.places[location] = (node.start_mark.line + 1, node.start_mark.column + 1)
         self.values += 1
         if self.values > _MOST_VALUES:
-            raise UsageError(f"{self.document.path}: more than {_MOST_VALUES} values; aliases that repeat aliases?")
-        if not node.tag.startswith("tag:yaml.org,2002:"):
+            raise UsageError(
+                f"{self.document.place(location)}: more than {_MOST_VALUES} values; aliases that repeat aliases?",
+                hint="write the values out",
+            )
+        if node.tag not in _TAGS:
             raise UsageError(
                 f"{self.document.place(location)}: the tag {node.tag!r} is not allowed here.",
-                hint="write the plain value",
+                hint="write the plain value, in quotes if it is text",
             )
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, location)
@@ -84,24 +113,30 @@ class _Walk:
     def mapping(self, node: yaml.MappingNode, location: Location) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
+            line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
+            if key_node.tag not in _TAGS or not isinstance(key_node, yaml.ScalarNode):
+                what = "merging by << is not done here" if key_node.tag == _MERGE else "a key must be a plain word"
+                raise UsageError(f"{self.document.path}:{line}:{column}: {what}.", hint="write the settings out")
             key = str(key_node.value)
             here = (*location, key)
             if key in found:
                 first = self.document.place(here)
-                line, column = key_node.start_mark.line + 1, key_node.start_mark.column + 1
                 raise UsageError(
                     f"{self.document.path}:{line}:{column}: {key!r} stands twice; the first is at {first}.",
                     hint="remove or rename one of the two",
                 )
             found[key] = self.value(value_node, here)
-            self.document.places[here] = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            self.document.places[here] = (line, column)
         return found
 
     def scalar(self, node: yaml.Node, location: Location) -> Any:
         try:
             value = self.constructor.construct_object(node)  # type: ignore[no-untyped-call]
-        except (yaml.YAMLError, ValueError) as error:
-            raise UsageError(f"{self.document.place(location)}: {error}.") from error
+        except (yaml.MarkedYAMLError, ValueError) as error:
+            problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+            raise UsageError(
+                f"{self.document.place(location)}: {problem}.", hint="mend it, or put it in quotes if it is text"
+            ) from error
         if not isinstance(value, str):
             # YAML 1.1 would turn 22:30 into a number of minutes and a date into a date; settings want what was written.
             return (
