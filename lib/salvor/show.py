@@ -76,7 +76,8 @@ def way_back(change: Change) -> str:
     return f"NONE: {change.no_undo}"
 
 
-def _progress_text(progress: Progress, seconds: float) -> str:
+def progress_text(progress: Progress, seconds: float) -> str:
+    """`1.2 GiB of 3.0 GiB, 40 %, 96.0 MiB/s, 19 s left`; `seconds` is how long it has run."""
     written = write_bytes if progress.unit == "bytes" else lambda count: f"{count:,.0f} {progress.unit}"
     parts = [f"{written(progress.done)}" + (f" of {written(progress.total)}" if progress.total else "")]
     if progress.total:
@@ -119,7 +120,7 @@ class Plain:
         now = clock.monotonic()
         if now - self._shown[change.key] >= _PLAIN_EVERY:
             self._shown[change.key] = now
-            figures = clean(_progress_text(progress, now - self._begun[change.key]))
+            figures = clean(progress_text(progress, now - self._begun[change.key]))
             self._line(f"{clock.now():%H:%M:%S}     {clean(describe(change))}: {figures}")
 
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
@@ -177,7 +178,7 @@ class Terminal:
 
     def progress(self, change: Change, progress: Progress) -> None:
         if self._bars and change.key in self._tasks:
-            text = clean(_progress_text(progress, clock.monotonic() - self._begun[change.key]))
+            text = clean(progress_text(progress, clock.monotonic() - self._begun[change.key]))
             self._bars.update(self._tasks[change.key], completed=progress.done, total=progress.total, figures=text)
 
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
