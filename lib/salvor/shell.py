@@ -14,7 +14,7 @@ import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
@@ -350,3 +350,22 @@ def connect(
         ) from error
     connection.transport.set_keepalive(5)
     return on_host(host, connection, run_as)
+
+
+def on_demand(where: str, open_shell: Callable[[], Shell]) -> Shell:
+    """A shell that is opened when it is first used, so that a host that is down hinders nothing before."""
+    return _OnDemand(where, open_shell)
+
+
+class _OnDemand(Shell):
+    def __init__(self, where: str, open_shell: Callable[[], Shell]) -> None:
+        super().__init__(where)
+        self._open = open_shell
+        self._opened: Shell | None = None
+        self._lock = threading.Lock()
+
+    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> _Running:
+        with self._lock:
+            if self._opened is None:
+                self._opened = self._open()
+        return self._opened._start(argv, environment, stdin)

@@ -9,10 +9,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from salvor import secrets
-from salvor.change import Reachable
+from salvor.change import UNSEEN, Reachable
 from salvor.deadline import within
 from salvor.errors import CannotError
 from salvor.postgres import fence
+from salvor.postgres.beside import read_marker
 from salvor.postgres.fence import Block
 from salvor.postgres.server import ABSENT, PROBE_SECONDS, Look, Server
 from salvor.postgres.wal import read_lsn
@@ -43,6 +44,8 @@ class Facts:
     paused: bool
     checksum_failures: int
     sessions: int
+    swapped_in: str | None
+    """`<database oid> <incident>` when a restore of an incident put the service's database there."""
 
 
 # On a primary without track_commit_timestamp nothing knows the time of the last commit; it commits now, so: now.
@@ -59,14 +62,16 @@ _FACTS = """
       (select sender_host || ':' || sender_port from pg_stat_wal_receiver where status = 'streaming'),
       case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end,
       (select coalesce(sum(checksum_failures), 0)::bigint from pg_stat_database),
-      (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> session_user)
+      (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> session_user),
+      (select d.oid || ' ' || substr(one, 15) from pg_database d join pg_db_role_setting on setdatabase = d.oid,
+        unnest(setconfig) one where datname = %s and setrole = 0 and starts_with(one, 'salvor.origin='))
 """
 
 
-def ask_facts(server: Server) -> Facts:
+def ask_facts(server: Server, database: str) -> Facts:
     """Ask a server what it is. Raises psycopg.Error."""
     with server.session(deadline=PROBE_SECONDS) as connection:
-        row = connection.execute(_FACTS).fetchone()
+        row = connection.execute(_FACTS, [database]).fetchone()
     assert row
     lsn = read_lsn(row[2]) if row[2] else 0
     return Facts(row[0], row[1], lsn, max(lsn, read_lsn(row[3]) if row[3] else 0), *row[4:])
@@ -85,7 +90,18 @@ class Sighting:
 
     @property
     def identity(self) -> str:
-        return self.look.identity if self.look else "unknown"
+        """That of its data directory; with `/<database oid>` when an incident's restore swapped one database in it."""
+        if not self.look:
+            return UNSEEN
+        swapped_in = self.facts.swapped_in if self.facts else None
+        return self.look.identity + (f"/{swapped_in.partition(' ')[0]}" if swapped_in else "")
+
+    @property
+    def origin(self) -> str | None:
+        """The incident whose restore put the data there."""
+        if self.facts and self.facts.swapped_in:
+            return self.facts.swapped_in.partition(" ")[2]
+        return read_marker(self.look.marker if self.look else None).get("incident")
 
     @property
     def timeline(self) -> int:
@@ -142,11 +158,11 @@ class Sighting:
         return f"{name}: {fenced}{role}, {word} ({self.detail}); control file: {state}"
 
 
-def sight(member: Member) -> Sighting:
+def sight(member: Member, database: str) -> Sighting:
     """Look at one member, within about 4 s whatever is broken. Never raises for what is broken."""
     with ThreadPoolExecutor(2) as pool:
         looking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: _look(member.server)))
-        asking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server)))
+        asking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server, database)))
         looked, facts = looking.result(), asking.result()
     look, block = (None, None) if isinstance(looked, str) else looked
     if not isinstance(facts, str):
@@ -174,8 +190,7 @@ def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:
     except CannotError as error:
         return error.what
     except (psycopg.Error, TimeoutError, OSError) as error:
-        lines = secrets.mask(str(error)).strip().splitlines()
-        return lines[-1] if lines else type(error).__name__
+        return " ".join(secrets.mask(str(error)).split()) or type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -212,10 +227,11 @@ class View:
 
     def holder_of(self, identity: str) -> Sighting | None:
         """The member whose data directory has that identity; for `absent` the lost one."""
-        return next((one for one in self.sightings if one.identity == identity), None)
+        directory = identity.partition("/")[0]
+        return next((one for one in self.sightings if one.identity.partition("/")[0] == directory), None)
 
 
-def view(members: Sequence[Member]) -> View:
+def view(members: Sequence[Member], database: str) -> View:
     """Look at all members side by side: a dead one never holds the others."""
     with ThreadPoolExecutor(max(1, len(members))) as pool:
-        return View(tuple(pool.map(sight, members)))
+        return View(tuple(pool.map(lambda member: sight(member, database), members)))

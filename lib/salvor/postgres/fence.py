@@ -31,16 +31,20 @@ class Block:
     in_force: bool
 
 
-def _block(user: str, identity: str, *, in_force: bool) -> str:
+def only_the_operator(user: str) -> str:
+    """Lines of a pg_hba.conf that let this role in, with its password, and nobody else."""
     # Method md5 also does SCRAM where the stored password is SCRAM, so the operator gets in either way. Physical
-    # replication is no database, so `all` does not match it, and the rules below decide on it: a standby of the fenced
+    # replication is no database, so `all` does not match it, and the rules below decide on it: a standby of a fenced
     # server may still fetch the last WAL, and it cannot write. (Logical replication does match, and is refused.)
     role = '"' + user.replace('"', '""') + '"'
+    return f"local all {role} md5\nhost all {role} all md5\nlocal all all reject\nhost all all all reject\n"
+
+
+def _block(user: str, identity: str, *, in_force: bool) -> str:
     return (
         f"{_BEGIN} {'in force' if in_force else 'begun'} for {identity}\n"
         "# Only the operator gets in. To lift it by hand: remove this block, then reload.\n"
-        f"local all {role} md5\nhost all {role} all md5\nlocal all all reject\nhost all all all reject\n"
-        f"{_END}\n"
+        f"{only_the_operator(user)}{_END}\n"
     )
 
 

@@ -83,7 +83,7 @@ class Look:
         return max(int(control.get(name, "0")) for name in names)
 
 
-# One call for everything, so that a look costs one round trip on another host. Only postgres processes cost a fork.
+# One call for everything: one round trip on another host, and few forks however many processes run.
 _LOOK = r"""
 data=$1 programs=$2 marker=$3
 real=$(cd -P -- "$data" 2>/dev/null && pwd -P) || real=$data
@@ -94,22 +94,29 @@ if [ -d "$data" ]; then
     ! [ -e "$data/standby.signal" ] || echo standby
     ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
 fi
-for process in /proc/[0-9]*; do
+show() { # show /proc/PID
     name=
-    { read -r name < "$process/comm"; } 2>/dev/null
-    case $name in postgres | postmaster) ;; *) continue ;; esac
-    folder=$(readlink "$process/cwd") || continue
-    case $folder in
-    "$real" | "$real (deleted)" | "$data" | "$data (deleted)") ;;
-    # its directory was renamed, or removed with the folder above it: the command line still says whose it was
-    *) tr '\0' '\n' < "$process/cmdline" 2>/dev/null | grep -A 1 -x -e -D | grep -q -x -F -e "$data" || continue ;;
-    esac
+    read -r name < "$1/comm" || return 0
+    case $name in postgres | postmaster) ;; *) return 0 ;; esac
     parent= state=
     while read -r label value rest; do
         case $label in PPid:) parent=$value ;; State:) state=$value ;; esac
-    done < "$process/status"
-    echo "process ${process#/proc/} $parent $state"
-done 2>/dev/null
+    done < "$1/status"
+    echo "process ${1#/proc/} $parent $state"
+}
+{
+    ls -ld /proc/[0-9]*/cwd | while read -r line; do
+        process=${line%%/cwd -> *}
+        case ${line#*/cwd -> } in
+        "$real" | "$real (deleted)" | "$data" | "$data (deleted)") show "/proc/${process##*/}" ;;
+        esac
+    done
+    # its directory was renamed, or removed with the folder above it: the command line still says whose it was
+    grep -l -s -F -e "$data" /proc/[0-9]*/cmdline | while read -r line; do
+        tr '\0' '\n' < "$line" | grep -A 1 -x -e -D | grep -q -x -F -e "$data" || continue
+        show "${line%/cmdline}"
+    done
+} 2>/dev/null
 if [ -d "$data" ]; then
     echo "-- control"
     "$programs/pg_controldata" -D "$data" 2>/dev/null
@@ -173,7 +180,10 @@ class Server:
             is_standby="standby" in words,
             in_recovery="recovery" in words,
             marker=marker or None,
-            processes=tuple(Process(int(w[1]), int(w[2] or 0), w[3]) for w in lines if w[0] == "process"),
+            processes=tuple(
+                Process(int(pid), int(parent or 0), state)
+                for pid, parent, state in sorted({tuple(line[1:]) for line in lines if line[0] == "process"})
+            ),
         )
 
     def control(self) -> Mapping[str, str] | None:
@@ -254,7 +264,7 @@ class Server:
         return secrets.mask(self.shell.run(argv, check=False).stdout).splitlines()
 
     def stop(self, mode: str = "fast", *, deadline: float = 60.0) -> None:
-        """Stop it: `fast` ends sessions, writes a checkpoint and sends its standbys the last WAL; `immediate` crashes it.
+        """Stop it: `fast` ends sessions, writes a checkpoint and sends standbys the last WAL; `immediate` crashes it.
 
         Finds its work done when it does not run. Raises OutcomeUnknownError when a process is left after `deadline`
         seconds.
@@ -352,7 +362,7 @@ class Server:
                 connection.execute("select 1")
             return Reachable.UP, "answers"
         except psycopg.Error as error:
-            why = secrets.mask(str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__)
+            why = " ".join(secrets.mask(str(error)).split()) or type(error).__name__
         try:
             if self.processes():
                 return Reachable.UNKNOWN, f"it runs and does not answer: {why}"
@@ -394,3 +404,21 @@ def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
         timer.cancel()
         timer.join()
         other.close()
+
+
+def ask(server: Server, database: str, statement: str, *, deadline: float = 30.0) -> Any:
+    """The first value that a query returns, in a read-only transaction. Raises CannotError when there is no answer."""
+    import psycopg
+
+    try:
+        with server.session(database, deadline=deadline) as connection:
+            connection.execute("begin read only")
+            # A pipeline uses the extended protocol, which takes one statement: a second one could end the transaction.
+            with connection.pipeline():
+                row = connection.execute(statement.encode()).fetchone()
+    except psycopg.Error as error:
+        said = secrets.mask(str(error)).strip() or type(error).__name__
+        raise CannotError(
+            f"{server.address}:{server.port} does not answer the query: {said}", hint="inv assess"
+        ) from error
+    return row[0] if row else None

@@ -1,0 +1,258 @@
+"""pgBackRest: what its repository holds, and the commands that fill it and restore from it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any
+
+from salvor import clock
+from salvor.change import Backup, Progress
+from salvor.errors import CannotError
+from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of
+from salvor.shell import Shell
+
+_BACKUP_SECONDS = 24 * 3600.0
+_RESTORE_SECONDS = 24 * 3600.0
+_FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One backup in the repository. `size` is bytes of the database, `stored` bytes in the repository."""
+
+    label: str
+    kind: str
+    stopped: datetime
+    timeline: int
+    start_lsn: int
+    stop_lsn: int
+    size: int
+    stored: int
+    broken: bool
+    repository: int
+    system_identifier: str
+    version: str
+    annotations: Mapping[str, str]
+
+    @property
+    def consistent_from(self) -> datetime:
+        """The earliest time that it can be recovered to. pgBackRest notes whole seconds, rounded down."""
+        return self.stopped + timedelta(seconds=1)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The pgBackRest repository of one cluster, as it is used from one machine.
+
+    `environment` holds PGBACKREST_REPO1_CIPHER_PASS when the inventory names a passphrase; it is never in argv.
+    """
+
+    shell: Shell
+    config: str
+    stanza: str
+    system: str
+    program: str = "pgbackrest"
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def argv(self, *arguments: str) -> list[str]:
+        """A pgBackRest command for this repository."""
+        return [self.program, f"--config={self.config}", f"--stanza={self.stanza}", *arguments]
+
+    def archive_get(self, data: str) -> str:
+        """A restore_command for a staged server. Not asynchronous: spool and lock belong to the live server."""
+        return shlex.join(self.argv(f"--pg1-path={data}", "--no-archive-async", "archive-get")) + ' %f "%p"'
+
+    # --- what it holds -------------------------------------------------------------------------------------------
+
+    @cached_property
+    def info(self) -> Mapping[str, Any]:
+        """What `pgbackrest info` says of the stanza. Raises CannotError when the repository cannot be read."""
+        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "info"]
+        found = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
+        stanza: Mapping[str, Any] = found[0] if found else {}
+        # Its exit code is 0 for a repository that is not there, cannot be decrypted or holds no such stanza.
+        status = stanza.get("status", {"code": 1, "message": "no answer"})
+        if status["code"] not in (0, 2, 4):  # 2: no valid backups, 4: mixed between several repositories
+            raise CannotError(
+                f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {status['message']}.",
+                safe="nothing was changed",
+                hint=f"on {self.shell.where}: {shlex.join(argv[:3])} info",
+            )
+        return stanza
+
+    @cached_property
+    def stored(self) -> list[Stored]:
+        """Its backups, newest first."""
+        databases = {(one["repo-key"], one["id"]): one for one in self.info.get("db", ())}
+        found = []
+        for one in self.info.get("backup", ()):
+            database = databases[one["database"]["repo-key"], one["database"]["id"]]
+            found.append(
+                Stored(
+                    label=one["label"],
+                    kind=one["type"],
+                    stopped=datetime.fromtimestamp(one["timestamp"]["stop"], UTC),
+                    timeline=timeline_of(one["archive"]["start"]),
+                    start_lsn=read_lsn(one["lsn"]["start"]),
+                    stop_lsn=read_lsn(one["lsn"]["stop"]),
+                    size=one["info"]["size"],
+                    stored=one["info"]["repository"]["delta"],
+                    broken=bool(one.get("error")),
+                    repository=one["database"]["repo-key"],
+                    system_identifier=str(database["system-id"]),
+                    version=database["version"],
+                    annotations=one.get("annotation") or {},
+                )
+            )
+        return sorted(found, key=lambda one: one.stopped, reverse=True)
+
+    def backup(self, label: str) -> Stored:
+        """The backup of that label. Raises CannotError, naming the newest ones."""
+        for one in self.stored:
+            if one.label == label:
+                return one
+        newest = ", ".join(one.label for one in self.stored[:3]) or "none"
+        raise CannotError(f"There is no backup {label!r} in the repository any more.", hint=f"the newest are: {newest}")
+
+    @cached_property
+    def _archive(self) -> str:
+        """The path in the repository of the WAL of the cluster's current version."""
+        return f"archive/{self.stanza}/{self.info['archive'][-1]['id']}" if self.info.get("archive") else ""
+
+    def archived_to(self, timeline: int) -> int:
+        """The LSN up to which a timeline's WAL is in the archive; 0 when nothing of it is."""
+        folders = [name for name in self._list(self._archive) if re.fullmatch(rf"{timeline:08X}[0-9A-F]{{8}}", name)]
+        segments = self._segments(max(folders)) if folders else {}
+        return end_of(max(segments)) if segments else 0
+
+    @cached_property
+    def newest_archived(self) -> datetime | None:
+        """When the newest WAL segment was archived (UTC); None when there is none."""
+        folders = [name for name in self._list(self._archive) if re.fullmatch(r"[0-9A-F]{16}", name)]
+        segments = self._segments(max(folders)) if folders else {}
+        return max(segments.values(), default=None)
+
+    def _segments(self, folder: str) -> dict[str, datetime]:
+        listed = self._list(f"{self._archive}/{folder}")
+        return {name[:24]: time for name, time in listed.items() if time and re.match(r"[0-9A-F]{24}-", name)}
+
+    def _list(self, path: str) -> dict[str, datetime | None]:
+        """The files (with their times) and folders in a path of the repository."""
+        if not path:
+            return {}
+        # repo-ls knows no --stanza where it gets a path, and takes the passphrase of the stanza from its files.
+        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "repo-ls", path]
+        listed = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
+        return {
+            name: datetime.fromtimestamp(one["time"], UTC) if "time" in one else None
+            for name, one in listed.items()
+            if name != "."
+        }
+
+    def lineage(self, current: int | None = None) -> Lineage:
+        """The timelines that lead to `current` (None: to the newest in the archive)."""
+        files = self._list(self._archive)
+        times = {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
+        newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
+        wanted = current or newest
+        histories = {wanted: self._get(f"{self._archive}/{wanted:08X}.history")} if wanted in times else {}
+        return Lineage.of(wanted, histories, times)
+
+    def _get(self, path: str) -> str:
+        argv = self.argv("repo-get", path)
+        return self.shell.run(argv, environment=self.environment, deadline=30.0).stdout
+
+    def tablespaces(self, label: str) -> dict[str, str]:
+        """The tablespaces in a backup: object id to path."""
+        argv = self.argv(f"--set={label}", "--output=json", "info")
+        found = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
+        listed = found[0]["backup"][0].get("tablespace") or ()
+        return {str(one["oid"]): one["destination"] for one in listed}
+
+    def backups(self) -> list[Backup]:
+        """Its backups as restorable points, newest first."""
+        until = self.newest_archived
+        return [
+            Backup(
+                id=one.label,
+                system=self.system,
+                way="physical",
+                kind=one.kind,
+                taken=one.stopped,
+                size=one.stored,
+                location=f"pgBackRest repository {one.repository}, stanza {self.stanza}",
+                window=(one.consistent_from, until) if until and until > one.consistent_from else None,
+                fingerprint=json.loads(one.annotations["fingerprint"]) if "fingerprint" in one.annotations else None,
+                usable=not one.broken,
+                detail="pgBackRest found damaged pages while it was taken" if one.broken else "",
+            )
+            for one in self.stored
+        ]
+
+    # --- what it does --------------------------------------------------------------------------------------------
+
+    def take(self, kind: str, data: str, port: int, socket_folder: str) -> Iterator[Progress]:
+        """Take a backup (full, diff or incr) of the server in `data`."""
+        place = [f"--pg1-path={data}", f"--pg1-port={port}", f"--pg1-socket-path={socket_folder}"]
+        argv = self.argv(*place, f"--type={kind}", "--log-level-console=detail", "--log-level-file=off", "backup")
+        yield from self._follow(argv, _BACKUP_SECONDS, None, f"backing up ({kind})")
+
+    def restore(
+        self, label: str, data: str, *, target: list[str], tablespaces: Mapping[str, str], resume: bool
+    ) -> Iterator[Progress]:
+        """Restore a backup into `data`. `target`: pgBackRest's recovery options; `resume`: go on with what is there."""
+        jobs = self.shell.run(["nproc"]).stdout.strip()
+        mapping = [f"--tablespace-map={name}={path}" for name, path in tablespaces.items()]
+        argv = self.argv(
+            f"--pg1-path={data}",
+            f"--set={label}",
+            f"--process-max={jobs}",
+            "--log-level-console=detail",
+            "--log-level-file=off",
+            *target,
+            *mapping,
+            *(["--delta"] if resume else []),
+            "restore",
+        )
+        yield from self._follow(argv, _RESTORE_SECONDS, self.backup(label).size, f"restoring {label}")
+
+    def _follow(self, argv: list[str], deadline: float, total: int | None, label: str) -> Iterator[Progress]:
+        """Run it, and make progress of the percentages that it logs for each file."""
+        shown = 0.0
+        for line in self.shell.stream(argv, deadline=deadline, environment=self.environment):
+            found = _FILE.search(line)
+            if found and clock.monotonic() - shown > 0.2:
+                shown = clock.monotonic()
+                percent = float(found["percent"])
+                if total is None:
+                    yield Progress(round(percent), 100, "%", label)
+                else:
+                    yield Progress(round(total * percent / 100), total, "bytes", label)
+
+
+def write_target_time(moment: datetime) -> str:
+    """A time as PostgreSQL's recovery_target_time reads it, whatever the server's time zone is."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00"
+
+
+def recovery_options(target: str, timeline: int) -> list[str]:
+    """pgBackRest's options for `latest`, `immediate`, `time:...`, `before:...` (exclusive), `name:...` or `lsn:...`."""
+    kind, _, value = target.partition(":")
+    along = f"--target-timeline={timeline}"
+    match kind:
+        case "latest":
+            return ["--type=standby", along]
+        case "immediate":
+            return ["--type=immediate", "--target-action=pause"]
+        case "time" | "before":
+            moment = write_target_time(clock.read_time(value, argument="--at"))
+            exclusive = ["--target-exclusive"] if kind == "before" else []
+            return ["--type=time", f"--target={moment}", *exclusive, "--target-action=pause", along]
+        case _:
+            return [f"--type={kind}", f"--target={value}", "--target-action=pause", along]

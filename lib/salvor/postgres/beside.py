@@ -1,0 +1,149 @@
+"""What stands beside a data directory: stages and kept copies, all on one file system, so that a swap is a rename."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from salvor.errors import CannotError, UsageError
+from salvor.postgres.server import MARKER, Server
+
+_INCIDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
+
+
+def check_incident(incident: str) -> str:
+    """The incident's id, if it may be part of a path. Raises UsageError."""
+    if not _INCIDENT.fullmatch(incident):
+        raise UsageError(f"--incident: {incident!r} cannot be part of a folder's name.")
+    return incident
+
+
+def stage_of(server: Server, incident: str, port: int) -> Server:
+    """The server that is staged beside `server` for an incident, on its side port. It is never a service manager's."""
+    data = f"{server.data}.salvor-{check_incident(incident)}"
+    return replace(server, data=data, port=port, start_command=None, stop_command=None)
+
+
+def kept_of(server: Server, incident: str) -> str:
+    """The path that the data directory gets when it makes way for an incident's stage."""
+    return f"{server.data}.kept-{check_incident(incident)}"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A directory beside a data directory: of which `incident`, and its kind, `salvor` (a stage) or `kept`."""
+
+    path: str
+    identity: str
+    kind: str
+    incident: str
+
+
+_LIST = r"""
+for path in "$1".kept-* "$1".salvor-*; do
+    [ -d "$path" ] || continue
+    id=$("$2/pg_controldata" -D "$path" 2>/dev/null | sed -n 's/^Database system identifier: *//p')
+    echo "${id:-unreadable}@$(stat -c %d:%i -- "$path") $path"
+done
+"""
+
+
+def listing(server: Server) -> list[Beside]:
+    """What stands beside the data directory, of every incident."""
+    listed = server.shell.run(["sh", "-c", _LIST, "sh", server.data, server.programs], deadline=10.0).stdout
+    found = []
+    for line in listed.splitlines():
+        identity, _, path = line.partition(" ")
+        kind, _, incident = path.removeprefix(f"{server.data}.").partition("-")
+        if _INCIDENT.fullmatch(incident):
+            found.append(Beside(path, identity, kind, incident))
+    return found
+
+
+def read_marker(text: str | None) -> dict[str, Any]:
+    """What a data directory that Salvor built says of itself; empty for another one, or when it cannot be read."""
+    try:
+        found = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_marker(server: Server, marker: Mapping[str, Any]) -> None:
+    """Write it, atomically: a half-built stage is never mistaken for a whole one."""
+    server.shell.write(f"{server.data}/{MARKER}", json.dumps(marker, indent=1, sort_keys=True) + "\n")
+
+
+# Each rename is atomic, and what is between them is seen for what it is: no data directory, and both others there.
+# An empty directory in the way is one that a service manager made, or what is left of a lost one.
+_SWAP = r"""
+set -eu
+data=$1 from=$2 to=$3
+[ -d "$from" ] || exit 0
+if [ -e "$data" ] && [ -e "$to" ]; then
+    rmdir -- "$data" 2>/dev/null || { echo "$data and $to are both there" >&2; exit 45; }
+fi
+if [ -e "$data" ]; then mv -T -- "$data" "$to"; fi
+mv -T -- "$from" "$data"
+sync -- "$(dirname -- "$data")"
+"""
+
+
+def swap(server: Server, comes: str, goes: str) -> None:
+    """Rename the data directory to `goes`, and `comes` to the data directory. Goes on where a killed call stopped."""
+    server.shell.run(["sh", "-c", _SWAP, "sh", server.data, comes, goes])
+
+
+def put_away(server: Server, goes: str) -> None:
+    """Rename the data directory to `goes`, when nothing takes its place: there was none before."""
+    script = '[ ! -e "$1" ] || mv -T -- "$1" "$2"'
+    server.shell.run(["sh", "-c", script, "sh", server.data, goes])
+
+
+_REMOVE = r"""
+set -eu
+path=$1 marker=$2
+[ -d "$path" ] || exit 0
+# first what says that it is whole, so that a killed call leaves nothing that looks whole
+rm -f -- "$path/$marker"
+for link in "$path"/pg_tblspc/*; do
+    [ -L "$link" ] || continue
+    place=$(readlink -- "$link")
+    case $place in
+    *.salvor-*) ;;
+    *) [ "$3" = all ] || continue ;;
+    esac
+    rm -rf -- "$place"/PG_[0-9]*
+    rmdir -- "$place" 2>/dev/null || :
+done
+rm -rf -- "$path" "$path.log"
+"""
+
+
+def remove(server: Server, path: str, *, tablespaces: str) -> None:
+    """Remove a directory beside the data directory, with the tablespaces that belong to it.
+
+    `tablespaces` is `all`, or `own`: only those that Salvor placed.
+    """
+    if not path.startswith((f"{server.data}.salvor-", f"{server.data}.kept-")):
+        raise CannotError(
+            f"{path} is not beside {server.data}; it was not removed.", hint=f"look: ls -l {shlex.quote(path)}"
+        )
+    server.shell.run(["sh", "-c", _REMOVE, "sh", path, MARKER, tablespaces], deadline=3600.0)
+
+
+def room_for(server: Server, size: int) -> None:
+    """See that `size` bytes fit beside the data directory. Raises CannotError with the figures."""
+    text = server.shell.run(["sh", "-c", 'df -P -k -- "$(dirname -- "$1")" | tail -n 1', "sh", server.data]).stdout
+    free = int(text.split()[-3]) * 1024
+    if free < size:
+        raise CannotError(
+            f"The stage needs {size / 1e9:.1f} GB beside {server.data} on {server.shell.where}, where "
+            f"{free / 1e9:.1f} GB are free.",
+            safe="nothing was changed",
+            hint="make room there: inv discard removes what earlier incidents kept",
+        )

@@ -1,0 +1,438 @@
+"""Physical restore: a pgBackRest backup staged beside the damage, replayed to its target, then swapped in."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from salvor import clock
+from salvor.change import Progress, Reachable
+from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.postgres import beside, fence
+from salvor.postgres.backrest import Repository, recovery_options
+from salvor.postgres.cluster import Member, View
+from salvor.postgres.server import ABSENT, Look, Server
+from salvor.postgres.wal import read_lsn, write_lsn
+
+STAGE = "side-data"
+ACCEPT_MISSING_WAL = "accept-missing-wal"
+
+_HBA = "salvor_hba.conf"
+_REPLAY_SECONDS = 24 * 3600.0
+_GAP_SECONDS = 30.0
+"""How long WAL that must be there is waited for: the archive may take it a little later."""
+
+
+@dataclass(frozen=True)
+class Physical:
+    """The stage of one incident beside one member's data directory, and what is done with it."""
+
+    member: Member
+    repository: Repository
+    incident: str
+    side_port: int
+    database: str
+
+    @property
+    def live(self) -> Server:
+        """The server whose data directory is replaced."""
+        return self.member.server
+
+    @property
+    def stage(self) -> Server:
+        """The staged server."""
+        return beside.stage_of(self.live, self.incident, self.side_port)
+
+    @property
+    def kept(self) -> str:
+        """Where the replaced data directory is kept."""
+        return beside.kept_of(self.live, self.incident)
+
+    def is_live(self) -> bool:
+        """Whether this incident's stage is the live data directory now."""
+        return beside.read_marker(self.live.look().marker).get("incident") == self.incident
+
+    # --- stage ---------------------------------------------------------------------------------------------------
+
+    def build(self, backup: str, target: str, timeline: int, overrides: Mapping[str, str]) -> Iterator[Progress]:
+        """Restore `backup` beside the data directory and replay to `target` along `timeline`; it then stays read-only.
+
+        Goes on where a killed call stopped. Raises CannotError when the target cannot be reached, or WAL is missing.
+        """
+        if self.is_live():
+            return
+        wanted = {
+            "incident": self.incident,
+            "way": "physical",
+            "backup": backup,
+            "target": target,
+            "timeline": timeline,
+        }
+        look = self.stage.look()
+        marker = beside.read_marker(look.marker)
+        phase = marker.get("phase") if {name: marker.get(name) for name in wanted} == wanted else None
+        if phase is None or phase == "undone":
+            yield from self._restore(
+                backup, target, timeline, look, whole=bool(marker.get("incident") == self.incident)
+            )
+            beside.write_marker(self.stage, wanted | {"phase": "restored"})
+            marker = wanted
+        damaged = self.live.look()
+        known_end = self._known_end(timeline, damaged) if target == "latest" else 0
+        self.stage.launch(self._overrides([self.stage.look(), damaged]))
+        yield from self._replay(target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
+        if phase not in ("complete", "promoting"):
+            stamp = {"phase": "complete", "completed_at": clock.write_time(clock.now())}
+            beside.write_marker(self.stage, marker | stamp)
+
+    def _restore(self, backup: str, target: str, timeline: int, look: Look, *, whole: bool) -> Iterator[Progress]:
+        """The files of the backup, and the WAL that only the damaged server has."""
+        self.stage.kill()
+        self._end_leftovers()
+        if whole:  # it was built for another wish, or was live meanwhile
+            self.remove()
+            look = self.stage.look()
+        size = self.repository.backup(backup).size
+        if look.directory is None:
+            beside.room_for(self.live, size)
+        tablespaces = {
+            oid: f"{re.sub(r'[.]salvor-[^/]*$', '', path)}.salvor-{self.incident}"
+            for oid, path in self.repository.tablespaces(backup).items()
+        }
+        for path in (self.stage.data, *tablespaces.values()):
+            self.live.shell.run(["mkdir", "-p", "-m", "700", "--", path])
+        yield from self.repository.restore(
+            backup,
+            self.stage.data,
+            target=recovery_options(target, timeline),
+            tablespaces=tablespaces,
+            resume=look.directory is not None and not look.empty,
+        )
+        yield Progress(0, None, "", "copying the WAL that is not archived")
+        self._salvage()
+        self.live.shell.write(f"{self.stage.data}/{_HBA}", fence.only_the_operator(self.live.operator.user))
+
+    def _end_leftovers(self) -> None:
+        """End what a killed call left working in the stage: two restores of one directory would spoil it."""
+        script = r"""
+            for process in /proc/[0-9]*; do
+                tr '\0' '\n' < "$process/cmdline" 2>/dev/null | grep -q -x -F -e "--pg1-path=$1" || continue
+                echo "${process#/proc/}"
+            done"""
+        until = clock.monotonic() + 10
+        while pids := self.live.shell.run(["sh", "-c", script, "sh", self.stage.data], check=False).stdout.split():
+            if clock.monotonic() > until:
+                raise OutcomeUnknownError(
+                    f"pgBackRest of an earlier call still works in {self.stage.data} (process {pids[0]}).",
+                    safe="nothing was changed",
+                    hint="end it, then run the same command again",
+                )
+            self.live.shell.run(["kill", "-KILL", *pids], check=False)
+            time.sleep(0.1)
+
+    def _salvage(self) -> None:
+        """Copy the WAL that the archive does not have from the damaged server's pg_wal, if that can be read.
+
+        PostgreSQL's manual, "Recovering Using a Continuous Archive Backup", steps 2 and 6: recovery takes what the
+        archive has from there, and the rest from pg_wal, up to the last whole record of the last, partial segment.
+        Segments that PostgreSQL prepared for later look like unarchived ones; recovery sees that they hold old records.
+        """
+        script = r"""
+            cd -- "$1/pg_wal" 2>/dev/null || exit 0
+            for name in *; do
+                case $name in *[!0-9A-F]*) case $name in *.history) ;; *) continue ;; esac ;; esac
+                [ -f "$name" ] && ! [ -e "archive_status/$name.done" ] || continue
+                cp -p --reflink=auto -- "$name" "$2/pg_wal/" || echo "$name"
+            done
+            sync -- "$2/pg_wal"
+        """
+        self.live.shell.run(["sh", "-c", script, "sh", self.live.data, self.stage.data], deadline=600.0)
+
+    def _known_end(self, timeline: int, damaged: Look) -> int:
+        """The LSN that a restore of the newest state must reach, as far as that is known."""
+        known = [self.repository.archived_to(timeline)]
+        if damaged.control and damaged.timeline == timeline and not damaged.in_recovery:
+            known.append(read_lsn(damaged.control["Latest checkpoint location"]))
+        return max(known)
+
+    def _overrides(self, looks: list[Look]) -> dict[str, str]:
+        """Settings of the command line, which is above every file: apart from the live server, and read-only."""
+        settings = {
+            "unix_socket_directories": "",
+            "hba_file": f"{self.stage.data}/{_HBA}",
+            "external_pid_file": "",
+            "cluster_name": STAGE,
+            "hot_standby": "on",
+            "recovery_target_action": "pause",
+            "restore_command": self.repository.archive_get(self.stage.data),
+            "primary_conninfo": "",
+            "primary_slot_name": "",
+            "wal_retrieve_retry_interval": "500ms",
+            # What is promoted before the swap keeps its WAL for the archive, which its real settings then name.
+            "archive_command": "false",
+            "synchronous_standby_names": "",
+            "huge_pages": "try",
+            "logging_collector": "off",
+            "log_destination": "stderr",
+        }
+        if self.stage.setting("archive_library") is not None:
+            settings["archive_library"] = ""  # PostgreSQL 15 and newer; it would be used instead of the command
+        if self.stage.setting("archive_mode") == "always":
+            settings["archive_mode"] = "on"
+        # A hot standby needs as much room as the primary had when it wrote the WAL, or recovery stops.
+        for name, label in _ROOM.items():
+            figures = [int(look.control[label]) for look in looks if look.control and label in look.control]
+            figures.append(int(self.stage.setting(name) or 0))
+            settings[name] = str(max(figures))
+        return settings
+
+    def _replay(self, target: str, known_end: int) -> Iterator[Progress]:
+        """Wait until the target is reached, or all WAL is replayed."""
+        import psycopg
+
+        begun = clock.monotonic()
+        first = 0
+        waiting: tuple[int, int, float] = (0, 0, 0.0)  # at which LSN, how often seen waiting, since when
+        while True:
+            if clock.monotonic() - begun > _REPLAY_SECONDS:
+                raise OutcomeUnknownError(f"{self.stage.data} still replays WAL.", hint="run the same command again")
+            try:
+                with self.stage.session(deadline=5.0) as connection:
+                    row = connection.execute(_REPLAYED).fetchone()
+            except psycopg.Error:
+                if not self.stage.processes():
+                    raise self._not_reached(target) from None
+                yield Progress(0, None, "", "replaying WAL until the data is consistent")
+                time.sleep(0.2)
+                continue
+            assert row
+            in_recovery, lsn, newest, paused, waits = row
+            if not in_recovery:
+                return  # a promotion of it was begun by an earlier call
+            now = read_lsn(lsn) if lsn else 0
+            first = first or now
+            label = f"replaying WAL, at {clock.write_time(newest)}" if newest else "replaying WAL"
+            yield Progress(now - first, known_end - first if known_end > first else None, "bytes", label)
+            if target != "latest" and paused:
+                self._no_pause_for_lack_of_room()
+                return
+            if target == "latest" and waits:
+                waiting = (now, waiting[1] + 1, waiting[2]) if now == waiting[0] else (now, 1, clock.monotonic())
+                if waiting[1] >= 3 and clock.monotonic() - waiting[2] >= 1.0:
+                    if now >= known_end:
+                        return
+                    if clock.monotonic() - waiting[2] > _GAP_SECONDS:
+                        raise self._gap(now, known_end)
+            time.sleep(0.2)
+
+    def _no_pause_for_lack_of_room(self) -> None:
+        if any("insufficient parameter settings" in line for line in self.stage.last_log(20)):
+            raise CannotError(
+                f"The replay in {self.stage.data} stopped: the primary had larger settings meanwhile.",
+                safe="what is live is as it was",
+                hint=f"tail {self.stage.log} names it: raise it in the stage's postgresql.conf and stop the stage, "
+                "then run the same command again",
+            )
+
+    def _gap(self, reached: int, known_end: int) -> CannotError:
+        said = [line for line in self.stage.last_log(60) if "ERROR" in line or "P00" in line]
+        why = f" pgBackRest says: {said[-1]}" if said else ""
+        return CannotError(
+            f"WAL is missing: the replay ended at {write_lsn(reached)}, and WAL goes to {write_lsn(known_end)}.{why}",
+            safe="what is live is as it was; the stage is kept",
+            hint="see that the archive can be read, and run the same command again; or accept the loss with "
+            f"--override='{ACCEPT_MISSING_WAL}=REASON'",
+        )
+
+    def _not_reached(self, target: str) -> CannotError:
+        log = "\n".join(self.stage.last_log(60))
+        last = re.findall(r"last completed transaction was at log time (.*)", log)
+        if "before configured recovery target was reached" in log:
+            newest = f" The newest commit there is from {last[-1]}." if last else ""
+            return CannotError(
+                f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{newest}",
+                safe="what is live is as it was",
+                hint="for everything there is, leave out --at and --target; or name an earlier time",
+            )
+        if "before consistent recovery point" in log:
+            return CannotError(
+                f"The target {target.partition(':')[2]} lies before the end of the backup.",
+                safe="what is live is as it was",
+                hint="name an older backup with --from, or a later time: inv backups lists them",
+            )
+        return self.stage.ended()
+
+    # --- promote, and the way back --------------------------------------------------------------------------------
+
+    def promote(self, identity: str, view: View, *, unfenced_because: str) -> Iterator[Progress]:
+        """Make the stage the live data directory: promote it, rename twice, start. What was live is kept.
+
+        Refuses while it is not known that what is replaced cannot write. Goes on where a killed call stopped.
+        """
+        if not self.is_live():
+            require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
+            marker = beside.read_marker(self.stage.look().marker)
+            if marker.get("incident") != self.incident or marker.get("phase") not in ("complete", "promoting"):
+                raise CannotError(
+                    f"There is no whole stage of this incident beside {self.live.data}.",
+                    safe="what is live is as it was",
+                    hint="run the same command again: it stages first",
+                )
+            marker = (
+                {"was_running": bool(self.live.processes()), "replaces": identity} | marker | {"phase": "promoting"}
+            )
+            beside.write_marker(self.stage, marker)
+            yield Progress(0, None, "", "promoting the stage")
+            promote_server(self.stage, lambda: self.stage.launch(self._overrides([self.stage.look()])))
+            self.stage.stop("fast", deadline=300.0)
+            self._take_out_recovery_settings()
+            yield Progress(0, None, "", "stopping what is replaced")
+            stop_or_kill(self.live)
+            beside.swap(self.live, comes=self.stage.data, goes=self.kept)
+        yield Progress(0, None, "", "starting")
+        self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
+        fence.remove(self.live)
+        self.live.start(deadline=300.0)
+        see_it_writes(self.live)
+
+    def _take_out_recovery_settings(self) -> None:
+        """What pgBackRest wrote for the recovery, and what it had put out for that. Left there, it would bind the next
+        standby that is copied from this server to the old target."""
+        path = f"{self.stage.data}/postgresql.auto.conf"
+        text = self.live.shell.read(path) or ""
+        text = re.sub(
+            r"^# Recovery settings generated by pgBackRest.*\n(?:^(?:restore_command|recovery_\w+) = .*\n)*",
+            "",
+            text,
+            flags=re.M,
+        )
+        text = re.sub(r"^# Removed by pgBackRest restore on \S+ \S+ # ", "", text, flags=re.M)
+        self.live.shell.write(path, text)
+
+    def demote(self, identity: str) -> Iterator[Progress]:
+        """Put back what was live before: stopped or running as it was, and fenced still."""
+        if self.is_live():
+            marker = beside.read_marker(self.live.look().marker)
+            yield Progress(0, None, "", "stopping what was promoted")
+            self.live.stop("fast", deadline=300.0)
+            beside.write_marker(self.live, marker | {"phase": "undone"})
+        marker = beside.read_marker(self.live.look().marker)
+        if self.live.shell.exists(self.kept):
+            beside.swap(self.live, comes=self.kept, goes=self.stage.data)
+        elif marker.get("incident") == self.incident:
+            beside.put_away(self.live, self.stage.data)  # there was nothing before: the data directory was lost
+        look = self.live.look()
+        if look.identity != identity:
+            raise CannotError(f"{self.live.data} is {look.identity} now, and was {identity} before.", hint="inv assess")
+        if identity == ABSENT:
+            return
+        fence.put_back(self.live, identity)
+        marker = beside.read_marker(self.stage.look().marker)
+        if marker.get("was_running"):
+            yield Progress(0, None, "", "starting what was live before")
+            self.live.start(deadline=300.0)
+
+    # --- remove --------------------------------------------------------------------------------------------------
+
+    def drop(self) -> None:
+        """Remove the stage. What is live bears another name, so it cannot be meant."""
+        self.stage.kill()
+        self._end_leftovers()
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the stage's directory, which no process works in."""
+        beside.remove(self.live, self.stage.data, tablespaces="own")
+
+
+_ROOM = {
+    "max_connections": "max_connections setting",
+    "max_worker_processes": "max_worker_processes setting",
+    "max_wal_senders": "max_wal_senders setting",
+    "max_prepared_transactions": "max_prepared_xacts setting",
+    "max_locks_per_transaction": "max_locks_per_xact setting",
+}
+
+_REPLAYED = """
+    select pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp(),
+      case when pg_is_in_recovery() then pg_is_wal_replay_paused() end,
+      exists (select from pg_stat_activity
+        where backend_type = 'startup' and wait_event = 'RecoveryRetrieveRetryInterval')
+"""
+
+
+def require_fence(view: View, identity: str, kept: str, unfenced_because: str) -> None:
+    """See that what is replaced cannot write any more. Raises CannotError when that is not known.
+
+    `kept`: it is put away already, by a call that was killed. `unfenced_because`: the operator's reason to go on.
+    """
+    holder = view.holder_of(identity)
+    if (holder and holder.is_fenced) or (holder is None and kept) or unfenced_because:
+        return
+    seen = holder.describe() if holder else f"no member is {identity} now"
+    raise CannotError(
+        f"It is not known that the old primary cannot write any more: {seen}.",
+        safe="nothing was promoted",
+        hint="inv isolate fences it; where its machine cannot be reached, see to it by hand (power off), then add "
+        "--override='promote-without-fence=REASON'",
+    )
+
+
+def promote_server(server: Server, launch: Any = None) -> None:
+    """End a server's recovery and see that it ended. Finds its work done when it is no standby."""
+    import psycopg
+
+    look = server.look()
+    if not look.in_recovery and not look.processes:
+        return
+    if launch is not None:
+        launch()
+    server.start(deadline=300.0)
+    try:
+        with server.session(deadline=90.0, writes=True) as connection:
+            row = connection.execute("select pg_is_in_recovery()").fetchone()
+            if row and not row[0]:
+                return
+            done = connection.execute("select pg_promote(true, 80)").fetchone()
+    except psycopg.Error as error:
+        raise OutcomeUnknownError(
+            f"Whether {server.data} was promoted is not known: {error}.",
+            hint="run the same command again: it looks first",
+        ) from error
+    if not done or not done[0]:
+        raise OutcomeUnknownError(
+            f"{server.data} did not end its recovery within 80 s.",
+            safe="nothing was lost",
+            hint="run the same command again",
+        )
+
+
+def stop_or_kill(server: Server) -> None:
+    """Stop a fenced server: by a clean shutdown when it answers, else by SIGKILL."""
+    if not server.processes():
+        return
+    if server.probe()[0] is Reachable.UP:
+        try:
+            server.stop("fast", deadline=60.0)
+            return
+        except OutcomeUnknownError:
+            pass  # it hangs; it is fenced, so nothing that anybody was told is lost
+    server.kill()
+
+
+def see_it_writes(server: Server) -> None:
+    """See that a server takes writes, by a small message in its WAL. Raises CannotError when it does not."""
+    import psycopg
+
+    try:
+        with server.session(deadline=10.0, writes=True) as connection:
+            connection.execute("select pg_logical_emit_message(true, 'salvor', 'it takes writes')")
+    except psycopg.Error as error:
+        raise CannotError(
+            f"{server.address}:{server.port} is promoted and does not take writes: {error}.",
+            safe="what was live before is kept",
+            hint="when it waits for a synchronous standby: alter system set synchronous_standby_names = ''; and reload",
+        ) from error

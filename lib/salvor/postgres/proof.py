@@ -1,0 +1,214 @@
+"""Proof of a staged copy or a standby before it is promoted. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from psycopg import sql
+
+from salvor import clock, secrets
+from salvor.change import Finding, Level
+from salvor.errors import CannotError
+from salvor.postgres.cluster import Facts, Member, Sighting, View, ask_facts
+from salvor.postgres.failover import lag_of, missing_commits
+from salvor.postgres.server import Look, Server
+from salvor.postgres.site import Site
+from salvor.system import Wish
+
+_READ_SECONDS = 4 * 3600.0
+
+
+def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding]:
+    """A standby: of this cluster, and near enough. Its tables are not read, which can take as long as a restore."""
+    seen = view.of(name)
+    evidence = seen.identity
+    if not seen.facts or not seen.look:
+        yield Finding(subject, "answers", Level.FAIL, detail=seen.describe(), evidence=evidence)
+        return
+    yield _same_cluster(subject, seen.look, view.primary.look, evidence)
+    lag = lag_of(seen, view.primary)
+    late = lag.seconds is not None and lag.seconds > wish.rpo
+    yield Finding(
+        subject,
+        "freshness",
+        Level.FAIL if late else Level.WARN if lag.seconds is None else Level.PASS,
+        figure="not known" if lag.seconds is None else f"{clock.write_duration(lag.seconds)} behind",
+        limit=clock.write_duration(wish.rpo),
+        detail=lag.why,
+        evidence=evidence,
+    )
+    yield _checksums(subject, seen.look, seen.facts, evidence)
+
+
+def stage(subject: str, site: Site, view: View, member: Member, target: str, wish: Wish) -> Iterator[Finding]:
+    """A restored copy: of this cluster, at its target, every table readable."""
+    import psycopg
+
+    server = site.physical(member).stage
+    look = server.look()
+    evidence = look.identity
+    try:
+        facts = ask_facts(server, site.database)
+    except psycopg.Error as error:
+        yield Finding(subject, "answers", Level.FAIL, detail=secrets.mask(str(error)), evidence=evidence)
+        return
+    known = {one.system_identifier for one in site.repository(member).stored}
+    mine = look.identity.partition("@")[0]
+    level = Level.PASS if mine in known else Level.FAIL
+    limit = ", ".join(sorted(known))
+    yield Finding(subject, "system identifier", level, figure=mine, limit=limit, evidence=evidence)
+    yield _recovered(subject, facts, target, evidence)
+    yield _fresh(subject, facts, target, view.primary, wish, evidence)
+    yield _checksums(subject, look, facts, evidence)
+    yield from _integrity(subject, server, look, evidence)
+
+
+def _same_cluster(subject: str, look: Look, primary: Look | None, evidence: str) -> Finding:
+    mine = look.identity.partition("@")[0]
+    if not primary or not primary.control:
+        detail = "the primary's data is lost or unreadable, so there is nothing to compare with"
+        return Finding(subject, "system identifier", Level.WARN, figure=mine, detail=detail, evidence=evidence)
+    same = primary.control.get("Database system identifier") == mine
+    return Finding(
+        subject,
+        "system identifier",
+        Level.PASS if same else Level.FAIL,
+        figure=mine,
+        limit=primary.control.get("Database system identifier", ""),
+        evidence=evidence,
+    )
+
+
+def _recovered(subject: str, facts: Facts, target: str, evidence: str) -> Finding:
+    at_rest = facts.paused or target == "latest" or not facts.in_recovery
+    return Finding(
+        subject,
+        "recovery reached its target",
+        Level.PASS if at_rest else Level.FAIL,
+        figure=target,
+        detail="all WAL there is was replayed" if target == "latest" else "the replay is paused there",
+        evidence=evidence,
+    )
+
+
+def _fresh(subject: str, facts: Facts, target: str, primary: Sighting, wish: Wish, evidence: str) -> Finding:
+    """The newest commit against what was asked for, or against what the old primary had."""
+    newest = f"newest commit {clock.write_time(facts.fresh)}" if facts.fresh else "no commit since the backup"
+    kind, _, value = target.partition(":")
+    if kind in ("time", "before"):
+        asked = clock.read_time(value)
+        beyond = bool(facts.fresh and facts.fresh > asked)
+        return Finding(
+            subject,
+            "freshness",
+            Level.FAIL if beyond else Level.PASS,
+            figure=newest,
+            limit=clock.write_time(asked),
+            detail="every commit up to the time asked for, as recovery paused at the first one after it",
+            evidence=evidence,
+        )
+    if kind != "latest":
+        return Finding(subject, "freshness", Level.PASS, figure=newest, detail="as asked for", evidence=evidence)
+    seconds, detail = _lost(facts, primary)
+    late = seconds is not None and seconds > wish.rpo
+    return Finding(
+        subject,
+        "freshness",
+        Level.FAIL if late else Level.WARN if seconds is None else Level.PASS,
+        figure=f"{newest}; loses {clock.write_duration(seconds)}" if seconds is not None else newest,
+        limit=clock.write_duration(wish.rpo),
+        detail=detail,
+        evidence=evidence,
+    )
+
+
+def _lost(facts: Facts, primary: Sighting) -> tuple[float | None, str]:
+    """Seconds of commits that the old primary had and the stage has not; None when that cannot be told."""
+    if primary.facts and primary.is_fenced:
+        newest = primary.facts.fresh if primary.facts.fresh != primary.facts.now else None
+        if newest is None:
+            behind = primary.facts.lsn - facts.lsn
+            return None, f"the old primary is {behind} bytes of WAL ahead; it does not track the times of commits"
+        return _seconds(newest, facts.fresh), "compared with the newest commit of the old primary"
+    commits = missing_commits(primary, facts.lsn) if not primary.facts else None
+    if commits is None:
+        return None, "what the primary had more cannot be told; everything that was archived is there"
+    count, last = commits
+    return (_seconds(last, facts.fresh) if count and last else 0.0), f"the old primary's WAL has {count} commits more"
+
+
+def _seconds(newer: datetime, older: datetime | None) -> float | None:
+    return max(0.0, (newer - older).total_seconds()) if older else None
+
+
+def _checksums(subject: str, look: Look, facts: Facts, evidence: str) -> Finding:
+    on = (look.control or {}).get("Data page checksum version", "0") != "0"
+    level = Level.FAIL if facts.checksum_failures else Level.PASS if on else Level.WARN
+    figure = f"{facts.checksum_failures} failures" if on else "off"
+    detail = (
+        "" if on else "damaged pages can go unseen; pg_checksums --enable turns them on while the server is stopped"
+    )
+    return Finding(subject, "data checksums", level, figure=figure, detail=detail, evidence=evidence)
+
+
+def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Iterator[Finding]:
+    """pg_amcheck where its extension is installed; elsewhere every page of every table is read."""
+    with server.session() as connection:
+        names = [row[0] for row in connection.execute("select datname from pg_database where datallowconn order by 1")]
+    for name in names:
+        with server.session(name) as connection:
+            has_amcheck = connection.execute("select from pg_extension where extname = 'amcheck'").fetchone()
+        yield _amcheck(subject, server, name, evidence) if has_amcheck else _read(subject, server, name, look, evidence)
+
+
+def _amcheck(subject: str, server: Server, database: str, evidence: str) -> Finding:
+    jobs = server.shell.run(["nproc"]).stdout.strip()
+    where = [f"--host={server.address}", f"--port={server.port}", f"--username={server.operator.user}"]
+    result = server.shell.run(
+        [server.program("pg_amcheck"), *where, f"--jobs={jobs}", f"--database={database}", "--no-password"],
+        environment={"PGPASSWORD": secrets.resolve(server.operator.password)},
+        deadline=_READ_SECONDS,
+        check=False,
+    )
+    lines = (result.stdout + result.stderr).strip().splitlines()
+    return Finding(
+        subject,
+        f"integrity of {database}",
+        Level.FAIL if result.exit_code else Level.PASS,
+        figure=f"{len(lines)} complaints" if result.exit_code else "sound",
+        detail=secrets.mask("; ".join(lines[:3])) if result.exit_code else "pg_amcheck: tables and B-tree indexes",
+        evidence=evidence,
+    )
+
+
+# Every page is read from disk and its checksum compared: through an index only, some would be left out.
+_TABLES = """
+    select oid::regclass::text, pg_relation_size(oid) from pg_class
+    where relkind in ('r', 'm', 't') and relpersistence = 'p' and pg_relation_size(oid) > 0 order by 2 desc
+"""
+
+
+def _read(subject: str, server: Server, database: str, look: Look, evidence: str) -> Finding:
+    import psycopg
+
+    check = f"integrity of {database}"
+    has_checksums = (look.control or {}).get("Data page checksum version", "0") != "0"
+    # Without checksums only taking every row apart can show that a page is damaged.
+    question = sql.SQL("select count(*) from {}" if has_checksums else "select count(record_send(t)) from {} t")
+    read, size, table = 0, 0, ""
+    try:
+        with server.session(database, deadline=_READ_SECONDS) as connection:
+            for setting in ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"):
+                connection.execute(sql.SQL("set {} = off").format(sql.Identifier(setting)))
+            connection.execute("set max_parallel_workers_per_gather = 4")
+            for table, bytes_ in connection.execute(_TABLES).fetchall():
+                connection.execute(question.format(sql.SQL(table)))
+                read, size = read + 1, size + bytes_
+    except (psycopg.Error, CannotError) as error:
+        detail = secrets.mask(f"{table}: {error}")
+        return Finding(subject, check, Level.FAIL, figure="not readable", detail=detail, evidence=evidence)
+    detail = (
+        f"every page of {read} tables was read ({size / 1e6:.0f} MB); amcheck is not installed, so indexes were not"
+    )
+    return Finding(subject, check, Level.PASS, figure="readable", detail=detail, evidence=evidence)

@@ -1,0 +1,146 @@
+"""Redundancy after a recovery: a standby is copied anew from the live primary, beside the old data, and swapped in."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+
+from psycopg import conninfo
+
+from salvor import clock
+from salvor.change import Progress, Reachable
+from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.postgres import beside, fence
+from salvor.postgres.cluster import Member, Sighting, View
+from salvor.postgres.physical import stop_or_kill
+from salvor.postgres.server import MARKER, Server
+
+_COPY_SECONDS = 24 * 3600.0
+_STREAM_SECONDS = 60.0
+_COPIED = re.compile(r"(\d+)/(\d+) kB")
+
+
+def unprotected(seen: View) -> list[Sighting]:
+    """The members that are no healthy standby of the live primary, and whose machine answers."""
+    primary = seen.primary
+    if not primary.is_up or primary.is_fenced:
+        return []
+    return [one for one in seen.sightings if one is not primary and one.look and not _follows(one, primary)]
+
+
+def _follows(one: Sighting, primary: Sighting) -> bool:
+    if not one.facts or not one.facts.in_recovery or not one.facts.streams_from:
+        return False
+    host, _, port = one.facts.streams_from.rpartition(":")
+    server = primary.member.server
+    is_address = re.fullmatch(r"[0-9.]+|.*:.*", host)  # a name may lead anywhere, so only its port is compared
+    return port == str(server.port) and (host == server.address or not is_address) and one.timeline == primary.timeline
+
+
+def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
+    """Copy the live primary beside the member's data directory, swap it in, and start it as a streaming standby.
+
+    What was there is kept (the first time in an incident; later copies replace one another). Finds its work done when
+    the member follows the primary. Refuses for the primary itself.
+    """
+    primary = seen.primary
+    one = seen.of(member.name)
+    if one is primary or not primary.is_up or primary.is_fenced:
+        raise CannotError(
+            f"{member.name} cannot be rebuilt: the live primary is {primary.describe()}.",
+            safe="nothing was changed",
+            hint="bring the primary back first: inv restore",
+        )
+    if _follows(one, primary):
+        return
+    server = member.server
+    copy = replace(server, data=f"{server.data}.rebuilt-{beside.check_incident(incident)}")
+    connection = _connection_to(primary, seen, member)
+    if not beside.read_marker(copy.look().marker).get("rebuilt"):
+        server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
+        yield from _copy(server, copy, connection)
+        _make_a_standby(copy, connection)
+        beside.write_marker(copy, {"rebuilt": clock.write_time(clock.now())})
+    yield Progress(0, None, "", "stopping what is replaced")
+    stop_or_kill(server)
+    kept = beside.kept_of(server, incident)
+    if server.shell.exists(kept) and server.shell.exists(server.data):
+        server.shell.run(["rm", "-rf", "--", server.data], deadline=3600.0)
+    beside.swap(server, comes=copy.data, goes=kept)
+    server.shell.run(["rm", "-f", "--", f"{server.data}/{MARKER}"])
+    fence.remove(server)
+    server.start(deadline=300.0)
+    _see_it_stream(server)
+
+
+def _connection_to(primary: Sighting, seen: View, member: Member) -> dict[str, str]:
+    """How a standby on `member` reaches the primary: as it, or another member, was told for replication before."""
+    order = [member, *(one.member for one in seen.sightings if one.member is not member and one.look)]
+    for one in order:
+        known = one.server.setting("primary_conninfo")
+        if known:
+            target = primary.member.server
+            return {**conninfo.conninfo_to_dict(known), "host": target.address, "port": str(target.port)}  # type: ignore[dict-item]
+    raise CannotError(
+        f"No member has a primary_conninfo, so it is not known as which role {member.name} may replicate.",
+        safe="nothing was changed",
+        hint="set primary_conninfo in its postgresql.conf (user, passfile), then run the same command again",
+    )
+
+
+def _copy(server: Server, copy: Server, connection: dict[str, str]) -> Iterator[Progress]:
+    """pg_basebackup. A password goes by the environment; its output tells how far it is."""
+    public = {name: value for name, value in connection.items() if name not in ("password", "application_name")}
+    password = {"PGPASSWORD": connection["password"]} if "password" in connection else {}
+    argv = [server.program("pg_basebackup"), "-D", copy.data, "-d", conninfo.make_conninfo(**public)]
+    argv += ["-X", "stream", "-c", "fast", "--progress", "--no-password", *_tablespaces(server, copy)]
+    script = 'exec "$@" 2>&1'
+    for line in server.shell.stream(["sh", "-c", script, "sh", *argv], deadline=_COPY_SECONDS, environment=password):
+        if found := list(_COPIED.finditer(line)):
+            done, total = int(found[-1][1]), int(found[-1][2])
+            yield Progress(done * 1024, max(done, total) * 1024, "bytes", f"copying to {copy.data}")
+
+
+def _tablespaces(server: Server, copy: Server) -> list[str]:
+    """Mappings beside the paths that the old copy has: two servers on one machine cannot share a tablespace."""
+    script = 'for link in "$1"/pg_tblspc/*; do [ -L "$link" ] && readlink "$link"; done; :'
+    paths = server.shell.run(["sh", "-c", script, "sh", server.data]).stdout.splitlines()
+    suffix = copy.data.rpartition(".")[2]
+    return [
+        f"--tablespace-mapping={path}={re.sub(r'[.](?:salvor|rebuilt)-[^/]*$', '', path)}.{suffix}" for path in paths
+    ]
+
+
+def _make_a_standby(copy: Server, connection: dict[str, str]) -> None:
+    """Have it follow the primary when it starts: in its own configuration if that says so already."""
+    copy.shell.run(["touch", f"{copy.data}/standby.signal"])
+    told = conninfo.conninfo_to_dict(copy.setting("primary_conninfo") or "")
+    if (told.get("host"), str(told.get("port"))) != (connection["host"], connection["port"]):
+        path = f"{copy.data}/postgresql.auto.conf"
+        lines = [line for line in (copy.shell.read(path) or "").splitlines() if not line.startswith("primary_conninfo")]
+        value = conninfo.make_conninfo(**connection).replace("'", "''")
+        copy.shell.write(path, "\n".join([*lines, f"primary_conninfo = '{value}'"]) + "\n")
+
+
+def _see_it_stream(server: Server) -> None:
+    import time
+
+    import psycopg
+
+    until = clock.monotonic() + _STREAM_SECONDS
+    while clock.monotonic() < until:
+        try:
+            with server.session(deadline=5.0) as connection:
+                if connection.execute("select from pg_stat_wal_receiver where status = 'streaming'").fetchone():
+                    return
+        except psycopg.Error:
+            if server.probe()[0] is Reachable.DOWN:
+                raise server.ended() from None
+        time.sleep(0.2)
+    raise OutcomeUnknownError(
+        f"The standby {server.address}:{server.port} was rebuilt and does not stream after {_STREAM_SECONDS:.0f} s.",
+        safe="the primary is not affected",
+        hint=f"read its log: tail {shlex.quote(server.log)}",
+    )

@@ -1,0 +1,169 @@
+"""The physical way back: which backup, to which target, along which timeline, and whether it is open."""
+
+from __future__ import annotations
+
+import re
+
+from salvor import clock
+from salvor.change import Undo, WayBack
+from salvor.errors import CannotError
+from salvor.postgres.backrest import Repository, Stored
+from salvor.postgres.cluster import Member, View
+from salvor.postgres.failover import PROMOTE_WITHOUT_FENCE
+from salvor.postgres.physical import ACCEPT_MISSING_WAL, STAGE
+from salvor.postgres.site import Site
+from salvor.postgres.wal import Lineage, read_lsn
+from salvor.system import Wish
+
+_LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
+
+
+class _Closed(Exception):
+    """Why the way is not open."""
+
+
+def physical(site: Site, seen: View, wish: Wish) -> WayBack:
+    """A pgBackRest backup and its WAL, staged beside the broken primary's data directory."""
+    try:
+        return _physical(site, seen, wish)
+    except _Closed as reason:
+        return WayBack("physical", False, str(reason))
+    except CannotError as error:
+        return WayBack("physical", False, error.what)
+
+
+def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
+    if wish.source != "latest" and not _LABEL.fullmatch(wish.source):
+        raise _Closed(f"{wish.source} is no pgBackRest backup")
+    target = _target(wish)
+    member = _where(seen)
+    repository = site.repository(member)
+    lineage = repository.lineage(_live_timeline(seen))
+    moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
+    timeline = lineage.live_at(moment) if moment else lineage.current
+    backup = _backup(repository, lineage, timeline, target, wish)
+    _fits(repository, backup, seen, member)
+    identity = seen.primary.identity
+    overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
+    unfenced = (wish.overrides or {}).get(PROMOTE_WITHOUT_FENCE)
+    loses, why = _loses(repository, seen, target, backup)
+    return WayBack(
+        "physical",
+        True,
+        f"{backup.kind} backup {backup.label} of {clock.write_time(backup.stopped)}, {why}",
+        stage=STAGE,
+        address=member.server.address,
+        backup=backup.label,
+        arguments={
+            "stage": STAGE,
+            "member": member.name,
+            "backup": backup.label,
+            "target": target,
+            "timeline": timeline,
+            **({"overrides": overrides} if overrides else {}),
+        },
+        promote={
+            "identity": identity,
+            "stage": STAGE,
+            "member": member.name,
+            **({"unfenced_because": unfenced} if unfenced else {}),
+        },
+        promote_undo=Undo("demote", {"identity": identity, "stage": STAGE, "member": member.name}),
+        loses=loses,
+    )
+
+
+def _target(wish: Wish) -> str:
+    """Where the replay is to stop."""
+    if wish.at:
+        return f"time:{clock.write_time(wish.at)}"
+    if wish.target:
+        return wish.target
+    if wish.source != "latest":
+        return "immediate"
+    if wish.live_is_sound:
+        return "latest"
+    if wish.damaged_at:
+        return f"before:{clock.write_time(wish.damaged_at)}"
+    raise _Closed("replaying everything would replay the damage too: name the moment before it with --at")
+
+
+def _where(seen: View) -> Member:
+    """The member whose data directory is replaced: the primary's, or another one's when its machine does not answer."""
+    primary = seen.primary
+    for one in (primary, *seen.sightings):
+        if one.look and one.look.is_mount_point:
+            raise _Closed(
+                f"{one.member.server.data} is a mount point or a link, so it cannot be renamed; "
+                "the data directory must be a folder below it"
+            )
+        if one.look:
+            return one.member
+    raise _Closed(f"no machine of a member answers: {primary.detail}")
+
+
+def _live_timeline(seen: View) -> int | None:
+    """The timeline that was live: the broken primary's, or else the one that its standbys follow."""
+    known = [seen.primary.timeline, *(one.timeline for one in seen.sightings)]
+    return next((timeline for timeline in known if timeline), None)
+
+
+def _backup(repository: Repository, lineage: Lineage, timeline: int, target: str, wish: Wish) -> Stored:
+    """The newest whole backup from which the target can be reached along the timeline."""
+    if not repository.stored:
+        raise _Closed("the repository holds no backup")
+    kind, _, value = target.partition(":")
+    sound = [one for one in repository.stored if not one.broken]
+    if not sound:
+        raise _Closed("every backup in the repository is marked as damaged")
+    fitting = [one for one in sound if kind == "immediate" or lineage.leads_from(one.timeline, one.stop_lsn, timeline)]
+    if not fitting:
+        raise _Closed(f"no backup leads to timeline {timeline}, which was live then")
+    if wish.source != "latest":
+        fitting = [one for one in fitting if one.label == wish.source]
+        if not fitting:
+            raise _Closed(
+                f"{wish.source} is not in the repository, is damaged, or does not lead to timeline {timeline}"
+            )
+    if kind in ("time", "before"):
+        moment = clock.read_time(value)
+        reaching = [one for one in fitting if one.consistent_from <= moment]
+        if not reaching:
+            oldest = clock.write_time(fitting[-1].consistent_from)
+            raise _Closed(f"the oldest usable backup can be recovered to {oldest} at the earliest")
+        return reaching[0]
+    if kind == "lsn":
+        reaching = [one for one in fitting if one.stop_lsn <= read_lsn(value)]
+        if not reaching:
+            raise _Closed(f"every usable backup ends behind {value}")
+        return reaching[0]
+    return fitting[0]
+
+
+def _fits(repository: Repository, backup: Stored, seen: View, member: Member) -> None:
+    """That the backup is of this cluster, and of the PostgreSQL that is installed there."""
+    known = {one.look.control["Database system identifier"] for one in seen.sightings if one.look and one.look.control}
+    if known and backup.system_identifier not in known:
+        raise _Closed(f"the backups are of another cluster (system identifier {backup.system_identifier})")
+    server = member.server
+    said = server.shell.run([server.program("postgres"), "--version"], deadline=10.0).stdout
+    version = re.search(r"\) (\d+(?:\.\d+)?)", said)
+    if version and version[1].split(".")[0] != backup.version.split(".")[0]:
+        raise _Closed(f"the backup is of PostgreSQL {backup.version}, and {server.programs} has {version[1]}")
+
+
+def _loses(repository: Repository, seen: View, target: str, backup: Stored) -> tuple[float | None, str]:
+    """The expected loss in seconds, and the target in words."""
+    kind, _, value = target.partition(":")
+    if kind in ("time", "before"):
+        asked = clock.read_time(value)
+        return max(0.0, clock.age(asked).total_seconds()), f"replayed to {'just before ' * (kind == 'before')}{value}"
+    if kind == "immediate":
+        return max(0.0, clock.age(backup.stopped).total_seconds()), "as it was at its end"
+    if kind != "latest":
+        return None, f"replayed to {target}"
+    primary = seen.primary
+    if primary.look and primary.look.control:
+        return 0.0, "replayed to the newest state, with what is in pg_wal"
+    newest = repository.newest_archived
+    return (clock.age(newest).total_seconds() if newest else None), "replayed to the end of the archive"

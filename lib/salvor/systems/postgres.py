@@ -1,0 +1,344 @@
+"""A PostgreSQL cluster: a primary, its standbys, its backups, and three ways to bring it back."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property
+from types import ModuleType
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from salvor import secrets, shell
+from salvor.change import Backup, Change, Finding, Progress, State, WayBack
+from salvor.errors import CannotError, UsageError
+from salvor.postgres import beside, failover, fence, proof, rebuild, ways
+from salvor.postgres.backrest import Repository
+from salvor.postgres.cluster import Member, View
+from salvor.postgres.physical import STAGE
+from salvor.postgres.server import Operator, Server, ask
+from salvor.postgres.site import Site
+from salvor.secrets import SecretReference
+from salvor.shell import Shell
+from salvor.system import Outcome, Restorable, Settings, Wish, verb
+
+_DAY = 24 * 3600.0
+
+
+def _check_path(path: str) -> str:
+    if not path.startswith("/") or path.rstrip("/") in ("", "/") or "\n" in path or "'" in path:
+        raise ValueError(f"{path!r} is not the absolute path of a folder (without quotes and newlines)")
+    return path.rstrip("/")
+
+
+Folder = Annotated[str, AfterValidator(_check_path)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SshSettings(_Part):
+    """How a member's host is reached."""
+
+    user: str | None = None
+    port: int = Field(default=22, ge=1, le=65535)
+
+
+class MemberSettings(_Part):
+    """One server: where it listens and where its data is. `host`: the machine it runs on, over SSH; empty: this one.
+
+    `configuration` is the path of postgresql.conf when it lies outside the data directory, as on Debian.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
+    address: str = Field(min_length=1)
+    port: int = Field(default=5432, ge=1, le=65535)
+    data: Folder
+    host: str = ""
+    ssh: SshSettings = SshSettings()
+    configuration: Folder | None = None
+
+
+class OperatorSettings(_Part):
+    """The superuser that Salvor connects as."""
+
+    user: str
+    password: SecretReference
+
+
+class PgBackRestSettings(_Part):
+    """The pgBackRest repository. `passphrase`: of an encrypted one, when its configuration does not hold it."""
+
+    config: Folder = "/etc/pgbackrest/pgbackrest.conf"
+    stanza: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    program: str = "pgbackrest"
+    passphrase: SecretReference | None = None
+
+
+class PostgresSettings(Settings):
+    """A cluster as the inventory describes it. Who is the primary is observed, never written."""
+
+    database: str = Field(min_length=1, max_length=63)
+    members: tuple[MemberSettings, ...] = Field(min_length=1)
+    side_port: int = Field(ge=1, le=65535)
+    programs: Folder
+    run_as: str = ""
+    operator: OperatorSettings
+    pgbackrest: PgBackRestSettings | None = None
+    dumps: str = ""
+    start: tuple[str, ...] | None = None
+    stop: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> PostgresSettings:
+        for name, values in (
+            ("name", [member.name for member in self.members]),
+            ("address and port", [(member.address, member.port) for member in self.members]),
+            ("host and data", [(member.host, member.data) for member in self.members]),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"two members have the same {name}")
+        if any(member.port == self.side_port for member in self.members):
+            raise ValueError("side_port is the port of a member; the stage needs one of its own")
+        return self
+
+
+class Postgres(Restorable):
+    """A PostgreSQL cluster. What it does is in `salvor.postgres`, by way back; this ties it together."""
+
+    Settings = PostgresSettings
+    settings: PostgresSettings
+
+    @cached_property
+    def site(self) -> Site:
+        """The cluster and the incident, for the ways back."""
+        return Site(
+            name=self.name,
+            incident=self.context.incident,
+            database=self.settings.database,
+            members=tuple(Member(one.name, self._server(one)) for one in self.settings.members),
+            side_port=self.settings.side_port,
+            open_repository=self._repository if self.settings.pgbackrest else None,
+        )
+
+    def _server(self, member: MemberSettings) -> Server:
+        settings = self.settings
+        return Server(
+            shell=self._shell(member),
+            programs=settings.programs,
+            data=member.data,
+            address=member.address,
+            port=member.port,
+            operator=Operator(settings.operator.user, settings.operator.password),
+            start_command=settings.start,
+            stop_command=settings.stop,
+            configuration=member.configuration,
+            environment=self._passphrase(),
+        )
+
+    def _shell(self, member: MemberSettings) -> Shell:
+        run_as = self.settings.run_as or None
+        if not member.host:
+            return shell.local(run_as)
+        return shell.on_demand(
+            member.host,
+            lambda: shell.connect(member.host, user=member.ssh.user, port=member.ssh.port, run_as=run_as, deadline=4.0),
+        )
+
+    def _repository(self, member: Member) -> Repository:
+        pgbackrest = self.settings.pgbackrest
+        assert pgbackrest
+        return Repository(
+            shell=member.server.shell,
+            config=pgbackrest.config,
+            stanza=pgbackrest.stanza,
+            system=self.name,
+            program=pgbackrest.program,
+            environment=self._passphrase(),
+        )
+
+    def _passphrase(self) -> dict[str, str]:
+        pgbackrest = self.settings.pgbackrest
+        if not pgbackrest or not pgbackrest.passphrase:
+            return {}
+        return {"PGBACKREST_REPO1_CIPHER_PASS": secrets.resolve(pgbackrest.passphrase)}
+
+    # --- look ----------------------------------------------------------------------------------------------------
+
+    def observe(self) -> State:
+        """Who is the primary (or what is left of it), who follows, what is staged and kept. Within 5 s."""
+        return self.site.state(self.site.view())
+
+    def backups(self) -> list[Backup]:
+        """pgBackRest's backups and the dumps, newest first."""
+        found = self._repository(self.site.reachable_member()).backups() if self.settings.pgbackrest else []
+        if logical := _logical():
+            found += logical.backups(self)
+        return sorted(found, key=lambda backup: backup.taken, reverse=True)
+
+    def ways_back(self, wish: Wish) -> list[WayBack]:
+        """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
+        seen = self.site.view()
+        found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
+        if logical := _logical():
+            found += logical.ways_back(self, wish)
+        if wish.ways:
+            found = [
+                way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
+                for way in found
+            ]
+            found.sort(key=lambda way: wish.ways.index(way.name) if way.name in wish.ways else len(wish.ways))
+        return sorted(found, key=lambda way: not way.possible)
+
+    def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
+        """Prove what is staged. Reads only."""
+        seen = self.site.view()
+        if way.name == "failover":
+            yield from proof.standby(self.name, seen, way.stage.removeprefix("standby "), wish)
+        elif way.name == "physical":
+            member = self.site.member(str((way.arguments or {})["member"]))
+            yield from proof.stage(self.name, self.site, seen, member, str((way.arguments or {})["target"]), wish)
+        else:
+            yield from self._logically("verify", way, wish)
+
+    def ask(self, statement: str, where: str) -> Any:
+        """The first value of a query, asked read-only. `where`: live, a stage's name, or `address:HOST`."""
+        if where in _LOGICAL_STAGES:
+            return self._logically("ask", statement, where)
+        seen = self.site.view() if where in ("live", STAGE) else View(())
+        return ask(self.site.server(where, seen), self.settings.database, statement)
+
+    def redundancy(self) -> Iterator[Change]:
+        """Rebuild each member that is no healthy standby of the live primary."""
+        for one in rebuild.unprotected(self.site.view()):
+            yield self.change(
+                "rebuild_standby",
+                why=one.describe(),
+                no_undo="what it replaces is kept until inv discard",
+                member=one.member.name,
+            )
+
+    # --- act -----------------------------------------------------------------------------------------------------
+
+    @verb(deadline=120.0)
+    def fence(self, identity: str) -> Iterator[Progress]:
+        """Shut everybody but the operator out of the server with that identity, so that it survives a restart."""
+        seen = self.site.view()
+        holder = seen.holder_of(identity)
+        if holder is None or holder.look is None:
+            gone = holder.describe() if holder else "; ".join(one.describe() for one in seen.sightings)
+            raise CannotError(
+                f"{self.name}: {identity} cannot be reached, so it cannot be fenced: {gone}.",
+                safe="nothing was promoted",
+                hint="see to it by hand that it cannot write (power off), then restore with "
+                f"--override='{failover.PROMOTE_WITHOUT_FENCE}=REASON'",
+            )
+        if not holder.is_fenced:
+            yield from fence.fence(holder.member.server, identity.partition("/")[0])
+
+    @verb(deadline=60.0)
+    def unfence(self, identity: str) -> Outcome:
+        """Let everybody in again. What is not there any more needs nothing."""
+        holder = self.site.view().holder_of(identity)
+        if holder and holder.block:
+            fence.remove(holder.member.server)
+        return None
+
+    @verb(deadline=_DAY)
+    def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
+        """Build a copy beside what is live: `side-data` by pgBackRest (member, backup, target, timeline), or a dump."""
+        if stage != STAGE:
+            yield from self._logically("stage", stage, **arguments)
+            return
+        member = self.site.member(arguments["member"])
+        yield from self.site.physical(member).build(
+            arguments["backup"], arguments["target"], arguments["timeline"], arguments.get("overrides") or {}
+        )
+
+    @verb(deadline=600.0, destructive=True)
+    def drop(self, stage: str) -> Iterator[Progress]:
+        """Remove this incident's stage. Refuses what is live or kept, which bear other names."""
+        if stage in _LOGICAL_STAGES:
+            yield from self._logically("drop", stage)
+        elif stage == STAGE and (staged := self.site.stage(self.site.view())):
+            staged.drop()
+
+    @verb(deadline=900.0)
+    def promote(self, identity: str, stage: str, **arguments: Any) -> Iterator[Progress]:
+        """Make the stage what is live in the place of `identity`, once that is known to write no more."""
+        because = str(arguments.get("unfenced_because") or "")
+        if stage == STAGE:
+            member = self.site.member(arguments["member"])
+            yield from self.site.physical(member).promote(identity, self.site.view(), unfenced_because=because)
+        elif stage in _LOGICAL_STAGES:
+            yield from self._logically("promote", identity, stage, **arguments)
+        else:
+            name = self.site.member(stage.removeprefix("standby ")).name
+            yield from failover.promote(self.site.view(), name, identity, unfenced_because=because)
+
+    @verb(deadline=900.0)
+    def demote(self, identity: str, stage: str, **arguments: Any) -> Iterator[Progress]:
+        """Put back what `promote` replaced, stopped or running as it was, and fenced."""
+        if stage == STAGE:
+            yield from self.site.physical(self.site.member(arguments["member"])).demote(identity)
+        else:
+            yield from self._logically("demote", identity, stage, **arguments)
+
+    @verb(deadline=3600.0, destructive=True)
+    def discard(self, identity: str, kept: str) -> Iterator[Progress]:
+        """Remove what was kept of an incident, for good."""
+        member, _, name = kept.partition(":kept-")
+        if not name:
+            yield from self._logically("discard", identity, kept)
+            return
+        server = self.site.member(member).server
+        path = beside.kept_of(server, name)
+        found = next((one for one in beside.listing(server) if one.path == path), None)
+        if found and found.identity != identity.partition("/")[0]:
+            raise CannotError(
+                f"{path} is {found.identity}, not {identity}; it was not removed.", hint="look again: inv assess"
+            )
+        if found:
+            yield Progress(0, None, "", f"removing {path}")
+            beside.remove(server, path, tablespaces="all")
+
+    @verb(deadline=_DAY)
+    def rebuild_standby(self, member: str) -> Iterator[Progress]:
+        """Copy the live primary to a member and start it as a streaming standby."""
+        yield from rebuild.rebuild(self.site.view(), self.site.member(member), self.context.incident)
+
+    @verb(deadline=_DAY)
+    def backup(self, kind: str) -> Iterator[Progress]:
+        """Take a backup of the live primary: full, diff or incr by pgBackRest, or a dump."""
+        if kind == "dump":
+            yield from self._logically("backup")
+            return
+        if kind not in ("full", "diff", "incr"):
+            raise UsageError(f"--kind: there is no backup of kind {kind!r}.", hint="it is full, diff, incr or dump")
+        primary = self.site.view().primary
+        if not primary.is_up or primary.is_fenced:
+            raise CannotError(f"{self.name}: no live primary to back up: {primary.describe()}.", hint="inv assess")
+        server = primary.member.server
+        folders = ask(server, "postgres", "show unix_socket_directories").split(",")
+        repository = self.site.repository(primary.member)
+        yield from repository.take(kind, server.data, server.port, folders[0].strip())
+
+    def _logically(self, name: str, *arguments: Any, **named: Any) -> Any:
+        logical = _logical()
+        if logical is None or not hasattr(logical, name):
+            raise UsageError(f"{self.name}: {name} {arguments} {named}: there is no such stage.")
+        return getattr(logical, name)(self, *arguments, **named)
+
+
+_LOGICAL_STAGES = ("side-database", "side-cluster")
+
+
+def _logical() -> ModuleType | None:
+    """The way back by a dump."""
+    try:
+        return importlib.import_module("salvor.postgres.logical")
+    except ModuleNotFoundError:
+        return None

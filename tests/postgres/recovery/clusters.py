@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from salvor.change import Change, Progress, Reachable, State, Undo, WayBack
+from salvor.postgres.server import Server
+from salvor.sandbox import database, layout
+from salvor.sandbox.layout import Layout
+from salvor.system import Context, Wish
+from salvor.systems.postgres import Postgres, PostgresSettings
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Cluster:
+    """The sandbox's database, its application, and the system under test working for one incident."""
+
+    sandbox: Layout
+    system: Postgres
+    acknowledged: list[str] = field(default_factory=list)
+
+    def server(self, member: str) -> Server:
+        return database.server(self.sandbox, member)
+
+    def observe(self) -> State:
+        return self.system.observe()
+
+    def other_incident(self) -> Cluster:
+        return Cluster(self.sandbox, open_system(self.sandbox), self.acknowledged)
+
+    # --- the application
+
+    def shop(self, member: str) -> psycopg.Connection[Any]:
+        return psycopg.connect(
+            host=self.server(member).address,
+            port=self.sandbox.database_port,
+            user="shop",
+            password=self.sandbox.secret("shop.password"),
+            dbname="orders",
+            autocommit=True,
+            connect_timeout=3,
+        )
+
+    def write(self, member: str = "a", count: int = 20) -> None:
+        """Orders, each acknowledged by the server before the next one."""
+        with self.shop(member) as connection:
+            for _ in range(count):
+                reference = f"test-{next(_numbers)}"
+                connection.execute(
+                    "insert into orders (reference, customer_id, amount, status) values (%s, 1, 10, 'paid')",
+                    [reference],
+                )
+                self.acknowledged.append(reference)
+
+    def missing(self, member: str = "a") -> set[str]:
+        """The acknowledged orders that the live server does not have."""
+        with self.server(member).session("orders", deadline=10) as connection:
+            rows = connection.execute("select reference from orders where reference like 'test-%%'").fetchall()
+        return set(self.acknowledged) - {row[0] for row in rows}
+
+    # --- what the runner would do
+
+    def do(self, verb: str, **arguments: Any) -> list[Progress]:
+        change = Change(self.system.name, verb, arguments, "a test", no_undo="a test")
+        return list(self.system.apply(change))
+
+    def undo(self, undo: Undo | None) -> None:
+        assert undo
+        self.do(undo.verb, **undo.arguments)
+
+    def way(self, name: str, wish: Wish) -> WayBack:
+        return next(way for way in self.system.ways_back(wish) if way.name == name)
+
+    def recover(self, way: WayBack, identity: str) -> None:
+        """The chain, without its looks."""
+        assert way.possible, way.why
+        self.do("fence", identity=identity)
+        if way.arguments is not None:
+            self.do("stage", **way.arguments)
+        self.do("promote", **way.promote)
+
+    # --- disasters
+
+    def signal_all(self, member: str, number: signal.Signals) -> None:
+        for process in self.server(member).look().processes:
+            os.kill(process.pid, number)
+
+    def crash(self, member: str) -> None:
+        self.server(member).kill()
+
+
+def open_system(sandbox: Layout) -> Postgres:
+    settings = PostgresSettings.model_validate(
+        {
+            "kind": "postgres",
+            "database": "orders",
+            "members": [
+                {"name": name, "address": address, "port": sandbox.database_port, "data": str(sandbox.data(name))}
+                for name, address in layout.ADDRESSES.items()
+            ],
+            "side_port": sandbox.side_port,
+            "programs": database.PROGRAMS,
+            "run_as": sandbox.run_as,
+            "operator": {"user": "salvor", "password": f"file:{sandbox.root}/secrets/operator.password"},
+            "pgbackrest": {"config": f"{sandbox.root}/pgbackrest.conf", "stanza": database.STANZA},
+        }
+    )
+    incident = f"20261121T000000Z-orders-{next(_numbers):04x}"
+    return Postgres("orders-db", settings, Context(incident, Path("/nowhere"), dict))
+
+
+def is_up(state: State) -> bool:
+    return state.reachable is Reachable.UP and state.writable is True

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import signal
+import time
+
+import psycopg
+import pytest
+from salvor.change import Reachable
+from salvor.errors import CannotError
+from salvor.postgres.server import ABSENT
+from salvor.system import Wish
+
+from tests.postgres.recovery.clusters import Cluster, is_up
+
+WISH = Wish(rpo=30.0)
+
+
+def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster) -> None:
+    cluster.write("a", 50)
+    cluster.crash("a")
+    state = cluster.observe()
+    assert (state.reachable, state.writable) == (Reachable.DOWN, None)
+    way = cluster.way("failover", WISH)
+    assert way.loses == 0.0, way.why
+
+    with pytest.raises(CannotError, match="not known that the old primary cannot write"):
+        cluster.do("promote", **way.promote)
+
+    cluster.recover(way, state.identity)
+    after = cluster.observe()
+    assert is_up(after) and after.identity == way.identity and after.address == "127.0.0.12"
+    assert cluster.missing("b") == set()
+    cluster.write("b", 1)
+    cluster.do("promote", **way.promote)  # a second call finds its work done
+
+
+def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Cluster) -> None:
+    identity = cluster.observe().identity
+    session = cluster.shop("a")
+    cluster.do("fence", identity=identity)
+    state = cluster.observe()
+    assert state.identity == identity and state.writable is False and state.reachable is Reachable.UP
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("select 1")
+    server = cluster.server("a")
+    for _ in range(2):
+        with pytest.raises(psycopg.OperationalError, match="rejects"):
+            cluster.shop("a")
+        with server.session() as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+        server.stop("fast")
+        assert cluster.observe().writable is False
+        server.start()
+    cluster.do("fence", identity=identity)
+    cluster.do("unfence", identity=identity)
+    cluster.do("unfence", identity=identity)
+    assert is_up(cluster.observe())
+    cluster.write("a", 1)
+
+
+def test_a_frozen_primary_is_dead_before_the_standby_is_promoted(cluster: Cluster) -> None:
+    cluster.write("a", 20)
+    session = cluster.shop("a")
+    cluster.signal_all("a", signal.SIGSTOP)
+    begun = time.monotonic()
+    state = cluster.observe()
+    assert time.monotonic() - begun < 5.5
+    assert (state.reachable, state.writable) == (Reachable.UNKNOWN, None)
+    way = cluster.way("failover", WISH)
+    cluster.recover(way, state.identity)
+    cluster.signal_all("a", signal.SIGCONT)
+    assert cluster.server("a").processes() == []
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("insert into orders (reference, customer_id, amount, status) values ('late', 1, 1, 'paid')")
+    cluster.server("a").start()  # whoever starts it again starts a fenced one
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        cluster.shop("a")
+    after = cluster.observe()
+    assert is_up(after) and after.identity == way.identity
+    assert cluster.missing("b") == set()
+
+
+def test_a_lost_data_directory_leaves_processes_that_are_killed(cluster: Cluster) -> None:
+    cluster.write("a", 20)
+    cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data])
+    state = cluster.observe()
+    assert state.identity == ABSENT and state.writable is not False
+    way = cluster.way("failover", WISH)
+    cluster.recover(way, state.identity)
+    assert cluster.server("a").processes() == []
+    assert is_up(cluster.observe())
+    assert cluster.missing("b") == set()
+
+
+def test_a_live_primary_hands_over_everything(cluster: Cluster) -> None:
+    cluster.write("a", 50)
+    way = cluster.way("failover", WISH)
+    cluster.recover(way, cluster.observe().identity)
+    assert cluster.missing("b") == set()
+    assert cluster.server("a").processes() == []
+
+
+def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    cluster.crash("a")
+    old = cluster.observe().identity
+    cluster.recover(cluster.way("failover", WISH), old)
+    planned = list(cluster.system.redundancy())
+    assert [(change.verb, dict(change.arguments)) for change in planned] == [("rebuild_standby", {"member": "a"})]
+    list(cluster.system.apply(planned[0]))
+    assert list(cluster.system.redundancy()) == []
+    cluster.write("b", 5)
+    kept = cluster.observe().kept
+    assert [one.identity for one in kept] == [old]
+    cluster.do("discard", identity=old, kept=kept[0].name)
+    assert cluster.observe().kept == ()
