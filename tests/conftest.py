@@ -54,7 +54,7 @@ def a_sandbox(cluster: Path) -> Iterator[Layout]:
     with place_for_a_sandbox():
         mine = layout.plan(layout.place())
         mine.make()
-        parts = [cluster / name for name in ("secrets", *layout.SERVER_FOLDERS, "database-is-made")]
+        parts = [cluster / name for name in ("secrets", "dumps", *layout.SERVER_FOLDERS, "database-is-made")]
         subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
         database.configure(mine)
         salvor.sandbox.up(tell=lambda text: None)

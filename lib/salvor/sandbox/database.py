@@ -5,11 +5,13 @@ from __future__ import annotations
 import getpass
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from salvor import clock
 from salvor.change import Reachable
 from salvor.errors import CannotError
+from salvor.postgres import dumps
 from salvor.postgres.server import Look, Operator, Server
 from salvor.sandbox import layout, names, processes
 from salvor.sandbox.layout import ADDRESSES, Layout
@@ -138,7 +140,7 @@ def is_made(sandbox: Layout) -> bool:
 
 
 def make(sandbox: Layout, tell: Callable[[str], object]) -> None:
-    """Make the cluster, its data, its standby and its first backup, and leave both servers running.
+    """Make the cluster, its data, its standby and its first backups, and leave both servers running.
 
     What a killed call left is thrown away first. Raises CannotError, naming the program that failed.
     """
@@ -149,19 +151,22 @@ def make(sandbox: Layout, tell: Callable[[str], object]) -> None:
     _copy(sandbox)
     start(sandbox, "a")
     server(sandbox, "b").launch()
-    pgbackrest = ["pgbackrest", f"--config={sandbox.root}/pgbackrest.conf", f"--stanza={STANZA}"]
-    sandbox.shell.run([*pgbackrest, "stanza-create"], deadline=30)
-    sandbox.shell.run([*pgbackrest, "--type=full", "backup"], deadline=120)
+    with ThreadPoolExecutor(1) as beside:
+        dumped = beside.submit(_dump, sandbox)
+        pgbackrest = ["pgbackrest", f"--config={sandbox.root}/pgbackrest.conf", f"--stanza={STANZA}"]
+        sandbox.shell.run([*pgbackrest, "stanza-create"], deadline=30)
+        sandbox.shell.run([*pgbackrest, "--type=full", "backup"], deadline=120)
+    dumped.result()
     start(sandbox, "b")
     layout.write(sandbox.root / _MADE, clock.write_time(clock.now()) + "\n")
-    tell("database: first full backup taken, standby follows")
+    tell("database: first backups taken, one full and one dump; standby follows")
 
 
 def clear(sandbox: Layout) -> None:
     """Throw away the cluster in whatever state: its processes, data, backups, and what recoveries staged or kept."""
     processes.kill(processes.working_in(sandbox.root))
     (sandbox.root / _MADE).unlink(missing_ok=True)
-    for folder in layout.SERVER_FOLDERS:
+    for folder in ("dumps", *layout.SERVER_FOLDERS):
         shutil.rmtree(sandbox.root / folder, ignore_errors=True)
     sandbox.make()
 
@@ -238,6 +243,12 @@ def _copy(sandbox: Layout) -> None:
     source, target = sandbox.data("a"), sandbox.data("b")
     sandbox.shell.run(["cp", "-a", "--reflink=auto", str(source), str(target)], deadline=60)
     sandbox.shell.run(["touch", f"{target}/standby.signal"])
+
+
+def _dump(sandbox: Layout) -> None:
+    """The first dump, with its fingerprint."""
+    for _ in dumps.take(server(sandbox, "a"), "orders", str(sandbox.root / "dumps")):
+        pass
 
 
 def _give(sandbox: Layout, path: Path, text: str) -> None:

@@ -20,7 +20,7 @@ from salvor.errors import CannotError, UsageError
 ADDRESSES = {"a": "127.0.0.11", "b": "127.0.0.12"}
 """The loopback address of each member of the cluster."""
 SECRETS = ("operator.password", "shop.password", "replica.password", "repository.passphrase", "tsig.secret")
-SERVER_FOLDERS = ("a", "b", "repository", "dumps", "pgbackrest")
+SERVER_FOLDERS = ("a", "b", "repository", "pgbackrest")
 """The folders in the root that belong to the servers' user."""
 
 _LAYOUT = "sandbox.json"
@@ -115,7 +115,7 @@ class Layout:
                 f"The user {self.run_as} cannot enter {self.root}, where its servers' data shall be.",
                 hint="name another folder: SALVOR_SANDBOX_ROOT=/srv/salvor-sandbox inv sandbox.up",
             )
-        for folder in (self.place / "logs", self.root / "secrets"):
+        for folder in (self.place / "logs", self.root / "secrets", self.root / "dumps"):
             folder.mkdir(mode=0o700, exist_ok=True)
         for name in SERVER_FOLDERS:
             (self.root / name).mkdir(mode=0o700, exist_ok=True)

@@ -8,6 +8,7 @@ was opened before it was looked at, so a pid that was recycled meanwhile is neve
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -117,7 +118,16 @@ def alive(process: Process) -> bool:
     """Whether it runs, or is frozen; one that ended and that nobody has waited for yet does not count."""
     if child := _children.get(process.pid):
         child.poll()
-    return _started(process.pid) == process.started
+    try:
+        descriptor = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # Readable when its last thread has ended; proc(5) calls it a zombie as soon as its first one has.
+        ended = bool(select.select([descriptor], [], [], 0)[0])
+        return not ended and _started(process.pid) == process.started
+    finally:
+        os.close(descriptor)
 
 
 def wait_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, *, deadline: float) -> None:
@@ -163,4 +173,4 @@ def _started(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return int(fields[19])

@@ -15,7 +15,7 @@ from typing import Any
 
 from salvor import clock
 
-KEY_HEADER = "X-Salvor-Key"
+KEY_HEADER = "X-Salvor-Message"
 """The header that carries a message's key, which is the same whenever the same message is sent again."""
 
 
