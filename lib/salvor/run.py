@@ -4,13 +4,16 @@ down.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from salvor import clock
-from salvor.change import Change, Decision, Finding, Level, Progress, plan_hash
+from salvor.change import Change, Decision, Finding, Level, Progress, canonical, plan_hash
 from salvor.errors import (
     CannotError,
     NotConvergedError,
@@ -18,14 +21,18 @@ from salvor.errors import (
     OutcomeUnknownError,
     PlanMovedError,
     SalvorError,
+    UsageError,
 )
 from salvor.incident import Incident
 from salvor.journal import Journal
-from salvor.secrets import mask
+from salvor.secrets import mask, mask_data
 from salvor.steps import Step
 
 MESSAGES_DEADLINE = 60.0
 """Seconds that the end of a run waits for messages that are still going out; later they are owed."""
+
+_showing = partial(suppress, OSError, ValueError)
+"""A terminal that has gone, or cannot show a letter, stops no recovery: the journal is the record."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +79,16 @@ class Runner:
     watcher: Watcher
     journal: Journal | None = None
     approved: set[str] = field(default_factory=set)
-    _messages: dict[str, Future[str]] = field(default_factory=dict)
-    _background: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(4, thread_name_prefix="message"))
+    _messages: dict[str, tuple[Change, Future[str]]] = field(default_factory=dict)
+    _late: set[str] = field(default_factory=set)
+    _stopping: threading.Event = field(default_factory=threading.Event)
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
     def plan(self, steps: Sequence[Step], tell: Callable[[Finding], None] = lambda finding: None) -> Plan:
-        """Plan the whole chain as if each change were done: it looks, tells its findings, and writes nothing anywhere."""
+        """Plan the whole chain as if each change were done: look, tell the findings, and write nothing anywhere."""
         self.incident.look_again()
+        pinned = dict(self.incident.decisions)
         self.incident.ahead = True
         try:
             planned = []
@@ -92,6 +101,7 @@ class Runner:
             return Plan(tuple(planned))
         finally:
             self.incident.ahead = False
+            self.incident.decisions = pinned  # what a plan decides is decided again when it is carried out
             self.incident.look_again()
 
     def _plan(self, step: Step, tell: Callable[[Finding], None] = lambda finding: None) -> PlannedStep:
@@ -107,11 +117,12 @@ class Runner:
                 decisions.append(item)
                 self._decide(item)
             else:
-                changes.append(item)
+                changes.append(_undoable(item))
                 self.incident.foresee(item)
         return PlannedStep(_name(step), tuple(findings), tuple(decisions), tuple(changes))
 
     def _decide(self, decision: Decision) -> None:
+        _refuse_masked(decision)
         if self.journal is None or self.incident.ahead:
             self.incident.decisions[decision.system] = decision
         else:
@@ -131,24 +142,37 @@ class Runner:
         """
         name = _name(step)
         begun = clock.monotonic()
-        self.watcher.step(name, (step.__doc__ or "").strip())
+        with _showing():
+            self.watcher.step(name, (step.__doc__ or "").strip())
         self.incident.look_again()
-        planned = self._plan(step, self.watcher.finding)
-        new = [change for change in planned.changes if change.key not in self._messages]
+        planned = self._plan(step, self._tell)
+        new = list({change.key: change for change in planned.changes if change.key not in self._messages}.values())
         self._write("step", step=name, phase="begun", planned=len(new))
         self._refuse_unapproved(name, new)
         self._note(planned)
-        if new:
-            self._act(name, new)
+        tried: set[str] = set()
+        while new:
+            outcomes = self._act(name, new)
+            tried |= outcomes.keys()
             self.incident.look_again()
-            planned = self._plan(step, self.watcher.finding)
+            planned = self._plan(step, self._tell)
             self._note(planned)
-            self._observed(new, planned)
-            self._converged(name, planned)
+            left = [change for change in planned.changes if self._waits(change)]
+            unknown = [change for change in new if outcomes.get(change.key) == "unknown"]
+            self._observed(unknown, left)
+            # When the world says that the unknown was done, what it held up is still to do. Nothing is made twice.
+            if not unknown or any(change.key in tried for change in left):
+                self._converged(name, left)
+            self._refuse_unapproved(name, left)
+            new = left
         self.incident.look_again()
         self._write("step", step=name, phase="ended", seconds=round(clock.monotonic() - begun, 3))
         self._proven(name, planned)
         return planned
+
+    def _tell(self, finding: Finding) -> None:
+        with _showing():
+            self.watcher.finding(finding)
 
     def _note(self, planned: PlannedStep) -> None:
         for finding in planned.findings:
@@ -164,21 +188,14 @@ class Runner:
                 hint="look at the new plan with --plan, then run the same command again",
             )
 
-    def _observed(self, made: Iterable[Change], after: PlannedStep) -> None:
+    def _observed(self, unknown: Iterable[Change], left: Iterable[Change]) -> None:
         """Where an outcome was unknown, note what the world says of it now."""
-        still = {change.key for change in after.changes}
-        outcomes = {line["key"]: line["outcome"] for line in self.journal.of("outcome")} if self.journal else {}
-        for change in made:
-            if outcomes.get(change.key) == "unknown":
-                self._write(
-                    "observed",
-                    key=change.key,
-                    outcome="not done" if change.key in still else "done",
-                    detail=describe(change),
-                )
+        still = {change.key for change in left}
+        for change in unknown:
+            outcome = "not done" if change.key in still else "done"
+            self._write("observed", key=change.key, outcome=outcome, detail=describe(change))
 
-    def _converged(self, name: str, planned: PlannedStep) -> None:
-        left = [change for change in planned.changes if self._waits(change)]
+    def _converged(self, name: str, left: Sequence[Change]) -> None:
         if left:
             listed = "\n".join(f"  {describe(change)}  ({change.why})" for change in left)
             raise NotConvergedError(
@@ -208,35 +225,47 @@ class Runner:
     def _waits(self, change: Change) -> bool:
         return self.incident.system(change.system).verbs()[change.verb].waits
 
-    def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> None:
-        """Make the changes: those on independent systems side by side, the others in order. Raises the first error at
-        the end.
+    def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> dict[str, str]:
+        """Make the changes: those on independent systems side by side, the others in order.
+
+        Returns the outcome (done or unknown) of each that was begun, by its key; what waits for one whose outcome is
+        unknown is not begun. Raises the first error, when everything under way has ended.
         """
         undoing = undoing or {}
         waiting = list(changes)
-        running: dict[Future[None], Change] = {}
+        running: dict[Future[str], Change] = {}
+        outcomes: dict[str, str] = {}
         done: set[str] = set()
         error: BaseException | None = None
+        self._stopping.clear()
         with ThreadPoolExecutor(max_workers=8, thread_name_prefix="change") as pool:
-            while waiting or running:
-                for change in [] if error else [change for change in waiting if self._is_free(change, changes, done)]:
-                    waiting.remove(change)
-                    back = undoing.get(change.key, "")
-                    if self._waits(change):
-                        running[pool.submit(self._make, step, change, back)] = change
-                    else:
-                        self._messages[change.key] = self._background.submit(self._send, step, change)
-                        done.add(change.key)
-                if not running:
-                    if error or not waiting:
+            try:
+                while True:
+                    free = [] if error else [change for change in waiting if self._is_free(change, changes, done)]
+                    for change in free:
+                        waiting.remove(change)
+                        if self._waits(change):
+                            running[pool.submit(self._make, step, change, undoing.get(change.key, ""))] = change
+                        else:
+                            self._post(step, change)
+                            done.add(change.key)
+                    if not (free or running):
                         break
-                    continue
-                ended, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    done.add(running.pop(future).key)
-                    error = error or future.exception()
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        key = running.pop(future).key
+                        error = error or future.exception()
+                        if not future.exception():
+                            outcomes[key] = future.result()
+                            if outcomes[key] == "done":
+                                done.add(key)
+            except KeyboardInterrupt:
+                self._stopping.set()
+                with _showing():
+                    self.watcher.tell("Stopping: what is under way ends first, or at its next sign of progress.")
+                raise
         if error:
             raise error
+        return outcomes
 
     def _is_free(self, change: Change, changes: Sequence[Change], done: set[str]) -> bool:
         """Whether everything that `change` must wait for is done: earlier changes of its system, or of one it depends
@@ -251,59 +280,81 @@ class Runner:
                 return False
         return True
 
-    def _make(self, step: str, change: Change, undoing: str = "") -> None:
-        """One change, journalled before and after. An outcome that is unknown is looked at by the plan that follows."""
+    def _make(self, step: str, change: Change, undoing: str = "") -> str:
+        """One change, journalled before and after. Returns done or unknown: what is unknown, the next plan looks at."""
         extra = {"undoing": undoing} if undoing else {}
         self._write("intent", step=step, change=change.to_json(), **extra)
-        self.watcher.begun(change)
         begun = clock.monotonic()
-        outcome, text = "failed", "it was interrupted"
+        outcome, text = "unknown", "it was stopped"
         try:
+            with _showing():
+                self.watcher.begun(change)
             for progress in self.incident.system(change.system).apply(change):
-                self.watcher.progress(change, progress)
+                with _showing():
+                    self.watcher.progress(change, progress)
+                if self._stopping.is_set():
+                    raise KeyboardInterrupt
             outcome, text = "done", ""
         except OutcomeUnknownError as unknown:
-            outcome, text = "unknown", mask(str(unknown))
-        except BaseException as failed:
-            text = mask(str(failed)) or type(failed).__name__
+            text = mask(str(unknown))
+        except Exception as failed:
+            outcome, text = "failed", mask(str(failed)) or type(failed).__name__
             raise
         finally:
             seconds = round(clock.monotonic() - begun, 3)
             error = {"error": text} if text else {}
-            self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **error, **extra)
-            self.watcher.ended(change, outcome, seconds, text)
+            if change.key not in self._late:
+                self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **error, **extra)
+            with _showing():
+                self.watcher.ended(change, outcome, seconds, text)
+        return outcome
 
-    def _send(self, step: str, change: Change) -> str:
-        """A message, in the background: what goes wrong is owed, and stops nothing."""
-        try:
-            self._make(step, change)
-        except Exception as error:  # noqa: BLE001 - whatever a notifier raises: recovery never waits for paperwork
-            self.owe(describe(change), mask(str(error)) or type(error).__name__)
-            return "owed"
-        return "sent"
+    def _post(self, step: str, change: Change) -> None:
+        """Send a message in the background, in a thread that keeps no process alive."""
+        sent: Future[str] = Future()
+        self._messages[change.key] = change, sent
+
+        def send() -> None:
+            try:
+                outcome = self._make(step, change)
+                if outcome == "unknown":
+                    self.owe(describe(change), "whether it was sent is not known")
+            except Exception as error:  # noqa: BLE001 - whatever a notifier raises: recovery never waits for paperwork
+                if change.key not in self._late:
+                    self.owe(describe(change), mask(str(error)) or type(error).__name__)
+            finally:
+                sent.set_result("")
+
+        threading.Thread(target=send, name=f"message {change.key}", daemon=True).start()
 
     def tell(self, moment: str) -> None:
         """Send a moment's messages that follow from what happened rather than from a plan: that it failed, that it
-        was undone.
+        was undone. What cannot be sent is owed.
         """
         outbox = self.incident.outbox
-        changes = outbox.messages(moment) if outbox else []
+        try:
+            changes = outbox.messages(moment) if outbox else []
+        except Exception as error:  # noqa: BLE001 - as for each message
+            self.owe(f"the messages that it is {moment}", mask(str(error)) or type(error).__name__)
+            return
         self.approved |= {change.key for change in changes}
-        if changes:
-            self._act("notify", changes)
+        self._act("notify", changes)
 
     def owe(self, what: str, why: str) -> None:
         """Note what could not be done and is still to do; the recovery goes on."""
-        self.watcher.tell(f"owed: {what}: {why}")
+        with _showing():
+            self.watcher.tell(f"owed: {what}: {why}")
         self._write("owed", what=what, why=why)
 
     def finish(self) -> None:
         """Wait for messages that are still going out, for MESSAGES_DEADLINE seconds at most; what is left is owed."""
-        _, late = wait(self._messages.values(), timeout=MESSAGES_DEADLINE)
-        for key, future in self._messages.items():
-            if future in late:
-                self.owe(f"message {key}", f"it was not sent within {MESSAGES_DEADLINE:.0f} s")
-        self._background.shutdown(wait=False, cancel_futures=True)
+        wait([sent for _, sent in self._messages.values()], timeout=MESSAGES_DEADLINE)
+        for key, (change, sent) in list(self._messages.items()):
+            if sent.done():
+                del self._messages[key]  # one that failed is planned again, when this incident goes on
+            elif key not in self._late:
+                self._late.add(key)
+                self.owe(describe(change), f"it was not sent within {MESSAGES_DEADLINE:.0f} s")
 
     # --- undo ----------------------------------------------------------------------------------------------------
 
@@ -312,17 +363,18 @@ class Runner:
 
         Raises CannotError when a change that was begun has no way back: nothing is undone past it.
         """
-        undone = {
-            line["undoing"] for line in journal.of("outcome") if line.get("undoing") and line["outcome"] == "done"
-        }
-        back: list[Change] = []
+        begun: dict[str, Change] = {}  # by key, in the order in which each was last begun
+        for line in journal.of("intent", "outcome"):
+            if line["kind"] == "intent" and not line.get("undoing"):
+                key = line["change"]["key"]  # as it was made: what the journal masks has another one
+                begun.pop(key, None)
+                begun[key] = Change.from_json(line["change"])
+            elif line["kind"] == "outcome" and line.get("undoing") and line["outcome"] == "done":
+                back = begun.get(line["undoing"])
+                begun = {key: each for key, each in begun.items() if back is None or not _same_way_back(each, back)}
+        changes: dict[str, Change] = {}
         undoing: dict[str, str] = {}
-        begun: set[str] = set()
-        for line in reversed(journal.of("intent")):
-            change = Change.from_json(line["change"])
-            if line.get("undoing") or change.key in undone or change.key in begun:
-                continue
-            begun.add(change.key)
+        for key, change in reversed(begun.items()):
             if change.undo is None:
                 if not self._waits(change):
                     continue  # a message stays sent, and hinders nothing
@@ -338,26 +390,32 @@ class Runner:
                 no_undo="it is itself an undo",
                 **change.undo.arguments,
             )
-            back.append(way_back)
-            undoing[way_back.key] = change.key
-        return back, undoing
+            if way_back.key not in changes:
+                changes[way_back.key] = way_back
+                undoing[way_back.key] = key
+        return list(changes.values()), undoing
 
     def undo(self, changes: Sequence[Change], undoing: dict[str, str]) -> None:
         """Make the changes of `undo_plan`, one after the other, and note that the incident is undone."""
         for change in changes:
-            self._act("undo", [change], undoing)
-            unknown = self.journal and self.journal.of("outcome")[-1]["outcome"] == "unknown"
-            if unknown:
-                raise OutcomeUnknownError(
-                    f"Whether {describe(change)} was done is not known.",
-                    hint=f"inv undo --incident={self.incident.id} looks again",
-                )
+            self._make_surely("undo", [change], undoing)
         self._write("undone", result=f"{len(changes)} changes taken back")
 
     def act(self, name: str, changes: Sequence[Change]) -> None:
         """Make approved changes that belong to no step of a recovery: a backup, a discard, a standby rebuilt."""
         self._refuse_unapproved(name, changes)
-        self._act(name, changes)
+        self._make_surely(name, changes)
+
+    def _make_surely(self, name: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> None:
+        """Make changes that no plan looks at again. Raises OutcomeUnknownError when the outcome of one is not known."""
+        outcomes = self._act(name, changes, undoing)
+        unknown = [change for change in changes if outcomes.get(change.key) == "unknown"]
+        if unknown:
+            raise OutcomeUnknownError(
+                f"Whether this was done is not known: {'; '.join(map(describe, unknown))}.",
+                safe="nothing that waits for it was begun",
+                hint=f"inv incident.show --incident={self.incident.id}, then the same command again: it looks first",
+            )
 
     def note(self, kind: str, **data: object) -> None:
         """Write a line that tells of no change: a note, that the incident is closed."""
@@ -377,6 +435,36 @@ def describe(change: Change) -> str:
         if value is not None
     )
     return mask(f"{change.system}: {change.verb} {arguments}".rstrip())
+
+
+def _undoable(change: Change) -> Change:
+    """`change`; without its undo where the journal would mask that, because what is masked cannot be read back."""
+    undo = change.to_json()["undo"]
+    if undo and _is_masked(undo):
+        return replace(
+            change, undo=None, no_undo="its way back holds what looks like a secret, and is not written down"
+        )
+    return change
+
+
+def _refuse_masked(decision: Decision) -> None:
+    """A decision is read back from the journal, which masks secrets: then it would lead elsewhere."""
+    way = decision.to_json()["way"]
+    acted_on = {name: way[name] for name in ("identity", "arguments", "promote", "promote_undo")}
+    if _is_masked({"pinned": decision.identity, **acted_on}):
+        raise UsageError(
+            f"{decision.system}: {way['name']} needs what looks like a secret: {mask(canonical(acted_on))}",
+            safe="nothing was changed",
+            hint="give it another name (a copy of the file, say), or choose another backup",
+        )
+
+
+def _is_masked(data: object) -> bool:
+    return canonical(mask_data(data)) != canonical(data)
+
+
+def _same_way_back(one: Change, other: Change) -> bool:
+    return one.system == other.system and one.undo == other.undo
 
 
 def _name(step: Step) -> str:
