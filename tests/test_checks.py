@@ -4,15 +4,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from decimal import Decimal
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from typing import Any
+from urllib.error import URLError
+from urllib.request import HTTPRedirectHandler, Request
 
 import pytest
 from pydantic import ValidationError
 from salvor import secrets
 from salvor.change import Finding, Level
-from salvor.checks import Check, applies, run
+from salvor.checks import Check, _opener, applies, run
 from salvor.errors import CannotError, OutcomeUnknownError
 
 
@@ -250,6 +255,14 @@ def test_http(url: Url, path: str, limits: dict[str, Any], level: Level, figure:
 def test_a_redirect_to_another_scheme_is_not_followed(url: Url, target: str) -> None:
     finding = look(http=url(f"to/{target}"))
     assert finding.level is Level.FAIL and "root:" not in finding.detail
+
+
+@pytest.mark.parametrize(("scheme", "followed"), [("http", False), ("https", True)])
+def test_a_redirect_from_https_stays_there(scheme: str, followed: bool) -> None:
+    opener: Any = _opener(follow=True)
+    (redirects,) = (each for each in opener.handlers if isinstance(each, HTTPRedirectHandler))
+    with nullcontext() if followed else pytest.raises(URLError, match="not followed"):
+        redirects.redirect_request(Request("https://h/"), BytesIO(), 302, "Found", HTTPMessage(), f"{scheme}://h/x")
 
 
 def test_a_redirect_without_end(url: Url) -> None:

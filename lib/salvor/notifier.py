@@ -61,6 +61,6 @@ def _without(url: str, said: str) -> str:
     said = secrets.mask(said)
     host = urlsplit(url).hostname or ""
     for part in sorted(set(re.split(r"[/:@?&=]", url)), key=len, reverse=True):
-        if len(part) >= 6 and part.lower() != host:
+        if len(part) >= 6 and not (part.lower() == host and "." in host):
             said = said.replace(part, secrets.MASK)
     return said

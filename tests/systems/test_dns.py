@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dns.message import from_wire, make_response
+from dns.rrset import from_text
 from salvor import authoritative, clock
 from salvor.change import Reachable
 from salvor.errors import CannotError, NotConvergedError, OutcomeUnknownError, UsageError
@@ -325,3 +327,22 @@ def test_a_server_that_drips_is_silent(opened: Any, monkeypatch: pytest.MonkeyPa
         assert clock.monotonic() - begun < 1.5
     stop.set()
     assert state.reachable is Reachable.UNKNOWN and "no answer within 0.5 s" in state.summary
+
+
+def test_a_second_hand_answer_is_not_believed(opened: Any) -> None:
+    """A resolver answers from its memory; only servers with authority know what the record says now."""
+
+    def remember() -> None:
+        with listener.accept()[0] as connection:
+            for value in ("ns.sandbox.test. hostmaster.sandbox.test. 1 3600 600 86400 1", "127.0.0.11"):
+                question = from_wire(connection.recv(65536)[2:])
+                answer = make_response(question)
+                asked = question.question[0]
+                answer.answer.append(from_text(asked.name, 5, "IN", asked.rdtype, value))
+                wire = answer.to_wire()
+                connection.sendall(len(wire).to_bytes(2, "big") + wire)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=remember, daemon=True).start()
+        state = opened(f"127.0.0.1:{listener.getsockname()[1]}").observe()
+    assert state.reachable is Reachable.UNKNOWN and "its answers are second-hand" in state.summary
