@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import world
 from salvor import aftermath, console
 from salvor.change import plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
 from salvor.show import Plain
-from world import BAD, GOOD, World
+
+from tests import world
+from tests.world import BAD, GOOD, World
 
 
 @pytest.fixture

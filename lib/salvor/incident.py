@@ -58,6 +58,12 @@ class Incident:
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
     recovered_once: bool = False
+    over: str = ""
+    """How it ended (closed, undone, discarded); empty while it is open."""
+    approvals: dict[str, set[str]] = field(default_factory=dict)
+    """The keys of the changes that were approved, by the hash of their plan."""
+    _proven: set[str] = field(default_factory=set, repr=False)
+    _proving: dict[str, bool] = field(default_factory=dict, repr=False)
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
     _seen: dict[str, State] = field(default_factory=dict, repr=False)
     ahead: bool = False
@@ -144,7 +150,7 @@ class Incident:
         self._seen[change.system] = state
 
     def depends(self, system: str, on: str) -> bool:
-        """Whether `system` must wait for `on`: by its settings, or because its service depends on the other's."""
+        """Whether `system` must wait for `on`: a route waits for what it leads to."""
         needs = self.system(system).depends_on
         return on in needs or any(self.depends(need, on) for need in needs if need != system)
 
@@ -182,13 +188,8 @@ class Incident:
         """
         staged = self.staged(broken)
         if staged is None:
-            return self.is_placed(broken) and self._passed(self.observe(broken.system).identity)
-        return self.ahead or self._passed(staged.identity)
-
-    def _passed(self, identity: str) -> bool:
-        seen = [finding for step, finding in self.findings if step == "verify" and finding.evidence == identity]
-        latest = {(finding.subject, finding.check): finding.level for finding in seen}
-        return bool(latest) and all(level in (Level.PASS, Level.WARN) for level in latest.values())
+            return self.is_placed(broken) and self.observe(broken.system).identity in self._proven
+        return self.ahead or staged.identity in self._proven
 
     @property
     def is_cut_over(self) -> bool:
@@ -241,7 +242,7 @@ class Incident:
             "rpo_target": clock.write_duration(self.service.rpo),
             **{
                 name: clock.write_duration(value) if isinstance(value, float) else value
-                for name, value in self.measured.items()
+                for name, value in self.measured.items()  # a copy for each change: messages read it in other threads
             },
         }
 
@@ -254,11 +255,42 @@ class Incident:
                 decision = Decision.from_json(line["decision"])
                 self.decisions[decision.system] = decision
             case "finding":
-                self.findings.append((line["step"], Finding.from_json(line["finding"])))
+                finding = Finding.from_json(line["finding"])
+                self.findings.append((line["step"], finding))
+                if line["step"] == "verify":
+                    self._weigh(finding)
+            case "step" if line["step"] == "verify":
+                self._weigh_all(ended=line["phase"] == "ended")
+            case "approved":
+                self.approvals[line["hash"]] = {change["key"] for change in line["changes"]}
             case "measured":
-                self.measured |= {name: value for name, value in line.items() if name not in _FRAME}
+                figures = {name: value for name, value in line.items() if name not in _FRAME}
+                self.measured = {**self.measured, **figures}
             case "recovered":
                 self.recovered_once = True
+            case "closed" | "undone" | "discarded":
+                self.over = line["kind"]
+
+    def _weigh(self, finding: Finding) -> None:
+        """One finding of `verify`: a single bad one takes the proof from the copy that it was seen on, at once."""
+        good = finding.level in (Level.PASS, Level.WARN)
+        self._proving[finding.evidence] = good and self._proving.get(finding.evidence, True)
+        if not good:
+            self._proven.discard(finding.evidence)
+
+    def _weigh_all(self, *, ended: bool) -> None:
+        """`verify` begins or ends. Only at its end is a copy proven: a crash in its midst left some checks unasked."""
+        if ended:
+            self._proven |= {identity for identity, good in self._proving.items() if good and identity}
+        self._proving = {}
+
+    def learn_anew(self, lines: list[dict[str, Any]]) -> None:
+        """Take in a whole journal, and forget what this process decided without writing it down."""
+        self.decisions, self.findings, self.measured, self.approvals = {}, [], {}, {}
+        self.recovered_once, self.over = False, ""
+        self._proven, self._proving = set(), {}
+        for line in lines:
+            self.learn(line)
 
     def opening(self) -> dict[str, Any]:
         """The data of the journal's first line, from which `reopen` makes the incident again."""
@@ -294,8 +326,7 @@ def reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operat
         detected_at=clock.read_time(opened["detected_at"]),
         failed_at=clock.read_time(opened["failed_at"]) if opened["failed_at"] else None,
     )
-    for line in lines:
-        incident.learn(line)
+    incident.learn_anew(lines)
     return incident
 
 

@@ -18,7 +18,7 @@ from types import ModuleType
 
 from salvor import clock, inventory, journal, lock
 from salvor.change import Change, Finding, Level, WayBack
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, PlanMovedError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id, reopen
 from salvor.inventory import Platform, Service
@@ -101,6 +101,8 @@ class Session:
     runner: Runner
     history: History
     resumed: bool = False
+    others: frozenset[str] | None = None
+    """The incidents that were there when this one was prepared; None: nobody looked."""
 
     @property
     def journal(self) -> Journal | None:
@@ -145,24 +147,41 @@ class Session:
         """
         folder = self.incident.folder
         with lock.hold(self.incident.service.name, folder.parent, by=self.incident.operator, incident=self.incident.id):
-            self._open_journal(folder)
+            opened = self._open_journal(folder)
             try:
                 yield
             finally:
-                self.runner.finish()
-                assert self.runner.journal
-                self.runner.journal.close()
+                try:
+                    self.runner.finish()
+                finally:
+                    opened.close()
 
-    def _open_journal(self, folder: Path) -> None:
+    def _open_journal(self, folder: Path) -> Journal:
         mirror = os.environ.get("SALVOR_MIRROR")
         tell = self.runner.watcher.tell
-        if folder.exists():
-            self.runner.journal = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
-            self.runner.journal.append("resumed", where=socket.gethostname())
+        if (folder / journal.FILE).exists():
+            opened = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
+            self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
+            opened.append("resumed", where=socket.gethostname())
         else:
+            self._refuse_second()
             opening = self.incident.opening()
-            self.runner.journal = Journal.create(folder, by=self.incident.operator, mirror=mirror, tell=tell, **opening)
-            self.incident.decisions.clear()  # decided again, and this time written down
+            opened = Journal.create(folder, by=self.incident.operator, mirror=mirror, tell=tell, **opening)
+        self.runner.journal = opened
+        return opened
+
+    def _refuse_second(self) -> None:
+        """Refuse to begin beside an incident of the same service that was begun since this one was prepared."""
+        mine, known = self.incident, self.others
+        for folder in journal.incidents(mine.folder.parent) if known is not None else ():
+            if folder.name not in known and _is_open(
+                Journal.read(folder).lines, mine.platform, mine.service, mine.purpose
+            ):
+                raise PlanMovedError(
+                    f"The incident {folder.name} of {mine.service.name} was begun meanwhile.",
+                    safe="nothing was changed",
+                    hint="the same command again goes on with that one",
+                )
 
     def approve(self, plan: Plan, how: str) -> None:
         """Note what the operator approved."""
@@ -241,6 +260,7 @@ def open_session(
     chosen = described.service(service)
     wish = wish or Wish()
     history = History(incidents_folder())
+    others = frozenset(folder.name for folder in journal.incidents(incidents_folder()))
     if incident:
         return _resume(find(incident), described, watcher, history)
     for folder in journal.incidents(incidents_folder()):
@@ -274,7 +294,7 @@ def open_session(
         purpose=purpose,
         failed_at=failed_at,
     )
-    return Session(made, book, Runner(made, watcher), history)
+    return Session(made, book, Runner(made, watcher), history, others=others)
 
 
 _OVER = ("closed", "undone", "discarded")

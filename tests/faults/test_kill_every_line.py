@@ -12,17 +12,17 @@ import sys
 from pathlib import Path
 
 import pytest
-import world
 from salvor import evidence
 from salvor.change import Level
-from world import BAD, GOOD, World
+from tests import world
+from tests.world import BAD, GOOD, World
 
 # The child runs the whole chain, and is killed before or after the journal line whose number is given.
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-sys.path[:0] = [{tests!r}, {lib!r}]
-import world
+sys.path[:0] = [{root!r}, {lib!r}]
+from tests import world
 world.point_at(Path({root!r}))
 from salvor import console
 from salvor.journal import Journal
