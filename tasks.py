@@ -5,14 +5,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from invoke.collection import Collection
 from invoke.context import Context
 from invoke.tasks import task
 
 sys.path.insert(0, str(Path(__file__).parent / "lib"))
+
+_Body = TypeVar("_Body", bound=Callable[..., None])
 
 if TYPE_CHECKING:
     from salvor.session import Session
@@ -35,10 +38,10 @@ _HELP = {
 }
 
 
-def _task(*positional: str, **help_: str) -> Any:
+def _task(*positional: str, **help_: str) -> Callable[[_Body], _Body]:
     """An invoke task with our help texts and exit codes."""
 
-    def make(body: Any) -> Any:
+    def make(body: _Body) -> _Body:
         import functools
         import inspect
 
@@ -50,12 +53,13 @@ def _task(*positional: str, **help_: str) -> Any:
 
         names = [name for name in inspect.signature(body).parameters if name != "c"]
         texts = {name.rstrip("_"): help_.get(name, _HELP.get(name, "")) for name in names}
-        return task(
+        made = task(
             wrapped,
             positional=list(positional),
             help={name: text for name, text in texts.items() if text},
             auto_shortflags=False,
         )
+        return cast(_Body, made)
 
     return make
 
@@ -94,7 +98,7 @@ def assess(c: Context, service: str = "", platform: str = "sandbox", incident: s
         shown.lines([f"HINT: inv restore --service={session.incident.service.name} --plan"] if decided else [])
 
 
-def _step(name: str, summary: str) -> Any:
+def _step(name: str, summary: str) -> Callable[..., None]:
     """A task that carries one step out alone, on the open incident."""
 
     def body(

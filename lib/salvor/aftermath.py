@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from salvor import clock, evidence, inventory, journal, record, show, story
+from salvor import clock, evidence, journal, record, show, story
 from salvor.change import Level
-from salvor.console import approval, one_of, telling_failure
+from salvor.console import approval, one_of, shortest, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, UsageError
 from salvor.journal import Journal
 from salvor.run import Plan, PlannedStep
@@ -31,6 +31,8 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
     _refuse_when_later(session)
     changes, undoing = session.runner.undo_plan(Journal.read(session.incident.folder))
     shown.lines(show.plan_lines(Plan((PlannedStep("undo", (), (), tuple(changes)),)), session.history.last))
+    if session.incident.recovered_once:
+        shown.tell("NOTE: what users wrote since the cutover is only in what was restored, and goes with it.")
     if plan_only:
         return
     how = approval(shown, tuple(changes), approve=approve, yes=yes)
@@ -197,14 +199,7 @@ def record_incident(incident: str, shown: Shown) -> None:
             safe=f"the journal is whole: {folder / 'journal.jsonl'}",
             hint=f"inv incident.record --incident={incident}",
         )
-    shown.tell(f"The record: {_shortest(folder / 'record.html')}")
-
-
-def _shortest(path: Path) -> str:
-    try:
-        return str(path.relative_to(inventory.root()))
-    except ValueError:
-        return str(path)
+    shown.tell(f"The record: {shortest(folder / record.PAGE)}")
 
 
 def note(incident: str, text: str, shown: Shown) -> None:

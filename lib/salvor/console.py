@@ -130,6 +130,24 @@ def recover(
     _show_end(session, shown)
 
 
+def make_record(session: Session, shown: Shown) -> None:
+    """Make the incident's record. What goes wrong with it is owed, and stops nothing."""
+    from salvor import record
+
+    folder = session.incident.folder
+    problem = record.make(folder)
+    if problem:
+        with contextlib.suppress(SalvorError), session.begin():
+            session.runner.owe("the record", problem)
+        shown.tell(f"  HINT: inv incident.record --incident={folder.name}")
+    shown.tell(f"  the record: {shortest(folder / record.PAGE)}")
+
+
+def shortest(path: Path) -> str:
+    """A path as it is typed: relative to the working folder where it is below it."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 @contextlib.contextmanager
 def telling_failure(session: Session) -> Iterator[None]:
     """When a recovery fails, tell the people who must know; the error goes on."""

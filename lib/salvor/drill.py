@@ -42,16 +42,14 @@ def run(service: str, platform: str, disaster: str, shown: Shown, *, keep: bool 
         rehearse(service, platform, shown)
         return
     begun = clock.monotonic()
-    shown.tell(
-        "Starting a fresh sandbox: PostgreSQL with a standby, backups, DNS, a shop, and customers who buy buying."
-    )
+    shown.tell("Starting a fresh sandbox: PostgreSQL with a standby, backups, DNS, a shop, and customers who buy.")
     sandbox.up(fresh=True, tell=shown.tell)
     scenes = []
     try:
         for number, name in enumerate((disaster,) if disaster else SCENES):
             if number:
                 _clear_up(service, scenes[-1].incident, shown)
-            scenes.append(_scene(name, service, platform, shown))
+            scenes.append(_scene(number, name, service, platform, shown))
         _report(scenes, shown)
     finally:
         if not keep:
@@ -60,14 +58,17 @@ def run(service: str, platform: str, disaster: str, shown: Shown, *, keep: bool 
     shown.tell(f"The drill took {clock.write_duration(clock.monotonic() - begun)}.")
 
 
-def _scene(disaster: str, service: str, platform: str, shown: Shown) -> Scene:
+def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown) -> Scene:
+    begun = clock.now()
     time.sleep(_WRITES_BEFORE)
     shown.tell(f"\nDISASTER: {disaster}: {disasters.names()[disaster]}")
     moment: datetime = disasters.strike(disaster)
-    sitting: Session = session.open_session(service, shown, platform=platform, failed_at=moment, purpose="drill")
+    sitting: Session = session.open_session(
+        service, shown, platform=platform, failed_at=moment, purpose="drill", anew=True
+    )
     console.recover(sitting, shown, yes=True)
     incident = sitting.incident
-    counted = survivors.survivors(moment)
+    counted = survivors.survivors(moment, begun if number else None)
     aftermath.close_incident(incident.id, str(_signing_key()), shown)
     way = ", ".join(decision.way.name for decision in incident.decisions.values())
     return Scene(disaster, incident.id, way, incident.measured.get("rto"), incident.measured.get("rpo"), counted)

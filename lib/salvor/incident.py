@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import Change, Decision, Finding, Level, Reachable, Staged, State
+from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.system import FORECAST, Context, Outbox, Restorable, Route, System, Wish
@@ -182,6 +182,18 @@ class Incident:
         state = self.observe(broken.system)
         return self.is_placed(broken) and state.reachable is Reachable.UP and state.writable is True
 
+    def is_of_this_world(self, broken: Broken) -> bool:
+        """Whether what `assess` pinned, or what this incident made of it, is still to be seen; if not, it was
+        replaced by hand.
+        """
+        state, way = self.observe(broken.system), broken.decision.way
+        return (
+            state.identity in (broken.identity, UNSEEN)
+            or self.is_placed(broken)
+            or any(kept.incident == self.id for kept in state.kept)
+            or any(staged.name == way.stage and way.identity in ("", staged.identity) for staged in state.staged)
+        )
+
     def is_proven(self, broken: Broken) -> bool:
         """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as
         proven.
@@ -203,6 +215,10 @@ class Incident:
             change = route.change_to(address, self.observe(route)) if address else None
             if change:
                 yield change
+
+    def time_to_live(self, route: Route) -> float:
+        """Seconds for which users' machines may go on believing what the route said before."""
+        return float(self.observe(route).details.get("ttl") or 0.0)
 
     def check(self, check: Check, where: str, evidence: str = "") -> Finding:
         """Run one of the service's checks: `live`, a stage's name, or `route`."""

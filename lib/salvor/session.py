@@ -249,12 +249,13 @@ def open_session(
     runbook_name: str = "",
     incident: str = "",
     purpose: str = "incident",
+    anew: bool = False,
 ) -> Session:
     """The session for a service: its open incident resumed, or a new one prepared (nothing is written yet).
 
-    An incident that recovered is over for this purpose: when something is broken again, that is a new one. Raises
-    UsageError
-    when the open incident wished something else.
+    `anew` resumes nothing. An incident that recovered is over for this purpose: when something is broken again, that is
+    a new one; so it is when what it pinned is not there any more. Raises UsageError when the open incident wished
+    something else.
     """
     described = inventory.load(platform)
     chosen = described.service(service)
@@ -263,11 +264,14 @@ def open_session(
     others = frozenset(folder.name for folder in journal.incidents(incidents_folder()))
     if incident:
         return _resume(find(incident), described, watcher, history)
-    for folder in journal.incidents(incidents_folder()):
+    for folder in [] if anew else journal.incidents(incidents_folder()):
         lines = Journal.read(folder).lines
         if not _is_open(lines, described, chosen, purpose):
             continue
         session = _resume(folder, described, watcher, history)
+        if session.incident.broken and not any(map(session.incident.is_of_this_world, session.incident.broken)):
+            watcher.tell(f"{folder.name} is open, and what it pinned is not there any more; this is a new incident.")
+            continue
         if any(line["kind"] == "recovered" for line in lines) and _is_broken_again(session.incident):
             break
         asked_anew = wish != Wish() or failed_at is not None

@@ -36,15 +36,17 @@ class Survivors:
         return self.before - self.before_survived + self.after - self.after_survived
 
 
-def survivors(moment: datetime) -> Survivors:
+def survivors(moment: datetime, since: datetime | None = None) -> Survivors:
     """Count what the live database, asked through the route, has of what was acknowledged around `moment`, the damage.
+
+    `since`: leave out what was acknowledged before, when an earlier recovery went back to a moment.
 
     The outage is the longest pause between two acknowledgements that ends after `moment`, if it is over a second: at 50
     orders a second nothing else pauses for long. Raises CannotError when the live database does not answer.
     """
     acknowledged = writer.acknowledged(sandbox.find().acknowledged)
     stopped, back = _outage(acknowledged, moment)
-    before = [(reference, at) for reference, at in acknowledged if at <= moment]
+    before = [(reference, at) for reference, at in acknowledged if at <= moment and (since is None or since < at)]
     after = [(reference, at) for reference, at in acknowledged if moment < at and (stopped is None or at <= stopped)]
     there = _present([reference for reference, _ in (*before, *after)])
     return Survivors(

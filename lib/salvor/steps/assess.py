@@ -12,7 +12,7 @@ from salvor.system import Restorable, System
 
 
 def assess(incident: Incident) -> Iterator[Finding | Decision]:
-    """Look at every system of the service and of what it depends on; pin what is broken, and choose its way back.
+    """Look at the service and what it depends on; pin what is broken, and choose its way back.
 
     Plans no change. What was pinned once stays pinned: after the cutover the same name is a healthy system.
     """
@@ -75,7 +75,7 @@ def _hint(incident: Incident, *, sound: bool) -> str:
     """The next command when no way back is open."""
     name = incident.service.name
     if not sound and not incident.failed_at:
-        return f"say when the damage began: inv restore --service={name} --failed-at=TIME (or --at=TIME, to go to that time)"
+        return f"say when the damage began: inv restore --service={name} --failed-at=TIME (or --at=TIME: to that time)"
     return f"inv backups --service={name}, then inv restore --service={name} --from=BACKUP"
 
 

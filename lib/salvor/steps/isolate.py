@@ -9,7 +9,7 @@ from salvor.incident import Incident
 
 
 def isolate(incident: Incident) -> Iterator[Change | Finding]:
-    """Fence each broken identity that still takes writes, or of which we cannot tell.
+    """Fence what is broken and still takes writes, or of which that cannot be told.
 
     What cannot be looked at now may be the broken one: it is fenced too, or else the step fails. Only a known other
     identity is left alone: after the cutover the same name is a healthy system.

@@ -9,7 +9,7 @@ from salvor.incident import Incident
 
 
 def notify(incident: Incident) -> Iterator[Change]:
-    """The messages that are owed: that the incident was declared, and once users are back, that it is over."""
+    """Tell those who must know: that it was declared and, once users are back, that it is over."""
     if incident.outbox is None or not incident.broken:
         return
     yield from incident.outbox.messages("declared")

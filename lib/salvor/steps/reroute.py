@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
-from salvor import checks
+from salvor import checks, clock
 from salvor.change import Change, Finding, Level
+from salvor.checks import Check
 from salvor.incident import Incident
+
+_RECONNECT_SECONDS = 20.0
+_BETWEEN_TRIES = 0.2
 
 
 def reroute(incident: Incident) -> Iterator[Change | Finding]:
-    """Promote each proven copy, then point the routes at it; when both are done, the service's checks through the
-    route.
+    """Promote each proven copy, then lead the users there.
 
-    What `verify` has not passed is refused: its finding fails, and nothing of it is cut over.
+    When both are done, the service's checks through the route. What `verify` has not passed is refused: its finding
+    fails, and nothing of it is cut over.
     """
     waiting = [broken for broken in incident.broken if not incident.is_in_place(broken)]
     unproven = [broken for broken in waiting if not incident.is_proven(broken)]
@@ -42,4 +47,12 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
     if incident.broken and not (waiting or turned or incident.ahead):
         for check in incident.service.checks:
             if checks.applies(check, "route"):
-                yield incident.check(check, "route")
+                yield _with_patience(incident, check)
+
+
+def _with_patience(incident: Incident, check: Check) -> Finding:
+    """A check through the route, until it passes: clients hold the old address for the TTL; applications reconnect."""
+    until = clock.monotonic() + _RECONNECT_SECONDS + 2 * max(map(incident.time_to_live, incident.routes), default=0.0)
+    while (finding := incident.check(check, "route")).level is not Level.PASS and clock.monotonic() < until:
+        time.sleep(_BETWEEN_TRIES)
+    return finding

@@ -9,7 +9,7 @@ from salvor.incident import Incident
 
 
 def restore(incident: Incident) -> Iterator[Change]:
-    """Build the copy that the chosen way needs. A failover needs none: its standby is there."""
+    """Stage the chosen backup beside what is live. A failover needs none: its standby is there."""
     for broken in incident.broken:
         way = broken.decision.way
         if way.arguments is None or incident.is_placed(broken) or incident.staged(broken):

@@ -10,7 +10,7 @@ from salvor.incident import Broken, Incident
 
 
 def verify(incident: Incident) -> Iterator[Finding]:
-    """Engine integrity, content, freshness, and the service's own checks, all on the staged copy. Plans no change."""
+    """Prove the staged copy: integrity, content, freshness, the service's own checks. Plans no change."""
     for broken in incident.broken:
         if incident.ahead or incident.is_placed(broken):
             continue
