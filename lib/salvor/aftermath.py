@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from salvor import clock, evidence, journal, record, show, story
-from salvor.change import Level
-from salvor.console import approval, one_of, shortest, telling_failure
-from salvor.errors import CannotError, NotConvergedError, NotProvenError, UsageError
+from salvor.change import Change, Level, plan_hash
+from salvor.console import approval, one_of, shortest, show_plan, telling_failure
+from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
 from salvor.journal import Journal
 from salvor.run import Plan, PlannedStep
-from salvor.session import Session, changes_to_discard, find, incidents_folder, open_session
+from salvor.session import Session, changes_to_discard, find, incidents_folder, of_incident, open_session
 from salvor.show import Shown
 
 
 def of_id(incident: str, shown: Shown) -> Session:
     """The session of an incident by its id. Raises UsageError when there is none."""
     folder = find(one_of("incident", incident))
-    opened = Journal.read(folder).lines[0]
-    return open_session(opened["service"], shown, platform=opened["platform"], incident=incident)
+    platform, service = of_incident(folder.name)
+    return open_session(service, shown, platform=platform, incident=incident)
 
 
 def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
@@ -30,14 +31,19 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
     _refuse_when_over(session, "undone")
     _refuse_when_later(session)
     changes, undoing = session.runner.undo_plan(Journal.read(session.incident.folder))
-    shown.lines(show.plan_lines(Plan((PlannedStep("undo", (), (), tuple(changes)),)), session.history.last))
+    plan = Plan((PlannedStep("undo", (), (), tuple(changes)),))
+    show_plan(session, shown, plan)
     if session.incident.recovered_once:
         shown.tell("NOTE: what users wrote since the cutover is only in what was restored, and goes with it.")
     if plan_only:
         return
     how = approval(shown, tuple(changes), approve=approve, yes=yes)
     with session.begin():
-        session.runner.approve(Plan((PlannedStep("undo", (), (), tuple(changes)),)), how)
+        assert session.journal
+        _refuse_when_over(session, "undone")
+        changes, undoing = session.runner.undo_plan(session.journal)
+        _refuse_moved(plan, changes)
+        session.runner.approve(plan, how)
         with telling_failure(session):
             session.runner.undo(changes, undoing)
         session.tell("undone")
@@ -55,11 +61,14 @@ def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: st
         )
     changes = tuple(changes_to_discard(session.incident))
     plan = Plan((PlannedStep("discard", (), (), changes),))
-    shown.lines(show.plan_lines(plan, session.history.last))
+    show_plan(session, shown, plan)
     if plan_only:
         return
     how = approval(shown, changes, approve=approve, yes=yes)
     with session.begin():
+        _refuse_when_over(session)
+        session.incident.look_again()
+        _refuse_moved(plan, changes_to_discard(session.incident))
         session.runner.approve(plan, how)
         session.runner.act("discard", changes)
         session.incident.look_again()
@@ -69,6 +78,17 @@ def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: st
             )
         session.runner.note("discarded", result=f"{len(changes)} kept things removed")
     shown.tell(f"Nothing of {incident} is left but its record: {session.incident.folder}")
+
+
+def _refuse_moved(approved: Plan, changes: Iterable[Change]) -> None:
+    """Refuse what is not what was approved: somebody went on with the incident between the question and its answer."""
+    now = plan_hash(changes)
+    if now != approved.hash:
+        raise PlanMovedError(
+            f"The incident moved: its plan has the hash {now} now, not {approved.hash}.",
+            safe="nothing was changed",
+            hint="the same command again shows the new plan",
+        )
 
 
 def _is(session: Session, kind: str) -> bool:

@@ -8,14 +8,16 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from salvor import clock, show
 from salvor.change import Change, plan_hash
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
 from salvor.run import Plan, PlannedStep, describe
+from salvor.secrets import mask
 from salvor.session import Session
 from salvor.show import Shown
 
@@ -50,9 +52,14 @@ def ends_with_exit_code(task: _Task) -> _Task:
 
 def _unexpected(error: Exception) -> int:
     """An error that nobody foresaw: its story goes to a file (600), and the words to the operator."""
-    file, path = tempfile.mkstemp(prefix="salvor-error-", suffix=".txt")
-    with os.fdopen(file, "w", encoding="utf-8") as story:
-        story.write(show.mask("".join(traceback.format_exception(error))))
+    text = mask("".join(traceback.format_exception(error)))
+    try:
+        file, path = tempfile.mkstemp(prefix="salvor-error-", suffix=".txt")
+        with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as story:
+            story.write(text)
+    except OSError:
+        path = "what follows"
+        print(text, file=sys.stderr)
     print(f"\nSalvor met an error of its own: {type(error).__name__}: {show.clean(str(error))}", file=sys.stderr)
     print(
         "Safe now: nothing that was live has been removed; each change is journalled before it is made.",
@@ -62,15 +69,24 @@ def _unexpected(error: Exception) -> int:
     return 1
 
 
-def approval(shown: Shown, changes: tuple[Change, ...], *, approve: str, yes: bool) -> str:
+def approval(
+    shown: Shown,
+    changes: tuple[Change, ...],
+    *,
+    approve: str,
+    yes: bool,
+    earlier: Mapping[str, set[str]] = MappingProxyType({}),
+) -> str:
     """How these changes were approved: by hash, by --yes, or typed here. Raises CannotError or PlanMovedError when
     they are not.
 
-    A destructive change asks for the observed identity to be typed.
+    A destructive change asks for the observed identity to be typed. `earlier` are the approvals of this incident (the
+    keys of the changes, by hash): what is left of an approved plan is approved.
     """
     hash_ = plan_hash(changes)
     if approve:
-        if approve != hash_:
+        is_rest = approve in earlier and {change.key for change in changes} <= earlier[approve]
+        if approve != hash_ and not is_rest:
             raise PlanMovedError(
                 f"--approve={approve} is not the hash of this plan: it is {hash_} now.",
                 safe="nothing was changed",
@@ -79,7 +95,7 @@ def approval(shown: Shown, changes: tuple[Change, ...], *, approve: str, yes: bo
         return f"--approve={approve}"
     if yes or not changes:
         return "--yes" if yes else "nothing to approve"
-    if not sys.stdin.isatty():
+    if isinstance(shown, show.Json) or not sys.stdin.isatty():
         raise CannotError(
             "The plan was not approved: nobody is at the terminal.",
             safe="nothing was changed",
@@ -87,15 +103,21 @@ def approval(shown: Shown, changes: tuple[Change, ...], *, approve: str, yes: bo
         )
     for change in changes:
         if change.destructive:
-            identity = str(change.arguments.get("identity", change.system))
-            if input(f"{describe(change)} removes it for good. Type {identity} to allow it: ").strip() != identity:
-                raise CannotError("It was not approved.", safe="nothing was changed")
-    if (
-        not any(change.destructive for change in changes)
-        and input(f"Make these {len(changes)} changes? Type yes: ").strip().lower() != "yes"
-    ):
-        raise CannotError("It was not approved.", safe="nothing was changed")
+            identity = show.clean(str(change.arguments.get("identity", change.system)))
+            _typed(f"{show.clean(describe(change))} removes it for good. Type {identity} to allow it: ", identity)
+    if not any(change.destructive for change in changes):
+        _typed(f"Make these {len(changes)} changes? Type yes: ", "yes")
     return "typed at the terminal"
+
+
+def _typed(question: str, expected: str) -> None:
+    """Ask, and raise CannotError when anything else is typed, or nothing."""
+    try:
+        answer = input(question)
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() != expected.lower():
+        raise CannotError("It was not approved.", safe="nothing was changed")
 
 
 def recover(
@@ -103,12 +125,18 @@ def recover(
 ) -> None:
     """Plan, show, approve and carry out the named steps (none: the whole runbook). The same call again resumes."""
     incident = session.incident
+    if incident.over:
+        raise CannotError(
+            f"{incident.id} is {incident.over}.",
+            safe="nothing was changed",
+            hint=f"inv incident.show --incident={incident.id}; a new one: inv restore --service={incident.service.name}",
+        )
     shown.tell(
         f"{'Resuming' if session.resumed else 'New'} incident {incident.id} of {incident.service.name}, "
         f"runbook {session.runbook.name}."
     )
     plan = session.plan(*names)
-    _show_plan(session, shown, plan, whole=plan_only)
+    show_plan(session, shown, plan, whole=plan_only)
     if plan_only:
         return
     if not plan.changes and not session.resumed and not any(step.decisions for step in plan.steps):
@@ -121,7 +149,7 @@ def recover(
         shown.tell(f"Nothing left to do in {incident.id}.")
         _show_end(session, shown)
         return
-    how = approval(shown, plan.changes, approve=approve, yes=yes)
+    how = approval(shown, plan.changes, approve=approve, yes=yes, earlier=incident.approvals)
     with session.begin():
         session.approve(plan, how)
         with telling_failure(session):
@@ -153,12 +181,13 @@ def telling_failure(session: Session) -> Iterator[None]:
     """When a recovery fails, tell the people who must know; the error goes on."""
     try:
         yield
-    except SalvorError:
+    except Exception:
         session.tell("failed")
         raise
 
 
-def _show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool) -> None:
+def show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool = True) -> None:
+    """The plan: `whole`, or its changes and the ways back alone."""
     if isinstance(shown, show.Json):
         shown.write(
             "plan", hash=plan.hash, incident=session.incident.id, steps=[_step_json(step) for step in plan.steps]

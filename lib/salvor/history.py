@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from salvor import clock
+from salvor.errors import SalvorError
 from salvor.journal import Journal, incidents
 
 _MOST_JOURNALS = 50
@@ -29,7 +31,8 @@ class History:
             for count, path in enumerate(incidents(self._folder)):
                 if count >= _MOST_JOURNALS:
                     break
-                self._take_in(Journal.read(path).lines)
+                with suppress(SalvorError, LookupError, TypeError, ValueError):  # a damaged one tells nothing
+                    self._take_in(Journal.read(path).lines)
         return self._verbs
 
     def _take_in(self, lines: list[dict[str, Any]]) -> None:

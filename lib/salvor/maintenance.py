@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from salvor import clock, inventory, show
 from salvor.change import Backup, Change
-from salvor.console import approval, one_of
+from salvor.console import approval, one_of, show_plan
 from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
@@ -128,7 +128,7 @@ def protect(
     session = _session(service, platform, shown)
     changes = tuple(change for system in session.incident.systems for change in system.redundancy())
     plan = Plan((PlannedStep("protect", (), (), changes),))
-    shown.lines(show.plan_lines(plan, session.history.last))
+    show_plan(session, shown, plan)
     if plan_only or not changes:
         return
     _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))

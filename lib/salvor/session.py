@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from salvor import clock, inventory, journal, lock
 from salvor.change import Change, Finding, Level, WayBack
@@ -33,7 +34,11 @@ _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9-]{1,63}-[0-9a-f]{4}")
 
 def operator() -> str:
     """Who acts: SALVOR_OPERATOR, or user@host."""
-    return os.environ.get("SALVOR_OPERATOR") or f"{getpass.getuser()}@{socket.gethostname()}"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a user without a name: in a container
+        user = f"user-{os.getuid()}"
+    return os.environ.get("SALVOR_OPERATOR") or f"{user}@{socket.gethostname()}"
 
 
 def incidents_folder() -> Path:
@@ -55,7 +60,7 @@ def find(incident: str) -> Path:
 
 def of_incident(incident: str) -> tuple[str, str]:
     """The platform and the service of an incident, by its id."""
-    opened = Journal.read(find(incident)).lines[0]
+    opened = _whole(find(incident))[0]
     return opened["platform"], opened["service"]
 
 
@@ -172,8 +177,10 @@ class Session:
 
     def _refuse_second(self) -> None:
         """Refuse to begin beside an incident of the same service that was begun since this one was prepared."""
+        if self.others is None:
+            return
         mine, known = self.incident, self.others
-        for folder in journal.incidents(mine.folder.parent) if known is not None else ():
+        for folder in journal.incidents(mine.folder.parent):
             if folder.name not in known and _is_open(
                 Journal.read(folder).lines, mine.platform, mine.service, mine.purpose
             ):
@@ -263,9 +270,18 @@ def open_session(
     history = History(incidents_folder())
     others = frozenset(folder.name for folder in journal.incidents(incidents_folder()))
     if incident:
-        return _resume(find(incident), described, watcher, history)
+        if of_incident(incident) != (platform, service):
+            raise UsageError(
+                f"--incident: {incident} is not of the service {service!r} of the platform {platform!r}.",
+                safe="nothing was changed",
+                hint="leave --service and --platform out: the incident names them",
+            )
+        session = _resume(find(incident), described, watcher, history)
+        if _asks_for_another(session.incident, wish, failed_at, runbook_name):
+            raise _begun_otherwise(session.incident)
+        return session
     for folder in [] if anew else journal.incidents(incidents_folder()):
-        lines = Journal.read(folder).lines
+        lines = _lines(folder, watcher)
         if not _is_open(lines, described, chosen, purpose):
             continue
         session = _resume(folder, described, watcher, history)
@@ -274,16 +290,10 @@ def open_session(
             continue
         if any(line["kind"] == "recovered" for line in lines) and _is_broken_again(session.incident):
             break
-        asked_anew = wish != Wish() or failed_at is not None
-        if asked_anew and replace(wish, ways=()) != replace(session.incident.wish, ways=()):
-            if any(line["kind"] == "recovered" for line in lines):
+        if _asks_for_another(session.incident, wish, failed_at, runbook_name):
+            if session.incident.recovered_once:
                 break
-            raise UsageError(
-                f"The incident {folder.name} is open for {service} and was begun with other arguments.",
-                safe="nothing was changed",
-                hint=f"go on with it: inv restore --incident={folder.name}; "
-                f"or end it: inv undo --incident={folder.name}",
-            )
+            raise _begun_otherwise(session.incident)
         return session
     book = runbook(runbook_name or "restore")
     new = new_id(service)
@@ -310,18 +320,49 @@ def _is_open(lines: list[dict[str, object]], platform: Platform, service: Servic
         first.get("platform") == platform.name
         and first.get("service") == service.name
         and first.get("purpose") == purpose
-        and not any(line["kind"] in _OVER for line in lines)
+        and not any(line.get("kind") in _OVER for line in lines)
     )
 
 
-def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
+def _asks_for_another(incident: Incident, wish: Wish, failed_at: datetime | None, runbook_name: str) -> bool:
+    """Whether something was asked for that is not what the incident was begun with. What was not said asks nothing."""
+    return (
+        (wish != Wish() and replace(wish, ways=()) != replace(incident.wish, ways=()))
+        or failed_at not in (None, incident.failed_at)
+        or runbook_name not in ("", incident.runbook)
+    )
+
+
+def _begun_otherwise(incident: Incident) -> UsageError:
+    return UsageError(
+        f"The incident {incident.id} is open for {incident.service.name} and was begun with other arguments.",
+        safe="nothing was changed",
+        hint=f"go on with it: inv restore --incident={incident.id}; or end it: inv undo --incident={incident.id}",
+    )
+
+
+def _lines(folder: Path, watcher: Watcher) -> list[dict[str, Any]]:
+    """The lines of an incident that may be another one: that it cannot be read holds nobody up."""
+    try:
+        return Journal.read(folder).lines
+    except CannotError as error:
+        watcher.tell(f"{error.what} It is passed over.")
+        return []
+
+
+def _whole(folder: Path) -> list[dict[str, Any]]:
+    """The lines of the incident that is meant. Raises CannotError when its journal does not say what it is of."""
     lines = Journal.read(folder).lines
-    if not lines:
+    if not lines or lines[0].get("kind") != "opened":
         raise CannotError(
-            f"The journal of {folder.name} has no whole line: it was begun, and nothing was done.",
-            hint=f"remove {folder}",
+            f"The journal of {folder.name} has lost its first line.",
+            hint=f"inv incident.check --incident={folder.name}",
         )
-    incident = reopen(lines, platform, folder, operator())
+    return lines
+
+
+def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
+    incident = reopen(_whole(folder), platform, folder, operator())
     return Session(incident, runbook(incident.runbook), Runner(incident, watcher), history, resumed=True)
 
 
