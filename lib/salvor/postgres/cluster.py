@@ -48,15 +48,16 @@ class Facts:
     """`<database oid> <incident>` when a restore of an incident put the service's database there."""
 
 
-# On a primary without track_commit_timestamp nothing knows the time of the last commit; it commits now, so: now.
-# pg_last_committed_xact also works on a standby, but there it counts from its start on; the replay's time does not.
+# A primary knows the time of its last commit only with track_commit_timestamp, and only since its start (or from the
+# recovery before that); without it, it commits now, so: now.
 _FACTS = """
     select pg_is_in_recovery(),
       (select greatest(timeline_id, min_recovery_end_timeline) from pg_control_checkpoint(), pg_control_recovery()),
       case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text,
       case when pg_is_in_recovery() then pg_last_wal_receive_lsn() end::text,
       case when pg_is_in_recovery() then pg_last_xact_replay_timestamp()
-           when current_setting('track_commit_timestamp')::boolean then (select timestamp from pg_last_committed_xact())
+           when current_setting('track_commit_timestamp')::boolean
+             then coalesce((select timestamp from pg_last_committed_xact()), pg_last_xact_replay_timestamp())
            else now() end,
       now(),
       (select sender_host || ':' || sender_port from pg_stat_wal_receiver where status = 'streaming'),

@@ -125,7 +125,7 @@ def _end_sessions(server: Server, *, deadline: float = 15.0) -> None:
     """End every other session, also those that are still logging in under the old rules, and see none left."""
     until = clock.monotonic() + deadline
     with server.session(deadline=deadline + 2, writes=True) as connection:
-        if connection.execute("select from pg_hba_file_rules where error is not null").fetchone():
+        if connection.execute("select 1 from pg_hba_file_rules where error is not null").fetchone():
             # The server keeps its old rules while any line is wrong. Stopped, it cannot start before that is mended.
             server.stop("fast")
             return

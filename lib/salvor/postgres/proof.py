@@ -158,7 +158,7 @@ def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Itera
         names = [row[0] for row in connection.execute("select datname from pg_database where datallowconn order by 1")]
     for name in names:
         with server.session(name) as connection:
-            has_amcheck = connection.execute("select from pg_extension where extname = 'amcheck'").fetchone()
+            has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
         yield _amcheck(subject, server, name, evidence) if has_amcheck else _read(subject, server, name, look, evidence)
 
 

@@ -133,7 +133,7 @@ def _see_it_stream(server: Server) -> None:
     while clock.monotonic() < until:
         try:
             with server.session(deadline=5.0) as connection:
-                if connection.execute("select from pg_stat_wal_receiver where status = 'streaming'").fetchone():
+                if connection.execute("select 1 from pg_stat_wal_receiver where status = 'streaming'").fetchone():
                     return
         except psycopg.Error:
             if server.probe()[0] is Reachable.DOWN:

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+
+import psycopg
+import pytest
+from salvor import clock
+from salvor.change import Level, Reachable
+from salvor.errors import CannotError
+from salvor.postgres.physical import STAGE
+from salvor.postgres.server import ABSENT
+from salvor.system import Wish
+
+from tests.postgres.recovery.clusters import Cluster, is_up
+
+WISH = Wish(rpo=30.0)
+
+
+def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None:
+    cluster.write("a", 20)
+    with cluster.shop("a") as connection:
+        before = connection.execute("select clock_timestamp()").fetchone()
+        time.sleep(0.05)
+        connection.execute("update orders set amount = 0")
+    cluster.write("a", 20)
+    late = set(cluster.acknowledged[-20:])
+    assert before
+    identity = cluster.observe().identity
+    wish = Wish(rpo=30.0, live_is_sound=False)
+    assert not cluster.way("failover", wish).possible
+    assert "--at" in cluster.way("physical", wish).why
+    wish = Wish(rpo=30.0, live_is_sound=False, at=before[0])
+    way = cluster.way("physical", wish)
+    cluster.do("fence", identity=identity)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    staged = next(one for one in cluster.observe().staged if one.name == STAGE)
+    assert staged.complete and staged.fresh and staged.fresh < before[0]
+    assert cluster.system.ask("select count(*) from orders where amount = 0", STAGE) == 0
+    assert cluster.system.ask("select count(*) from orders where amount > 0", "live") == 20
+    findings = list(cluster.system.verify(way, wish))
+    assert {finding.level for finding in findings} == {Level.PASS}, findings
+    assert {finding.evidence for finding in findings} == {staged.identity}
+
+    cluster.do("promote", **way.promote)
+    state = cluster.observe()
+    assert is_up(state) and state.identity == staged.identity and state.origin == cluster.system.context.incident
+    assert [one.identity for one in state.kept] == [identity]
+    assert cluster.missing("a") == late
+    cluster.write("a", 1)
+    cluster.do("promote", **way.promote)  # finds its work done
+    auto = cluster.sandbox.shell.read(f"{cluster.server('a').data}/postgresql.auto.conf") or ""
+    assert "recovery_target" not in auto and "restore_command" not in auto
+
+    cluster.undo(way.promote_undo)
+    state = cluster.observe()
+    assert (state.identity, state.writable, state.origin) == (identity, False, None)
+    cluster.undo(way.promote_undo)
+    cluster.do("drop", stage=STAGE)
+    cluster.do("unfence", identity=identity)
+    state = cluster.observe()
+    assert is_up(state) and state.kept == () and [one.name for one in state.staged] == ["standby b"]
+    assert cluster.system.ask("select count(*) from orders where amount > 0", "live") == 20
+
+
+def test_nothing_acknowledged_is_lost_when_pg_wal_survives(cluster: Cluster) -> None:
+    cluster.write("a", 200)
+    cluster.crash("a")  # the last segment is not archived
+    identity = cluster.observe().identity
+    way = cluster.way("physical", WISH)
+    cluster.do("fence", identity=identity)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    findings = list(cluster.system.verify(way, WISH))
+    assert {finding.level for finding in findings} == {Level.PASS}, findings
+    cluster.do("promote", **way.promote)
+    assert is_up(cluster.observe())
+    assert cluster.missing("a") == set()
+    cluster.write("a", 1)
+
+
+def test_a_lost_data_directory_is_restored_and_put_back(cluster: Cluster) -> None:
+    cluster.write("a", 20)
+    with cluster.server("a").session(writes=True) as connection:
+        connection.execute("select pg_switch_wal()")
+    wait_until_archived(cluster)
+    cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data])
+    way = cluster.way("physical", WISH)
+    cluster.recover(way, ABSENT)
+    assert is_up(cluster.observe())
+    assert cluster.missing("a") == set()
+    cluster.undo(way.promote_undo)
+    state = cluster.observe()
+    assert (state.identity, state.reachable, state.writable) == (ABSENT, Reachable.DOWN, False)
+
+
+def test_a_second_restore_goes_back_to_a_time_before_the_first_went_live(cluster: Cluster) -> None:
+    """recovery_target_timeline=latest would end at the first restore's time, without a word."""
+    first = now(cluster)
+    cluster.write("a", 10)
+    wanted = now(cluster)
+    cluster.write("a", 10)
+    later = set(cluster.acknowledged[-10:])
+    way = cluster.way("physical", Wish(at=first))
+    cluster.recover(way, cluster.observe().identity)
+    assert len(cluster.missing("a")) == 20
+    cluster.write("a", 5)
+    after_it_went_live = set(cluster.acknowledged[-5:])
+    wait_until_archived(cluster)
+
+    again = cluster.other_incident()
+    way = again.way("physical", Wish(at=wanted))
+    again.recover(way, again.observe().identity)
+    assert again.missing("a") == later | after_it_went_live
+
+
+def test_after_an_undone_restore_the_newest_state_is_that_of_the_old_timeline(cluster: Cluster) -> None:
+    moment = now(cluster)
+    cluster.write("a", 10)
+    way = cluster.way("physical", Wish(at=moment))
+    identity = cluster.observe().identity
+    cluster.recover(way, identity)
+    wait_until_archived(cluster)
+    cluster.undo(way.promote_undo)
+    cluster.do("drop", stage=STAGE)
+    cluster.do("unfence", identity=identity)
+    cluster.write("a", 5)
+    cluster.crash("a")
+
+    again = cluster.other_incident()
+    again.recover(again.way("physical", WISH), again.observe().identity)
+    assert again.missing("a") == set()
+
+
+@pytest.mark.parametrize(
+    ("wish", "why"),
+    [
+        (Wish(at=clock.now() - timedelta(days=400)), "the oldest usable backup can be recovered to"),
+        (Wish(source="20200101-000000F"), "is not in the repository"),
+        (Wish(source="/backups/dump.sql"), "is no pgBackRest backup"),
+    ],
+)
+def test_a_closed_way_says_why(cluster: Cluster, wish: Wish, why: str) -> None:
+    way = cluster.way("physical", wish)
+    assert not way.possible and why in way.why
+
+
+def test_a_time_that_the_wal_does_not_reach_is_said_clearly(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    way = cluster.way("physical", Wish(at=clock.now() + timedelta(hours=1)))
+    assert way.arguments
+    with pytest.raises(CannotError, match="cannot be reached: the WAL ends before it"):
+        cluster.do("stage", **way.arguments)
+    assert is_up(cluster.observe())
+    cluster.do("drop", stage=STAGE)
+
+
+def now(cluster: Cluster):  # type: ignore[no-untyped-def]
+    time.sleep(0.05)
+    with cluster.server("a").session() as connection:
+        row = connection.execute("select clock_timestamp()").fetchone()
+    time.sleep(0.05)
+    assert row
+    return row[0]
+
+
+def wait_until_archived(cluster: Cluster) -> None:
+    with cluster.server("a").session(deadline=30, writes=True) as connection:
+        row = connection.execute("select pg_walfile_name(pg_switch_wal() - 1)").fetchone()
+        for _ in range(100):
+            done = connection.execute("select coalesce(last_archived_wal, '') from pg_stat_archiver").fetchone()
+            if row and done and done[0] >= row[0]:
+                return
+            time.sleep(0.1)
+    raise AssertionError("the archive does not take WAL")
+
+
+def test_the_application_is_kept_from_a_stage(cluster: Cluster) -> None:
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        psycopg.connect(
+            host="127.0.0.11",
+            port=cluster.sandbox.side_port,
+            user="shop",
+            password=cluster.sandbox.secret("shop.password"),
+            dbname="orders",
+        )
+    assert is_up(cluster.observe())
+    cluster.write("a", 1)
