@@ -116,7 +116,7 @@ def _typed(question: str, expected: str) -> None:
         answer = input(question)
     except EOFError:
         answer = ""
-    if answer.strip().lower() != expected.lower():
+    if answer.strip() != expected:
         raise CannotError("It was not approved.", safe="nothing was changed")
 
 
@@ -129,7 +129,7 @@ def recover(
         raise CannotError(
             f"{incident.id} is {incident.over}.",
             safe="nothing was changed",
-            hint=f"inv incident.show --incident={incident.id}; a new one: inv restore --service={incident.service.name}",
+            hint=f"inv restore --service={incident.service.name} looks anew",
         )
     shown.tell(
         f"{'Resuming' if session.resumed else 'New'} incident {incident.id} of {incident.service.name}, "
