@@ -146,6 +146,16 @@ def test_lines_that_are_numbered_and_chained_anew_are_found_by_the_seal(sealed: 
     ]
 
 
+@pytest.mark.parametrize("number", [1, 3, 4, "2", True, None])
+def test_a_number_that_does_not_follow_is_found_even_in_a_good_chain(tmp_path: Path, number: object) -> None:
+    with Journal.create(tmp_path / INCIDENT, by="kim"):
+        pass
+    path = tmp_path / INCIDENT / FILE
+    first = path.read_bytes()
+    path.write_bytes(first + encode({"n": number, "kind": "note", "previous": digest(first[:-1])}) + b"\n")
+    assert [f.figure for f in check(tmp_path / INCIDENT) if f.level is Level.FAIL] == ["line 2"]
+
+
 def test_an_open_journal_says_what_cannot_be_told(tmp_path: Path) -> None:
     with Journal.create(tmp_path / INCIDENT, by="kim"):
         pass

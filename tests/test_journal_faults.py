@@ -356,6 +356,30 @@ def test_a_failed_fsync_is_not_trusted_the_second_time(tmp_path: Path, monkeypat
     assert whole(folder)
 
 
+def test_a_new_journal_and_every_line_is_flushed_with_all_names_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[str, int]] = []
+    good = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append((str(Path(f"/proc/self/fd/{descriptor}").readlink()), os.fstat(descriptor).st_size))
+        good(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = tmp_path / "incidents" / INCIDENT
+    journal = Journal.create(folder, by="kim")
+    assert [path for path, _ in flushed] == [
+        str(tmp_path),
+        str(tmp_path / "incidents"),
+        str(folder / f".{FILE}.new"),
+        str(folder),
+    ]
+    journal.append("note", text="one")
+    assert flushed[4:] == [(str(folder / FILE), (folder / FILE).stat().st_size)]
+    journal.close()
+
+
 def test_a_journal_that_was_removed_is_written_again(tmp_path: Path) -> None:
     folder = tmp_path / INCIDENT
     told: list[str] = []

@@ -93,9 +93,39 @@ def test_the_next_command_sends_what_an_earlier_one_could_not(tmp_path: Path, sh
     assert "lacks the last 3 lines" in told[-1], "what an unreachable mirror has, nobody can know"
     away.rename(share)
     assert levels(folder, str(share)) == [(Level.WARN, "line 3")]
+    before = {path: path.stat().st_mtime_ns for path in (share / INCIDENT).iterdir()}
     with Journal.open(folder, by="kim", mirror=str(share)):
         pass
     assert copied(share) == (folder / FILE).read_bytes()
+    assert all(path.stat().st_mtime_ns == changed for path, changed in before.items()), "nothing is sent twice"
+
+
+def test_a_share_that_goes_away_is_not_made_on_the_local_disk(tmp_path: Path, share: Path) -> None:
+    told: list[str] = []
+    with Journal.create(tmp_path / INCIDENT, by="kim", mirror=str(share), tell=told.append) as journal:
+        eventually(lambda: len(copied(share)) > 0)
+        shutil.rmtree(share)
+        journal.append("note", text="one")
+        eventually(lambda: bool(told))
+    assert not share.exists()
+
+
+def test_a_mirror_that_is_away_is_asked_ever_more_rarely(
+    tmp_path: Path, share: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def names(_: object) -> set[str]:
+        asked.append(time.monotonic())
+        raise OSError
+
+    monkeypatch.setattr(mirror._Folder, "names", names)
+    with Journal.create(tmp_path / INCIDENT, by="kim", mirror=str(share), tell=lambda _: None) as journal:
+        for number in range(50):
+            journal.append("note", text=str(number))
+            time.sleep(0.004)
+        assert 1 < len(asked) < 8
+        journal.close(deadline=5)
 
 
 def test_a_mirror_that_hangs_delays_no_append_and_the_close_by_its_deadline_only(tmp_path: Path) -> None:

@@ -164,11 +164,8 @@ class GrowingFile:
             self.close()
             for ours in (self._beside, self.path):
                 ours.unlink(missing_ok=True)
-            return
-        try:
+        else:
             os.ftruncate(self._descriptor, self.size)
-        finally:
-            self._seen = os.fstat(self._descriptor).st_size
 
 
 def _create(path: Path) -> int:
