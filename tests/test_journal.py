@@ -211,3 +211,5 @@ def test_incidents_are_listed_newest_first(tmp_path: Path) -> None:
     (tmp_path / "20301121T003300Z-a-file").touch()
     assert [folder.name for folder in incidents(tmp_path)] == sorted(names, reverse=True)
     assert list(incidents(tmp_path / "none")) == []
+    with pytest.raises(CannotError, match="Not a directory"):
+        list(incidents(tmp_path / "20301121T003300Z-a-file"))

@@ -33,12 +33,19 @@ def _tell(text: str) -> None:
 
 
 def incidents(folder: Path) -> Iterator[Path]:
-    """The folders below `folder` that hold a journal, newest first by their names; none when `folder` is not there."""
+    """The folders below `folder` that hold a journal, newest first by their names; none when `folder` is not there.
+
+    Raises CannotError when it cannot be read.
+    """
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in entries if not entry.name.startswith(".")]
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise CannotError(
+            f"The incidents in {folder} cannot be read: {error.strerror}.", hint=f"ls -ld {shlex.quote(str(folder))}"
+        ) from error
     for name in sorted(names, reverse=True):
         if (folder / name / FILE).is_file():
             yield folder / name
