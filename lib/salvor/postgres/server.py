@@ -126,6 +126,15 @@ fi
 :
 """
 
+# postmaster.pid has the number in line 1, the port in line 4 and the socket's folder in line 5 (pidfile.h).
+_REMOVE_LOCKS = r"""
+if { read -r pid; read -r _; read -r _; read -r port; read -r folder; } 2>/dev/null < "$1/postmaster.pid"; then
+    lock=$folder/.s.PGSQL.$port.lock
+    { read -r owner; } 2>/dev/null < "$lock" && [ "$owner" = "$pid" ] && rm -f -- "$lock"
+fi
+rm -f -- "$1/postmaster.pid"
+"""
+
 
 @dataclass(frozen=True)
 class Server:
@@ -241,9 +250,9 @@ class Server:
         options = [*(["-h", self.address, "-p", str(self.port)] if overrides else [])]
         for name, value in settings.items():
             options += ["-c", f"{name}={value}"]
-        # No process works in this directory, so its postmaster.pid is of the dead. Left there, the server refuses to
-        # start when another process of this user has that number by now.
-        self.shell.run(["rm", "-f", "--", f"{self.data}/postmaster.pid"])
+        # No process works in this directory, so its lock files are of the dead. Left there, the server refuses to start
+        # when that number is another process's by now, or still a zombie's.
+        self.shell.run(["sh", "-c", _REMOVE_LOCKS, "sh", self.data])
         argv = [self.program("pg_ctl"), "-D", self.data, "-l", self.log, "-W", "-s"]
         if options:
             argv += ["-o", shlex.join(options)]  # pg_ctl gives this to a shell
