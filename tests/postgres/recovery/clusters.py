@@ -96,7 +96,7 @@ class Cluster:
         self.server(member).kill()
 
 
-def open_system(sandbox: Layout) -> Postgres:
+def open_system(sandbox: Layout, incident: str = "") -> Postgres:
     settings = PostgresSettings.model_validate(
         {
             "kind": "postgres",
@@ -112,7 +112,7 @@ def open_system(sandbox: Layout) -> Postgres:
             "pgbackrest": {"config": f"{sandbox.root}/pgbackrest.conf", "stanza": database.STANZA},
         }
     )
-    incident = f"20261121T000000Z-orders-{next(_numbers):04x}"
+    incident = incident or f"20261121T000000Z-orders-{next(_numbers):04x}"
     return Postgres("orders-db", settings, Context(incident, Path("/nowhere"), dict))
 
 
