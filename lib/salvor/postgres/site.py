@@ -86,7 +86,8 @@ class Site:
         around = self.beside(seen)
         staged = [self._staged_standby(one) for one in seen.standbys if one is not primary]
         for member, found in around:
-            if self.incident and any(one.kind == "salvor" and one.incident == self.incident for one in found):
+            mine = any(one.kind == "salvor" and one.incident == self.incident for one in found)
+            if self.incident and mine and self.open_repository:
                 staged.append(self._staged_data(self.physical(member)))
         kept = [
             Kept(f"{member.name}:kept-{one.incident}", one.identity, one.incident)

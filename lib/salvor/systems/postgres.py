@@ -170,7 +170,10 @@ class Postgres(Restorable):
 
     def observe(self) -> State:
         """Who is the primary (or what is left of it), who follows, what is staged and kept. Within 5 s."""
-        return self.site.state(self.site.view())
+        seen = self.site.view()
+        state = self.site.state(seen)
+        logical = _logical()
+        return logical.add_to(self, state, seen) if logical else state
 
     def backups(self) -> list[Backup]:
         """pgBackRest's backups and the dumps, newest first."""
@@ -184,7 +187,7 @@ class Postgres(Restorable):
         seen = self.site.view()
         found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
         if logical := _logical():
-            found += logical.ways_back(self, wish)
+            found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, wish)]
         if wish.ways:
             found = [
                 way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
@@ -227,6 +230,10 @@ class Postgres(Restorable):
     def fence(self, identity: str) -> Iterator[Progress]:
         """Shut everybody but the operator out of the server with that identity, so that it survives a restart."""
         seen = self.site.view()
+        logical = _logical()
+        if logical and logical.is_shared(self, seen, identity):
+            yield from logical.fence(self, identity)
+            return
         holder = seen.holder_of(identity)
         if holder is None or holder.look is None:
             gone = holder.describe() if holder else "; ".join(one.describe() for one in seen.sightings)
@@ -242,7 +249,12 @@ class Postgres(Restorable):
     @verb(deadline=60.0)
     def unfence(self, identity: str) -> Outcome:
         """Let everybody in again. What is not there any more needs nothing."""
-        holder = self.site.view().holder_of(identity)
+        seen = self.site.view()
+        logical = _logical()
+        if logical and logical.is_shared(self, seen, identity):
+            logical.unfence(self, identity)
+            return None
+        holder = seen.holder_of(identity)
         if holder and holder.block:
             fence.remove(holder.member.server)
         return None

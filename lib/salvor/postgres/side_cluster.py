@@ -1,0 +1,282 @@
+"""A dump staged as a cluster of its own beside a data directory, then swapped in as a physical restore is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from salvor import clock, secrets
+from salvor.change import Progress
+from salvor.errors import CannotError, UsageError
+from salvor.postgres import beside, fence, surroundings
+from salvor.postgres.cluster import Member, View
+from salvor.postgres.physical import Physical, require_fence, see_it_writes, stop_or_kill
+from salvor.postgres.server import Server, ask
+from salvor.postgres.side_database import Load
+
+STAGE = "side-cluster"
+
+_HBA = "salvor_hba.conf"
+_CONFIGURATION = "postgresql.conf postgresql.auto.conf pg_hba.conf pg_ident.conf conf.d"
+
+
+@dataclass(frozen=True)
+class SideCluster:
+    """The stage of one incident beside one member's data directory."""
+
+    member: Member
+    incident: str
+    side_port: int
+    database: str
+
+    @property
+    def live(self) -> Server:
+        """The server whose data directory is replaced."""
+        return self.member.server
+
+    @property
+    def stage(self) -> Server:
+        """The staged server."""
+        return beside.stage_of(self.live, self.incident, self.side_port)
+
+    @property
+    def kept(self) -> str:
+        """Where the replaced data directory is kept."""
+        return beside.kept_of(self.live, self.incident)
+
+    @property
+    def hba(self) -> str:
+        """The pg_hba.conf of the stage: it lets the operator in, and nobody else."""
+        return f"{self.stage.data}/{_HBA}"
+
+    @property
+    def _swapping(self) -> Physical:
+        # What is swapped is a data directory either way; only building and reading backups needs a repository.
+        return Physical(self.member, None, self.incident, self.side_port, self.database)  # type: ignore[arg-type]
+
+    def is_live(self) -> bool:
+        """Whether this incident's stage is the live data directory now."""
+        return self._swapping.is_live()
+
+    def marker(self) -> dict[str, Any]:
+        """What the stage says of itself; empty when there is none."""
+        return beside.read_marker(self.stage.look().marker)
+
+    def is_complete(self, marker: Mapping[str, Any]) -> bool:
+        """Whether a marker says that the stage is whole."""
+        return marker.get("incident") == self.incident and marker.get("phase") in ("complete", "promoting")
+
+    # --- stage ---------------------------------------------------------------------------------------------------
+
+    def build(self, source: str, around: Mapping[str, Any], roles: str, load: Callable[[], Load]) -> Iterator[Progress]:
+        """Make a cluster as the old one was and load `source` (its name) into it; it then runs, read-only.
+
+        `around`: what `surroundings.of_cluster` says; `roles`: the script of `pg_dumpall --globals-only`. Finds its
+        work done; a half-built stage is built anew: its files were not flushed, so nothing of it can be trusted.
+        """
+        if self.is_live():
+            return
+        marker = self.marker()
+        if self.is_complete(marker) and marker.get("source") == source:
+            self._start(_SERVING)
+            return
+        self.drop()
+        yield Progress(0, None, "", "making a cluster")
+        self._make(around)
+        self._start(_LOADING)
+        left_out = self._create_roles(roles)
+        database = around.get("database") or {}
+        with self.stage.connect(writes=True, deadline=60.0) as connection:
+            if not connection.execute("select 1 from pg_database where datname = %s", [self.database]).fetchone():
+                surroundings.create_database(connection, self.database, database)
+        left_out += yield from load()()
+        with self.stage.connect(writes=True, deadline=60.0) as connection:
+            surroundings.dress_database(connection, self.database, database)
+        yield Progress(0, None, "", "flushing it to disk")
+        self.stage.stop("fast", deadline=3600.0)
+        self._run("initdb", "--sync-only", "-D", self.stage.data, deadline=3600.0)
+        self._start(_SERVING)
+        stamp = {"left_out": left_out, "completed_at": clock.write_time(clock.now())}
+        beside.write_marker(self.stage, self._marker(source, "complete") | stamp)
+
+    def _marker(self, source: str, phase: str) -> dict[str, Any]:
+        return {"incident": self.incident, "way": "logical", "stage": STAGE, "source": source, "phase": phase}
+
+    def _run(self, program: str, *arguments: str, deadline: float = 300.0, input: bytes | None = None) -> str:
+        argv = [self.stage.program(program), *arguments]
+        return self.stage.shell.run(argv, deadline=deadline, input=input).stdout
+
+    def _make(self, around: Mapping[str, Any]) -> None:
+        """initdb with the encoding, locale, checksums and segment size of the old cluster, and its configuration."""
+        operator = self.stage.operator
+        password = secrets.resolve(operator.password)
+        if "\n" in password:
+            raise UsageError(
+                "The operator's password has a newline in it, which PostgreSQL's single-user mode cannot read."
+            )
+        control = self.live.look().control or {}
+        checksums = control.get("Data page checksum version", "1" if around.get("data_checksums", True) else "0") != "0"
+        segment = int(control.get("Bytes per WAL segment", around.get("wal_segment_size") or 16 << 20))
+        options = [f"--username={operator.user}", "--auth=reject", f"--wal-segsize={segment >> 20}", "--no-sync"]
+        options += ["--data-checksums"] if checksums else []
+        database = around.get("database") or {}
+        if database.get("encoding"):
+            options += [f"--encoding={database['encoding']}", f"--lc-collate={database['collate']}"]
+            options += [f"--lc-ctype={database['ctype']}"]
+        else:
+            options += ["--encoding=UTF8", "--locale=C.UTF-8"]
+        if database.get("provider") == "i":
+            options += ["--locale-provider=icu", f"--icu-locale={database['icu_locale']}"]
+        self._run("initdb", "-D", self.stage.data, *options)
+        beside.write_marker(self.stage, self._marker("", "loading"))
+        # The password goes by standard input: initdb would read it from a file, which others might read too.
+        role, quoted = operator.user.replace('"', '""'), password.replace("'", "''")
+        statement = f"ALTER ROLE \"{role}\" PASSWORD '{quoted}'\n"
+        self._run("postgres", "--single", "-D", self.stage.data, "template1", input=statement.encode())
+        self._configure(around)
+
+    def _configure(self, around: Mapping[str, Any]) -> None:
+        """The old data directory's own files; where they are lost, what the backup knows of them."""
+        script = r"""
+            [ -z "$4" ] || exit 0
+            cd -- "$1" 2>/dev/null && [ -s postgresql.conf ] && [ -s pg_hba.conf ] || exit 44
+            for name in $3 *.crt *.key *.pem *.crl; do ! [ -e "$name" ] || cp -RLp -- "$name" "$2/"; done"""
+        argv = [
+            "sh",
+            "-c",
+            script,
+            "sh",
+            self.live.data,
+            self.stage.data,
+            _CONFIGURATION,
+            self.live.configuration or "",
+        ]
+        if self.stage.shell.run(argv, check=False).exit_code == 44:
+            settings = {name: value for name, value in (around.get("settings") or {}).items() if "." not in name}
+            settings |= {"listen_addresses": self.live.address, "port": str(self.live.port)}
+            lines = "".join(f"{name} = '{_quoted(value)}'\n" for name, value in settings.items())
+            self.stage.shell.write(f"{self.stage.data}/postgresql.conf", f"# As the backup knew it.\n{lines}")
+            self.stage.shell.write(f"{self.stage.data}/pg_hba.conf", around.get("hba") or _OPEN_TO_PASSWORDS)
+            self.stage.shell.write(f"{self.stage.data}/pg_ident.conf", around.get("ident") or "")
+        self.stage.shell.write(self.hba, fence.only_the_operator(self.stage.operator.user))
+
+    def _start(self, phase: Mapping[str, str]) -> None:
+        """Start it, and see that it is this cluster that answers: the stage of another incident may hold the port."""
+        self.stage.start({**_APART, "hba_file": self.hba, **phase})
+        answers = ask(self.stage, "postgres", "show data_directory")
+        if answers != self.stage.data:
+            raise CannotError(
+                f"{self.stage.address}:{self.stage.port} is held by {answers}, so {self.stage.data} cannot be started.",
+                safe="what is live is as it was",
+                hint="undo or close the other incident, or name another side_port",
+            )
+
+    def _create_roles(self, script: str) -> list[str]:
+        """Roles, their passwords, memberships and settings, tablespaces beside their old place. Returns what failed."""
+        failed = []
+        with self.stage.connect(writes=True, deadline=60.0) as connection:
+            for statement in _statements(script):
+                if re.match(rf"(?:CREATE|ALTER) ROLE {re.escape(_named(self.stage.operator.user))}\b", statement):
+                    continue  # its password of today is set already
+                if place := _TABLESPACE.match(statement):
+                    path = self._tablespace(place["path"])
+                    statement = f"{place['start']}'{path}'"
+                try:
+                    connection.execute(statement.encode())
+                except psycopg.errors.DuplicateObject:
+                    pass
+                except psycopg.Error as error:
+                    failed.append(secrets.mask(f"{statement[:60]}: {error.diag.message_primary}"))
+        return failed
+
+    def _tablespace(self, path: str) -> str:
+        """A folder beside that of the old cluster, which still uses it."""
+        beside_it = f"{re.sub(r'[.]salvor-[^/]*$', '', str(PurePosixPath(path)))}.salvor-{self.incident}"
+        self.stage.shell.run(["mkdir", "-p", "-m", "700", "--", beside_it])
+        return beside_it
+
+    # --- promote, and the way back --------------------------------------------------------------------------------
+
+    def promote(self, identity: str, view: View, *, unfenced_because: str) -> Iterator[Progress]:
+        """Make the stage the live data directory; what was live is kept. Goes on where a killed call stopped."""
+        if not self.is_live():
+            require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
+            marker = self.marker()
+            if not self.is_complete(marker):
+                raise CannotError(
+                    f"There is no whole stage of this incident beside {self.live.data}.",
+                    safe="what is live is as it was",
+                    hint="run the same command again: it stages first",
+                )
+            was = {"was_running": bool(self.live.processes()), "replaces": identity}
+            beside.write_marker(self.stage, was | marker | {"phase": "promoting"})
+            yield Progress(0, None, "", "stopping what is replaced")
+            self.stage.stop("fast", deadline=300.0)
+            stop_or_kill(self.live)
+            beside.swap(self.live, comes=self.stage.data, goes=self.kept)
+        yield Progress(0, None, "", "starting")
+        self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
+        fence.remove(self.live)
+        self.live.start(deadline=300.0)
+        see_it_writes(self.live)
+
+    def demote(self, identity: str) -> Iterator[Progress]:
+        """Put back what was live before: stopped or running as it was, and fenced still."""
+        yield from self._swapping.demote(identity.partition("/")[0])
+
+    def drop(self) -> None:
+        """Remove the stage. What is live bears another name, so it cannot be meant."""
+        self.stage.kill()
+        beside.remove(self.live, self.stage.data, tablespaces="own")
+
+
+_APART = {
+    "unix_socket_directories": "",
+    "external_pid_file": "",
+    "cluster_name": STAGE,
+    "archive_mode": "off",
+    "synchronous_standby_names": "",
+    "huge_pages": "try",
+    "logging_collector": "off",
+    "log_destination": "stderr",
+}
+
+# Measured: a third quicker than with the default settings. A crash meanwhile costs only the stage.
+_LOADING = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "8GB",
+    "autovacuum": "off",
+    "max_parallel_maintenance_workers": "0",
+    "maintenance_work_mem": "128MB",
+}
+
+_SERVING = {"default_transaction_read_only": "on"}
+_OPEN_TO_PASSWORDS = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
+_TABLESPACE = re.compile(r"(?P<start>CREATE TABLESPACE .* LOCATION )'(?P<path>[^']*)'$", re.S)
+
+
+def _statements(script: str) -> Iterator[str]:
+    """The statements of `pg_dumpall --globals-only`, one a line but for what stands in quotes."""
+    lines = "".join(line for line in script.splitlines(keepends=True) if not line.startswith(("--", "\\")))
+    for found in re.finditer(r"((?:[^;'\"]|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")+);", lines):
+        statement = found[1].strip()
+        if re.match(r"(?:CREATE|ALTER|COMMENT ON|GRANT|REVOKE|SET)\b", statement):
+            yield statement
+
+
+def _named(role: str) -> str:
+    """A role's name as pg_dumpall writes it."""
+    return sql.Identifier(role).as_string() if not re.fullmatch(r"[a-z_][a-z0-9_]*", role) else role
+
+
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "''")

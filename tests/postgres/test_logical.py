@@ -1,0 +1,404 @@
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from salvor.change import Change, Level, Progress, Reachable, State, Undo, WayBack
+from salvor.errors import CannotError
+from salvor.postgres import loading, side_cluster, side_database
+from salvor.postgres.server import Server
+from salvor.system import Context, Wish
+from salvor.systems.postgres import Postgres, PostgresSettings
+
+from tests.postgres.conftest import free_port, programs
+
+_numbers = itertools.count(1)
+PASSWORD = "operator's \\ secret"
+
+
+class World:
+    """A cluster of the test's own, with an application, and the system under test working for one incident."""
+
+    def __init__(self, home: Path, run_as: str | None) -> None:
+        self.home, self.run_as = home, run_as
+        self.data, self.port, self.side_port = home / "data", free_port(), free_port()
+        (home / "password").write_text(PASSWORD)
+        (home / "password").chmod(0o600)
+        self.system = self.another_incident()
+
+    def another_incident(self) -> Postgres:
+        settings = PostgresSettings.model_validate(
+            {
+                "kind": "postgres",
+                "database": "orders",
+                "members": [{"name": "a", "address": "127.0.0.1", "port": self.port, "data": str(self.data)}],
+                "side_port": self.side_port,
+                "programs": str(programs()),
+                "run_as": self.run_as or "",
+                "operator": {"user": "salvor", "password": f"file:{self.home}/password"},
+                "dumps": str(self.home / "dumps"),
+            }
+        )
+        incident = f"20261121T000000Z-orders-{next(_numbers):04x}"
+        return Postgres("orders-db", settings, Context(incident, self.home / incident, dict))
+
+    @property
+    def server(self) -> Server:
+        return self.system.site.members[0].server
+
+    def run(self, *argv: str | Path) -> None:
+        prefix = ("runuser", "-u", self.run_as, "--") if self.run_as else ()
+        subprocess.run([*prefix, *map(str, argv)], check=True, stdout=subprocess.DEVNULL, timeout=120, cwd="/")
+
+    def make(self) -> None:
+        pwfile = self.home / "pwfile"
+        pwfile.write_text(PASSWORD)
+        if self.run_as:
+            shutil.chown(pwfile, self.run_as)
+        options = ["-U", "salvor", "-A", "scram-sha-256", "--pwfile", pwfile, "-k", "-E", "UTF8", "--locale=C.UTF-8"]
+        self.run(programs() / "initdb", "-D", self.data, *map(str, options), "--no-sync")
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.write(
+                f"port = {self.port}\nlisten_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
+            )
+            file.write("work_mem = '5MB'\n")
+        self.server.start()
+        with self.server.connect(writes=True) as connection:
+            connection.execute("create role shop login password 'shop'")
+            connection.execute("create role auditor")
+            connection.execute("create database orders owner shop")
+            connection.execute("alter database orders set work_mem to '7MB'")
+            connection.execute("alter database orders set search_path to 'a b', public")
+            connection.execute("revoke connect on database orders from public")
+            connection.execute("grant connect on database orders to auditor with grant option")
+        with self.shop() as connection:
+            connection.execute("create table orders (id int generated always as identity primary key, note text)")
+            connection.execute("insert into orders (note) select md5(g::text) from generate_series(1, 500) g")
+            connection.execute("create function twice(x int) returns int language sql as 'select 2 * x'")
+            connection.execute("grant select on orders to auditor")
+
+    def shop(self, database: str = "orders") -> psycopg.Connection[Any]:
+        where = f"host=127.0.0.1 port={self.port} user=shop password=shop dbname={database} connect_timeout=5"
+        return psycopg.connect(where, autocommit=True)
+
+    def count(self) -> int:
+        with self.shop() as connection:
+            row = connection.execute("select count(*) from orders").fetchone()
+        assert row
+        return int(row[0])
+
+    def describe(self) -> dict[str, Any]:
+        """What an undo must leave as it was."""
+        with self.server.connect() as connection:
+            rows = connection.execute(
+                """select datname, d.oid, pg_get_userbyid(datdba), datallowconn, setconfig,
+                    (select array_agg(distinct (grantee::regrole, privilege_type, is_grantable)::text)
+                        from aclexplode(coalesce(datacl, acldefault('d', datdba))))
+                from pg_database d left join pg_db_role_setting on setdatabase = d.oid order by 1"""
+            ).fetchall()
+            roles = connection.execute("select rolname from pg_roles order by 1").fetchall()
+        hba = self.server.shell.read(f"{self.data}/pg_hba.conf")
+        return {"databases": rows, "roles": roles, "hba": hba}
+
+    # --- what the runner would do
+
+    def do(self, verb: str, **arguments: Any) -> list[Progress]:
+        return list(self.system.apply(Change(self.system.name, verb, arguments, "a test", no_undo="a test")))
+
+    def do_until(self, verb: str, stop: Callable[[int, Progress], bool], way: WayBack) -> None:
+        """Break a verb off at one of its reports of progress."""
+        half = iter(self.system.apply(Change(self.system.name, verb, way.arguments or {}, "a test", no_undo="a test")))
+        with closing(half):  # type: ignore[type-var]  # it is a generator
+            for number, progress in enumerate(half):
+                if stop(number, progress):
+                    return
+
+    def undo(self, undo: Undo | None) -> None:
+        assert undo
+        self.do(undo.verb, **undo.arguments)
+
+    def way(self, wish: Wish = Wish()) -> WayBack:  # noqa: B008  # frozen
+        (way,) = (way for way in self.system.ways_back(wish) if way.name == "logical")
+        return way
+
+    def levels(self, way: WayBack, wish: Wish = Wish()) -> dict[str, Level]:  # noqa: B008  # frozen
+        return {finding.check: finding.level for finding in self.system.verify(way, wish)}
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[World]:
+    home = Path(tempfile.mkdtemp(prefix="salvor-logical-"))
+    home.chmod(0o755)
+    run_as = "postgres" if os.geteuid() == 0 else None
+    if run_as:
+        shutil.chown(home, run_as, run_as)
+    world = World(home, run_as)
+    try:
+        world.make()
+        world.do("backup", kind="dump")
+        yield world
+    finally:
+        for data in home.glob("data*"):
+            if data.is_dir():
+                replace(world.server, data=str(data)).kill()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def alone(made: World) -> World:
+    """The database is alone in its cluster, and there is a dump of it. Each test leaves its 500 orders there."""
+    made.system = made.another_incident()
+    with made.server.connect(writes=True) as connection:
+        connection.execute("drop database if exists accounts with (force)")
+    return made
+
+
+@pytest.fixture
+def shared(alone: World) -> World:
+    """Another database shares the cluster."""
+    with alone.server.connect(writes=True) as connection:
+        connection.execute("create database accounts")
+    return alone
+
+
+def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: World) -> None:
+    before = shared.describe()
+    state = shared.system.observe()
+    assert (state.reachable, state.writable) == (Reachable.UP, True)
+    assert "/" in state.identity
+    way = shared.way()
+    assert way.possible and way.stage == side_database.STAGE, way.why
+    with shared.shop() as connection:
+        connection.execute("delete from orders where id > 3")
+
+    with shared.shop() as application, shared.shop("accounts") as other:
+        shared.do("fence", identity=state.identity)
+        with pytest.raises(psycopg.OperationalError):
+            application.execute("select 1")
+        other.execute("select 1")
+    with pytest.raises(psycopg.OperationalError, match="permission denied"):
+        shared.shop()
+    assert shared.system.observe().writable is False
+    assert shared.system.ask("select count(*) from orders", "live") == 3
+
+    shared.do("stage", **(way.arguments or {}))
+    (staged,) = [one for one in shared.system.observe().staged if one.name == way.stage]
+    assert staged.complete
+    assert shared.system.ask("select count(*) from orders", way.stage) == 500
+    assert set(shared.levels(way).values()) <= {Level.PASS, Level.WARN}
+    assert shared.levels(way)["content fingerprint"] is Level.PASS
+    shared.do("stage", **(way.arguments or {}))  # finds its work done
+    assert staged in shared.system.observe().staged
+
+    for _ in range(2):
+        shared.do("promote", **way.promote)
+    state_after = shared.system.observe()
+    assert (state_after.writable, state_after.origin) == (True, shared.system.context.incident)
+    assert state_after.identity == staged.identity
+    assert [kept.identity for kept in state_after.kept] == [state.identity]
+    assert shared.count() == 500
+    with shared.shop() as connection:
+        connection.execute("insert into orders (note) values ('new')")
+        row = connection.execute("select current_setting('work_mem'), current_setting('search_path')").fetchone()
+        assert row == ("7MB", '"a b", public')
+    with shared.server.connect() as connection:
+        assert connection.execute(
+            "select pg_get_userbyid(datdba) from pg_database where datname = 'orders'"
+        ).fetchone() == ("shop",)
+
+    for _ in range(2):
+        shared.undo(way.promote_undo)
+    assert shared.system.observe().identity == state.identity
+    assert shared.system.observe().writable is False
+    for _ in range(2):
+        shared.do("drop", stage=way.stage)
+        shared.do("unfence", identity=state.identity)
+    with shared.shop() as connection:
+        connection.execute("insert into orders (note) select md5(g::text) from generate_series(4, 500) g")
+    assert shared.describe() == before
+
+
+def test_what_was_kept_is_discarded_by_identity_only(shared: World) -> None:
+    identity = shared.system.observe().identity
+    way = shared.way()
+    shared.do("fence", identity=identity)
+    shared.do("stage", **(way.arguments or {}))
+    shared.do("promote", **way.promote)
+    (kept,) = shared.system.observe().kept
+    with pytest.raises(CannotError, match="not removed"):
+        shared.do("discard", identity="another", kept=kept.name)
+    with pytest.raises(CannotError, match="not removed"):
+        shared.do("discard", identity=shared.system.observe().identity, kept="orders")
+    for _ in range(2):
+        shared.do("discard", identity=kept.identity, kept=kept.name)
+    assert shared.system.observe().kept == ()
+    assert shared.count() == 500
+
+
+def test_a_database_that_was_dropped_comes_back(shared: World) -> None:
+    with shared.server.connect(writes=True) as connection:
+        connection.execute("drop database orders with (force)")
+    state = shared.system.observe()
+    assert state.identity.endswith("/absent")
+    way = shared.way()
+    shared.do("fence", identity=state.identity)
+    shared.do("stage", **(way.arguments or {}))
+    shared.do("promote", **way.promote)
+    assert shared.count() == 500
+    with shared.server.connect() as connection:
+        row = connection.execute(
+            "select pg_get_userbyid(datdba), datacl::text from pg_database where datname = 'orders'"
+        ).fetchone()
+    assert row and row[0] == "shop" and "auditor=c*" in row[1]
+
+
+def test_nothing_is_swapped_while_the_applications_may_write_or_a_transaction_is_prepared(shared: World) -> None:
+    way = shared.way()
+    shared.do("stage", **(way.arguments or {}))
+    with pytest.raises(CannotError, match="may still write"):
+        shared.do("promote", **way.promote)
+    with pytest.raises(CannotError, match="was other when"):
+        shared.do("promote", **{**way.promote, "identity": "other"})
+    shared.do("drop", stage=way.stage)
+    shared.do("fence", identity=shared.system.observe().identity)
+    with pytest.raises(CannotError, match="no whole stage"):
+        shared.do("promote", **way.promote)
+    shared.do("unfence", identity=shared.system.observe().identity)
+    assert shared.count() == 500
+
+
+@pytest.mark.parametrize("after", [0, 1, 3])
+def test_a_load_that_was_broken_off_is_no_stage_and_is_built_anew(shared: World, after: int) -> None:
+    way = shared.way()
+    shared.do_until("stage", lambda number, progress: number == after, way)
+    assert not any(one.complete for one in shared.system.observe().staged)
+    shared.do("stage", **(way.arguments or {}))
+    assert [one.complete for one in shared.system.observe().staged] == [True]
+    with shared.server.connect() as connection:
+        role = loading.role_of(shared.system.context.incident)
+        assert connection.execute("select 1 from pg_roles where rolname = %s", [role]).fetchone() is None
+    assert "Salvor's load" not in str(shared.server.shell.read(f"{shared.data}/pg_hba.conf"))
+    shared.do("drop", stage=way.stage)
+
+
+HOSTILE = """
+-- PostgreSQL database dump
+-- Dumped from database version 15.1
+SET client_encoding = 'UTF8';
+SET standard_conforming_strings = on;
+SELECT pg_catalog.set_config('search_path', '', false);
+CREATE FUNCTION public.trap() RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$ begin
+    begin execute 'reset role'; execute 'reset session authorization'; exception when others then null; end;
+    begin execute 'create role trapped superuser'; exception when others then null; end;
+    begin execute 'copy (select 1) to program ''touch {mark}'''; exception when others then null; end;
+    begin execute 'alter database orders rename to gone'; exception when others then null; end;
+    return 1; end $$;
+ALTER FUNCTION public.trap() OWNER TO salvor;
+CREATE TABLE public.orders (id integer DEFAULT public.trap(), CHECK (public.trap() = 1));
+ALTER TABLE public.orders OWNER TO nobody_here;
+COPY public.orders (id) FROM stdin;
+1
+\\.
+CREATE INDEX i ON public.orders (public.trap());
+-- PostgreSQL database dump complete
+"""
+
+
+def test_a_hostile_dump_does_nothing_outside_its_stage(shared: World, tmp_path: Path) -> None:
+    mark = shared.home / "touched"
+    dump = tmp_path / "hostile.sql"
+    dump.write_text(HOSTILE.replace("{mark}", str(mark)))
+    before = shared.describe()
+    way = shared.way(Wish(source=str(dump)))
+    assert way.possible
+    with suppress(CannotError):
+        shared.do("stage", **(way.arguments or {}))
+        levels = shared.levels(way, Wish(source=str(dump)))
+        assert levels["content fingerprint"] is Level.WARN
+        assert levels["left out of the dump"] is Level.WARN
+    shared.do("drop", stage=way.stage)
+    assert shared.describe() == before
+    assert not mark.exists()
+
+
+def test_a_dump_of_another_database_or_of_nothing_is_no_way_back(shared: World, tmp_path: Path) -> None:
+    assert not shared.way(Wish(source="/no/such/dump")).possible
+    other = tmp_path / "dumps" / "other"
+    shutil.copytree(next((shared.home / "dumps").iterdir()), other)
+    manifest = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(manifest.replace('"database": "orders"', '"database": "accounts"'))
+    way = shared.way(Wish(source=str(other)))
+    assert not way.possible and "accounts" in way.why
+
+
+def cut_over(world: World, way: WayBack, state: State) -> None:
+    world.do("fence", identity=state.identity)
+    world.do("stage", **(way.arguments or {}))
+    levels = world.levels(way)
+    assert levels["content fingerprint"] is Level.PASS
+    assert Level.FAIL not in levels.values()
+    with world.system._logically("_the_side_cluster").stage.connect(writes=False) as connection:
+        assert connection.execute("show fsync").fetchone() == ("off",)  # as postgresql.conf says
+        assert connection.execute("show full_page_writes").fetchone() == ("on",)
+    world.do("promote", **way.promote)
+
+
+def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(alone: World) -> None:
+    before = alone.describe()
+    state = alone.system.observe()
+    way = alone.way()
+    assert way.possible and way.stage == side_cluster.STAGE, way.why
+    cut_over(alone, way, state)
+    after = alone.system.observe()
+    assert (after.reachable, after.writable, after.origin) == (Reachable.UP, True, alone.system.context.incident)
+    assert after.identity != state.identity
+    assert alone.count() == 500
+    with alone.shop() as connection:
+        assert connection.execute("show work_mem").fetchone() == ("7MB",)
+        connection.execute("insert into orders (note) values ('new')")
+    alone.do("promote", **way.promote)
+    for _ in range(2):
+        alone.undo(way.promote_undo)
+    assert alone.system.observe().identity == state.identity
+    alone.do("drop", stage=way.stage)
+    alone.do("unfence", identity=state.identity)
+    assert alone.describe() == before
+    assert alone.count() == 500
+
+
+def test_a_side_cluster_that_was_broken_off_is_built_anew(alone: World) -> None:
+    way = alone.way()
+    alone.do_until("stage", lambda number, progress: number == 3, way)
+    assert not any(one.complete for one in alone.system.observe().staged)
+    alone.do("stage", **(way.arguments or {}))
+    assert [one.complete for one in alone.system.observe().staged] == [True]
+    alone.do("drop", stage=way.stage)
+    assert alone.system.observe().staged == ()
+
+
+def test_a_cluster_that_is_lost_comes_back_with_its_roles_and_settings(alone: World) -> None:
+    """The last test of this module's cluster: its data directory is removed."""
+    alone.server.kill()
+    alone.data.rename(alone.home / "lost")
+    state = alone.system.observe()
+    way = alone.way()
+    assert way.possible and way.stage == side_cluster.STAGE, way.why
+    cut_over(alone, way, state)
+    assert alone.count() == 500
+    with alone.shop() as connection:
+        assert connection.execute("show work_mem").fetchone() == ("7MB",)
+    with alone.server.connect() as connection:
+        assert connection.execute("show data_checksums").fetchone() == ("on",)
+        assert connection.execute("select count(*) from pg_roles where rolname in ('shop', 'auditor')").fetchone() == (
+            2,
+        )
