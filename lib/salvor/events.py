@@ -1,0 +1,135 @@
+"""Each line of a journal as one sentence: who did what when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from salvor import clock
+from salvor.change import Change, Level
+
+FRAME = ("n", "at", "by", "kind", "previous")
+"""What every line of a journal has besides its own data."""
+
+_LEVELS = {"done": "pass", "failed": "fail", "unknown": "unknown", "not done": "fail"}
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line for people. `level` is pass, warn, fail, unknown, or empty; an overview leaves out what `is_detail`."""
+
+    number: int
+    at: datetime
+    by: str
+    kind: str
+    text: str
+    level: str = ""
+    is_detail: bool = False
+
+
+def of(line: Mapping[str, Any], at: datetime, by: str, change: Change | None = None) -> Event:
+    """The event that `line` tells of. `change` is the one that an outcome or an observation belongs to."""
+    kind = str(line["kind"])
+    write = _SENTENCES.get(kind, _data)
+    text = write(line, describe(change) if change else str(line.get("key", "")))
+    return Event(int(line["n"]), at, by, kind, text, _level(line), kind in ("step", "finding"))
+
+
+def describe(change: Change) -> str:
+    """A change without its arguments, which the table of changes shows."""
+    return f"{change.system}: {change.verb}"
+
+
+def _level(line: Mapping[str, Any]) -> str:
+    match line["kind"]:
+        case "finding":
+            return str(Level(line["finding"]["level"]))
+        case "outcome" | "observed":
+            return _LEVELS.get(line["outcome"], "unknown")
+        case "recovered" | "proven" | "paid":
+            return "pass"
+        case "owed" | "repaired":
+            return "warn"
+    return ""
+
+
+def _opened(line: Mapping[str, Any], change: str) -> str:
+    return f"opened: {line['purpose']} of {line['service']} on {line['platform']}, runbook {line['runbook']}"
+
+
+def _step(line: Mapping[str, Any], change: str) -> str:
+    if line["phase"] == "begun":
+        return f"{line['step']} begun, {line.get('planned', 0)} changes planned"
+    return f"{line['step']} ended after {clock.write_duration(line['seconds'])}"
+
+
+def _finding(line: Mapping[str, Any], change: str) -> str:
+    finding = line["finding"]
+    figure = finding.get("figure") or finding["level"]
+    return f"{line['step']}: {finding['subject']}: {finding['check']}: {figure}"
+
+
+def _decision(line: Mapping[str, Any], change: str) -> str:
+    decision = line["decision"]
+    return f"decided for {decision['system']}: {decision['way']['name']} ({decision['seen']})"
+
+
+def _approved(line: Mapping[str, Any], change: str) -> str:
+    return f"approved plan {line['hash']} with {len(line['changes'])} changes ({line['how']})"
+
+
+def _intent(line: Mapping[str, Any], change: str) -> str:
+    described = describe(Change.from_json(line["change"]))
+    return f"began {described}" + (", to take a change back" if line.get("undoing") else "")
+
+
+def _outcome(line: Mapping[str, Any], change: str) -> str:
+    error = f": {line['error']}" if line.get("error") else ""
+    return f"{change}: {line['outcome']} after {clock.write_duration(line['seconds'])}{error}"
+
+
+def _observed(line: Mapping[str, Any], change: str) -> str:
+    return f"looked again at {change}: {line['outcome']}"
+
+
+def _measured(line: Mapping[str, Any], change: str) -> str:
+    figures = [
+        f"{name.upper()} {clock.write_duration(line[name])}" for name in ("rto", "rpo") if line.get(name) is not None
+    ]
+    newest = f"newest commit that survived: {line['newest_commit']}" if line.get("newest_commit") else ""
+    return "measured " + ", ".join([*figures, newest] if newest else figures)
+
+
+def _ending(line: Mapping[str, Any], change: str) -> str:
+    return f"{line['kind']}: {line['result']}" if line.get("result") else str(line["kind"])
+
+
+def _data(line: Mapping[str, Any], change: str) -> str:
+    """A kind of line that has no sentence of its own."""
+    pairs = [f"{name} {value}" for name, value in line.items() if name not in FRAME and value not in (None, "")]
+    return f"{line['kind']}: {', '.join(pairs)}" if pairs else str(line["kind"])
+
+
+_SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
+    "opened": _opened,
+    "resumed": lambda line, change: f"resumed on {line['where']}",
+    "step": _step,
+    "finding": _finding,
+    "decision": _decision,
+    "approved": _approved,
+    "intent": _intent,
+    "outcome": _outcome,
+    "observed": _observed,
+    "owed": lambda line, change: f"owed: {line['what']}: {line['why']}",
+    "paid": lambda line, change: f"no longer owed: {line['what']}",
+    "measured": _measured,
+    "recovered": lambda line, change: "the service is back",
+    "proven": lambda line, change: f"proven for {line['system']}: {line['backup'] or line['identity']}",
+    "note": lambda line, change: f"note: {line['text']}",
+    "repaired": lambda line, change: f"journal repaired: {line['text']}",
+    "undone": _ending,
+    "discarded": _ending,
+    "closed": _ending,
+}

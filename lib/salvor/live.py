@@ -1,0 +1,275 @@
+"""A notebook's walk through an incident under way: each plan is shown before its act, nothing unapproved is done."""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from salvor import arguments, clock, record, session, story
+from salvor.change import Change, Finding, Progress
+from salvor.console import telling_failure
+from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageError
+from salvor.happened import Story
+from salvor.notebook import Walk, display, for_people
+from salvor.run import Plan, describe
+from salvor.session import Session
+from salvor.show import Plain, progress_text
+
+YES = "yes"
+"""The value of the parameter `approve` that approves whatever the plan is."""
+
+_UPDATES_EVERY = 0.25
+
+
+class Live(Walk):
+    """An incident, begun or resumed. The parameter `approve` is for all of it; without it, each act is approved."""
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        super().__init__()
+        self._given = given
+        self._held = ExitStack()
+        self._acted: list[str] = []
+        self._session = self._open()
+        self._whole = self._session.plan()
+        atexit.register(self._release)
+        self.summary()
+        if self.is_idle:
+            display("quiet", text=f"Nothing is broken in {self._session.incident.service.name}: nothing to do.")
+            return
+        display("plan", changes=self._whole.changes, last=self._session.history.last, hash=self._whole.hash)
+        if given["approve"]:
+            self._whole_approved()
+
+    def _open(self, incident: str = "") -> Session:
+        given = self._given
+        watcher = Plain() if given["approve"] else Progressing()
+        incident = incident or given["incident"]
+        if incident:
+            platform, service = session.of_incident(incident)
+            if given["service"] not in ("", service):
+                raise UsageError(
+                    f"service: the incident {incident} is of {service}, not of {given['service']}.",
+                    safe="nothing was changed",
+                )
+        elif given["service"]:
+            platform, service = given["platform"] or "sandbox", given["service"]
+        else:
+            raise UsageError(
+                "service: which one?",
+                safe="nothing was changed",
+                hint="papermill ... -p service NAME, or set it in the parameters cell",
+            )
+        wished, failed_at = arguments.wish(
+            **{name: given[name] for name in ("source", "at", "target", "failed_at", "override", "runbook")}
+        )
+        return session.open_session(
+            service,
+            watcher,
+            platform=platform,
+            wish=wished,
+            failed_at=failed_at,
+            runbook_name=given["runbook"],
+            incident=incident,
+        )
+
+    @property
+    def story(self) -> Story:
+        incident, journal = self._session.incident, self._session.journal
+        if journal is None and self.folder.exists():
+            return story.read(self.folder)
+        if journal is None:  # nothing is written yet: what would be the first line
+            opened = incident.opening()
+            first = {"n": 0, "at": opened["detected_at"], "by": incident.operator, "kind": "opened", **opened}
+            return story.tell([first], incident=incident.id)
+        return story.tell(journal.lines, incident=incident.id)
+
+    @property
+    def folder(self) -> Path:
+        return self._session.incident.folder
+
+    @property
+    def runbook(self) -> session.Runbook:
+        return self._session.runbook
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is broken and nothing was begun."""
+        return not (
+            self._session.resumed
+            or self._session.journal
+            or self._whole.changes
+            or any(step.decisions for step in self._whole.steps)
+        )
+
+    @for_people
+    def plan(self, step: str, again: bool = False) -> None:
+        if not self.has(step, again):
+            display("quiet", text=f"The runbook {self.runbook.name} has no such step here.")
+            return
+        planned = self._session.plan(step)
+        display(
+            "findings", caption=f"What {step} sees now", found=[each for one in planned.steps for each in one.findings]
+        )
+        display(
+            "plan",
+            changes=planned.changes,
+            last=self._session.history.last,
+            hash=planned.hash if planned.changes else "",
+        )
+
+    @for_people
+    def act(self, step: str, approve: str = "", again: bool = False) -> None:
+        """Carry a step out. Without the notebook's parameter, changes need `approve="HASH"`, as the plan shows it.
+
+        Raises CannotError when nobody approved, PlanMovedError when the plan is not the approved one any more.
+        """
+        if self.is_idle or not self.has(step, again):
+            display("quiet", text="Nothing to do.")
+            return
+        plan, how = self._approval(step, approve)
+        self._hold()
+        try:
+            if plan.changes:
+                self._session.approve(plan, how)
+            with telling_failure(self._session):
+                self._session.act(step)
+        except BaseException:
+            self._show(step)
+            self._release()
+            raise
+        self._acted.append(step)
+        self._show(step)
+
+    def _approval(self, step: str, approve: str) -> tuple[Plan, str]:
+        """The plan that is approved for this act, and how. With the parameter, that is the whole chain, once."""
+        if self._given["approve"]:
+            if self._session.journal is not None:
+                return Plan(()), ""
+            return self._whole_approved(), f"approve={self._given['approve']}, a parameter of the notebook"
+        plan = self._session.plan(step)
+        if plan.changes and not approve:
+            raise CannotError(
+                f"{step} plans {len(plan.changes)} changes, and nobody approved them.",
+                safe="nothing was changed",
+                hint=f'read the plan, then: walk.act("{step}", approve="{plan.hash}")',
+            )
+        if approve and approve != plan.hash:
+            raise PlanMovedError(
+                f"The plan of {step} has the hash {plan.hash} now, not {approve}.",
+                safe="nothing was changed",
+                hint=f'look again: walk.plan("{step}")',
+            )
+        return plan, f"approve={approve}, in the notebook"
+
+    def _whole_approved(self) -> Plan:
+        """The plan of the whole chain as it is now. Raises PlanMovedError when its hash is not the approved one."""
+        plan, approve = self._session.plan(), self._given["approve"]
+        if approve not in (YES, plan.hash):
+            raise PlanMovedError(
+                f"approve={approve} is not the hash of this plan: it is {plan.hash} now.",
+                safe="nothing was changed",
+                hint="read the plan; if it is what you want, approve its hash",
+            )
+        return plan
+
+    def _hold(self) -> None:
+        """Hold the service's lock and the journal, from the first act until `finish` or an error."""
+        if self._session.journal is None:
+            self._held.enter_context(self._session.begin())
+
+    def _release(self) -> None:
+        """Let the lock and the journal go. What follows resumes the incident, as another command would."""
+        if self._session.journal is not None:
+            self._held.close()
+            self._session = self._open(self._session.incident.id)
+
+    def _show(self, step: str) -> None:
+        runs = [run for run in self.story.steps if run.name == step]
+        display("happened", runs=runs[-1:])
+
+    @for_people
+    def finish(self) -> None:
+        """End this sitting: wait for messages, release the service, make the record.
+
+        Raises NotConvergedError when the whole was approved and the notebook has no section for a step of the runbook.
+        """
+        begun = self._session.journal is not None
+        self._release()
+        steps = [step.__name__ for step in self.runbook.steps]
+        left = [name for name in dict.fromkeys(steps) if name not in self._acted]
+        if begun and self._given["approve"] and left:
+            raise NotConvergedError(
+                f"The runbook {self.runbook.name} has steps that were not walked through: {', '.join(left)}.",
+                safe="nothing that was live has been removed",
+                hint=f"inv restore --incident={self._session.incident.id}",
+            )
+        if begun:
+            problem = record.make(self.folder)
+            display("quiet", text=problem or f"The record: {self.folder / record.PAGE}")
+
+
+@dataclass
+class _Shown:
+    """A change under way, as the progress list shows it."""
+
+    name: str
+    said: str = ""
+    share: float | None = None
+    outcome: str = ""
+
+
+class Progressing:
+    """Shows in JupyterLab what happens, in one output that is updated while a change runs."""
+
+    def __init__(self) -> None:
+        self._changes: dict[str, _Shown] = {}
+        self._begun: dict[str, float] = {}
+        self._handle: Any = None
+        self._updated = 0.0
+        self._lock = threading.Lock()
+
+    def tell(self, text: str) -> None:
+        display("quiet", text=text)
+
+    def step(self, name: str, docstring: str) -> None:
+        self._changes.clear()
+        self._handle = _handle()  # here, in the cell's own thread; changes run in others
+
+    def finding(self, finding: Finding) -> None:
+        """Nothing: what a step saw is shown as a table when it ends."""
+
+    def begun(self, change: Change) -> None:
+        with self._lock:
+            self._changes[change.key] = _Shown(describe(change))
+            self._begun[change.key] = clock.monotonic()
+            self._update(at_once=True)
+
+    def progress(self, change: Change, progress: Progress) -> None:
+        with self._lock:
+            one = self._changes[change.key]
+            one.said = progress_text(progress, clock.monotonic() - self._begun[change.key])
+            one.share = 100.0 * progress.done / progress.total if progress.total else None
+            self._update()
+
+    def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
+        with self._lock:
+            one = self._changes[change.key]
+            one.outcome, one.said = outcome, f"after {clock.write_duration(seconds)}{f': {error}' if error else ''}"
+            self._update(at_once=True)
+
+    def _update(self, *, at_once: bool = False) -> None:
+        if not at_once and clock.monotonic() - self._updated < _UPDATES_EVERY:
+            return
+        self._updated = clock.monotonic()
+        display("progress", handle=self._handle, changes=list(self._changes.values()))
+
+
+def _handle() -> Any:
+    """An empty output that can be replaced."""
+    from IPython.display import display as show
+
+    return show({"text/html": "", "text/plain": ""}, raw=True, display_id=True)

@@ -1,0 +1,192 @@
+"""The story of an incident, told from its journal's lines alone: for a screen, a notebook, a page.
+
+It contacts no system.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from salvor import clock, events
+from salvor.change import Change, Decision, Finding
+from salvor.errors import UsageError
+from salvor.happened import Act, Approval, Interruption, Mark, Owed, Sitting, StepRun, Story
+from salvor.journal import Journal
+
+
+def read(folder: Path) -> Story:
+    """The story of the incident in `folder`. Raises CannotError when its journal cannot be read."""
+    journal = Journal.read(folder)
+    told = tell(journal.lines, incident=folder.name)
+    told.unreadable = sorted({*told.unreadable, *journal.damaged})
+    return told
+
+
+def tell(lines: Sequence[Mapping[str, Any]], incident: str = "") -> Story:
+    """The story that these lines of a journal tell. A line that cannot be told is counted, and stops nothing."""
+    teller = _Teller(Story(incident))
+    for position, line in enumerate(lines, 1):
+        try:
+            teller.take(line)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError):
+            number = line.get("n")
+            teller.story.unreadable.append(number if isinstance(number, int) else position)
+    teller.story.lines = len(lines)
+    return teller.story
+
+
+class _Teller:
+    """Takes in the lines one by one."""
+
+    def __init__(self, story: Story) -> None:
+        self.story = story
+        self._acts: dict[tuple[str, str], Act] = {}
+        self._times: dict[str, int] = {}
+
+    def take(self, line: Mapping[str, Any]) -> None:
+        at, by, kind = clock.read_time(line["at"]), str(line["by"]), str(line["kind"])
+        take = getattr(self, f"_{kind}", None)
+        if take:
+            take(line, at, by)
+        self.story.events.append(events.of(line, at, by, self._change_of(line)))
+        self.story.last_moment = at
+
+    def _change_of(self, line: Mapping[str, Any]) -> Change | None:
+        act = self._acts.get((str(line.get("key")), str(line.get("undoing", ""))))
+        return act.change if act else None
+
+    def _opened(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        story = self.story
+        story.sittings.append(Sitting(by, at))
+        story.incident = story.incident or str(line["incident"])
+        for name in ("platform", "service", "title", "purpose", "runbook"):
+            setattr(story, name, str(line[name]))
+        story.wish, story.targets = dict(line["wish"]), dict(line["targets"])
+        story.detected_at = clock.read_time(line["detected_at"])
+        story.failed_at = clock.read_time(line["failed_at"]) if line["failed_at"] else None
+
+    def _resumed(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        self._times.clear()
+        story = self.story
+        if left := story.unfinished:
+            story.interruptions.append(Interruption(story.last_moment or at, at, ", ".join(left)))
+        story.sittings.append(Sitting(by, at, str(line.get("where", ""))))
+
+    def _step(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        name = str(line["step"])
+        if line["phase"] == "begun":
+            self._begin(name, at, by).has_end = True
+        else:
+            run = self._run(name, at, by)
+            run.ended, run.seconds = at, float(line["seconds"])
+
+    def _begin(self, name: str, at: datetime, by: str) -> StepRun:
+        self._times[name] = self._times.get(name, 0) + 1
+        run = StepRun(name, self._times[name], by, at, has_end=False)
+        self.story.steps.append(run)
+        return run
+
+    def _run(self, name: str, at: datetime, by: str) -> StepRun:
+        """The step that a line belongs to: the last of that name in this sitting, made where it has no own lines."""
+        runs = [step for step in self.story.steps if step.name == name]
+        return runs[-1] if runs and name in self._times else self._begin(name, at, by)
+
+    def _finding(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        self._run(str(line["step"]), at, by).findings.append(Finding.from_json(line["finding"]))
+
+    def _decision(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        current = self.story.steps[-1].name if self.story.steps else "assess"
+        self._run(current, at, by).decided.append((at, Decision.from_json(line["decision"])))
+
+    def _approved(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        changes = tuple(map(Change.from_json, line["changes"]))
+        self.story.approvals.append(Approval(at, by, str(line["hash"]), str(line["how"]), changes))
+
+    def _intent(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        key, undoing = str(line["change"]["key"]), str(line.get("undoing", ""))
+        act = Act(int(line["n"]), str(line["step"]), key, Change.from_json(line["change"]), by, at, undoing)
+        self._acts[key, undoing] = act
+        self._run(act.step, at, by).acts.append(act)
+
+    def _outcome(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        act = self._acts[str(line["key"]), str(line.get("undoing", ""))]
+        act.outcome, act.ended = str(line["outcome"]), at
+        act.seconds, act.error = float(line["seconds"]), str(line.get("error", ""))
+
+    def _observed(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        for (key, _), act in self._acts.items():
+            if key == line["key"]:
+                act.observed = str(line["outcome"])
+
+    def _owed(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        self.story.owed.append(Owed(at, str(line["what"]), str(line["why"])))
+
+    def _paid(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        for owed in self.story.owed:
+            if owed.what == line["what"] and owed.paid is None:
+                owed.paid = at
+
+    def _measured(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        self.story.measured |= {name: value for name, value in line.items() if name not in events.FRAME}
+
+    def _mark(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        text = line.get("text") or line.get("result") or ""
+        self.story.marks.append(Mark(str(line["kind"]), at, by, str(text)))
+
+    _recovered = _undone = _discarded = _closed = _note = _repaired = _mark
+
+
+def screen(told: Story) -> Iterator[str]:
+    """What is done, running, owed and undoable, as lines for one screen. They are not cleaned for a terminal yet."""
+    name = told.title or told.service
+    yield f"{told.incident}  {told.purpose} of {name} on {told.platform}, runbook {told.runbook}"
+    yield f"state       {told.state}"
+    if told.detected_at:
+        failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S}" if told.failed_at else ""
+        yield f"detected    {told.detected_at:%Y-%m-%d %H:%M:%S} UTC{failed}"
+    for each in told.decisions:
+        others = ", ".join(way.name for way in each.others if way.possible)
+        yield f"broken      {each.system}: {each.seen}"
+        yield f"way back    {each.way.name} {each.way.backup or ''}".rstrip() + (
+            f" (also possible: {others})" if others else ""
+        )
+    for figure in ("rto", "rpo"):
+        yield f"{figure.upper()}         {_against_target(told, figure)}"
+    yield f"done        {len(told.made)} changes" + (
+        f", {len(told.taken_back)} of them taken back" if told.taken_back else ""
+    )
+    for act in told.acts:
+        if act.outcome in ("failed", "unknown") and not act.is_done:
+            yield f"{act.outcome:12}{events.describe(act.change)}: {act.error}"
+    yield from (f"unfinished  {what}" for what in told.unfinished)
+    yield from (f"owed        {owed.what}: {owed.why}" for owed in told.owed if owed.paid is None)
+    yield from _ways_on(told)
+    people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M}" for sitting in told.sittings]
+    yield f"operators   {', '.join(people[:1] + ['...'] * (len(people) > 4) + people[1:][-3:])}"
+
+
+def _against_target(told: Story, figure: str) -> str:
+    limit = clock.write_duration(told.target(figure))
+    seconds = told.measured.get(figure)
+    if seconds is None:
+        return f"not measured ({limit} allowed)"
+    return f"{clock.write_duration(seconds)} of {limit} allowed: {'met' if told.is_met(figure) else 'MISSED'}"
+
+
+def _ways_on(told: Story) -> Iterator[str]:
+    """The commands that fit now."""
+    if told.at("closed"):
+        return
+    back = [act for act in told.made if act not in told.taken_back]
+    without = [act for act in back if act.change.undo is None]
+    if told.at("recovered") is None and told.at("undone") is None:
+        yield f"go on       inv restore --incident={told.incident}"
+    if without:
+        yield f"undo        not past {events.describe(without[-1].change)}: {without[-1].change.no_undo}"
+    elif back:
+        yield f"undo        {len(back)} changes can be taken back: inv undo --incident={told.incident}"
+    if told.at("recovered") or told.at("undone"):
+        yield f"close       inv incident.close --incident={told.incident}"
