@@ -3,6 +3,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import smtplib
 import socket
@@ -306,6 +307,15 @@ def test_kill_primary(fresh_sandbox: Layout) -> None:
     assert seen.lost == 0  # what PostgreSQL acknowledged is on the disk
     assert seen.before > 0
     assert seen.newest
+
+
+def test_a_killed_server_starts_again_although_its_number_is_taken(fresh_sandbox: Layout) -> None:
+    disasters.strike("kill-primary")
+    (other,) = database.server(fresh_sandbox, "b").processes()
+    for path in (fresh_sandbox.data("a") / "postmaster.pid", *(fresh_sandbox.root / "a").glob(".s.PGSQL.*.lock")):
+        path.write_text(re.sub(r"\A\d+", str(other), path.read_text()))
+    salvor.sandbox.up(tell=lambda text: None)
+    assert all(up_of(salvor.sandbox.status()).values())
 
 
 def test_lose_datadir(fresh_sandbox: Layout) -> None:
