@@ -6,24 +6,27 @@ Everything that is sent to a host is POSIX sh, quoted in one place (`shlex.join`
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import queue
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import PurePosixPath
-from typing import IO, Any
 
-from salvor import clock
+from salvor import clock, secrets
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.running import Running, RunningHere
 from salvor.secrets import mask
 
-_END = None
+_MOST_OUTPUT = 64 * 1024 * 1024
 _STDERR_KEPT = 64 * 1024
 
 
@@ -48,7 +51,7 @@ class Shell(ABC):
         self.user = user
 
     @abstractmethod
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> _Running: ...
+    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running: ...
 
     def run(
         self,
@@ -60,18 +63,25 @@ class Shell(ABC):
         check: bool = True,
     ) -> Result:
         """Run `argv` to its end; `input` is given on standard input (secrets go there or in `environment`, never in
-        argv).
+        argv). What it prints is read as UTF-8.
 
-        Raises CommandError when the exit code is not zero (with `check`), OutcomeUnknownError after `deadline` seconds
-        (it was killed, and what it had done by then is not known), CannotError when it is not there.
+        Raises CommandError when the exit code is not zero (with `check`; a negative one is a signal's number),
+        OutcomeUnknownError after `deadline` seconds (it was killed, and what it had done by then is not known),
+        CannotError when it is not there or prints more than 64 MiB.
         """
         begun = clock.monotonic()
         running = self._start(argv, environment or {}, input)
-        lines = list(self._lines(running, argv, begun + deadline, deadline))
-        code = running.wait(max(0.1, begun + deadline - clock.monotonic()))
-        result = Result(tuple(argv), code, "".join(lines), running.stderr(), clock.monotonic() - begun)
-        if check and code:
-            raise self._failed(argv, code, result.stderr or result.stdout)
+        lines: list[str] = []
+        size = 0
+        with closing(self._lines(running, argv, begun + deadline, deadline)) as said:
+            for line in said:
+                lines.append(line)
+                size += len(line)
+                if size > _MOST_OUTPUT:
+                    raise CannotError(f"{_name(argv)} on {self.where} prints without end; it was stopped.")
+        result = Result(tuple(argv), running.exit_code(), "".join(lines), running.stderr(), clock.monotonic() - begun)
+        if check and result.exit_code:
+            raise self._failed(argv, result.exit_code, result.stderr or result.stdout[-_STDERR_KEPT:])
         return result
 
     def stream(
@@ -79,30 +89,37 @@ class Shell(ABC):
     ) -> Iterator[str]:
         """Run `argv` and yield each line of its standard output as it comes, without the newline. Raises as `run` does.
 
-        Closing the iterator ends the command.
+        A line of more than 1 MiB comes in pieces. Closing the iterator ends the command.
         """
         begun = clock.monotonic()
         running = self._start(argv, environment or {}, None)
-        for line in self._lines(running, argv, begun + deadline, deadline):
-            yield line.rstrip("\n")
-        code = running.wait(max(0.1, begun + deadline - clock.monotonic()))
+        with closing(self._lines(running, argv, begun + deadline, deadline)) as said:
+            for line in said:
+                yield line.removesuffix("\n")
+        code = running.exit_code()
         if code:
             raise self._failed(argv, code, running.stderr())
 
-    def _lines(self, running: _Running, argv: Sequence[str], until: float, deadline: float) -> Iterator[str]:
+    def _lines(
+        self, running: Running, argv: Sequence[str], until: float, deadline: float
+    ) -> Generator[str, None, None]:
         ended = False
         try:
             while True:
                 try:
-                    line = running.lines.get(timeout=max(0.01, until - clock.monotonic()))
+                    # The clock is looked at for every line: one that prints on and on must end too.
+                    left = until - clock.monotonic()
+                    line = running.lines.get(timeout=left) if left > 0 else running.lines.get_nowait()
+                    if left <= 0 and line is not None:
+                        raise queue.Empty
                 except queue.Empty:
                     raise OutcomeUnknownError(
                         f"{_name(argv)} on {self.where} did not end within {clock.write_duration(deadline)}; "
-                        "it was stopped.",
+                        f"{running.way_to_end}.",
                         safe="what it had done by then is not known",
                         hint="look again with: inv assess",
                     ) from None
-                if line is _END:
+                if line is None:
                     ended = True
                     return
                 yield line
@@ -112,11 +129,13 @@ class Shell(ABC):
 
     def _failed(self, argv: Sequence[str], code: int, said: str) -> CommandError:
         tail = mask("\n".join(said.strip().splitlines()[-12:]))
+        how = f"ended with exit code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
+        who = f" as {self.user}" if self.user else ""
         return CommandError(
-            f"{_name(argv)} on {self.where} ended with exit code {code}{': ' + tail if tail else '.'}",
+            f"{_name(argv)} on {self.where} {how}{': ' + tail if tail else '.'}",
             exit_code_of_command=code,
             stderr=mask(said),
-            hint=f"by hand, on {self.where}: {mask(shlex.join(argv))}",
+            hint=f"by hand, on {self.where}{who}: {mask(shlex.join(argv))}",
         )
 
     def succeeds(self, argv: Sequence[str], *, deadline: float = 30.0) -> bool:
@@ -139,193 +158,106 @@ class Shell(ABC):
         return result.stdout
 
     def write(self, path: str, text: str, *, mode: int = 0o600, deadline: float = 30.0) -> None:
-        """Replace a file's content atomically: written beside it, flushed to disk, renamed over it."""
-        script = 'umask 077; t="$1.salvor-new"; cat > "$t" && chmod "$2" "$t" && sync -d "$t" && mv -f -- "$t" "$1"'
-        self.run(["sh", "-c", script, "sh", path, f"{mode:o}"], input=text.encode(), deadline=deadline)
+        """Replace a file's content atomically: written beside it, flushed to disk, renamed over it.
+
+        A connection that breaks leaves the old content: what came is counted before the rename.
+        """
+        content = text.encode()
+        script = (
+            'umask 077; t="$1.salvor-new"; rm -f -- "$t" && set -C && cat > "$t" && test "$(wc -c < "$t")" -eq "$3" '
+            '&& chmod -- "$2" "$t" && sync -d -- "$t" && mv -f -- "$t" "$1"'
+        )
+        self.run(["sh", "-c", script, "sh", path, f"{mode:o}", str(len(content))], input=content, deadline=deadline)
 
 
 def _name(argv: Sequence[str]) -> str:
     return PurePosixPath(argv[0]).name
 
 
-class _Running(ABC):
-    """A command that was started: its lines as they come, then `_END`."""
-
-    lines: queue.Queue[str | None]
-
-    @abstractmethod
-    def wait(self, seconds: float) -> int: ...
-
-    @abstractmethod
-    def stderr(self) -> str: ...
-
-    @abstractmethod
-    def kill(self) -> None: ...
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "a signal"
 
 
 def local(user: str | None = None) -> Shell:
     """This machine, as `user` (None, or our own name: as we are). Another user needs root, or sudo without a
-    password.
+    password. Raises CannotError when there is no such user.
     """
-    return _Local("this machine", None if user == getpass.getuser() else user)
+    if not user:
+        return _Local("this machine")
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        raise CannotError(f"There is no user {user!r} on this machine.", hint="getent passwd lists them") from None
+    return _Local("this machine", None if account.pw_uid == os.geteuid() else user)
 
 
 class _Local(Shell):
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> _Running:
-        whole = list(argv)
-        if self.user:
-            if os.geteuid() == 0:
-                whole = ["setpriv", f"--reuid={self.user}", f"--regid={self.user}", "--init-groups", "--", *whole]
-            else:
-                names = ",".join(environment)
-                whole = ["sudo", "-n", *([f"--preserve-env={names}"] if names else []), "-u", self.user, "--", *whole]
+    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
+        known = {**(_environment_of(self.user) if self.user else _plain_environment()), **environment}
+        by_sudo = bool(self.user) and os.geteuid() != 0
+        if not by_sudo and not shutil.which(argv[0], path=known.get("PATH")):
+            raise _not_there(argv, "it is not there, or not a program")
         try:
             # A session of its own, so that the deadline ends all that the command started. Its folder is `/`, which
-            # every
-            # user may enter.
+            # every user may enter.
             process = subprocess.Popen(
-                whole,
+                [*self._prefix(environment), *argv],
                 stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env={**_plain_environment(), **environment},
+                env=known,
                 cwd="/",
                 start_new_session=True,
             )
-        except OSError as error:
-            raise CannotError(
-                f"{_name(argv)} cannot be started on this machine: {error.strerror}.",
-                hint=f"is it installed? command -v {shlex.quote(argv[0])}",
-            ) from error
-        return _LocalRunning(process, stdin)
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            raise _not_there(argv, getattr(error, "strerror", None) or str(error)) from error
+        running = RunningHere(process, self.user if by_sudo else None)
+        running.begin(stdin)
+        return running
+
+    def _prefix(self, environment: Mapping[str, str]) -> list[str]:
+        """What runs the command as its user, and lets it die with us: after a crash, nothing goes on unseen."""
+        if self.user and os.geteuid() != 0:
+            names = ",".join(environment)
+            return ["sudo", "-n", *([f"--preserve-env={names}"] if names else []), "-u", self.user, "--"]
+        who = []
+        if self.user:
+            account = pwd.getpwnam(self.user)
+            who = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups"]
+        return ["setpriv", "--pdeathsig=KILL", *who, "--"] if who or _has_setpriv() else []
+
+
+def _not_there(argv: Sequence[str], why: str) -> CannotError:
+    return CannotError(
+        f"{_name(argv)} cannot be started on this machine: {why}.",
+        hint=f"is it installed? command -v {shlex.quote(argv[0])}",
+    )
+
+
+@cache
+def _has_setpriv() -> bool:
+    return shutil.which("setpriv") is not None
 
 
 def _plain_environment() -> dict[str, str]:
-    """Our environment without what would change a tool's output (language) or hand it our own secrets (PG*)."""
+    """Our environment without what would change a tool's output (language) or hand it secrets (PG*, what we know)."""
     kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG", "PGBACKREST_"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PG", "LC_", "LANG", "PGBACKREST_")) and not secrets.is_known(value)
     }
     return {**kept, "LC_ALL": "C.UTF-8"}
 
 
-class _LocalRunning(_Running):
-    def __init__(self, process: subprocess.Popen[bytes], stdin: bytes | None) -> None:
-        self.process = process
-        self.lines = queue.Queue(maxsize=10_000)
-        self._error = bytearray()
-        assert process.stdout and process.stderr
-        self._readers = [
-            threading.Thread(target=self._read, args=(process.stdout,), daemon=True),
-            threading.Thread(target=self._read_error, args=(process.stderr,), daemon=True),
-        ]
-        if stdin is not None:
-            threading.Thread(target=self._write, args=(stdin,), daemon=True).start()
-        for reader in self._readers:
-            reader.start()
-
-    def _read(self, stream: IO[bytes]) -> None:
-        with stream:
-            for line in stream:
-                self.lines.put(line.decode("utf-8", "replace"))
-        self.lines.put(_END)
-
-    def _read_error(self, stream: IO[bytes]) -> None:
-        with stream:
-            while piece := stream.read1(65536) if hasattr(stream, "read1") else stream.read(65536):
-                self._error += piece
-                del self._error[: max(0, len(self._error) - _STDERR_KEPT)]
-
-    def _write(self, stdin: bytes) -> None:
-        assert self.process.stdin
-        try:
-            with self.process.stdin as stream:
-                stream.write(stdin)
-        except BrokenPipeError:
-            pass  # it ended without reading all of it; its exit code tells the rest
-
-    def wait(self, seconds: float) -> int:
-        try:
-            return self.process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            return self.process.wait(5)
-
-    def stderr(self) -> str:
-        self._readers[1].join(1)
-        return bytes(self._error).decode("utf-8", "replace")
-
-    def kill(self) -> None:
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        except PermissionError:  # it runs as another user, by sudo
-            self.process.kill()
-        self.process.wait(5)
-
-
-def on_host(where: str, connection: Any, user: str | None = None) -> Shell:
-    """A host, over an open fabric connection, as `user` (by sudo without a password)."""
-    return _Remote(where, connection, user)
-
-
-class _Remote(Shell):
-    def __init__(self, where: str, connection: Any, user: str | None) -> None:
-        super().__init__(where, user)
-        self.connection = connection
-
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> _Running:
-        # The environment goes by standard input, read by sh before the command starts: argv is seen by every user of
-        # a host.
-        setting = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in environment.items())
-        script = 'eval "$(dd bs=1 count="$1" 2>/dev/null)"; shift; exec "$@"'
-        sudo = ["sudo", "-n", "-u", self.user, "--"] if self.user else []
-        command = shlex.join([*sudo, "sh", "-c", script, "sh", str(len(setting.encode())), *argv])
-        channel = self.connection.transport.open_session(timeout=10)
-        channel.exec_command(command)
-        return _RemoteRunning(channel, setting.encode() + (stdin or b""))
-
-
-class _RemoteRunning(_Running):
-    def __init__(self, channel: Any, stdin: bytes) -> None:
-        self.channel = channel
-        self.lines = queue.Queue(maxsize=10_000)
-        self._error = bytearray()
-        threading.Thread(target=self._write, args=(stdin,), daemon=True).start()
-        threading.Thread(target=self._read, daemon=True).start()
-        self._error_reader = threading.Thread(target=self._read_error, daemon=True)
-        self._error_reader.start()
-
-    def _write(self, stdin: bytes) -> None:
-        try:
-            self.channel.sendall(stdin)
-            self.channel.shutdown_write()
-        except OSError:
-            pass  # the host is gone or closed its end; the reader tells the rest
-
-    def _read(self) -> None:
-        with self.channel.makefile("rb") as stream:
-            for line in stream:
-                self.lines.put(line.decode("utf-8", "replace"))
-        self.lines.put(_END)
-
-    def _read_error(self) -> None:
-        while piece := self.channel.recv_stderr(65536):
-            self._error += piece
-            del self._error[: max(0, len(self._error) - _STDERR_KEPT)]
-
-    def wait(self, seconds: float) -> int:
-        if not self.channel.status_event.wait(seconds):
-            self.kill()
-            return 255
-        return int(self.channel.recv_exit_status())
-
-    def stderr(self) -> str:
-        self._error_reader.join(1)
-        return bytes(self._error).decode("utf-8", "replace")
-
-    def kill(self) -> None:
-        self.channel.close()
+def _environment_of(user: str) -> dict[str, str]:
+    """What another user gets: nothing of ours but the way to the programs."""
+    account = pwd.getpwnam(user)
+    ours = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
+    who = {"HOME": account.pw_dir, "USER": user, "LOGNAME": user, "SHELL": account.pw_shell}
+    return {**ours, **who, "LC_ALL": "C.UTF-8"}
 
 
 def connect(
@@ -333,23 +265,12 @@ def connect(
 ) -> Shell:
     """A host over SSH, its key checked against known_hosts: an unknown or changed key is an error, never accepted.
 
-    Raises CannotError when it cannot be reached within `deadline` seconds, or is not who it should be.
+    Commands run as `run_as`, by sudo without a password (None: as who we are there). Raises CannotError when it cannot
+    be reached within `deadline` seconds, or is not who it should be.
     """
-    import paramiko
-    from fabric import Connection
+    from salvor import ssh
 
-    connection = Connection(host, user=user, port=port, connect_timeout=int(deadline) or 1)
-    connection.client.load_system_host_keys()
-    connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-    try:
-        connection.open()
-    except (OSError, EOFError, paramiko.SSHException) as error:
-        name = f"{user + '@' if user else ''}{host}:{port}"
-        raise CannotError(
-            f"{name} cannot be reached over SSH: {error}.", hint=f"ssh -p {port} {shlex.quote(host)} true"
-        ) from error
-    connection.transport.set_keepalive(5)
-    return on_host(host, connection, run_as)
+    return ssh.connect(host, user=user, port=port, run_as=run_as, deadline=deadline)
 
 
 def on_demand(where: str, open_shell: Callable[[], Shell]) -> Shell:
@@ -364,7 +285,7 @@ class _OnDemand(Shell):
         self._opened: Shell | None = None
         self._lock = threading.Lock()
 
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> _Running:
+    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
         with self._lock:
             if self._opened is None:
                 self._opened = self._open()
