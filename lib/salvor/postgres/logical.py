@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,16 @@ import psycopg
 from salvor import clock, secrets, shell
 from salvor.change import Backup, Finding, Level, Progress, Staged, State, Undo, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
-from salvor.postgres import dump_find, dumps, fingerprint, loading, side_cluster, side_database, surroundings
+from salvor.postgres import (
+    dump_find,
+    dumps,
+    fingerprint,
+    loading,
+    proof,
+    side_cluster,
+    side_database,
+    surroundings,
+)
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.failover import PROMOTE_WITHOUT_FENCE
@@ -180,19 +189,31 @@ def _the_side_cluster(system: Postgres) -> SideCluster:
     raise CannotError(f"{system.name}: no side cluster is staged for {system.context.incident}.", hint="inv restore")
 
 
-def _place_of(system: Postgres, stage: str) -> tuple[Server, str, str]:
-    """Where a stage is: the server, the database, its identity."""
+@dataclass(frozen=True)
+class _Place:
+    """Where a stage is, and what was left out of the dump when it was loaded."""
+
+    server: Server
+    database: str
+    identity: str
+    left_out: list[str]
+
+
+def _place_of(system: Postgres, stage: str) -> _Place:
     if stage == side_cluster.STAGE:
-        server = _the_side_cluster(system).stage
-        return server, system.settings.database, server.identity()
+        cluster = _the_side_cluster(system)
+        left_out = list(cluster.marker().get("left_out") or ())
+        return _Place(cluster.stage, system.settings.database, cluster.stage.identity(), left_out)
     side = _side_database(system, system.site.view())
-    return side.server, side.stage, side.identity(side.look().get(side.stage))
+    seen = side.look().get(side.stage)
+    left_out = json.loads(seen.marks.get(side_database.LEFT_OUT, "[]")) if seen else []
+    return _Place(side.server, side.stage, side.identity(seen), left_out)
 
 
 def ask(system: Postgres, statement: str, where: str) -> Any:
     """The first value of a query, asked of a stage. Raises CannotError."""
-    server, database, _ = _place_of(system, where)
-    return ask_server(server, database, statement)
+    place = _place_of(system, where)
+    return ask_server(place.server, place.database, statement)
 
 
 def _staged_cluster(system: Postgres) -> Staged | None:
@@ -201,15 +222,15 @@ def _staged_cluster(system: Postgres) -> Staged | None:
         side = _the_side_cluster(system)
     except CannotError:
         return None
-    look = side.stage.look()
-    whole, detail = side.is_complete(side.marker()), "it is being loaded, or a load was broken off"
+    marker = side.marker()
+    whole, detail = side.is_complete(marker), "it is being loaded, or a load was broken off"
     if whole:
-        detail = str(side.marker().get("source", ""))
+        detail = str(marker.get("source", ""))
         try:
             side.stage.connect().close()
         except psycopg.Error as error:  # after a reboot it is to be started again
             whole, detail = False, f"it is whole and does not run: {secrets.mask(str(error)).strip()}"
-    return Staged(side_cluster.STAGE, look.identity, whole, side.stage.address, detail=detail)
+    return Staged(side_cluster.STAGE, side.stage.identity(), whole, side.stage.address, detail=detail)
 
 
 # --- stage -------------------------------------------------------------------------------------------------------
@@ -343,14 +364,14 @@ def discard(system: Postgres, identity: str, kept: str) -> Iterator[Progress]:
     _side_database(system, system.site.view()).discard(identity, kept)
 
 
-def fence(system: Postgres, identity: str) -> Iterator[Progress]:
+def fence(system: Postgres, seen: View, identity: str) -> Iterator[Progress]:
     """Shut the applications out of one database of a shared cluster."""
-    yield from _side_database(system, system.site.view()).fence(identity)
+    yield from _side_database(system, seen).fence(identity)
 
 
-def unfence(system: Postgres, identity: str) -> None:
+def unfence(system: Postgres, seen: View, identity: str) -> None:
     """Let them in again, exactly as before."""
-    _side_database(system, system.site.view()).unfence(identity)
+    _side_database(system, seen).unfence(identity)
 
 
 def backup(system: Postgres) -> Iterator[Progress]:
@@ -370,14 +391,18 @@ def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
     """The content of the stage against the fingerprint that came with the dump, and what was left out. Reads only."""
     arguments = way.arguments or {}
     try:
-        server, database, evidence = _place_of(system, way.stage)
-        left_out = _left_out(system, way.stage)
-        found = fingerprint.take(lambda name: server.connect(name, deadline=60.0), database)
+        place = _place_of(system, way.stage)
+        found = fingerprint.take(lambda name: place.server.connect(name, deadline=60.0), place.database)
+        with place.server.session(place.database) as connection:
+            has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
     except (CannotError, psycopg.Error) as error:
         yield Finding(system.name, "readable", Level.FAIL, "not readable", detail=secrets.mask(str(error)))
         return
+    evidence, left_out = place.identity, place.left_out
     figure = f"{len(found.tables):,} tables, {found.rows:,} rows"
     yield Finding(system.name, "readable", Level.PASS, figure, detail="every row was read", evidence=evidence)
+    if has_amcheck:
+        yield proof.amcheck(system.name, place.server, place.database, evidence)
     source = dump_find.source(system.settings.dumps, str(arguments["source"]))
     expected = _expected_of(system, source)
     if expected:
@@ -398,14 +423,6 @@ def _expected_of(system: Postgres, source: dump_find.Source) -> Fingerprint | No
     if source.name.startswith(("/", "s3://")):
         place = source.name.rpartition("/")[0]
     return _expected(open_store(place).folder_of(source.manifest, _scratch(system)) / "dump")
-
-
-def _left_out(system: Postgres, stage: str) -> list[str]:
-    if stage == side_cluster.STAGE:
-        return list(_the_side_cluster(system).marker().get("left_out") or ())
-    side = _side_database(system, system.site.view())
-    seen = side.look().get(side.stage)
-    return list(json.loads(seen.marks.get("salvor.left_out", "[]"))) if seen else []
 
 
 def _freshness(subject: str, source: dump_find.Source, wish: Wish, evidence: str) -> Finding:

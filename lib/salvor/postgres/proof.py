@@ -159,10 +159,11 @@ def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Itera
     for name in names:
         with server.session(name) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
-        yield _amcheck(subject, server, name, evidence) if has_amcheck else _read(subject, server, name, look, evidence)
+        yield amcheck(subject, server, name, evidence) if has_amcheck else _read(subject, server, name, look, evidence)
 
 
-def _amcheck(subject: str, server: Server, database: str, evidence: str) -> Finding:
+def amcheck(subject: str, server: Server, database: str, evidence: str) -> Finding:
+    """What pg_amcheck says of a database in which its extension is installed: tables and B-tree indexes."""
     jobs = server.shell.run(["nproc"]).stdout.strip()
     where = [f"--host={server.address}", f"--port={server.port}", f"--username={server.operator.user}"]
     result = server.shell.run(

@@ -17,7 +17,7 @@ from salvor.errors import CannotError, UsageError
 from salvor.postgres import beside, fence, surroundings
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import Physical, require_fence, see_it_writes, stop_or_kill
-from salvor.postgres.server import Server, ask
+from salvor.postgres.server import MARKER, Server, ask
 from salvor.postgres.side_database import Load
 
 STAGE = "side-cluster"
@@ -66,7 +66,7 @@ class SideCluster:
 
     def marker(self) -> dict[str, Any]:
         """What the stage says of itself; empty when there is none."""
-        return beside.read_marker(self.stage.look().marker)
+        return beside.read_marker(self.stage.shell.read(f"{self.stage.data}/{MARKER}"))
 
     def is_complete(self, marker: Mapping[str, Any]) -> bool:
         """Whether a marker says that the stage is whole."""

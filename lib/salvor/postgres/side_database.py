@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from salvor.postgres.server import Connection
 
 STAGE = "side-database"
-ORIGIN, SOURCE, KEPT, FENCE = "salvor.origin", "salvor.source", "salvor.kept", "salvor.fence"
+ORIGIN, SOURCE, LEFT_OUT = "salvor.origin", "salvor.source", "salvor.left_out"
+KEPT, FENCE = "salvor.kept", "salvor.fence"
 """Settings of a database that say what Salvor did with it; they travel with a rename."""
 
 ABSENT = "absent"
@@ -108,7 +109,7 @@ class SideDatabase:
             surroundings.dress_database(connection, self.stage, around)
             _set(connection, self.stage, SOURCE, source)
             if left_out:
-                _set(connection, self.stage, "salvor.left_out", json.dumps(list(left_out)))
+                _set(connection, self.stage, LEFT_OUT, json.dumps(list(left_out)))
             _set(connection, self.stage, ORIGIN, self.incident)
 
     def drop(self) -> None:

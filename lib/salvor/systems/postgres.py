@@ -232,7 +232,7 @@ class Postgres(Restorable):
         seen = self.site.view()
         logical = _logical()
         if logical and logical.is_shared(self, seen, identity):
-            yield from logical.fence(self, identity)
+            yield from logical.fence(self, seen, identity)
             return
         holder = seen.holder_of(identity)
         if holder is None or holder.look is None:
@@ -252,7 +252,7 @@ class Postgres(Restorable):
         seen = self.site.view()
         logical = _logical()
         if logical and logical.is_shared(self, seen, identity):
-            logical.unfence(self, identity)
+            logical.unfence(self, seen, identity)
             return None
         holder = seen.holder_of(identity)
         if holder and holder.block:
