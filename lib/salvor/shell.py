@@ -6,6 +6,7 @@ Everything that is sent to a host is POSIX sh, quoted in one place (`shlex.join`
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import queue
@@ -199,7 +200,8 @@ class _Local(Shell):
         known = {**(_environment_of(self.user) if self.user else _plain_environment()), **environment}
         by_sudo = bool(self.user) and os.geteuid() != 0
         if not by_sudo and not shutil.which(argv[0], path=known.get("PATH")):
-            raise _not_there(argv, "it is not there, or not a program")
+            why = FileNotFoundError(errno.ENOENT, "it is not there, or not a program")
+            raise _not_there(argv, str(why.strerror)) from why
         try:
             # A session of its own, so that the deadline ends all that the command started. Its folder is `/`, which
             # every user may enter.
