@@ -298,12 +298,12 @@ def incident_note(c: Context, incident: str = "", text: str = "") -> None:
     aftermath.note(incident, text, show.choose())
 
 
-@_task()
-def sandbox_up(c: Context) -> None:
+@_task(fresh="remove what stands first")
+def sandbox_up(c: Context, fresh: bool = False) -> None:
     """Start the sandbox: a small real platform on loopback. Says what already runs."""
     from salvor import sandbox
 
-    sandbox.up(tell=print)
+    sandbox.up(fresh=fresh, tell=print)
 
 
 @_task()

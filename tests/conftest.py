@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import salvor.sandbox
-from salvor.sandbox import database, layout
+from salvor.sandbox import database, layout, processes
 from salvor.sandbox.layout import Layout
 
 
@@ -58,6 +58,7 @@ def a_sandbox(cluster: Path) -> Iterator[Layout]:
         subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
         database.configure(mine)
         salvor.sandbox.up(tell=lambda text: None)
+        assert processes.until(lambda: database.streams(mine) and all(part.up for part in salvor.sandbox.status()), 20)
         yield mine
 
 

@@ -26,10 +26,7 @@ from tests.conftest import place_for_a_sandbox
 
 
 def until(holds: Callable[[], bool], seconds: float = 15) -> None:
-    end = clock.monotonic() + seconds
-    while not holds():
-        assert clock.monotonic() < end, "it did not come about in time"
-        time.sleep(0.05)
+    assert processes.until(holds, seconds), "it did not come about in time"
 
 
 def ask(sandbox: Layout, member: str, question: str, *arguments: object) -> object:
@@ -415,6 +412,39 @@ def test_a_port_that_was_taken_meanwhile_is_named(fresh_sandbox: Layout) -> None
         assert "--fresh" in error.value.hint
     salvor.sandbox.up(tell=lambda text: None)
     assert up_of(salvor.sandbox.status())["shop"]
+
+
+def test_after_a_power_cut_it_comes_up_with_every_acknowledged_order(fresh_sandbox: Layout) -> None:
+    until(lambda: acknowledged(fresh_sandbox) > 30)
+    daemons = [processes.module(part, fresh_sandbox.place) for part in ("writer", "shop", "receiver")]
+    everything = [process for argv in (*daemons, names.argv(fresh_sandbox)) for process in processes.find(argv)]
+    processes.kill(everything + processes.working_in(fresh_sandbox.root))
+    assert not any(up_of(salvor.sandbox.status()).values())
+    moment = clock.now()
+    salvor.sandbox.up(tell=lambda text: None)
+    until(lambda: all(up_of(salvor.sandbox.status()).values()))
+    seen = survivors.survivors(moment)
+    assert seen.before > 30
+    assert seen.lost == 0
+
+
+def test_paths_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("it's here", "a b", "a\nb", "a" * 90, "주문"):
+        path = f"/srv/{name}"
+        monkeypatch.setenv("SALVOR_SANDBOX", path)
+        monkeypatch.setenv("SALVOR_SANDBOX_ROOT", path)
+        with pytest.raises(UsageError, match="cannot be a sandbox's"):
+            salvor.sandbox.up()
+        assert not Path(path).exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's servers run as another user")
+def test_a_folder_that_the_servers_cannot_enter_is_told_and_nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    with place_for_a_sandbox() as base:
+        base.chmod(0o700)
+        with pytest.raises(CannotError, match="cannot enter"):
+            salvor.sandbox.up()
+        assert list(base.iterdir()) == []
 
 
 def test_two_commands_at_once_do_not_meet(fresh_sandbox: Layout) -> None:

@@ -9,11 +9,11 @@ import hashlib
 import http.client
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
-from salvor import clock
 from salvor.errors import CannotError, HeldError
 from salvor.sandbox import layout, processes
 from salvor.sandbox.layout import Layout, place
@@ -50,8 +50,14 @@ def up(*, fresh: bool = False, tell: Callable[[str], object] = print) -> None:
         if fresh:
             _remove()
         database.require()
-        sandbox = layout.find(place()) or layout.plan(place())
-        sandbox.make()
+        known = layout.find(place())
+        sandbox = known or layout.plan(place())
+        try:
+            sandbox.make()
+        except CannotError:
+            if not known:
+                sandbox.remove()
+            raise
         _bring_up(sandbox, tell)
 
 
@@ -73,12 +79,16 @@ def _bring_up(sandbox: Layout, tell: Callable[[str], object]) -> None:
         database.start_missing(sandbox, tell)
     processes.start(_argv(sandbox, "writer"), sandbox.log("writer"))
     for part, ports in _ports(sandbox).items():
-        _wait(sandbox, part, lambda ports=ports: not any(layout.is_free("127.0.0.1", port) for port in ports))  # type: ignore[misc]
+        _wait(sandbox, part, partial(_listens, ports))
     if new:
         _wait(sandbox, "shop", lambda: _look(sandbox, "shop")[0])
     sandbox.publish()
     for name, works, detail in status():
         tell(f"{name}: {'' if works else 'down, '}{detail}")
+
+
+def _listens(ports: Iterable[int]) -> bool:
+    return not any(layout.is_free("127.0.0.1", port) for port in ports)
 
 
 def _wait(sandbox: Layout, part: str, ready: Callable[[], bool]) -> None:
@@ -165,9 +175,8 @@ def _look(sandbox: Layout, part: str) -> tuple[bool, str]:
             return False, error.what
         return True, f"127.0.0.1:{sandbox.dns_port}: {names.DATABASE} is {address}, believed for {time_to_live} s"
     if part == "writer":
-        orders = writer.acknowledged(sandbox.acknowledged)
-        newest = f", the newest at {clock.write_time(orders[-1][1])}" if orders else ""
-        return True, f"{len(orders)} orders acknowledged{newest}"
+        orders, newest = writer.summary(sandbox.acknowledged)
+        return True, f"{orders} orders acknowledged{f', the newest at {newest}' if newest else ''}"
     if part == "receiver":
         code, _ = _get(sandbox.receiver_port, "/")
         distinct, repeated = receiver.count(sandbox.messages)

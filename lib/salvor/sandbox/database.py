@@ -158,6 +158,11 @@ def make(sandbox: Layout, tell: Callable[[str], object]) -> None:
         sandbox.shell.run([*pgbackrest, "--type=full", "backup"], deadline=120)
     dumped.result()
     start(sandbox, "b")
+    if not processes.until(lambda: streams(sandbox), 15):
+        raise CannotError(
+            "The sandbox's standby does not follow its primary.",
+            hint=f"read its log: tail {sandbox.data('b')}.log; or begin anew: inv sandbox.up --fresh",
+        )
     layout.write(sandbox.root / _MADE, clock.write_time(clock.now()) + "\n")
     tell("database: first backups taken, one full and one dump; standby follows")
 
@@ -291,6 +296,13 @@ def _live(sandbox: Layout, looks: Mapping[str, Look]) -> str | None:
     """The member that is, or was last, the primary: of those that are not standbys, the one on the newest timeline."""
     candidates = [member for member, look in looks.items() if look.control and not look.is_standby]
     return max(candidates, key=lambda member: looks[member].timeline, default=None)
+
+
+def streams(sandbox: Layout) -> bool:
+    """Whether a standby receives the primary's WAL as it is written."""
+    return any(
+        detail.endswith("1 standby streaming") for _, detail in (status(sandbox, member) for member in ADDRESSES)
+    )
 
 
 def status(sandbox: Layout, member: str) -> tuple[bool, str]:

@@ -159,8 +159,8 @@ class Layout:
 
     def remove(self) -> None:
         """Remove both folders. What says that they are a sandbox's goes last, so that a killed call can be repeated."""
-        _remove(self.root, _OWNER)
-        _remove(self.place, _LAYOUT)
+        _remove(self.root)
+        _remove(self.place)
 
 
 def find(place: Path) -> Layout | None:
@@ -244,15 +244,17 @@ def _free_port(addresses: tuple[str, ...], taken: set[int]) -> int:
     raise CannotError("No free port was found between 20000 and 32000 on loopback.", hint="see what listens: ss -ltnu")
 
 
-def _remove(folder: Path, marker: str) -> None:
+def _remove(folder: Path) -> None:
     if not folder.exists():
         return
-    if not (folder / marker).exists() and any(folder.iterdir()):
+    markers = [folder / name for name in (_OWNER, _LAYOUT)]
+    if not any(marker.exists() for marker in markers) and any(folder.iterdir()):
         raise CannotError(
             f"{folder} is not marked as a sandbox's, so it was not removed.", hint=f"look: ls -la {folder}"
         )
     for entry in folder.iterdir():
-        if entry.name != marker:
+        if entry not in markers:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    (folder / marker).unlink(missing_ok=True)
+    for marker in markers:
+        marker.unlink(missing_ok=True)
     folder.rmdir()

@@ -100,14 +100,14 @@ def stop(processes: Sequence[Process], *, deadline: float = 5.0) -> None:
     """
     send(processes, signal.SIGTERM)
     send(processes, signal.SIGCONT)
-    if not _until(lambda: not any(alive(process) for process in processes), deadline):
+    if not until(lambda: not any(alive(process) for process in processes), deadline):
         kill(processes)
 
 
 def kill(processes: Sequence[Process]) -> None:
     """End them at once: SIGKILL. Raises OutcomeUnknownError when one is still there after 5 s."""
     send(processes, signal.SIGKILL)
-    if not _until(lambda: not any(alive(process) for process in processes), 5):
+    if not until(lambda: not any(alive(process) for process in processes), 5):
         left = ", ".join(str(process.pid) for process in processes if alive(process))
         raise OutcomeUnknownError(
             f"Processes {left} do not end, even by SIGKILL.", hint=f"look: ps -o pid,stat,wchan,args -p {left}"
@@ -133,7 +133,7 @@ def alive(process: Process) -> bool:
 def wait_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, *, deadline: float) -> None:
     """Wait for a daemon that was started. Raises CannotError, with the end of its log, when it is not ready in time."""
     name = argv[-2].rpartition(".")[2] if "-m" in argv else Path(argv[0]).name
-    if not _until(lambda: ready() or not find(argv), deadline) or not ready():
+    if not until(lambda: ready() or not find(argv), deadline) or not ready():
         state = "is not ready" if find(argv) else "ended at once"
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:]) if log.exists() else ""
         raise CannotError(
@@ -142,10 +142,11 @@ def wait_until(ready: Callable[[], bool], argv: Sequence[str], log: Path, *, dea
         )
 
 
-def _until(holds: Callable[[], bool], deadline: float) -> bool:
-    until = clock.monotonic() + deadline
+def until(holds: Callable[[], bool], deadline: float) -> bool:
+    """Wait until it holds, for `deadline` seconds at most; whether it does."""
+    end = clock.monotonic() + deadline
     while not holds():
-        if clock.monotonic() > until:
+        if clock.monotonic() > end:
             return False
         time.sleep(0.03)
     return True
