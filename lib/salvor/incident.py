@@ -58,6 +58,8 @@ class Incident:
     findings: list[tuple[str, Finding]] = field(default_factory=list)
     measured: dict[str, Any] = field(default_factory=dict)
     recovered_once: bool = False
+    error: str = ""
+    """What the recovery failed on last, in one line."""
     over: str = ""
     """How it ended (closed, undone, discarded); empty while it is open."""
     approvals: dict[str, set[str]] = field(default_factory=dict)
@@ -206,13 +208,14 @@ class Incident:
     @property
     def is_cut_over(self) -> bool:
         """Whether every broken system is in place again and every route leads to it."""
-        return bool(self.broken) and all(map(self.is_in_place, self.broken)) and not any(self.turns())
+        led = all(self.observe(route).reachable is Reachable.UP for route in self.routes)
+        return bool(self.broken) and all(map(self.is_in_place, self.broken)) and led and not any(self.turns())
 
     def turns(self) -> Iterator[Change]:
-        """The changes that would point the service's routes at what is live now."""
+        """The changes that would point the routes at what is live now; none for a route that does not answer."""
         for route in self.routes:
-            address = self._address_of(route.leads_to)
-            change = route.change_to(address, self.observe(route)) if address else None
+            address, state = self._address_of(route.leads_to), self.observe(route)
+            change = route.change_to(address, state) if address and state.reachable is Reachable.UP else None
             if change:
                 yield change
 
@@ -256,6 +259,7 @@ class Incident:
             "failed_at": clock.write_time(self.failed_at) if self.failed_at else None,
             "rto_target": clock.write_duration(self.service.rto),
             "rpo_target": clock.write_duration(self.service.rpo),
+            "error": self.error or None,
             **{
                 name: clock.write_duration(value) if isinstance(value, float) else value
                 for name, value in self.measured.items()  # a copy for each change: messages read it in other threads

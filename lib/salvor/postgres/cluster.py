@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from salvor import secrets
+from salvor import clock, secrets
 from salvor.change import UNSEEN, Reachable
 from salvor.deadline import within
 from salvor.errors import CannotError
@@ -76,6 +76,12 @@ def ask_facts(server: Server, database: str) -> Facts:
     assert row
     lsn = read_lsn(row[2]) if row[2] else 0
     return Facts(row[0], row[1], lsn, max(lsn, read_lsn(row[3]) if row[3] else 0), *row[4:])
+
+
+def as_noted(facts: Facts, marker: Mapping[str, Any]) -> Facts:
+    """The facts of a stage, with the newest commit that was noted in its marker before its recovery was ended."""
+    noted = marker.get("newest_commit")
+    return replace(facts, fresh=clock.read_time(noted)) if noted else facts
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from salvor import clock
@@ -85,6 +86,7 @@ class Physical:
         self.stage.launch(self._overrides([self.stage.look(), damaged]))
         yield from self._replay(target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
         if phase not in ("complete", "promoting"):
+            marker = beside.read_marker(self.stage.look().marker)
             stamp = {"phase": "complete", "completed_at": clock.write_time(clock.now())}
             beside.write_marker(self.stage, marker | stamp)
 
@@ -218,6 +220,7 @@ class Physical:
             yield Progress(now - first, known_end - first if known_end > first else None, "bytes", label)
             if target != "latest" and paused:
                 self._no_pause_for_lack_of_room()
+                yield from self._end_what_was_under_way(newest)
                 return
             if target == "latest" and waits:
                 waiting = (now, waiting[1] + 1, waiting[2]) if now == waiting[0] else (now, 1, clock.monotonic())
@@ -227,6 +230,22 @@ class Physical:
                     if clock.monotonic() - waiting[2] > _GAP_SECONDS:
                         raise self._gap(now, known_end)
             time.sleep(0.2)
+
+    def _end_what_was_under_way(self, newest: datetime | None) -> Iterator[Progress]:
+        """End the recovery when a transaction that had not committed at the target holds tables in it.
+
+        The trap of going back to just before a DROP TABLE: the paused replay holds that transaction's lock, and whoever
+        reads the table waits for ever. With the recovery ended the transaction is rolled back. The copy still archives
+        nothing, and lets only the operator in. The newest commit is noted, which is harder to tell afterwards.
+        """
+        with self.stage.session(deadline=5.0) as connection:
+            if not connection.execute(_HELD).fetchone():
+                return
+        yield Progress(0, None, "", "rolling back what was under way at the target")
+        marker = beside.read_marker(self.stage.look().marker)
+        noted = {"newest_commit": clock.write_time(newest)} if newest else {}
+        beside.write_marker(self.stage, marker | noted)
+        promote_server(self.stage)
 
     def _no_pause_for_lack_of_room(self) -> None:
         if any("insufficient parameter settings" in line for line in self.stage.last_log(20)):
@@ -361,6 +380,12 @@ _REPLAYED = """
       case when pg_is_in_recovery() then pg_is_wal_replay_paused() end,
       exists (select from pg_stat_activity
         where backend_type = 'startup' and wait_event = 'RecoveryRetrieveRetryInterval')
+"""
+
+
+_HELD = """
+    select 1 from pg_locks join pg_stat_activity using (pid)
+    where backend_type = 'startup' and mode = 'AccessExclusiveLock' and granted limit 1
 """
 
 

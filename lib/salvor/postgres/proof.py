@@ -10,7 +10,8 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.postgres.cluster import Facts, Member, Sighting, View, ask_facts
+from salvor.postgres.beside import read_marker
+from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.failover import lag_of, missing_commits
 from salvor.postgres.server import Look, Server
 from salvor.postgres.site import Site
@@ -49,7 +50,7 @@ def stage(subject: str, site: Site, view: View, member: Member, target: str, wis
     look = server.look()
     evidence = look.identity
     try:
-        facts = ask_facts(server, site.database)
+        facts = as_noted(ask_facts(server, site.database), read_marker(look.marker))
     except psycopg.Error as error:
         yield Finding(subject, "answers", Level.FAIL, detail=secrets.mask(str(error)), evidence=evidence)
         return

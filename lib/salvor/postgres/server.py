@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 ABSENT = "absent"
 """The identity of a data directory that is gone or empty."""
 
+_LOCK_MILLISECONDS = 30_000
+"""How long a query waits for somebody's lock, however long it may itself take."""
 PROBE_SECONDS = 3.0
 MARKER = "salvor.json"
 """Stands in a data directory that Salvor built: which incident, from which backup, and how far it is."""
@@ -332,7 +334,7 @@ class Server:
         import psycopg
 
         milliseconds = int(deadline * 1000)
-        options = f"-c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
+        options = f"-c statement_timeout={milliseconds} -c lock_timeout={min(milliseconds, _LOCK_MILLISECONDS)}"
         if not writes:
             options += " -c default_transaction_read_only=on"
         return psycopg.connect(

@@ -12,7 +12,7 @@ from salvor.errors import CannotError, UsageError
 from salvor.postgres import beside
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import Beside
-from salvor.postgres.cluster import Member, Sighting, View, ask_facts, view
+from salvor.postgres.cluster import Member, Sighting, View, as_noted, ask_facts, view
 from salvor.postgres.failover import stage_name
 from salvor.postgres.physical import STAGE, Physical
 from salvor.postgres.server import Server
@@ -132,7 +132,7 @@ class Site:
         fresh, detail = None, f"phase: {marker.get('phase', 'files')}"
         if whole:
             try:
-                fresh = ask_facts(stage.stage, self.database).fresh
+                fresh = as_noted(ask_facts(stage.stage, self.database), marker).fresh
             except (psycopg.Error, CannotError) as error:
                 whole, detail = False, f"it is whole and does not run: {secrets.mask(str(error)).strip()}"
         name = f"of {marker['backup']} to {marker['target']}, " if "backup" in marker else ""

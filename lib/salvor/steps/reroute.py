@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from salvor import checks, clock
-from salvor.change import Change, Finding, Level
+from salvor.change import Change, Finding, Level, Reachable
 from salvor.checks import Check
 from salvor.incident import Incident
 
@@ -44,6 +44,11 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
     for turn in incident.turns() if incident.broken else ():
         turned = True
         yield turn
+    for route in incident.routes if incident.broken else ():
+        state = incident.observe(route)
+        if state.reachable is not Reachable.UP:
+            why = f"nobody can tell where it leads, so it was not changed: {state.summary}"
+            yield Finding(route.name, "leads to what is live", Level.UNKNOWN, detail=why)
     if incident.broken and not (waiting or turned or incident.ahead):
         for check in incident.service.checks:
             if checks.applies(check, "route"):
