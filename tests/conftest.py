@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import salvor.sandbox
-from salvor.sandbox import database, layout, processes
+from salvor.sandbox import configuration, database, layout, processes
 from salvor.sandbox.layout import Layout
 
 
@@ -56,7 +56,7 @@ def a_sandbox(cluster: Path) -> Iterator[Layout]:
         mine.make()
         parts = [cluster / name for name in ("secrets", "dumps", *layout.SERVER_FOLDERS, "database-is-made")]
         subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
-        database.configure(mine)
+        configuration.write(mine)
         salvor.sandbox.up(tell=lambda text: None)
         assert processes.until(lambda: database.streams(mine) and all(part.up for part in salvor.sandbox.status()), 20)
         yield mine

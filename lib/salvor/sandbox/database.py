@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,76 +12,11 @@ from salvor.change import Reachable
 from salvor.errors import CannotError
 from salvor.postgres import dumps
 from salvor.postgres.server import Look, Operator, Server
-from salvor.sandbox import layout, names, processes
+from salvor.sandbox import configuration, layout, names, processes
 from salvor.sandbox.layout import ADDRESSES, Layout
 
 PROGRAMS = "/usr/lib/postgresql/15/bin"
-STANZA = "orders"
-
 _MADE = "database-is-made"
-
-# Stands in the data directory, so every backup holds it; what differs from member to member is included from beside
-# it. A backup of one member can therefore become the data directory of the other.
-_SETTINGS = """
-# ---- the sandbox
-include_if_exists '../member.conf'
-max_connections = 40
-shared_buffers = 64MB
-max_wal_size = 512MB
-wal_level = replica
-wal_log_hints = on
-wal_keep_size = 64MB
-track_commit_timestamp = on
-hot_standby = on
-password_encryption = scram-sha-256
-log_checkpoints = off
-log_line_prefix = '%m [%p] %q%u@%d '
-log_timezone = 'UTC'
-timezone = 'UTC'
-"""
-
-_MEMBER = """\
-# What is particular to this member; postgresql.conf in the data directory includes it.
-listen_addresses = '{address}'
-port = {port}
-unix_socket_directories = '{folder}'
-archive_mode = on
-archive_timeout = 5s
-archive_command = '{pgbackrest} archive-push %p'
-restore_command = '{pgbackrest} archive-get %f "%p"'
-primary_conninfo = '{connection}'
-wal_retrieve_retry_interval = 500ms
-"""
-
-_ACCESS = """\
-# type  database     user       address       method
-local   all          {owner}                  peer
-host    all          all        127.0.0.0/8   scram-sha-256
-host    replication  replica    127.0.0.0/8   scram-sha-256
-"""
-
-_PGBACKREST = """\
-[global]
-repo1-path={root}/repository
-repo1-cipher-type=aes-256-cbc
-repo1-cipher-pass={passphrase}
-repo1-bundle=y
-repo1-retention-full=3
-compress-type=zst
-compress-level=1
-process-max=2
-start-fast=y
-archive-timeout=30
-lock-path={root}/pgbackrest/lock
-spool-path={root}/pgbackrest/spool
-log-path={root}/pgbackrest/log
-log-level-file=off
-
-[{stanza}]
-pg1-path={root}/a/data
-pg1-port={port}
-pg1-socket-path={root}/a
-"""
 
 # For the load only: a crash meanwhile costs nothing, because what is half-made is thrown away.
 _WHILE_LOADING = {
@@ -120,10 +54,17 @@ def server(sandbox: Layout, member: str) -> Server:
 
 
 def primary(sandbox: Layout) -> str | None:
-    """The member that takes writes now; None when no member that answers does."""
+    """The member that takes writes now; None when no member that answers does.
+
+    After a failover the old one may run too, fenced, so the one that the name leads to is asked first.
+    """
     import psycopg
 
-    for member in ADDRESSES:
+    try:
+        routed, _ = names.resolve(sandbox)
+    except CannotError:
+        routed = ""
+    for member in sorted(ADDRESSES, key=lambda member: ADDRESSES[member] != routed):
         try:
             with server(sandbox, member).session(deadline=3) as connection:
                 row = connection.execute("select pg_is_in_recovery()").fetchone()
@@ -145,7 +86,7 @@ def make(sandbox: Layout, tell: Callable[[str], object]) -> None:
     What a killed call left is thrown away first. Raises CannotError, naming the program that failed.
     """
     clear(sandbox)
-    configure(sandbox)
+    configuration.write(sandbox)
     _initialise(sandbox)
     tell("database: 80,000 orders loaded")
     _copy(sandbox)
@@ -153,7 +94,7 @@ def make(sandbox: Layout, tell: Callable[[str], object]) -> None:
     server(sandbox, "b").launch()
     with ThreadPoolExecutor(1) as beside:
         dumped = beside.submit(_dump, sandbox)
-        pgbackrest = ["pgbackrest", f"--config={sandbox.root}/pgbackrest.conf", f"--stanza={STANZA}"]
+        pgbackrest = ["pgbackrest", f"--config={sandbox.root}/pgbackrest.conf", f"--stanza={configuration.STANZA}"]
         sandbox.shell.run([*pgbackrest, "stanza-create"], deadline=30)
         sandbox.shell.run([*pgbackrest, "--type=full", "backup"], deadline=120)
     dumped.result()
@@ -176,44 +117,15 @@ def clear(sandbox: Layout) -> None:
     sandbox.make()
 
 
-def configure(sandbox: Layout) -> None:
-    """Write the files that name this sandbox's folders and ports."""
-    config = f"{sandbox.root}/pgbackrest.conf"
-    # PostgreSQL runs these commands by sh in its data directory, so they fit whichever directory that is.
-    pgbackrest = f'pgbackrest --config={config} --stanza={STANZA} --pg1-path="$PWD"'
-    _give(sandbox, sandbox.root / "replica.pgpass", f"*:*:*:replica:{sandbox.secret('replica.password')}\n")
-    _give(
-        sandbox,
-        Path(config),
-        _PGBACKREST.format(
-            root=sandbox.root,
-            stanza=STANZA,
-            port=sandbox.database_port,
-            passphrase=sandbox.secret("repository.passphrase"),
-        ),
-    )
-    for member, other in (("a", "b"), ("b", "a")):
-        folder = sandbox.root / member
-        text = _MEMBER.format(
-            address=ADDRESSES[member],
-            connection=f"host={ADDRESSES[other]} port={sandbox.database_port} user=replica application_name={member}"
-            f" passfile={sandbox.root}/replica.pgpass connect_timeout=3",
-            port=sandbox.database_port,
-            folder=folder,
-            pgbackrest=pgbackrest,
-        )
-        _give(sandbox, folder / "member.conf", text)
-
-
 def _initialise(sandbox: Layout) -> None:
     data = str(sandbox.data("a"))
     run = sandbox.shell.run
-    owner = sandbox.run_as or getpass.getuser()
+    owner = configuration.owner(sandbox)
     program = server(sandbox, "a").program
     initdb = [program("initdb"), "-D", data, "-U", owner, "--data-checksums", "--no-sync", "--no-instructions"]
     run([*initdb, "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--auth-local=peer"], deadline=60)
-    run(["sh", "-c", 'cat >> "$1"', "sh", f"{data}/postgresql.conf"], input=_SETTINGS.encode())
-    sandbox.shell.write(f"{data}/pg_hba.conf", _ACCESS.format(owner=owner))
+    run(["sh", "-c", 'cat >> "$1"', "sh", f"{data}/postgresql.conf"], input=configuration.SETTINGS.encode())
+    sandbox.shell.write(f"{data}/pg_hba.conf", configuration.access(sandbox))
     options = " ".join(f"-c {name}={value or chr(39) * 2}" for name, value in _WHILE_LOADING.items())
     pg_ctl = [program("pg_ctl"), "-D", data, "-s", "-w", "-l", f"{data}.log"]
     run([*pg_ctl, "-o", options, "start"], deadline=60)
@@ -254,12 +166,6 @@ def _dump(sandbox: Layout) -> None:
     """The first dump, with its fingerprint."""
     for _ in dumps.take(server(sandbox, "a"), "orders", str(sandbox.root / "dumps")):
         pass
-
-
-def _give(sandbox: Layout, path: Path, text: str) -> None:
-    """Write a file for the servers' user."""
-    layout.write(path, text)
-    sandbox.give(path)
 
 
 def start(sandbox: Layout, member: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 from salvor.change import Change, Progress, Reachable, State, Undo, WayBack
 from salvor.postgres.server import Server
-from salvor.sandbox import database, layout
+from salvor.sandbox import configuration, database, layout
 from salvor.sandbox.layout import Layout
 from salvor.system import Context, Wish
 from salvor.systems.postgres import Postgres, PostgresSettings
@@ -109,7 +109,7 @@ def open_system(sandbox: Layout, incident: str = "") -> Postgres:
             "programs": database.PROGRAMS,
             "run_as": sandbox.run_as,
             "operator": {"user": "salvor", "password": f"file:{sandbox.root}/secrets/operator.password"},
-            "pgbackrest": {"config": f"{sandbox.root}/pgbackrest.conf", "stanza": database.STANZA},
+            "pgbackrest": {"config": f"{sandbox.root}/pgbackrest.conf", "stanza": configuration.STANZA},
         }
     )
     incident = incident or f"20261121T000000Z-orders-{next(_numbers):04x}"
