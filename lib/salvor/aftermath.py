@@ -46,7 +46,6 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
         session.runner.approve(plan, how)
         with telling_failure(session):
             session.runner.undo(changes, undoing)
-        session.tell("undone")
     shown.tell(f"The world is as before {incident}. The record: inv incident.close --incident={incident}")
 
 

@@ -145,7 +145,7 @@ def recover(
             f"The word of assess: inv assess --service={incident.service.name}"
         )
         return
-    if not plan.changes and incident.recovered_once:
+    if not plan.changes and incident.recovered_once and not incident.interrupted:
         shown.tell(f"Nothing left to do in {incident.id}.")
         _show_end(session, shown)
         return

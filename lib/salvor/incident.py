@@ -64,6 +64,8 @@ class Incident:
     """How it ended (closed, undone, discarded); empty while it is open."""
     approvals: dict[str, set[str]] = field(default_factory=dict)
     """The keys of the changes that were approved, by the hash of their plan."""
+    interrupted: dict[str, tuple[str, Change]] = field(default_factory=dict)
+    """What was begun and not seen to end, by its key: the step, and the change."""
     _proven: set[str] = field(default_factory=set, repr=False)
     _proving: dict[str, bool] = field(default_factory=dict, repr=False)
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
@@ -288,6 +290,10 @@ class Incident:
                 self.measured = {**self.measured, **figures}
             case "recovered":
                 self.recovered_once = True
+            case "intent" if not line.get("undoing"):
+                self.interrupted[line["change"]["key"]] = line["step"], Change.from_json(line["change"])
+            case "outcome" | "observed" if not line.get("undoing"):
+                self.interrupted.pop(line["key"], None)
             case "closed" | "undone" | "discarded":
                 self.over = line["kind"]
 
@@ -308,7 +314,7 @@ class Incident:
         """Take in a whole journal, and forget what this process decided without writing it down."""
         self.decisions, self.findings, self.measured, self.approvals = {}, [], {}, {}
         self.recovered_once, self.over = False, ""
-        self._proven, self._proving = set(), {}
+        self._proven, self._proving, self.interrupted = set(), {}, {}
         for line in lines:
             self.learn(line)
 

@@ -148,6 +148,7 @@ class Runner:
         planned = self._plan(step, self._tell)
         new = list({change.key: change for change in planned.changes if change.key not in self._messages}.values())
         self._write("step", step=name, phase="begun", planned=len(new))
+        self._look_back(name, planned.changes)
         self._refuse_unapproved(name, new)
         self._note(planned)
         tried: set[str] = set()
@@ -187,6 +188,18 @@ class Runner:
                 safe="none of these was done; what was live is as it was",
                 hint="look at the new plan with --plan, then run the same command again",
             )
+
+    def _look_back(self, name: str, planned: Sequence[Change]) -> None:
+        """What a step began before a crash, and nobody saw end: note what the world says of it now."""
+        found = [
+            change
+            for key, (step, change) in list(self.incident.interrupted.items())
+            if step == name and key not in self._messages
+        ]
+        moments = {str(change.arguments["moment"]) for change in found if not self._waits(change)}
+        outbox = self.incident.outbox
+        unsent = [message for moment in moments for message in (outbox.messages(moment) if outbox else ())]
+        self._observed(found, [*planned, *unsent])
 
     def _observed(self, unknown: Iterable[Change], left: Iterable[Change]) -> None:
         """Where an outcome was unknown, note what the world says of it now."""
@@ -333,6 +346,7 @@ class Runner:
         """
         outbox = self.incident.outbox
         try:
+            self._look_back("notify", ())
             changes = outbox.messages(moment) if outbox else []
         except Exception as error:  # noqa: BLE001 - as for each message
             self.owe(f"the messages that it is {moment}", mask(str(error)) or type(error).__name__)
@@ -396,9 +410,11 @@ class Runner:
         return list(changes.values()), undoing
 
     def undo(self, changes: Sequence[Change], undoing: dict[str, str]) -> None:
-        """Make the changes of `undo_plan`, one after the other, and note that the incident is undone."""
+        """Make the changes of `undo_plan`, one after the other, tell who must know, and note that it is undone."""
         for change in changes:
             self._make_surely("undo", [change], undoing)
+        self.tell("undone")
+        self.finish()  # before the note: after it, nothing of this incident is done again
         self._write("undone", result=f"{len(changes)} changes taken back")
 
     def act(self, name: str, changes: Sequence[Change]) -> None:

@@ -251,7 +251,9 @@ class Outbox(System):
 
     @abstractmethod
     def messages(self, moment: str) -> list[Change]:
-        """The messages of a moment (declared, recovered, failed, undone) that are still to be sent."""
+        """The messages of a moment (declared, recovered, failed, undone) that are still to be sent; each names it in
+        the argument `moment`.
+        """
 
 
 FORECAST = "(will be known when it is made)"

@@ -5,86 +5,142 @@ On the small world (real processes, real SIGKILL, real disk), so that every line
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from salvor import evidence
+from salvor import aftermath, console, evidence
 from salvor.change import Level
+from salvor.journal import Journal
+from salvor.show import Plain
+
 from tests import world
 from tests.world import BAD, GOOD, World
 
-# The child runs the whole chain, and is killed before or after the journal line whose number is given.
-CHILD = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = [{root!r}, {lib!r}]
-from tests import world
-world.point_at(Path({root!r}))
-from salvor import console
-from salvor.journal import Journal
-from salvor.show import Plain
-append, count = Journal.append, 0
-def counted(self, kind, **data):
-    global count
-    count += 1
-    if (count, "before") == ({line}, {when!r}):
-        os.kill(os.getpid(), signal.SIGKILL)
-    line = append(self, kind, **data)
-    if (count, "after") == ({line}, {when!r}):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return line
-Journal.append = counted
-console.recover(world.World(Path({root!r})).session(), Plain(), yes=True)
-print("lines", count)
-"""
+Command = Callable[[World], None]
 
 
-def run(root: Path, line: int, when: str) -> subprocess.CompletedProcess[str]:
-    tests = Path(world.__file__).parent
-    code = CHILD.format(tests=str(tests), lib=str(tests.parent / "lib"), root=str(root), line=line, when=when)
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False, env=dict(os.environ)
-    )
+def restore(place: World) -> None:
+    console.recover(place.session(), Plain(), yes=True)
 
 
-def end_state(place: World) -> tuple[str, str, list[str], list[str]]:
-    return place.live, place.sign, sorted(place.letters), place.kept
+def undo(place: World) -> None:
+    aftermath.undo(place.journals()[0].folder.name, Plain(), yes=True)
 
 
-EXPECTED = (GOOD, "127.0.0.1", ["declared", "recovered"], [BAD])
+def kill_ourselves_at(line: int, when: str) -> None:
+    """Let this process be killed before or after it appends its journal line of that number."""
+    append, numbers, turn = Journal.append, itertools.count(1), threading.Lock()
+
+    def counted(self: Journal, kind: str, **data: Any) -> dict[str, Any]:
+        with turn:  # messages are journalled by other threads
+            number = next(numbers)
+            if (number, when) == (line, "before"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            written = append(self, kind, **data)
+            if (number, when) == (line, "after"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return written
+
+    Journal.append = counted  # type: ignore[method-assign]
 
 
-def lines_of_an_undisturbed_run(root: Path) -> int:
+def in_child(place: World, command: Command, line: int = 0, when: str = "never") -> tuple[int, str]:
+    """The exit code of a process of its own that carries out `command`, and what it said."""
+    said = place.root / "said"
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            sys.stdout = sys.stderr = said.open("w")
+            kill_ourselves_at(line, when)
+            world.point_at(place.root)
+            command(place)
+            code = 0
+        except BaseException:  # noqa: BLE001 - the parent is told by the exit code
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said.read_text()
+
+
+State = tuple[str, str, list[str], list[str], list[str]]
+
+
+def state(place: World) -> State:
+    """Where the data, the route, the messages and what was kept are, and whether anything is left over."""
+    things = sorted(path.name.split("-")[0] for path in place.store.iterdir())
+    return place.live, place.sign, sorted(place.letters), place.kept, things
+
+
+RESTORED: State = (GOOD, "127.0.0.1", ["declared", "recovered"], [BAD], ["backups", "fence", "kept", "live"])
+UNDONE: State = (BAD, "10.0.0.1", ["declared", "recovered", "undone"], [], ["backups", "live"])
+
+
+def wrong_with(place: World, expected: State) -> list[str]:
+    """What is not as an undisturbed run leaves it."""
+    found = [] if state(place) == expected else [f"state {state(place)}"]
+    if len(place.journals()) != 1:
+        found.append(f"{len(place.journals())} incidents")
+    for journal in place.journals():
+        found += [f"journal {each}" for each in evidence.check(journal.folder) if each.level is Level.FAIL]
+        if len(journal.of("decision")) != 1:
+            found.append("what was pinned is not written once")
+        begun = {line["change"]["key"] for line in journal.of("intent")}
+        if begun != {line["key"] for line in journal.of("outcome", "observed")}:
+            found.append("nobody wrote how a change ended")
+    return found
+
+
+def prepared(root: Path, command: Command) -> World:
     place = world.make(root)
     place.damage()
-    done = run(root, 0, "never")
-    assert done.returncode == 0, done.stderr
-    assert end_state(place) == EXPECTED
-    return int(done.stdout.split("lines ")[1])
+    if command is undo:
+        assert in_child(place, restore)[0] == 0
+    return place
 
 
-@pytest.mark.timeout(600)
-def test_killed_before_and_after_every_line(tmp_path: Path) -> None:
-    count = lines_of_an_undisturbed_run(tmp_path / "undisturbed")
-    assert count > 30
-    wrong = []
-    for line in range(1, count + 1):
-        for when in ("before", "after"):
-            place = world.make(tmp_path / f"{when}-{line}")
-            place.damage()
-            killed = run(place.root, line, when)
-            assert killed.returncode == -signal.SIGKILL, killed.stderr
-            again = run(place.root, 0, "never")
-            if again.returncode or end_state(place) != EXPECTED:
-                wrong.append(
-                    (when, line, again.returncode, end_state(place), again.stdout[-600:] + again.stderr[-600:])
-                )
-            for journal in place.journals():
-                broken = [finding for finding in evidence.check(journal.folder) if finding.level is Level.FAIL]
-                if broken:
-                    wrong.append((when, line, broken))
-    assert not wrong, wrong[:3]
+def killed_and_repeated(root: Path, name: str, line: int, when: str) -> list[str]:
+    """Kill the command at one moment, and repeat it. Returns what is wrong then."""
+    command, expected = COMMANDS[name]
+    place = prepared(root, command)
+    code, said = in_child(place, command, line, when)
+    if code != -signal.SIGKILL:
+        return [f"it was not killed but ended with {code}: {said[-800:]}"]
+    code, said = in_child(place, command)
+    if code and not (command is undo and "undone already" in said):
+        return [f"again, it ended with {code}: {said[-800:]}"]
+    return [f"{name} killed {when} line {line}: {each}\n{said[-800:]}" for each in wrong_with(place, expected)]
+
+
+COMMANDS: dict[str, tuple[Command, State]] = {"restore": (restore, RESTORED), "undo": (undo, UNDONE)}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "fewest"), [("restore", 35), ("undo", 10)])
+def test_killed_before_and_after_every_line(tmp_path: Path, name: str, fewest: int) -> None:
+    command, expected = COMMANDS[name]
+    place = prepared(tmp_path / "undisturbed", command)
+    before = sum(len(journal.lines) for journal in place.journals())
+    code, said = in_child(place, command)
+    assert (code, wrong_with(place, expected)) == (0, []), said
+    count = len(place.journals()[0].lines) - before
+    assert count >= fewest
+    moments = list(itertools.product(range(1, count + 1), ("before", "after")))
+    # Each worker is a process without threads of its own, so that it may fork.
+    with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        tried = [
+            pool.submit(killed_and_repeated, tmp_path / f"{when}-{line}", name, line, when) for line, when in moments
+        ]
+        wrong = [each for one in tried for each in one.result()]
+    assert not wrong, "\n\n".join(wrong[:3])
