@@ -62,7 +62,8 @@ class Change:
     @property
     def key(self) -> str:
         """Identifies what would be done, without the reason: 16 hex digits."""
-        return hashlib.sha256(canonical([self.system, self.verb, dict(self.arguments)]).encode()).hexdigest()[:16]
+        text = canonical([self.system, self.verb, dict(self.arguments)])
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]  # file names need not be UTF-8
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the journal; `from_json` reads it back."""
@@ -173,7 +174,7 @@ class Kept:
 
 
 UNSEEN = "unknown"
-"""The identity of what could not be looked at: its machine does not answer. It may be anything, the broken one included."""
+"""The identity of what could not be looked at: its machine does not answer. It may be the broken one."""
 
 
 @dataclass(frozen=True)

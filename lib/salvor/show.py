@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import sys
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
+from salvor.line import plain
 from salvor.run import Plan, describe
 from salvor.secrets import mask, mask_data
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _MARKS = {Level.PASS: "ok", Level.WARN: "warn", Level.FAIL: "FAIL", Level.UNKNOWN: "unknown"}
 _STYLES = {Level.PASS: "green", Level.WARN: "yellow", Level.FAIL: "bold red", Level.UNKNOWN: "bold yellow"}
 _PLAIN_EVERY = 5.0
@@ -177,9 +179,10 @@ class Terminal:
             self._tasks[change.key] = self._bars.add_task(clean(describe(change)), total=None, figures="")
 
     def progress(self, change: Change, progress: Progress) -> None:
-        if self._bars and change.key in self._tasks:
-            text = clean(progress_text(progress, clock.monotonic() - self._begun[change.key]))
-            self._bars.update(self._tasks[change.key], completed=progress.done, total=progress.total, figures=text)
+        with self._lock:  # another change may end now, and take the bars away
+            if self._bars and change.key in self._tasks:
+                text = clean(progress_text(progress, clock.monotonic() - self._begun[change.key]))
+                self._bars.update(self._tasks[change.key], completed=progress.done, total=progress.total, figures=text)
 
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
         with self._lock:
@@ -197,7 +200,7 @@ class Terminal:
         )
 
     def _print(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style or None, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(text, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _style_of(line: str) -> str:
@@ -244,11 +247,8 @@ class Json:
     def write(self, kind: str, **data: Any) -> None:
         """One line; `kind` tells what it is."""
         with self._lock:
-            print(
-                json.dumps(mask_data({"at": clock.write_time(clock.now()), "kind": kind, **data}), ensure_ascii=False),
-                file=self.stream,
-                flush=True,
-            )
+            line = {"at": clock.write_time(clock.now()), "kind": kind, **data}
+            print(json.dumps(mask_data(plain(line))), file=self.stream, flush=True)
 
 
 Shown = Plain | Terminal | Json
@@ -256,6 +256,8 @@ Shown = Plain | Terminal | Json
 
 def choose(*, as_json: bool = False) -> Shown:
     """The way to show that fits where standard output goes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a letter that this terminal lacks is no reason to stop
     if as_json:
         return Json()
     if not sys.stdout.isatty():
@@ -267,7 +269,7 @@ def choose(*, as_json: bool = False) -> Shown:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Aligned columns as plain lines; the last column is not padded."""
-    cleaned = [[clean(cell) for cell in row] for row in rows]
+    cleaned = [[" ".join(clean(cell).split()) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in [list(header), *cleaned]) for column in range(len(header))]
 
     def line(row: Sequence[str]) -> str:
