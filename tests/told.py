@@ -320,3 +320,8 @@ def hostile(folder: Path, lines: int = 2000) -> Teller:
     for number in range(lines):
         told.line("note", text=f"{number} {HOSTILE}")
     return told
+
+
+def later(seconds: float) -> datetime:
+    """`seconds` after the beginning."""
+    return BEGIN + timedelta(seconds=seconds)

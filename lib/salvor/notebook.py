@@ -59,7 +59,8 @@ def for_people(method: _Method) -> _Method:
             error.what, error.safe, error.hint = clean(error.what), clean(error.safe), clean(error.hint)
             display("problem", what=error.what, safe=error.safe, hint=error.hint)
             # IPython asks for this; a traceback below what was said helps nobody at 3 a.m.
-            error.__dict__["_render_traceback_"] = lambda: [type(error).__name__]
+            words = [type(error).__name__]
+            error.__dict__["_render_traceback_"] = lambda: words
             raise
 
     return wrapped  # type: ignore[return-value]

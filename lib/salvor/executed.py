@@ -1,0 +1,100 @@
+"""The notebook executed by papermill, and what came of it. Run as a module, it makes a record's parts after the fact.
+
+python -m salvor.executed INCIDENT FOLDER    writes FOLDER/record.ipynb and FOLDER/body.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from salvor import inventory, pages
+from salvor.errors import UsageError
+from salvor.secrets import mask_data
+
+NOTEBOOK = "record.ipynb"
+BODY = "body.html"
+
+
+def template() -> Path:
+    """The notebook as it is stored: without outputs."""
+    return inventory.root() / "notebooks" / "incident.ipynb"
+
+
+def execute(parameters: Mapping[str, Any], output: Path, **options: Any) -> None:
+    """Let papermill execute the notebook into `output`, whose folder also takes Jupyter's files and should be private.
+
+    Raises UsageError for a parameter that the notebook does not know, before anything runs; papermill's
+    PapermillExecutionError when a cell raised; nbclient's DeadKernelError.
+    """
+    # jsonschema would import it for one format of text, and it builds a grammar for more than a second at its import.
+    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    import papermill
+    from traitlets.config import Config
+
+    from salvor.notebook import unknown_parameter
+
+    known = papermill.inspect_notebook(str(template()))
+    if unknown := [name for name in parameters if name not in known]:
+        hint = f"the parameters are {', '.join(known)}"
+        raise UsageError(unknown_parameter(unknown[0]), safe="nothing was changed", hint=hint)
+    # By default a kernel talks over TCP on loopback, without encryption, where any user of the machine can listen.
+    sockets = Config({"KernelManager": {"transport": "ipc", "ip": str(output.parent / "kernel")}})
+    os.environ |= {
+        "JUPYTER_PREFER_ENV_PATH": "1",  # our own kernel before one of the user
+        "JUPYTER_RUNTIME_DIR": str(output.parent),
+        "IPYTHONDIR": str(output.parent / "ipython"),  # none of the user's start-up files
+    }
+    # papermill fills braces in a path with parameters.
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (template(), output)]
+    papermill.execute_notebook(*paths, dict(parameters), progress_bar=False, config=sockets, **options)
+
+
+def masked(path: Path) -> bytes:
+    """An executed notebook without secrets: papermill keeps parameters in its metadata too."""
+    return (json.dumps(mask_data(json.loads(path.read_bytes())), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def body(executed: bytes) -> str:
+    """An executed notebook as a page's body: cells tagged `summary` first, those tagged `notebook-only` left out."""
+    import nbformat
+    from nbconvert.exporters.templateexporter import TemplateExporter
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+    notebook = nbformat.reads(executed.decode(), as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "notebook-only" not in _tags(cell)]
+    notebook.cells.sort(key=lambda cell: "summary" not in _tags(cell))
+    exporter = TemplateExporter(raw_template=pages.template_of_notebook())
+    markdown = MarkdownWithMath(renderer=IPythonRenderer(exclude_anchor_links=True))
+    exporter.register_filter("markdown", markdown.render)
+    made, _ = exporter.from_notebook_node(notebook)
+    return str(made)
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    return list(cell["metadata"].get("tags", []))
+
+
+def incident_of(executed: bytes) -> str:
+    """The id of the incident that an executed notebook was about; empty when it did not come that far."""
+    for cell in json.loads(executed)["cells"]:
+        for output in cell.get("outputs", []):
+            if name := output.get("metadata", {}).get("salvor", {}).get("incident"):
+                return str(name)
+    return ""
+
+
+def _after_the_fact(incident: str, folder: Path) -> None:
+    raw = folder / "executed.ipynb"
+    execute({"incident": incident, "record": True}, raw)
+    notebook = masked(raw)
+    (folder / NOTEBOOK).write_bytes(notebook)
+    (folder / BODY).write_text(body(notebook), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    _after_the_fact(sys.argv[1], Path(sys.argv[2]))
