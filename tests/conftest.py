@@ -16,8 +16,17 @@ from pathlib import Path
 
 import pytest
 import salvor.sandbox
+import salvor.systems
 from salvor.sandbox import configuration, database, layout, processes
 from salvor.sandbox.layout import Layout
+
+from tests import world
+
+
+@pytest.fixture
+def kinds_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kinds of system in tests/kinds are found beside the real ones."""
+    monkeypatch.setattr(salvor.systems, "__path__", [*salvor.systems.__path__, world.KINDS])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tests.world import BAD, GOOD, World
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> Iterator[World]:
     for name, value in world.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     yield world.make(tmp_path)

@@ -83,7 +83,6 @@ class World:
 
 def make(root: Path) -> World:
     """A healthy world in `root`; the environment is the caller's to point at it (see `environment`)."""
-    use_kinds()
     for folder in ("store/live", "store/backups/b1", "inventory", "post", "incidents"):
         (root / folder).mkdir(parents=True)
     (root / "store/live/data").write_text(GOOD)

@@ -220,7 +220,7 @@ class _Builder:
                     try:
                         _check_name(name)
                     except ValueError as error:
-                        raise UsageError(f"{document.place(location)}: {error}.") from error
+                        raise UsageError(f"{document.place(location)}: {error}.", hint="rename it") from error
                     if not isinstance(entry, dict):
                         raise UsageError(
                             f"{document.place(location)}: {name!r} needs its settings, as a mapping.",

@@ -48,7 +48,8 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
     try:
         text = path.read_bytes().decode("utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document.data = _Walk(document, variables).value(node, ()) if node is not None else {}
+        found = _Walk(document, variables).value(node, ()) if node is not None else None
+        document.data = {} if found is None else found
     except OSError as error:
         raise UsageError(
             f"{path}:1:1: cannot be read: {error.strerror}.", hint=f"ls -ld {shlex.quote(str(path))}"
@@ -61,8 +62,9 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        problem = ", ".join(filter(None, [error.context, error.problem]))
         raise UsageError(
-            f"{path}:{line}:{column}: this is not YAML: {error.problem}.", hint="mend that line; nothing was changed"
+            f"{path}:{line}:{column}: this is not YAML: {problem}.", hint="mend that line; nothing was changed"
         ) from error
     except yaml.reader.ReaderError as error:
         line, column = _end_of(text[: error.position])
@@ -131,7 +133,7 @@ class _Walk:
 
     def scalar(self, node: yaml.Node, location: Location) -> Any:
         try:
-            value = self.constructor.construct_object(node)  # type: ignore[no-untyped-call]
+            value = self.constructor.construct_object(node)
         except (yaml.MarkedYAMLError, ValueError) as error:
             problem = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
             raise UsageError(
