@@ -12,7 +12,9 @@ from salvor.errors import UsageError
 from salvor.system import Wish
 
 OVERRIDES = {
-    "promote-without-fence": "promote a standby although nothing shows that the old primary cannot write any more"
+    "promote-without-fence": "promote a standby although nothing shows that the old primary cannot write any more",
+    "accept-missing-wal": "restore the newest state although the archive lacks WAL: its commits are lost",
+    "trust-dump": "let a dump do what only a superuser can: whoever made it is known",
 }
 """The deviations that an operator may name, and what each means."""
 

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from salvor.change import Change, Reachable, State, WayBack
+from salvor.errors import CannotError
+from salvor.postgres.server import ABSENT
+from salvor.system import Wish
+from salvor.systems.postgres import Postgres
+
+from tests.postgres.recovery.clusters import Cluster, is_up
+
+
+def observe_in_time(system: Postgres) -> State:
+    begun = time.monotonic()
+    state = system.observe()
+    assert time.monotonic() - begun < 6.0
+    return state
+
+
+def test_a_healthy_cluster(cluster: Cluster) -> None:
+    cluster.write("a", 3)
+    state = observe_in_time(cluster.system)
+    assert is_up(state) and state.origin is None and state.address == "127.0.0.11"
+    assert state.identity == cluster.server("a").identity()
+    assert [(one.name, one.complete, one.address) for one in state.staged] == [("standby b", True, "127.0.0.12")]
+    assert state.fresh and state.staged[0].fresh
+
+
+def test_everything_broken_at_once(cluster: Cluster) -> None:
+    cluster.signal_all("a", signal.SIGSTOP)
+    cluster.signal_all("b", signal.SIGSTOP)
+    state = observe_in_time(cluster.system)
+    assert (state.reachable, state.writable) == (Reachable.UNKNOWN, None)
+    assert "frozen by a signal" in state.summary
+    cluster.crash("a")
+    cluster.crash("b")
+    state = observe_in_time(cluster.system)
+    assert (state.reachable, state.staged) == (Reachable.DOWN, ())
+    cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data, cluster.server("b").data])
+    state = observe_in_time(cluster.system)
+    assert (state.identity, state.reachable) == (ABSENT, Reachable.DOWN)
+
+
+def test_a_damaged_control_file(cluster: Cluster) -> None:
+    cluster.crash("a")
+    cluster.sandbox.shell.run(["rm", f"{cluster.server('a').data}/global/pg_control"])
+    state = observe_in_time(cluster.system)
+    assert state.reachable is Reachable.DOWN and state.identity.startswith("unreadable@")
+    way = cluster.way("failover", Wish(rpo=30.0))
+    cluster.recover(way, state.identity)
+    assert is_up(cluster.observe())
+
+
+def test_a_machine_that_does_not_answer_is_unknown_and_never_promoted_past(cluster: Cluster) -> None:
+    settings = cluster.system.settings
+    # 192.0.2.0/24 is for documentation: nothing answers there
+    away = settings.members[0].model_copy(update={"host": "192.0.2.1", "address": "192.0.2.1"})
+    settings = settings.model_copy(update={"members": (away, settings.members[1])})
+    system = Postgres("orders-db", settings, cluster.system.context)
+    state = observe_in_time(system)
+    assert (state.reachable, state.writable, state.identity) == (Reachable.UNKNOWN, None, "unknown")
+    way = next(way for way in system.ways_back(Wish(rpo=30.0)) if way.name == "failover")
+    assert way.possible and way.loses is None
+    with pytest.raises(CannotError, match="cannot be reached, so it cannot be fenced"):
+        list(system.fence(identity=state.identity))
+    with pytest.raises(CannotError, match="not known that the old primary cannot write"):
+        promote(system, way)
+    wish = Wish(rpo=30.0, overrides={"promote-without-fence": "its power was cut"})
+    way = next(way for way in system.ways_back(wish) if way.name == "failover")
+    promote(system, way)
+    assert is_up(observe_in_time(system))
+
+
+def test_a_split_brain_is_said(cluster: Cluster) -> None:
+    with cluster.server("b").session(writes=True) as connection:
+        connection.execute("select pg_promote()")
+    state = observe_in_time(cluster.system)
+    assert "SPLIT BRAIN" in state.summary and state.address == "127.0.0.12"
+
+
+def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    with cluster.server("b").session(writes=True) as connection:
+        connection.execute("alter system set primary_conninfo = ''")
+        connection.execute("alter system set restore_command = ''")
+        connection.execute("select pg_reload_conf()")
+    wait_until(lambda: not cluster.system.site.view().of("b").facts.streams_from)  # type: ignore[union-attr]
+    cluster.write("a", 10)
+    time.sleep(1.1)
+    cluster.write("a", 10)
+    cluster.crash("a")
+    way = cluster.way("failover", Wish(rpo=30.0))
+    assert way.possible and way.loses and 1.0 < way.loses < 30.0 and "20 commits more" in way.why
+    way = cluster.way("failover", Wish(rpo=0.5))
+    assert not way.possible and "more than the service may lose" in way.why
+
+
+def test_a_query_is_one_statement_that_reads(cluster: Cluster) -> None:
+    assert cluster.system.ask("select 40 + 2", "live") == 42
+    assert cluster.system.ask("select 100 % 7 where 'a%' like 'a%'", "standby b") == 2
+    assert cluster.system.ask("select count(*) from orders", "address:127.0.0.12") == 80000
+    for statement in (
+        "delete from orders",
+        "commit; delete from orders",
+        "select pg_sleep(1); select 1",
+        "select nothing",
+    ):
+        with pytest.raises(CannotError, match="does not answer the query"):
+            cluster.system.ask(statement, "live")
+    with pytest.raises(CannotError, match="nothing is staged"):
+        cluster.system.ask("select 1", "side-data")
+    assert cluster.system.ask("select count(*) from orders", "live") == 80000
+
+
+def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
+    wrong = cluster.sandbox.place / "wrong"
+    wrong.write_text("not it\n")
+    wrong.chmod(0o600)
+    operator = cluster.system.settings.operator.model_copy(update={"password": f"file:{wrong}"})
+    settings = cluster.system.settings.model_copy(update={"operator": operator})
+    system = Postgres("orders-db", settings, cluster.system.context)
+    state = observe_in_time(system)
+    assert state.reachable is Reachable.UNKNOWN and "authentication failed" in state.summary
+    pids = cluster.server("a").processes()
+    with pytest.raises(CannotError, match="cannot log in"):
+        list(system.fence(identity=state.identity))
+    assert cluster.server("a").processes() == pids
+
+
+def promote(system: Postgres, way: WayBack) -> None:
+    list(system.apply(Change(system.name, "promote", way.promote, "a test", no_undo="a test")))
+
+
+def wait_until(reached: Callable[[], bool], deadline: float = 15.0) -> None:
+    until = time.monotonic() + deadline
+    while not reached():
+        assert time.monotonic() < until
+        time.sleep(0.1)
