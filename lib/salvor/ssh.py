@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import re
 import shlex
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from salvor import clock
 from salvor.deadline import within
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.running import Running
 from salvor.shell import Shell
 
 _BEGINNING = 10.0
+_PAUSE = 0.1
+_FULL = (1, 2, 4)  # prohibited, connect failed, resource shortage: what servers say of one session too many
 _KEEPALIVE = 5
 _KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -33,6 +38,7 @@ class _Remote(Shell):
     def __init__(self, where: str, connection: Any, user: str | None) -> None:
         super().__init__(where, user)
         self.connection = connection
+        self._beginning = threading.Lock()
 
     def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
         import paramiko
@@ -44,14 +50,9 @@ class _Remote(Shell):
         sudo = ["sudo", "-n", "-u", self.user, "--"] if self.user else []
         command = shlex.join([*sudo, *inner])
 
-        def begin() -> Any:
-            channel = self.connection.transport.open_session(timeout=_BEGINNING)
-            channel.exec_command(command)
-            return channel
-
         try:
             # paramiko itself waits without end for the answer to a request.
-            channel = within(_BEGINNING, begin)
+            channel = within(_BEGINNING, lambda: self._begin(command))
         except TimeoutError:
             raise OutcomeUnknownError(
                 f"{self.where} did not say within {_BEGINNING:.0f} s that it begins {argv[0]}.",
@@ -60,13 +61,32 @@ class _Remote(Shell):
             ) from None
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise CannotError(
-                f"{self.where} does not run {argv[0]}: {str(error) or type(error).__name__}.",
+                f"{self.where} does not run {argv[0]}: {str(error).rstrip('.') or type(error).__name__}.",
                 safe="it was not begun",
                 hint="the same command again connects anew",
             ) from error
         running = _RemoteRunning(self.where, channel)
         running.begin(setting + (stdin or b""))
         return running
+
+    def _begin(self, command: str) -> Any:
+        """A channel on which `command` was begun. A host lets only so many run at once (MaxSessions): others wait.
+
+        One at a time: paramiko keeps a refusal's reason for the whole connection, and another thread would take it.
+        """
+        from paramiko import ChannelException
+
+        until = clock.monotonic() + _BEGINNING
+        with self._beginning:
+            while True:
+                try:
+                    channel = self.connection.transport.open_session(timeout=_BEGINNING)
+                    channel.exec_command(command)
+                    return channel
+                except ChannelException as error:
+                    if error.code not in _FULL or clock.monotonic() > until - _PAUSE:
+                        raise
+                    time.sleep(_PAUSE)
 
 
 class _RemoteRunning(Running):
@@ -136,14 +156,11 @@ def connect(host: str, *, user: str | None, port: int, run_as: str | None, deadl
             safe="nothing was sent to it",
             hint=f"ask who runs it; if it was rebuilt: ssh-keygen -R {shlex.quote(_entry(host, port))}",
         ) from error
-    except paramiko.AuthenticationException as error:
-        connection.client.close()
-        raise CannotError(
-            f"{name} refuses us: {str(error).rstrip('.')}.", hint=f"{by_hand}, with -v to see why"
-        ) from error
-    except (OSError, EOFError, paramiko.SSHException) as error:  # a TimeoutError is an OSError
+    except (OSError, EOFError, UnicodeError, paramiko.SSHException) as error:  # a TimeoutError is an OSError
         connection.client.close()
         why = str(error).rstrip(".") or type(error).__name__
+        if isinstance(error, paramiko.AuthenticationException) or "No authentication methods" in why:
+            raise CannotError(f"{name} refuses us: {why}.", hint=f"{by_hand}, with -v to see why") from error
         raise CannotError(f"{name} cannot be reached over SSH: {why}.", hint=by_hand) from error
     connection.transport.set_keepalive(_KEEPALIVE)
     return on_host(host, connection, run_as)
