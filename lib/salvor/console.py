@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from salvor import clock, show
 from salvor.change import Change, plan_hash
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
-from salvor.run import Plan, PlannedStep, describe
+from salvor.run import Plan, PlannedStep, Watcher, describe
 from salvor.secrets import mask
 from salvor.session import Session
 from salvor.show import Shown
@@ -147,7 +147,7 @@ def recover(
         return
     if not plan.changes and incident.recovered_once and not incident.interrupted:
         shown.tell(f"Nothing left to do in {incident.id}.")
-        _show_end(session, shown)
+        show_end(session, shown)
         return
     how = approval(shown, plan.changes, approve=approve, yes=yes, earlier=incident.approvals)
     with session.begin():
@@ -155,10 +155,10 @@ def recover(
         with telling_failure(session):
             for name in names or [step.__name__ for step in session.runbook.steps]:
                 session.act(name)
-    _show_end(session, shown)
+    show_end(session, shown)
 
 
-def make_record(session: Session, shown: Shown) -> None:
+def make_record(session: Session, shown: Watcher) -> None:
     """Make the incident's record. What goes wrong with it is owed, and stops nothing."""
     from salvor import record
 
@@ -209,7 +209,8 @@ def _step_json(step: PlannedStep) -> dict[str, Any]:
     }
 
 
-def _show_end(session: Session, shown: Shown) -> None:
+def show_end(session: Session, shown: Watcher) -> None:
+    """How it went: RTO and RPO against their targets, and what can be done next."""
     incident, measured = session.incident, session.incident.measured
     if isinstance(shown, show.Json):
         shown.write("end", incident=incident.id, recovered=incident.recovered_once, measured=measured)

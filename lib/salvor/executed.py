@@ -29,7 +29,7 @@ def execute(parameters: Mapping[str, Any], output: Path, **options: Any) -> None
     """Let papermill execute the notebook into `output`, whose folder also takes Jupyter's files and should be private.
 
     Raises UsageError for a parameter that the notebook does not know, before anything runs; papermill's
-    PapermillExecutionError when a cell raised; nbclient's DeadKernelError.
+    PapermillExecutionError when a cell raised; RuntimeError when the kernel ended.
     """
     # jsonschema would import it for one format of text, and it builds a grammar for more than a second at its import.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
@@ -44,14 +44,21 @@ def execute(parameters: Mapping[str, Any], output: Path, **options: Any) -> None
         raise UsageError(unknown_parameter(unknown[0]), safe="nothing was changed", hint=hint)
     # By default a kernel talks over TCP on loopback, without encryption, where any user of the machine can listen.
     sockets = Config({"KernelManager": {"transport": "ipc", "ip": str(output.parent / "kernel")}})
-    os.environ |= {
+    ours = {
         "JUPYTER_PREFER_ENV_PATH": "1",  # our own kernel before one of the user
         "JUPYTER_RUNTIME_DIR": str(output.parent),
         "IPYTHONDIR": str(output.parent / "ipython"),  # none of the user's start-up files
     }
     # papermill fills braces in a path with parameters.
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (template(), output)]
-    papermill.execute_notebook(*paths, dict(parameters), progress_bar=False, config=sockets, **options)
+    before = dict(os.environ)
+    os.environ |= ours
+    try:
+        papermill.execute_notebook(*paths, dict(parameters), progress_bar=False, config=sockets, **options)
+    finally:
+        for name in ours:
+            os.environ.pop(name)
+        os.environ |= before
 
 
 def masked(path: Path) -> bytes:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salvor import arguments, clock, record, session, story
+from salvor import arguments, clock, session, story
 from salvor.change import Change, Finding, Progress
-from salvor.console import telling_failure
+from salvor.console import approval, make_record, show_end, telling_failure
 from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageError
 from salvor.happened import Story
 from salvor.notebook import Walk, display, for_people
@@ -32,45 +32,37 @@ class Live(Walk):
         super().__init__()
         self._given = given
         self._held = ExitStack()
+        self._is_released = False
         self._acted: list[str] = []
-        self._session = self._open()
+        self._session = self._open(given["incident"])
         self._whole = self._session.plan()
         atexit.register(self._release)
         self.summary()
         if self.is_idle:
-            display("quiet", text=f"Nothing is broken in {self._session.incident.service.name}: nothing to do.")
+            display("quiet", text=f"Nothing is left to do for {self._session.incident.service.name}.")
             return
         display("plan", changes=self._whole.changes, last=self._session.history.last, hash=self._whole.hash)
         if given["approve"]:
-            self._whole_approved()
+            self._approved(self._whole)
 
-    def _open(self, incident: str = "") -> Session:
+    def _open(self, incident: str) -> Session:
         given = self._given
-        watcher = Plain() if given["approve"] else Progressing()
-        incident = incident or given["incident"]
+        wished = {name: given[name] for name in ("source", "at", "target", "failed_at", "override", "runbook")}
+        wish, failed_at = arguments.wish(**wished)
+        platform, service = given["platform"] or "sandbox", given["service"]
         if incident:
-            platform, service = session.of_incident(incident)
-            if given["service"] not in ("", service):
-                raise UsageError(
-                    f"service: the incident {incident} is of {service}, not of {given['service']}.",
-                    safe="nothing was changed",
-                )
-        elif given["service"]:
-            platform, service = given["platform"] or "sandbox", given["service"]
-        else:
-            raise UsageError(
-                "service: which one?",
-                safe="nothing was changed",
-                hint="papermill ... -p service NAME, or set it in the parameters cell",
-            )
-        wished, failed_at = arguments.wish(
-            **{name: given[name] for name in ("source", "at", "target", "failed_at", "override", "runbook")}
-        )
+            platform, found = session.of_incident(incident)
+            if service not in ("", found):
+                raise UsageError(f"service: {incident} is of {found}, not of {service}.", safe="nothing was changed")
+            service = found
+        if not service:
+            hint = "papermill ... -r service NAME, or set it in the parameters cell"
+            raise UsageError("service: which one?", safe="nothing was changed", hint=hint)
         return session.open_session(
             service,
-            watcher,
+            Plain() if given["approve"] else Progressing(),
             platform=platform,
-            wish=wished,
+            wish=wish,
             failed_at=failed_at,
             runbook_name=given["runbook"],
             incident=incident,
@@ -79,13 +71,13 @@ class Live(Walk):
     @property
     def story(self) -> Story:
         incident, journal = self._session.incident, self._session.journal
-        if journal is None and self.folder.exists():
+        if journal is not None:
+            return story.tell(journal.lines, incident=incident.id)
+        if self.folder.exists():
             return story.read(self.folder)
-        if journal is None:  # nothing is written yet: what would be the first line
-            opened = incident.opening()
-            first = {"n": 0, "at": opened["detected_at"], "by": incident.operator, "kind": "opened", **opened}
-            return story.tell([first], incident=incident.id)
-        return story.tell(journal.lines, incident=incident.id)
+        opened = incident.opening()  # nothing is written yet: what would be the first line
+        first = {"n": 0, "at": opened["detected_at"], "by": incident.operator, "kind": "opened", **opened}
+        return story.tell([first], incident=incident.id)
 
     @property
     def folder(self) -> Path:
@@ -97,29 +89,25 @@ class Live(Walk):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is broken and nothing was begun."""
-        return not (
-            self._session.resumed
-            or self._session.journal
-            or self._whole.changes
-            or any(step.decisions for step in self._whole.steps)
-        )
+        """Whether nothing is left to do: nothing is broken, or the incident came to its end."""
+        incident = self._session.incident
+        if self._session.journal or self._whole.changes:
+            return False
+        if self._session.resumed:
+            return incident.recovered_once and not incident.interrupted
+        return not any(step.decisions for step in self._whole.steps)
 
     @for_people
     def plan(self, step: str, again: bool = False) -> None:
         if not self.has(step, again):
             display("quiet", text=f"The runbook {self.runbook.name} has no such step here.")
             return
+        self._take_up()
         planned = self._session.plan(step)
-        display(
-            "findings", caption=f"What {step} sees now", found=[each for one in planned.steps for each in one.findings]
-        )
-        display(
-            "plan",
-            changes=planned.changes,
-            last=self._session.history.last,
-            hash=planned.hash if planned.changes else "",
-        )
+        found = [each for one in planned.steps for each in one.findings]
+        display("findings", caption=f"What {step} sees now", found=found)
+        hash_ = planned.hash if planned.changes else ""
+        display("plan", changes=planned.changes, last=self._session.history.last, hash=hash_)
 
     @for_people
     def act(self, step: str, approve: str = "", again: bool = False) -> None:
@@ -130,26 +118,29 @@ class Live(Walk):
         if self.is_idle or not self.has(step, again):
             display("quiet", text="Nothing to do.")
             return
+        self._take_up()
         plan, how = self._approval(step, approve)
-        self._hold()
+        if self._session.journal is None:  # held from the first act until `finish` or an error
+            self._held.enter_context(self._session.begin())
         try:
             if plan.changes:
                 self._session.approve(plan, how)
             with telling_failure(self._session):
                 self._session.act(step)
+            self._acted.append(step)
         except BaseException:
-            self._show(step)
             self._release()
             raise
-        self._acted.append(step)
-        self._show(step)
+        finally:
+            display("happened", runs=[run for run in self.story.steps if run.name == step][-1:])
 
     def _approval(self, step: str, approve: str) -> tuple[Plan, str]:
-        """The plan that is approved for this act, and how. With the parameter, that is the whole chain, once."""
+        """The plan that is approved for this act, and how. With the parameter that is the whole chain, once."""
         if self._given["approve"]:
             if self._session.journal is not None:
                 return Plan(()), ""
-            return self._whole_approved(), f"approve={self._given['approve']}, a parameter of the notebook"
+            whole = self._session.plan()
+            return whole, self._approved(whole)
         plan = self._session.plan(step)
         if plan.changes and not approve:
             raise CannotError(
@@ -165,31 +156,24 @@ class Live(Walk):
             )
         return plan, f"approve={approve}, in the notebook"
 
-    def _whole_approved(self) -> Plan:
-        """The plan of the whole chain as it is now. Raises PlanMovedError when its hash is not the approved one."""
-        plan, approve = self._session.plan(), self._given["approve"]
-        if approve not in (YES, plan.hash):
-            raise PlanMovedError(
-                f"approve={approve} is not the hash of this plan: it is {plan.hash} now.",
-                safe="nothing was changed",
-                hint="read the plan; if it is what you want, approve its hash",
-            )
-        return plan
+    def _approved(self, plan: Plan) -> str:
+        """How the parameter approves this plan of the whole chain. Raises PlanMovedError when it does not."""
+        approve, earlier = self._given["approve"], self._session.incident.approvals
+        yes = approve == YES
+        how = approval(Plain(), plan.changes, approve="" if yes else approve, yes=yes, earlier=earlier)
+        return f"{how}, by the notebook's parameter"
 
-    def _hold(self) -> None:
-        """Hold the service's lock and the journal, from the first act until `finish` or an error."""
-        if self._session.journal is None:
-            self._held.enter_context(self._session.begin())
+    def _take_up(self) -> None:
+        """After a release, resume the incident, as another command would."""
+        if self._is_released:
+            self._session = self._open(self.folder.name if self.folder.exists() else "")
+            self._is_released = False
 
     def _release(self) -> None:
-        """Let the lock and the journal go. What follows resumes the incident, as another command would."""
+        """Let the service's lock and the journal go."""
         if self._session.journal is not None:
+            self._is_released = True
             self._held.close()
-            self._session = self._open(self._session.incident.id)
-
-    def _show(self, step: str) -> None:
-        runs = [run for run in self.story.steps if run.name == step]
-        display("happened", runs=runs[-1:])
 
     @for_people
     def finish(self) -> None:
@@ -197,19 +181,21 @@ class Live(Walk):
 
         Raises NotConvergedError when the whole was approved and the notebook has no section for a step of the runbook.
         """
-        begun = self._session.journal is not None
+        if self._session.journal is None or self._is_released:
+            return
         self._release()
-        steps = [step.__name__ for step in self.runbook.steps]
-        left = [name for name in dict.fromkeys(steps) if name not in self._acted]
-        if begun and self._given["approve"] and left:
+        steps = dict.fromkeys(step.__name__ for step in self.runbook.steps)
+        left = [name for name in steps if name not in self._acted]
+        if self._given["approve"] and left:
             raise NotConvergedError(
                 f"The runbook {self.runbook.name} has steps that were not walked through: {', '.join(left)}.",
                 safe="nothing that was live has been removed",
                 hint=f"inv restore --incident={self._session.incident.id}",
             )
-        if begun:
-            problem = record.make(self.folder)
-            display("quiet", text=problem or f"The record: {self.folder / record.PAGE}")
+        self._take_up()
+        show_end(self._session, self._session.runner.watcher)
+        make_record(self._session, self._session.runner.watcher)
+        self._is_released = True
 
 
 @dataclass

@@ -34,7 +34,6 @@ PARAMETERS: Mapping[str, type] = {
 }
 """The notebook's parameters and what each must be."""
 
-_WISHES = ("source", "at", "target", "failed_at", "runbook", "override")
 _NOT_OURS = ("In", "Out")
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
@@ -105,12 +104,6 @@ def read_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
                 else f"-p {name} True",
             )
         given[name] = value.strip() if isinstance(value, str) else value
-    if given["incident"] and (wished := [name for name in _WISHES if given[name]]):
-        raise UsageError(
-            f"{', '.join(wished)}: the incident {given['incident']} says already what is wished.",
-            safe="nothing was changed",
-            hint="leave these empty",
-        )
     return given
 
 

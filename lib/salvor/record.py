@@ -15,7 +15,7 @@ from typing import Any
 from salvor import durable, errors, executed, pages, shell, story
 from salvor.errors import SalvorError
 from salvor.secrets import mask
-from salvor.show import clean
+from salvor.show import Plain, clean
 
 NOTEBOOK = executed.NOTEBOOK
 PAGE = "record.html"
@@ -110,7 +110,6 @@ def run_notebook(parameters: Mapping[str, Any]) -> int:
 
 def _carry_out(parameters: Mapping[str, Any], output: Path) -> int:
     """Execute the notebook; what ended it is told on standard error, and its exit code returned."""
-    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     try:
@@ -120,8 +119,8 @@ def _carry_out(parameters: Mapping[str, Any], output: Path) -> int:
         said = error.evalue if kind else f"{error.ename}: {error.evalue}"
         print(f"\n{clean(said)}", file=sys.stderr)
         return getattr(kind, "exit_code", 1)
-    except DeadKernelError:
-        print("\nThe notebook's kernel ended before the notebook did.", file=sys.stderr)
+    except RuntimeError as error:  # so nbclient says that a kernel died, or never began
+        print(f"\nThe notebook's kernel ended before the notebook did: {clean(str(error))}", file=sys.stderr)
         print("Safe now: nothing that was live has been removed; each change is journalled.", file=sys.stderr)
         print("HINT: the same command again goes on from here, with or without --notebook", file=sys.stderr)
         return errors.CannotError.exit_code
@@ -130,6 +129,8 @@ def _carry_out(parameters: Mapping[str, Any], output: Path) -> int:
 
 def _keep(output: Path, *, is_whole: bool) -> str:
     """Keep a carried-out notebook beside its journal, and make the record where the notebook did not come to that."""
+    from salvor.aftermath import of_id
+    from salvor.console import make_record
     from salvor.session import incidents_folder
 
     incident = executed.incident_of(output.read_bytes())
@@ -140,4 +141,7 @@ def _keep(output: Path, *, is_whole: bool) -> str:
         durable.replace(folder / CARRIED_OUT, executed.masked(output))
     except OSError as error:
         return f"{CARRIED_OUT}: {error.strerror}"
-    return "" if is_whole else make(folder)
+    if not is_whole:
+        shown = Plain(sys.stderr)
+        make_record(of_id(incident, shown), shown)
+    return ""
