@@ -22,6 +22,25 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here: a
 
 MEASURE = """
 const box = element => { const b = element.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
+const rgb = colour => (colour.match(/[\\d.]+/g) ?? [0, 0, 0, 0]).map(Number);
+const light = colour => rgb(colour).slice(0, 3).map(v => v / 255)
+  .map(v => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+  .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+const isOpaque = colour => rgb(colour).length === 3 || rgb(colour)[3] > 0.5;
+const behind = element => {
+  for (let e = element; e; e = e.parentElement) {
+    const own = getComputedStyle(e).backgroundColor;
+    if (isOpaque(own)) return own;
+  }
+  return 'rgb(255, 255, 255)';
+};
+const hasWords = e => !e.closest('script, style, title, desc') && !e.classList.contains('inside')
+  && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+const contrast = e => {
+  const style = getComputedStyle(e);
+  const [a, b] = [light(e.closest('svg') ? style.fill : style.color), light(behind(e))];
+  return [e.textContent.trim().slice(0, 40), (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+};
 const drawing = document.querySelector('svg')?.getBoundingClientRect() ?? { left: 0, top: 0, width: 1000 };
 const inside = ([l, t, r, b]) => [l - drawing.left, t - drawing.top, r - drawing.left, b - drawing.top];
 parent.postMessage(JSON.stringify({
@@ -29,6 +48,7 @@ parent.postMessage(JSON.stringify({
   background: getComputedStyle(document.body).backgroundColor, ink: getComputedStyle(document.body).color,
   texts: [...document.querySelectorAll('svg text')].filter(t => t.textContent)
     .map(t => [t.textContent, ...inside(box(t)).map(v => v * 1000 / drawing.width)]),
+  faint: [...document.querySelectorAll('body *')].filter(hasWords).map(contrast).filter(([, ratio]) => ratio < 4.5),
   tables: [...document.querySelectorAll('.scroll')].map(s => s.getBoundingClientRect().right),
 }), '*');
 """
@@ -64,7 +84,10 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write(folder).journal.close()
         made[name] = folder / "record.html"
         made[name].write_text(record.page(folder))
-    return made
+    folder = root / "20261121T003300Z-orders-eeee"
+    told.eventful(folder).journal.close()
+    assert record.make(folder) == ""
+    return made | {"executed": folder / record.PAGE}
 
 
 def measured(page: Path, width: int, dark: bool = False) -> dict[str, Any]:
@@ -95,8 +118,15 @@ def pixel(png: bytes) -> tuple[int, ...]:
     return tuple(row[1:4])  # in the first pixel every filter of PNG adds nothing
 
 
+@pytest.mark.parametrize("dark", [False, True])
+def test_every_word_can_be_read_in_light_and_dark(pages: dict[str, Path], dark: bool) -> None:
+    values = measured(pages["executed"], 1280, dark)
+    assert values["faint"] == [], "text against what is behind it, WCAG 2 AA"
+    assert values["background"] == ("rgb(15, 19, 23)" if dark else "rgb(246, 247, 249)")
+
+
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["eventful", "hostile"])
+@pytest.mark.parametrize("name", ["executed", "hostile"])
 def test_nothing_runs_out_of_the_page(pages: dict[str, Path], name: str, width: int) -> None:
     values = measured(pages[name], width)
     assert values["scroll"] <= width

@@ -47,6 +47,8 @@ def test_a_recovery_is_told_step_by_step(usual: Story) -> None:
     restore = usual.runs("restore")[0]
     assert [(act.change, act.outcome, act.seconds) for act in restore.acts] == [(told.STAGE, "done", 184.2)]
     assert restore.seconds == pytest.approx(184.3)
+    assess = usual.runs("assess")[0]
+    assert (assess.begun, len(assess.decided), assess.seconds) == (told.BEGIN, 1, 1.6), "it decides while it plans"
     assert [finding.check for finding in usual.runs("verify")[0].verdicts] == [
         "pg_amcheck", "fingerprint", "orders not zero",
     ]  # fmt: skip

@@ -126,8 +126,10 @@ class Teller:
             self.journal = Journal.open(self.folder, by=by, tell=lambda text: None)
         return self.line("resumed", where=where)
 
-    def step(self, name: str, inside: Callable[[], Any] = lambda: None, planned: int = 0) -> Teller:
-        begun = self.now
+    def step(
+        self, name: str, inside: Callable[[], Any] = lambda: None, planned: int = 0, planning: float = 0.0
+    ) -> Teller:
+        begun = self.now - timedelta(seconds=planning)
         self.line("step", step=name, phase="begun", planned=planned)
         inside()
         self.wait(0.1)
@@ -168,7 +170,7 @@ class Teller:
             self.found(
                 "assess", "orders-dns", "answers", Level.PASS, "up", detail="10.0.0.5, TTL 30 s on 2 of 2 servers"
             )
-            self.wait(0.6).found(
+            self.found(
                 "assess",
                 "orders-db",
                 "answers",
@@ -178,11 +180,11 @@ class Teller:
                 evidence=IDENTITY,
             )
             self.found("assess", "orders-db", "orders not zero", Level.FAIL, "0", "at least 1")
-            self.wait(0.9).found("assess", "orders-db", "way back: physical", Level.PASS, "chosen", detail=PHYSICAL.why)
+            self.found("assess", "orders-db", "way back: physical", Level.PASS, "chosen", detail=PHYSICAL.why)
             self.found("assess", "orders-db", "way back: failover", Level.WARN, "not possible", detail=FAILOVER.why)
-            self.line("decision", decision=DECISION.to_json())
 
-        return self.step("assess", inside)
+        self.wait(1.5).line("decision", decision=DECISION.to_json())  # what it decides is written before its first line
+        return self.step("assess", inside, planning=1.5)
 
     def verify(self, level: Level = Level.PASS) -> Teller:
         def inside() -> None:

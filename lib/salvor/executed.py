@@ -104,4 +104,8 @@ def _after_the_fact(incident: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    _after_the_fact(sys.argv[1], Path(sys.argv[2]))
+    try:
+        _after_the_fact(sys.argv[1], Path(sys.argv[2]))
+    except Exception as error:  # noqa: BLE001  said in words to the process that waits
+        name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+        sys.exit(f"{name}: {said}")

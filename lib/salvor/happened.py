@@ -12,6 +12,7 @@ from salvor.change import Change, Decision, Finding, Level
 
 WORDS = {Level.PASS: "passed", Level.WARN: "warning", Level.FAIL: "failed", Level.UNKNOWN: "cannot tell"}
 """What a verdict is called."""
+_COUNTED = WORDS | {Level.WARN: "warnings"}
 
 UNFINISHED = "unfinished"
 """The outcome of a change that was begun and of which no end is written: it is running, or it was interrupted."""
@@ -91,9 +92,10 @@ class StepRun:
     @property
     def summary(self) -> str:
         """What came out of it, in words: `3 changes, 12 passed, 1 warning`."""
-        counts = [(WORDS[level], sum(each.level is level for each in self.seen)) for level in Level]
-        made = [f"{len(self.acts)} change{'s' if len(self.acts) > 1 else ''}"] if self.acts else []
-        return ", ".join([*made, *(f"{count} {word}" for word, count in counts if count)]) or "nothing to do"
+        counts = [(len(self.acts), "changes")]
+        counts += [(sum(each.level is level for each in self.seen), _COUNTED[level]) for level in Level]
+        words = [f"{count} {word if count > 1 else word.removesuffix('s')}" for count, word in counts if count]
+        return ", ".join(words) or "nothing to do"
 
     @property
     def last_moment(self) -> datetime:

@@ -139,8 +139,7 @@ class Live(Walk):
         if self._given["approve"]:
             if self._session.journal is not None:
                 return Plan(()), ""
-            whole = self._session.plan()
-            return whole, self._approved(whole)
+            return self._whole, self._approved(self._whole)
         plan = self._session.plan(step)
         if plan.changes and not approve:
             raise CannotError(
@@ -167,6 +166,7 @@ class Live(Walk):
         """After a release, resume the incident, as another command would."""
         if self._is_released:
             self._session = self._open(self.folder.name if self.folder.exists() else "")
+            self._whole = self._session.plan()
             self._is_released = False
 
     def _release(self) -> None:

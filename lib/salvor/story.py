@@ -6,7 +6,7 @@ It contacts no system.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -76,12 +76,17 @@ class _Teller:
         story.sittings.append(Sitting(by, at, str(line.get("where", ""))))
 
     def _step(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        """A step plans before its first line, and its seconds count that; only what it decided is written before."""
         name = str(line["step"])
         if line["phase"] == "begun":
-            self._begin(name, at, by).has_end = True
+            last = self.story.steps[-1:]
+            is_there = last and last[0].name == name and last[0].decided and not (last[0].has_end or last[0].acts)
+            run = last[0] if is_there else self._begin(name, at, by)
+            run.has_end = True
         else:
             run = self._run(name, at, by)
             run.ended, run.seconds = at, float(line["seconds"])
+            run.begun = min(run.begun, at - timedelta(seconds=run.seconds))
 
     def _begin(self, name: str, at: datetime, by: str) -> StepRun:
         self._times[name] = self._times.get(name, 0) + 1
@@ -98,8 +103,9 @@ class _Teller:
         self._run(str(line["step"]), at, by).findings.append(Finding.from_json(line["finding"]))
 
     def _decision(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
-        current = self.story.steps[-1].name if self.story.steps else "assess"
-        self._run(current, at, by).decided.append((at, Decision.from_json(line["decision"])))
+        last = self.story.steps[-1:]
+        run = last[0] if last and last[0].has_end and last[0].ended is None else self._begin("assess", at, by)
+        run.decided.append((at, Decision.from_json(line["decision"])))
 
     def _approved(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
         changes = tuple(map(Change.from_json, line["changes"]))
