@@ -44,7 +44,7 @@ def run(service: str, platform: str, disaster: str, shown: Shown, *, keep: bool 
     begun = clock.monotonic()
     shown.tell("Starting a fresh sandbox: PostgreSQL with a standby, backups, DNS, a shop, and customers who buy.")
     sandbox.up(fresh=True, tell=shown.tell)
-    scenes = []
+    scenes: list[Scene] = []
     try:
         for number, name in enumerate((disaster,) if disaster else SCENES):
             if number:

@@ -1,0 +1,163 @@
+"""The main job, on real engines under constant writes: each disaster, one command, and what survived."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from datetime import datetime
+
+import psycopg
+import pytest
+from salvor import aftermath, console, sandbox, session
+from salvor.change import Level
+from salvor.evidence import check
+from salvor.journal import Journal
+from salvor.sandbox import database, disasters, names, survivors
+from salvor.sandbox.layout import Layout
+from salvor.session import Session
+from salvor.show import Plain
+
+ALLOWED_TO_LOSE = {"kill-primary": 30, "freeze-primary": 30, "lose-datadir": 30, "corrupt-pages": 30}
+"""Acknowledged orders that a replica may not have had yet, in the RPO of 30 s; a restore to a moment loses none before it."""
+
+WAY = {"drop-table": "physical", "wrong-update": "physical"}
+
+
+def break_it(disaster: str) -> datetime:
+    time.sleep(1.0)  # of writes
+    return disasters.strike(disaster)
+
+
+def recover(moment: datetime | None = None) -> Session:
+    """What `inv restore --service=orders --failed-at=MOMENT --yes` does."""
+    sitting = session.open_session("orders", Plain(), failed_at=moment)
+    console.recover(sitting, Plain(), yes=True)
+    return sitting
+
+
+def ask(found: Layout, question: str) -> int:
+    """The answer of the live database, as the application asks it: through the route."""
+    address, _ = names.resolve(found)
+    with psycopg.connect(
+        host=address, port=found.database_port, dbname="orders", user="shop", password=found.secret("shop.password")
+    ) as connection:
+        row = connection.execute(question.encode()).fetchone()
+    assert row
+    return int(row[0])
+
+
+def messages(found: Layout) -> list[tuple[str, str]]:
+    """What people got: moment and channel."""
+    lines = found.messages.read_text().splitlines() if found.messages.exists() else []
+    keys = [json.loads(line)["key"] for line in lines]
+    return sorted((key.split("/")[1], key.split("/")[2]) for key in keys)
+
+
+def serves_again() -> None:
+    """Orders are acknowledged again, and every part of the sandbox but the old primary works."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        down = [part.name for part in sandbox.status() if not part.up]
+        if not [name for name in down if not name.startswith("database")]:
+            return
+        time.sleep(0.2)
+    raise AssertionError(sandbox.status())
+
+
+@pytest.mark.parametrize("disaster", sorted(disasters.names()))
+def test_each_disaster_is_recovered_by_one_command(fresh_sandbox: Layout, disaster: str) -> None:
+    moment = break_it(disaster)
+    sitting = recover(moment)
+    serves_again()
+    counted = survivors.survivors(moment)
+    assert counted.before > 10
+    assert counted.before - counted.before_survived <= ALLOWED_TO_LOSE.get(disaster, 0)
+    assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") == 0
+    way = sitting.incident.decisions["orders-db"].way.name
+    assert way == WAY.get(disaster, "failover")
+    assert sitting.incident.measured["rto"] < sitting.incident.service.rto
+    assert sitting.incident.measured["rpo"] <= sitting.incident.service.rpo
+    told = messages(fresh_sandbox)
+    assert told == sorted({*told}), "a message was sent twice"
+    assert {moment for moment, _ in told} == {"declared", "recovered"}
+    assert not [finding for finding in check(sitting.incident.folder) if finding.level is Level.FAIL]
+    if disaster == "freeze-primary":
+        disasters.wake()
+        time.sleep(1.0)
+        assert nobody_can_write(fresh_sandbox, "a")
+
+
+def nobody_can_write(found: Layout, member: str) -> bool:
+    """Whether the application is kept out of a member, also after somebody starts it again."""
+    server = database.server(found, member)
+    if not server.processes():
+        server.start()
+    try:
+        psycopg.connect(
+            host=server.address,
+            port=server.port,
+            dbname="orders",
+            user="shop",
+            password=found.secret("shop.password"),
+            connect_timeout=5,
+        ).close()
+    except psycopg.OperationalError as error:
+        return "pg_hba.conf rejects" in str(error)
+    return False
+
+
+def test_undo_then_restore_again_then_discard(fresh_sandbox: Layout) -> None:
+    moment = break_it("wrong-update")
+    first = recover(moment)
+    serves_again()
+    aftermath.undo(first.incident.id, Plain(), yes=True)
+    assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") > 1000, "the world is as before: damaged"
+    second = recover(moment)
+    assert second.incident.id != first.incident.id
+    assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") == 0
+    member = fresh_sandbox.data("a").parent
+    assert [path.name for path in member.glob("data.kept-*") if path.is_dir()]
+    aftermath.discard(second.incident.id, Plain(), yes=True)
+    left = sorted(path.name for path in member.iterdir() if path.is_dir())
+    assert left == ["data"], "nothing of the incident is left but its record"
+    assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") == 0
+
+
+def test_a_plan_changes_nothing_on_the_real_platform(fresh_sandbox: Layout) -> None:
+    """The server's own log of statements and the files of the platform say that a plan wrote nothing."""
+    moment = break_it("wrong-update")
+    server = database.server(fresh_sandbox, "a")
+    with server.connect(writes=True) as connection:
+        connection.execute("alter system set log_statement = 'mod'")
+        connection.execute("select pg_reload_conf()")
+    time.sleep(0.5)
+    size = server.shell.run(["stat", "-c", "%s", server.log]).stdout
+    before = folders(fresh_sandbox)
+    sitting = session.open_session("orders", Plain(), failed_at=moment)
+    console.recover(sitting, Plain(), plan_only=True)
+    said = server.shell.run(["tail", "-c", f"+{size.strip()}", server.log]).stdout
+    assert not [line for line in said.splitlines() if "salvor@" in line and "statement:" in line]
+    assert folders(fresh_sandbox) == before
+    assert not sitting.incident.folder.exists()
+    assert messages(fresh_sandbox) == []
+
+
+def folders(found: Layout) -> list[str]:
+    """What stands beside the data directories, in the repository's list of backups, in the zone."""
+    listed = subprocess.run(["find", found.root, "-maxdepth", "2"], capture_output=True, text=True, check=True).stdout
+    address, _ = names.resolve(found)
+    return [*sorted(listed.splitlines()), address, str(len(list((found.root / "dumps").rglob("*"))))]
+
+
+def test_the_journal_of_a_recovery_tells_all_of_it(fresh_sandbox: Layout) -> None:
+    sitting = recover(break_it("kill-primary"))
+    told = Journal.read(sitting.incident.folder)
+    begun = [line["change"]["verb"] for line in told.of("intent") if line["change"]["system"] != "people"]
+    assert begun == ["fence", "promote", "point"]
+    assert {line["outcome"] for line in told.of("outcome")} == {"done"}
+    assert told.of("measured")[-1]["rto"] > 0
+    for secret in ("operator.password", "shop.password", "tsig.secret"):
+        for path in sitting.incident.folder.rglob("*"):
+            if path.is_file():
+                assert fresh_sandbox.secret(secret) not in path.read_text(errors="replace")
