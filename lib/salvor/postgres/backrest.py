@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
-from salvor import clock
+from salvor import clock, secrets
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError
 from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of
@@ -74,13 +74,16 @@ class Repository:
     def info(self) -> Mapping[str, Any]:
         """What `pgbackrest info` says of the stanza. Raises CannotError when the repository cannot be read."""
         argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "info"]
-        found = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
+        said = self.shell.run(argv, environment=self.environment, deadline=30.0).stdout
+        found = json.loads(said, strict=False)  # its errors have newlines in them as they are
         stanza: Mapping[str, Any] = found[0] if found else {}
         # Its exit code is 0 for a repository that is not there, cannot be decrypted or holds no such stanza.
         status = stanza.get("status", {"code": 1, "message": "no answer"})
         if status["code"] not in (0, 2, 4):  # 2: no valid backups, 4: mixed between several repositories
+            messages = [one["status"]["message"] for one in stanza.get("repo", ())] or [status["message"]]
+            reasons = secrets.mask("; ".join(message.splitlines()[0] for message in messages))
             raise CannotError(
-                f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {status['message']}.",
+                f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {reasons}.",
                 safe="nothing was changed",
                 hint=f"on {self.shell.where}: {shlex.join(argv[:3])} info",
             )

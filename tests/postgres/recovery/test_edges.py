@@ -1,0 +1,247 @@
+"""What real clusters have: tablespaces, encrypted repositories, settings that grew, configuration elsewhere, gaps."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+
+import psycopg
+import pytest
+from salvor.change import Finding, Level
+from salvor.errors import CannotError
+from salvor.postgres import physical
+from salvor.postgres.physical import STAGE
+from salvor.system import Wish
+from salvor.systems.postgres import Postgres
+
+from tests.postgres.recovery.clusters import Cluster, is_up
+from tests.postgres.recovery.test_physical import now, wait_until_archived
+
+WISH = Wish(rpo=30.0)
+
+
+def stage(cluster: Cluster, wish: Wish = WISH) -> list[Finding]:
+    way = cluster.way("physical", wish)
+    assert way.possible and way.arguments, way.why
+    cluster.do("stage", **way.arguments)
+    return list(cluster.system.verify(way, wish))
+
+
+def test_targets_by_name_and_by_lsn(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    with cluster.server("a").session(writes=True) as connection:
+        row = connection.execute("select pg_create_restore_point('before-release')::text").fetchone()
+    assert row
+    cluster.write("a", 5)
+    for target in ("name:before-release", f"lsn:{row[0]}"):
+        findings = stage(cluster, Wish(target=target))
+        assert {finding.level for finding in findings} == {Level.PASS}, findings
+        there = cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE)
+        assert there == 5, target
+    cluster.do("drop", stage=STAGE)
+    left = cluster.sandbox.shell.run(["ls", f"{cluster.sandbox.root}/a"]).stdout.split()
+    assert left == ["data", "data.log", "member.conf"]
+
+
+def test_damage_in_the_stage_is_found(cluster: Cluster) -> None:
+    """amcheck where it is installed, and every page of every table where it is not."""
+    with cluster.server("a").session("orders", writes=True) as connection:
+        connection.execute("create extension amcheck")
+    findings = stage(cluster)
+    assert [finding.detail for finding in findings if finding.check == "integrity of orders"] == [
+        "pg_amcheck: tables and B-tree indexes"
+    ]
+    staged = cluster.system.site.physical(cluster.system.site.member("a")).stage
+    with staged.session("orders") as connection:
+        table = connection.execute("select pg_relation_filepath('order_lines')").fetchone()
+    with staged.session("postgres") as connection:
+        catalog = connection.execute("select pg_relation_filepath('pg_depend')").fetchone()
+    assert table and catalog
+    staged.stop("fast")
+    for path in (table[0], catalog[0]):
+        with open(f"{staged.data}/{path}", "r+b") as file:  # noqa: PTH123
+            file.seek(3 * 8192 + 4000)
+            file.write(b"\x5a" * 64)
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)  # it is whole, so this only starts it
+    failed = {finding.check: finding for finding in cluster.system.verify(way, WISH) if finding.level is Level.FAIL}
+    assert {"integrity of orders", "integrity of postgres"} <= set(failed), failed
+    assert "order_lines" in failed["integrity of orders"].detail
+    assert "pg_depend" in failed["integrity of postgres"].detail
+
+
+def test_settings_that_grew_since_the_backup(cluster: Cluster) -> None:
+    with cluster.server("a").session(writes=True) as connection:
+        connection.execute("alter system set max_connections = 90")
+    for member in ("b", "a"):
+        cluster.server(member).stop("fast")
+    cluster.server("a").start()
+    cluster.write("a", 5)
+    cluster.crash("a")
+    cluster.sandbox.shell.run(["rm", "-rf", f"{cluster.server('b').data}"])
+    findings = stage(cluster)
+    assert Level.FAIL not in {finding.level for finding in findings}, findings
+
+
+def test_an_encrypted_repository_whose_passphrase_is_a_reference(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    root = cluster.sandbox.root
+    text = (root / "pgbackrest.conf").read_text()
+    found = re.search(r"^repo1-cipher-pass=(.*)\n", text, re.M)
+    assert found
+    (root / "without.conf").write_text(text.replace(found[0], ""))
+    if cluster.sandbox.run_as:
+        shutil.chown(root / "without.conf", cluster.sandbox.run_as)
+    for name, content in (("right", found[1]), ("wrong", "not it")):
+        (cluster.sandbox.place / name).write_text(content)
+        (cluster.sandbox.place / name).chmod(0o600)
+
+    def system(passphrase: str) -> Postgres:
+        assert cluster.system.settings.pgbackrest
+        update = {"config": str(root / "without.conf"), "passphrase": f"file:{cluster.sandbox.place / passphrase}"}
+        pgbackrest = cluster.system.settings.pgbackrest.model_copy(update=update)
+        settings = cluster.system.settings.model_copy(update={"pgbackrest": pgbackrest})
+        return Postgres("orders-db", settings, cluster.system.context)
+
+    with pytest.raises(CannotError, match="cannot read its repository"):
+        system("wrong").backups()
+    way = next(way for way in system("wrong").ways_back(WISH) if way.name == "physical")
+    assert not way.possible and "cannot read its repository" in way.why
+    encrypted = Cluster(cluster.sandbox, system("right"), cluster.acknowledged)
+    findings = stage(encrypted)
+    assert Level.FAIL not in {finding.level for finding in findings}, findings
+    arguments = cluster.sandbox.shell.run(["sh", "-c", "cat /proc/[0-9]*/cmdline 2>/dev/null; :"]).stdout
+    assert found[1] not in arguments
+
+
+def test_tablespaces_are_placed_beside_and_removed_with_what_used_them(cluster: Cluster) -> None:
+    cluster.server("b").stop("fast")  # on the same machine it cannot have the same path
+    space = f"{cluster.sandbox.root}/a/space"
+    cluster.sandbox.shell.run(["mkdir", "-m", "700", space])
+    with cluster.server("a").session("orders", writes=True, deadline=20) as connection:
+        connection.execute(f"create tablespace quick location '{space}'")
+        connection.execute("create table elsewhere tablespace quick as select generate_series(1, 1000) as n")
+    cluster.do("backup", kind="full")
+    identity = cluster.observe().identity
+    way = cluster.way("physical", WISH)
+    cluster.recover(way, identity)
+    assert is_up(cluster.observe())
+    assert cluster.system.ask("select count(*) from elsewhere", "live") == 1000
+    with cluster.server("a").session("orders") as connection:
+        row = connection.execute("select pg_tablespace_location(oid) from pg_tablespace order by oid desc").fetchone()
+    assert row == (f"{space}.salvor-{cluster.system.context.incident}",)
+    cluster.undo(way.promote_undo)
+    cluster.do("drop", stage=STAGE)
+    assert not cluster.sandbox.shell.exists(row[0])
+    cluster.do("unfence", identity=identity)
+    assert cluster.system.ask("select count(*) from elsewhere", "live") == 1000
+
+    again = cluster.other_incident()
+    again.recover(again.way("physical", WISH), identity)
+    kept = again.observe().kept
+    again.do("discard", identity=identity, kept=kept[0].name)
+    assert not cluster.sandbox.shell.exists(space)
+    assert again.system.ask("select count(*) from elsewhere", "live") == 1000
+
+
+def test_wal_that_is_missing_is_said_and_its_loss_must_be_accepted(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(physical, "_GAP_SECONDS", 2.0)
+    for _ in range(3):
+        cluster.write("a", 3)
+        wait_until_archived(cluster)
+    archived = sorted(cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
+    archived[-2].unlink()
+    cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data])
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    with pytest.raises(CannotError, match="WAL is missing") as error:
+        cluster.do("stage", **way.arguments)
+    assert "accept-missing-wal" in error.value.hint
+    wish = replace(WISH, overrides={"accept-missing-wal": "the archive was damaged too"})
+    assert Level.FAIL not in {finding.level for finding in stage(cluster, wish)}
+
+
+def test_configuration_outside_the_data_directory(cluster: Cluster) -> None:
+    """As on Debian: postgresql.conf and pg_hba.conf lie elsewhere, and are not in the backup."""
+    cluster.write("a", 5)
+    server = cluster.server("a")
+    server.stop("fast")
+    folder = f"{cluster.sandbox.root}/a/etc"
+    script = r"""
+        set -eu; mkdir -m 700 "$2"
+        mv "$1/postgresql.conf" "$1/pg_hba.conf" "$1/pg_ident.conf" "$2/"
+        sed -i "s#'../member.conf'#'$2/../member.conf'#" "$2/postgresql.conf"
+        printf "data_directory = '%s'\nhba_file = '%s'\nident_file = '%s'\nexternal_pid_file = '%s'\n" \
+            "$1" "$2/pg_hba.conf" "$2/pg_ident.conf" "$2/main.pid" >> "$2/postgresql.conf"
+    """
+    cluster.sandbox.shell.run(["sh", "-c", script, "sh", server.data, folder])
+    first, second = cluster.system.settings.members
+    member = first.model_copy(update={"configuration": f"{folder}/postgresql.conf"})
+    settings = cluster.system.settings.model_copy(update={"members": (member, second)})
+    debian = Cluster(cluster.sandbox, Postgres("orders-db", settings, cluster.system.context), cluster.acknowledged)
+    live = debian.system.site.member("a").server
+    live.start()
+    debian.do("backup", kind="full")
+    moment = now(cluster)
+    debian.write("a", 5)
+    identity = debian.observe().identity
+    way = debian.way("physical", Wish(at=moment))
+    debian.do("fence", identity=identity)
+    assert way.arguments
+    debian.do("stage", **way.arguments)
+    pid = cluster.sandbox.shell.read(f"{folder}/main.pid")
+    assert pid and int(pid) in live.processes(), "the stage leaves the live server's files alone"
+    debian.do("promote", **way.promote)
+    assert is_up(debian.observe()) and len(debian.missing("a")) == 5
+    debian.write("a", 1)
+    debian.undo(way.promote_undo)
+    assert debian.observe().identity == identity
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        debian.shop("a")
+    debian.do("unfence", identity=identity)
+    debian.write("a", 1)
+
+
+def test_a_service_manager_owns_the_server(cluster: Cluster) -> None:
+    server = cluster.server("a")
+    calls = f"{cluster.sandbox.root}/a/calls"
+    script = f'echo "$1" >> {calls}; exec {server.program("pg_ctl")} -D {server.data} -l {server.log} -w "$1"'
+    cluster.sandbox.shell.write(f"{cluster.sandbox.root}/a/manager", f"#!/bin/sh\n{script}\n", mode=0o700)
+    manager = f"{cluster.sandbox.root}/a/manager"
+    update = {"start": (manager, "start"), "stop": (manager, "stop")}
+    settings = cluster.system.settings.model_copy(update=update)
+    managed = Cluster(cluster.sandbox, Postgres("orders-db", settings, cluster.system.context), cluster.acknowledged)
+    managed.write("a", 5)
+    way = managed.way("physical", WISH)
+    managed.recover(way, managed.observe().identity)
+    assert is_up(managed.observe()) and managed.missing("a") == set()
+    assert cluster.sandbox.shell.read(calls) == "stop\nstart\n"
+
+
+def test_backups_of_whoever_is_the_primary(cluster: Cluster) -> None:
+    cluster.write("a", 3)
+    cluster.recover(cluster.way("failover", WISH), cluster.observe().identity)
+    cluster.write("b", 3)
+    progress = cluster.do("backup", kind="incr")
+    assert progress
+    newest, *_, oldest = cluster.system.backups()
+    assert (newest.kind, oldest.kind, newest.way) == ("incr", "full", "physical")
+    assert oldest.window and newest.usable and newest.size > 0
+    way = cluster.way("physical", WISH)
+    assert way.backup == newest.id and way.address == "127.0.0.12"
+    assert way.arguments and way.arguments["timeline"] == 2
+
+
+def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> None:
+    with cluster.server("b").session(writes=True) as connection:
+        connection.execute("alter system set synchronous_standby_names = 'nobody'")
+        connection.execute("select pg_reload_conf()")
+    way = cluster.way("failover", WISH)
+    cluster.do("fence", identity=cluster.observe().identity)
+    with pytest.raises(CannotError, match="does not take writes") as error:
+        cluster.do("promote", **way.promote)
+    assert "synchronous_standby_names" in error.value.hint
