@@ -104,7 +104,7 @@ show() { # show /proc/PID
     while read -r label value rest; do
         case $label in PPid:) parent=$value ;; State:) state=$value ;; esac
     done < "$1/status"
-    echo "process ${1#/proc/} $parent $state"
+    [ -z "$parent" ] || echo "process ${1#/proc/} $parent $state" # without one it ended meanwhile
 }
 {
     ls -ld /proc/[0-9]*/cwd | while read -r line; do
@@ -192,7 +192,7 @@ class Server:
             in_recovery="recovery" in words,
             marker=marker or None,
             processes=tuple(
-                Process(int(pid), int(parent or 0), state)
+                Process(int(pid), int(parent), state)
                 for pid, parent, state in sorted({tuple(line[1:]) for line in lines if line[0] == "process"})
             ),
         )
