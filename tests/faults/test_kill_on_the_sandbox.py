@@ -1,7 +1,8 @@
-"""Promise 4 on real engines: the chain is killed at every journal line, once before and once after it, and resumed.
+"""Promise 4 on real engines: the chain is killed at every kind of journal line, before and after it, and resumed.
 
-One disaster, one incident: each call of the same command is killed at the first line that none was killed at before, until a
-call comes through. So every line is a place where the operator's process died, and the whole is resumed dozens of times.
+One disaster, one incident: each call of the same command is killed at the first line at which none was killed before,
+until a call comes through. So each of these lines is a place where the operator's process died, and the whole is
+resumed dozens of times.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def watched(self, kind, **data):
     return line
 KINDS = ("opened", "decision", "approved", "intent", "outcome", "proven", "measured", "recovered")
 journal.Journal.append = watched
-console.recover(session.open_session("orders", Plain(), failed_at=datetime.fromisoformat(sys.argv[2])), Plain(), yes=True)
+sitting = session.open_session("orders", Plain(), failed_at=datetime.fromisoformat(sys.argv[2]))
+console.recover(sitting, Plain(), yes=True)
 """
 
 

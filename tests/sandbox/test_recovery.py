@@ -19,7 +19,7 @@ from salvor.session import Session
 from salvor.show import Plain
 
 ALLOWED_TO_LOSE = {"kill-primary": 30, "freeze-primary": 30, "lose-datadir": 30, "corrupt-pages": 30}
-"""Acknowledged orders that a replica may not have had yet, in the RPO of 30 s; a restore to a moment loses none before it."""
+"""Acknowledged orders that a replica may not have had yet, within the RPO; a restore to a moment loses none before."""
 
 WAY = {"drop-table": "physical", "wrong-update": "physical"}
 

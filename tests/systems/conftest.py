@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from salvor.change import Change
+from salvor.change import Change, Undo
+from salvor.sandbox.layout import Layout
 from salvor.system import Context, System
 
 SECRET = "c2Fsdm9yIHRlc3RzIHNpZ24gd2l0aCB0aGlzIGtleSE="
@@ -248,3 +249,20 @@ def outbox_case(context: Context, tmp_path: Path) -> Iterator[Case]:
         down = Outbox("people", settings, replace(context, folder=tmp_path / "file"))
         yield Case(up, down, (*up.messages("declared"), *up.messages("recovered")))
         receiver.shutdown()
+
+
+@pytest.fixture
+def postgres_case(sandbox: Layout, context: Context, tmp_path: Path) -> Iterator[Case]:
+    from salvor import inventory
+    from salvor.systems.postgres import Postgres, PostgresSettings
+
+    settings = inventory.load("sandbox").settings["orders-db"]
+    assert isinstance(settings, PostgresSettings)
+    nothing = settings.members[0].model_copy(update={"port": 1, "data": str(tmp_path / "nothing")})
+    up = Postgres("orders-db", settings, context)
+    down = Postgres("orders-db", settings.model_copy(update={"members": (nothing,)}), context)
+    identity = up.observe().identity
+    back = Undo("unfence", {"identity": identity})
+    fence = up.change("fence", why="it still takes writes", undo=back, identity=identity)
+    yield Case(up, down, (fence,))
+    list(up.apply(up.change("unfence", why="-", no_undo="-", identity=identity)))

@@ -43,7 +43,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def seen(state: State) -> tuple[Any, ...]:
     """What must be the same after a verb's second call."""
-    return state.reachable, state.identity, state.address, state.writable, state.staged, state.kept
+    staged = [(each.name, each.identity, each.complete, each.address) for each in state.staged]  # `fresh` goes on
+    return state.reachable, state.identity, state.address, state.writable, staged, state.kept
 
 
 # ------------------------------------------------------------------------------------------ of the class
