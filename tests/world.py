@@ -19,20 +19,22 @@ KINDS = str(Path(__file__).parent / "kinds")
 GOOD = "good good good\n"
 BAD = "bad\n"
 
+SYSTEMS = """
+  {store}: {{kind: folder, root: {root}/{store}}}
+  {sign}: {{kind: pointer, path: {root}/{sign}, leads_to: {store}}}
+"""
 PLATFORM = """
-systems:
-  store: {{kind: folder, root: {root}/store}}
-  sign: {{kind: pointer, path: {root}/sign, leads_to: store}}
+systems:{systems}
   post: {{kind: letters, path: {root}/post/letters}}
 services:
   things:
     rto: 5m
     rpo: 1d
-    systems: [store]
-    routes: [sign]
+    systems: [{stores}]
+    routes: [{signs}]
     messages: post
     checks:
-      - {{name: it is good, system: store, sql: good, at_least: 3}}
+{checks}
 """
 
 
@@ -81,14 +83,30 @@ class World:
         return open_session("things", Plain(), platform="world", wish=Wish(**wishes), runbook_name=runbook)
 
 
-def make(root: Path) -> World:
-    """A healthy world in `root`; the environment is the caller's to point at it (see `environment`)."""
-    for folder in ("store/live", "store/backups/b1", "inventory", "post", "incidents"):
+def make(root: Path, stores: tuple[str, ...] = ("store",)) -> World:
+    """A healthy world in `root`, with a sign to each of its stores; the environment is the caller's to point at it (see
+    `environment`).
+    """
+    for folder in ("inventory", "post", "incidents"):
         (root / folder).mkdir(parents=True)
-    (root / "store/live/data").write_text(GOOD)
-    (root / "store/backups/b1/data").write_text(GOOD)
-    (root / "sign").write_text("10.0.0.1")
-    (root / "inventory/world.yaml").write_text(PLATFORM.format(root=root))
+    signs = ["sign" if store == "store" else f"sign-{store}" for store in stores]
+    for store, sign in zip(stores, signs, strict=True):
+        for folder in ("live", "backups/b1"):
+            (root / store / folder).mkdir(parents=True)
+            (root / store / folder / "data").write_text(GOOD)
+        (root / sign).write_text("10.0.0.1")
+    text = PLATFORM.format(
+        root=root,
+        systems="".join(
+            SYSTEMS.format(root=root, store=store, sign=sign) for store, sign in zip(stores, signs, strict=True)
+        ),
+        stores=", ".join(stores),
+        signs=", ".join(signs),
+        checks="\n".join(
+            f"      - {{name: {store} is good, system: {store}, sql: good, at_least: 3}}" for store in stores
+        ),
+    )
+    (root / "inventory/world.yaml").write_text(text)
     return World(root)
 
 

@@ -290,7 +290,9 @@ class Incident:
                 self.measured = {**self.measured, **figures}
             case "recovered":
                 self.recovered_once = True
-            case "intent" if not line.get("undoing"):
+            case "intent" if line.get("undoing"):
+                self.recovered_once = False  # it is on its way back
+            case "intent":
                 self.interrupted[line["change"]["key"]] = line["step"], Change.from_json(line["change"])
             case "outcome" | "observed" if not line.get("undoing"):
                 self.interrupted.pop(line["key"], None)

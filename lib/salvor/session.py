@@ -288,7 +288,7 @@ def open_session(
         if session.incident.broken and not any(map(session.incident.is_of_this_world, session.incident.broken)):
             watcher.tell(f"{folder.name} is open, and what it pinned is not there any more; this is a new incident.")
             continue
-        if any(line["kind"] == "recovered" for line in lines) and _is_broken_again(session.incident):
+        if session.incident.recovered_once and _is_broken_again(session.incident):
             break
         if _asks_for_another(session.incident, wish, failed_at, runbook_name):
             if session.incident.recovered_once:

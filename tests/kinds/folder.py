@@ -1,7 +1,8 @@
 """A kind of system for tests: a folder of files as a database, with real renames on a real disk.
 
 `<root>/live` is what is live, `<root>/backups/<id>` the backups, `<root>/fence` the fence. Small and quick, so that the
-runner, the journal and the resuming of a chain can be tried hundreds of times.
+runner, the journal and the resuming of a chain can be tried hundreds of times. See `tests.trouble` for how a verb gets
+into trouble.
 """
 
 from __future__ import annotations
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from salvor import system
-from salvor.change import Backup, Finding, Kept, Level, Progress, Reachable, Staged, State, Undo, WayBack
+from salvor.change import Backup, Change, Finding, Kept, Level, Progress, Reachable, Staged, State, Undo, WayBack
 from salvor.errors import CannotError
 from salvor.system import Restorable, Wish, verb
+
+from tests import trouble
 
 
 class Settings(system.Settings):
     root: Path
-    leads_to: str = ""
+    goes_back: bool = True
 
 
 class Folder(Restorable):
@@ -51,7 +54,7 @@ class Folder(Restorable):
         return path.read_text() if path.exists() else None
 
     def observe(self) -> State:
-        staged = ()
+        staged: tuple[Staged, ...] = ()
         if self._stage().exists():
             whole = (self._stage() / "origin").exists()
             staged = (
@@ -80,14 +83,16 @@ class Folder(Restorable):
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         found = [backup for backup in self.backups() if wish.source in ("latest", backup.id)]
+        identity, goes_back = self._identity(self.live), self.settings.goes_back
         if not found:
             return [WayBack("copy", False, f"no backup {wish.source}")]
         return [
             WayBack(
                 "copy", True, f"backup {found[0].id}", stage="side-folder", backup=found[0].id,
                 arguments={"stage": "side-folder", "backup": found[0].id},
-                promote={"identity": self._identity(self.live), "stage": "side-folder"},
-                promote_undo=Undo("demote", {"identity": self._identity(self.live)}),
+                promote={"identity": identity, "stage": "side-folder"},
+                promote_undo=Undo("demote", {"identity": identity}) if goes_back else None,
+                promote_no_undo="" if goes_back else "this folder never goes back",
             )
         ]  # fmt: skip
 
@@ -101,6 +106,10 @@ class Folder(Restorable):
         if not path.exists():
             raise CannotError(f"{path} is not there.")
         return path.read_text().count(statement)
+
+    def apply(self, change: Change) -> Iterator[Progress]:
+        with trouble.around(self.root.parent, self.name, change.verb):
+            yield from super().apply(change)
 
     @verb(deadline=5)
     def fence(self, identity: str) -> None:
@@ -119,6 +128,8 @@ class Folder(Restorable):
         shutil.rmtree(self._stage(), ignore_errors=True)
         self._stage().mkdir()
         shutil.copy(self.root / "backups" / backup / "data", self._stage() / "data")
+        for _ in trouble.slowly(self.root.parent, self.name, "stage"):
+            yield Progress(0, 1, "files")
         yield Progress(1, 1, "files")
         (self._stage() / "origin").write_text(self.context.incident)
 

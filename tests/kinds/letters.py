@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from salvor import system
-from salvor.change import Change, Reachable, State
+from salvor.change import Change, Progress, Reachable, State
 from salvor.errors import CannotError
 from salvor.system import Outbox, verb
+
+from tests import trouble
 
 
 class Settings(system.Settings):
@@ -32,6 +35,10 @@ class Letters(Outbox):
 
     def _key(self, moment: str) -> str:
         return f"{self.context.incident} {moment}"
+
+    def apply(self, change: Change) -> Iterator[Progress]:
+        with trouble.around(self.settings.path.parents[1], self.name, str(change.arguments["moment"])):
+            yield from super().apply(change)
 
     @verb(deadline=5, waits=False)
     def send(self, moment: str) -> None:

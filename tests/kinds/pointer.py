@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from salvor import system
-from salvor.change import Change, Reachable, State, Undo
+from salvor.change import Change, Progress, Reachable, State, Undo
 from salvor.errors import CannotError
 from salvor.system import Route, verb
+
+from tests import trouble
 
 
 class Settings(system.Settings):
@@ -35,6 +38,10 @@ class Pointer(Route):
     def forecast(self, state: State, change: Change) -> State:
         address = str(change.arguments["address"])
         return State(Reachable.UP, address, None, f"leads to {address}", address=address)
+
+    def apply(self, change: Change) -> Iterator[Progress]:
+        with trouble.around(self.settings.path.parent, self.name, change.verb):
+            yield from super().apply(change)
 
     @verb(deadline=5)
     def point(self, address: str, expected: str) -> None:

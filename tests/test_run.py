@@ -1,0 +1,413 @@
+"""The runner: unknown outcomes, changes side by side, messages that hang or fail, and the way back."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor import aftermath, console, run
+from salvor.change import Level
+from salvor.errors import (
+    CannotError,
+    NotConvergedError,
+    NotProvenError,
+    OutcomeUnknownError,
+    PlanMovedError,
+    UsageError,
+)
+from salvor.show import Plain
+
+from tests import trouble, world
+from tests.world import BAD, GOOD, World
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path)
+    made.damage()
+    return made
+
+
+def recover(place: World, **more: Any) -> str:
+    session = place.session(**more)
+    console.recover(session, Plain(), yes=True)
+    return session.incident.id
+
+
+def lines(place: World, *kinds: str) -> list[dict[str, Any]]:
+    return place.journals()[0].of(*kinds)
+
+
+def intents(place: World, verb: str) -> list[dict[str, Any]]:
+    return [line for line in lines(place, "intent") if line["change"]["verb"] == verb]
+
+
+VERBS = {"fence": "store", "stage": "store", "promote": "store", "point": "sign"}
+
+
+# ------------------------------------------------------------------------------------------ unknown outcomes
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_change_whose_answer_was_lost_is_looked_at_and_never_repeated(place: World, verb: str) -> None:
+    trouble.order(place.root, VERBS[verb], verb, "unknown after")
+    recover(place)
+    assert (place.live, place.sign, place.kept) == (GOOD, "127.0.0.1", [BAD])
+    assert len(intents(place, verb)) == 1
+    [outcome] = [line for line in lines(place, "outcome") if line["outcome"] == "unknown"]
+    [observed] = lines(place, "observed")
+    assert outcome["key"] == observed["key"] == intents(place, verb)[0]["change"]["key"]
+    assert (observed["outcome"], outcome["error"]) == ("done", "no answer in time")
+    assert place.letters == ["declared", "recovered"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_change_that_did_not_happen_is_not_repeated_blindly(place: World, verb: str) -> None:
+    trouble.order(place.root, VERBS[verb], verb, "unknown before")
+    with pytest.raises(NotConvergedError, match=f"still plans:\n  {VERBS[verb]}: {verb}") as left:
+        recover(place)
+    assert left.value.exit_code == 4
+    assert len(intents(place, verb)) == 1
+    [observed] = lines(place, "observed")
+    assert observed["outcome"] == "not done"
+    assert place.letters == ["declared", "failed"]
+    recover(place)
+    assert (place.live, place.sign, place.kept) == (GOOD, "127.0.0.1", [BAD])
+    assert len(intents(place, verb)) == 2
+
+
+def test_nothing_goes_past_a_promotion_that_may_not_have_happened(place: World) -> None:
+    trouble.order(place.root, "store", "promote", "unknown before")
+    with pytest.raises(NotConvergedError):
+        recover(place)
+    assert not intents(place, "point")
+    assert place.sign == "10.0.0.1"
+
+
+def test_an_undo_whose_answer_was_lost_stops_and_goes_on_when_asked_again(place: World) -> None:
+    incident = recover(place)
+    trouble.order(place.root, "store", "demote", "unknown after")
+    with pytest.raises(OutcomeUnknownError, match="store: demote"):
+        aftermath.undo(incident, Plain(), yes=True)
+    assert (place.sign, place.live) == ("10.0.0.1", BAD)
+    assert not intents(place, "unfence")
+    aftermath.undo(incident, Plain(), yes=True)
+    assert (place.sign, place.live, place.kept) == ("10.0.0.1", BAD, [])
+    assert len(intents(place, "point")) == 2  # there and back: what was taken back is not taken back again
+    assert lines(place, "undone")
+
+
+def test_a_backup_of_which_nobody_knows_is_not_called_done(place: World) -> None:
+    session = place.session()
+    [change] = [session.incident.systems[0].change("fence", identity="x", why="w", no_undo="n")]
+    trouble.order(place.root, "store", "fence", "unknown after")
+    with session.begin():
+        session.runner.approve(run.Plan((run.PlannedStep("protect", (), (), (change,)),)), "test")
+        with pytest.raises(OutcomeUnknownError, match="store: fence"):
+            session.runner.act("protect", [change])
+
+
+# ------------------------------------------------------------------------------------------ side by side
+
+
+@pytest.fixture
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path, ("store", "shelf"))
+    for store in ("store", "shelf"):
+        (tmp_path / store / "live" / "data").write_text(BAD)
+        trouble.order(tmp_path, store, "stage", "slow")
+    return made
+
+
+def test_independent_systems_at_once_and_dependent_ones_in_order(two: World) -> None:
+    recover(two)
+    acts = trouble.acts(two.root)
+    (store_begun, store_ended), (shelf_begun, shelf_ended) = acts["store stage"], acts["shelf stage"]
+    overlap = min(store_ended, shelf_ended) - max(store_begun, shelf_begun)
+    assert overlap > 0.8 * max(store_ended - store_begun, shelf_ended - shelf_begun)
+    for store, sign in (("store", "sign"), ("shelf", "sign-shelf")):
+        assert acts[f"{store} promote"][1] <= acts[f"{sign} point"][0]
+        assert (two.root / sign).read_text() == "127.0.0.1"
+        assert (two.root / store / "live" / "data").read_text() == GOOD
+
+
+def test_what_fails_on_one_system_lets_the_other_end_and_begins_nothing_more(two: World) -> None:
+    trouble.order(two.root, "shelf", "stage", "fail")
+    with pytest.raises(CannotError, match="it does not want to"):
+        recover(two)
+    assert "store stage" in trouble.acts(two.root)
+    assert not intents(two, "promote")
+    recover(two)
+    assert len(intents(two, "stage")) == 3
+    assert {(two.root / store / "live" / "data").read_text() for store in ("store", "shelf")} == {GOOD}
+
+
+def test_an_unknown_promotion_holds_up_its_own_route_alone(two: World) -> None:
+    trouble.order(two.root, "store", "promote", "unknown before")
+    with pytest.raises(NotConvergedError):
+        recover(two)
+    assert (two.root / "sign").read_text() == "10.0.0.1"
+    assert (two.root / "sign-shelf").read_text() == "127.0.0.1"
+
+
+def test_undo_goes_backwards_on_all_of_them(two: World) -> None:
+    incident = recover(two)
+    aftermath.undo(incident, Plain(), yes=True)
+    for store, sign in (("store", "sign"), ("shelf", "sign-shelf")):
+        assert (two.root / sign).read_text() == "10.0.0.1"
+        assert (two.root / store / "live" / "data").read_text() == BAD
+    began = [line["change"]["key"] for line in lines(two, "intent") if not line.get("undoing")]
+    waits = {line["change"]["key"] for line in lines(two, "intent") if line["change"]["system"] != "post"}
+    back = [line["undoing"] for line in lines(two, "intent") if line.get("undoing")]
+    assert back == [key for key in reversed(began) if key in waits]
+
+
+# ------------------------------------------------------------------------------------------ the way back
+
+
+def test_a_change_without_undo_says_so_before_approval_and_blocks_undo_before_anything_is_undone(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = place.root / "inventory" / "world.yaml"
+    inventory.write_text(inventory.read_text().replace("kind: folder,", "kind: folder, goes_back: false,"))
+    console.recover(place.session(), Plain(), plan_only=True)
+    assert "undo   NONE: this folder never goes back" in capsys.readouterr().out
+    incident = recover(place)
+    before = (place.live, place.sign, place.kept, place.letters)
+    with pytest.raises(
+        CannotError, match=r"store: promote .* cannot be undone: this folder never goes back"
+    ) as blocked:
+        aftermath.undo(incident, Plain(), yes=True)
+    assert "nothing was undone" in blocked.value.safe
+    assert (place.live, place.sign, place.kept, place.letters) == before
+    assert not [line for line in lines(place, "intent") if line.get("undoing")]
+
+
+def test_undo_after_an_undo_that_failed_and_another_restore_takes_all_of_it_back(place: World) -> None:
+    incident = recover(place)
+    trouble.order(place.root, "store", "unfence", "fail")
+    with pytest.raises(CannotError, match="it does not want to"):
+        aftermath.undo(incident, Plain(), yes=True)
+    assert place.live == BAD
+    recover(place)  # the operator goes forward instead
+    assert (place.live, place.sign) == (GOOD, "127.0.0.1")
+    aftermath.undo(incident, Plain(), yes=True)
+    assert (place.live, place.sign, place.kept) == (BAD, "10.0.0.1", [])
+    assert not (place.store / "fence").exists()
+
+
+def test_a_way_back_that_the_journal_would_mask_is_none_and_says_so(place: World) -> None:
+    sign = place.root / "sign"
+    sign.write_text("postgres://app:hunter2@old")
+    plan = place.session().plan()
+    [point] = [change for change in plan.changes if change.verb == "point"]
+    assert point.undo is None
+    assert "looks like a secret" in point.no_undo
+    incident = recover(place)
+    assert sign.read_text() == "127.0.0.1"
+    assert "hunter2" not in (place.journals()[0].folder / "journal.jsonl").read_text()
+    with pytest.raises(CannotError, match=r"sign: point .* cannot be undone"):
+        aftermath.undo(incident, Plain(), yes=True)
+    assert (place.live, sign.read_text()) == (GOOD, "127.0.0.1")
+
+
+def test_a_masked_argument_does_not_change_what_was_undone(place: World) -> None:
+    """The key of a change is that of what was done, not of what the journal shows of it."""
+    sign = place.root / "sign"
+    sign.write_text("token=hunter2")
+    incident = recover(place)
+    [point] = intents(place, "point")
+    assert "hunter2" not in str(point)
+    assert point["change"]["key"] in {line["key"] for line in lines(place, "outcome")}
+    assert place.session().resumed
+    assert place.session().incident.id == incident
+    recover(place)
+    assert len(intents(place, "point")) == 1
+
+
+def test_a_decision_that_the_journal_would_mask_is_refused_before_anything_is_done(place: World) -> None:
+    (place.store / "backups" / "b1").rename(place.store / "backups" / "password=hunter2")
+    with pytest.raises(UsageError, match="needs what looks like a secret") as refused:
+        recover(place)
+    assert "hunter2" not in str(refused.value)
+    assert not place.journals()
+    assert place.letters == []
+
+
+# ------------------------------------------------------------------------------------------ what only plans
+
+
+def test_a_plan_leaves_nothing_behind_in_memory_either(place: World) -> None:
+    session = place.session()
+    first = session.plan()
+    assert first.steps[0].decisions
+    assert not session.incident.decisions
+    assert not session.incident.findings
+    assert session.plan().hash == first.hash
+    with pytest.raises(Exception, match="A plan writes nothing"):
+        session.runner.note("note", text="x")
+
+
+def test_a_step_that_plans_anew_what_nobody_approved_is_refused(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan("isolate"), "test")
+        session.act("isolate")
+        with pytest.raises(PlanMovedError, match="restore now plans what nobody approved:\n  store: stage"):
+            session.act("restore")
+    assert not (place.store / f"stage-{session.incident.id}").exists()
+
+
+def test_a_verify_that_was_cut_off_proves_nothing(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        for name in ("isolate", "restore"):
+            session.act(name)
+        [broken] = session.incident.broken
+        staged = session.incident.staged(broken)
+        assert staged
+        passed = {"subject": "store", "check": "content", "level": "pass", "evidence": staged.identity}
+        session.runner.note("step", step="verify", phase="begun", planned=0)
+        session.runner.note("finding", step="verify", finding=passed)
+    with pytest.raises(NotProvenError, match="was not passed by verify"):
+        console.recover(place.session(), Plain(), "reroute", yes=True)
+    assert place.live == BAD
+    console.recover(place.session(), Plain(), "verify", yes=True)
+    console.recover(place.session(), Plain(), "reroute", yes=True)
+    assert place.live == GOOD
+
+
+def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        for name in ("isolate", "restore", "verify"):
+            session.act(name)
+        assert session.incident.is_proven(session.incident.broken[0])
+        (place.store / f"stage-{session.incident.id}" / "data").write_text("rotten\n")
+        with pytest.raises(NotProvenError):
+            session.act("verify")
+        with pytest.raises(NotProvenError, match="was not passed by verify"):
+            session.act("reroute")
+    assert place.live == BAD
+
+
+# ------------------------------------------------------------------------------------------ messages and watchers
+
+
+def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "MESSAGES_DEADLINE", 0.3)
+    hanging = trouble.order(place.root, "post", "declared", "hang")
+    begun = time.monotonic()
+    recover(place)
+    assert time.monotonic() - begun < 10
+    assert (place.live, place.letters) == (GOOD, ["recovered"])
+    [owed] = lines(place, "owed")
+    assert owed["what"] == "post: send moment=declared"
+    written = len(place.journals()[0].lines)
+    hanging.unlink()
+    for thread in threading.enumerate():
+        if thread.name.startswith("message"):
+            assert thread.daemon
+            thread.join(5)
+    assert len(place.journals()[0].lines) == written  # it does not write into a journal that was given back
+    assert place.letters == ["recovered", "declared"]
+
+
+def test_what_was_owed_is_tried_again(place: World) -> None:
+    trouble.order(place.root, "post", "declared", "fail")
+    recover(place)
+    assert [line["why"] for line in lines(place, "owed")] == ["it does not want to"]
+    assert place.letters == ["recovered"]
+    recover(place)
+    assert sorted(place.letters) == ["declared", "recovered"]
+
+
+def test_an_outbox_that_is_broken_does_not_hide_what_failed(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.store / "backups/b1/data").write_text("also bad\n")
+    session = place.session()
+    outbox = session.incident.outbox
+    assert outbox
+    messages = type(outbox).messages
+
+    def broken(self: Any, moment: str) -> Any:
+        if moment == "failed":
+            raise RuntimeError("the template is broken")
+        return messages(self, moment)
+
+    monkeypatch.setattr(type(outbox), "messages", broken)
+    with pytest.raises(NotProvenError):
+        console.recover(session, Plain(), yes=True)
+    assert "the template is broken" in [line["why"] for line in lines(place, "owed")]
+
+
+class Gone(io.StringIO):
+    """A terminal that goes away after some lines."""
+
+    def __init__(self, lines: int) -> None:
+        super().__init__()
+        self.left = lines
+
+    def write(self, text: str) -> int:
+        self.left -= 1
+        if self.left < 0:
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("lines_shown", [30, 40, 50, 70])
+def test_a_terminal_that_goes_away_stops_no_recovery(place: World, lines_shown: int) -> None:
+    session = place.session()
+    session.runner.watcher = Plain(Gone(lines_shown))
+    console.recover(session, Plain(io.StringIO()), yes=True)
+    assert (place.live, place.sign) == (GOOD, "127.0.0.1")
+    assert {line["outcome"] for line in lines(place, "outcome")} == {"done"}
+
+
+def test_stopped_by_the_operator_a_change_ends_at_its_next_sign_of_progress(place: World) -> None:
+    trouble.order(place.root, "store", "stage", "slow")
+    session = place.session()
+    pressed = threading.Event()
+
+    class Pressing(Plain):
+        def progress(self, *arguments: Any) -> None:
+            if not pressed.is_set():
+                pressed.set()
+                os.kill(os.getpid(), signal.SIGINT)
+
+    session.runner.watcher = Pressing(io.StringIO())
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        console.recover(session, Plain(io.StringIO()), yes=True)
+    assert time.monotonic() - begun < 1.8
+    assert [line["outcome"] for line in lines(place, "outcome")][-1] == "unknown"
+    recover(place)
+    assert (place.live, place.kept) == (GOOD, [BAD])
+
+
+def test_findings_of_each_step_are_in_the_journal(place: World) -> None:
+    recover(place)
+    steps = {line["step"] for line in lines(place, "finding")}
+    assert {"assess", "verify", "reroute"} <= steps
+    assert {line["finding"]["level"] for line in lines(place, "finding") if line["step"] == "reroute"} == {Level.PASS}
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left_to_write() -> Iterator[None]:
+    yield
+    for thread in threading.enumerate():
+        if thread.name.startswith(("message", "change")):
+            thread.join(5)
+            assert not thread.is_alive()
