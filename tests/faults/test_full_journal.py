@@ -1,0 +1,92 @@
+"""Promise 7: the recovery goes on when its journal cannot be written, and the lines are not lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from salvor import console, evidence
+from salvor.change import Level
+from salvor.journal import Journal
+from salvor.show import Plain
+
+from tests import world
+from tests.world import BAD, GOOD, World
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk"),
+]
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> Iterator[World]:
+    """A damaged world whose incidents are on a disk of 128 KiB of their own."""
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path)
+    made.damage()
+    mounted = tmp_path / "incidents"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "none", mounted], check=True)
+    try:
+        yield made
+    finally:
+        subprocess.run(["umount", "-l", mounted], check=True)
+
+
+def fill(place: World) -> Path:
+    filler = place.root / "incidents" / "filler"
+    with filler.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            return filler
+
+
+def is_whole(place: World) -> bool:
+    [journal] = place.journals()
+    return all(finding.level is not Level.FAIL for finding in evidence.check(journal.folder))
+
+
+def test_full_from_the_beginning(small: World, capsys: pytest.CaptureFixture[str]) -> None:
+    filler = fill(small)
+    sitting = small.session()
+    console.recover(sitting, Plain(), yes=True)
+    assert (small.live, small.sign, small.kept) == (GOOD, "127.0.0.1", [BAD])
+    assert small.letters == ["declared", "recovered"]
+    said = capsys.readouterr().out
+    assert said.count("cannot be written: No space left on device") == 1
+    assert "the recovery goes on" in said
+    filler.unlink()
+    [command] = re.findall(r"HINT: make room, then before any other command on this incident: (.*)", said)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert is_whole(small)
+    assert small.session().incident.recovered_once
+    assert [line["outcome"] for line in small.journals()[0].of("outcome")] == ["done"] * 6
+
+
+@pytest.mark.parametrize(("first", "last"), [("isolate", "verify"), ("restore", "reroute"), ("verify", "reroute")])
+def test_full_for_a_while(small: World, capsys: pytest.CaptureFixture[str], first: str, last: str) -> None:
+    sitting = small.session()
+    filler = None
+    with sitting.begin():
+        sitting.approve(sitting.plan(), "test")
+        for name in (step.__name__ for step in sitting.runbook.steps):
+            if name == first:
+                filler = fill(small)
+            sitting.act(name)
+            if name == last:
+                assert sitting.journal
+                assert sitting.journal.pending > 0
+                assert filler
+                filler.unlink()
+    said = capsys.readouterr().out
+    assert said.count("The journal is written again") == 1
+    assert (small.live, small.sign) == (GOOD, "127.0.0.1")
+    assert is_whole(small)
+    assert len(Journal.read(sitting.incident.folder).of("intent")) == 6
