@@ -91,8 +91,11 @@ def assess(c: Context, service: str = "", platform: str = "sandbox", incident: s
     shown = show.choose(as_json=json)
     session = _session(service, platform, incident, shown)
     plan = session.plan("assess", tell=shown.finding)
-    if not isinstance(shown, show.Json):
-        decided = list(plan.steps[0].decisions) or list(session.incident.decisions.values())
+    decided = list(plan.steps[0].decisions) or list(session.incident.decisions.values())
+    if isinstance(shown, show.Json):
+        for each in decided:
+            shown.write("decision", decision=each.to_json())
+    else:
         shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
         shown.lines([] if decided else ["Nothing is broken."])
         shown.lines([f"HINT: inv restore --service={session.incident.service.name} --plan"] if decided else [])

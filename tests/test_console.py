@@ -200,6 +200,10 @@ def ended(done: subprocess.CompletedProcess[str], code: int, *words: str) -> Non
 
 
 def test_0_done_and_nothing_to_do(place: World) -> None:
+    looked = inv(place, "assess", *SERVICE, "--json")
+    ended(looked, 0)
+    [decision] = [each["decision"] for each in objects(looked.stdout) if each["kind"] == "decision"]
+    assert (decision["system"], decision["way"]["name"]) == ("store", "copy")
     planned = inv(place, "restore", *SERVICE, "--plan", "--json")
     ended(planned, 0)
     [plan] = [each for each in objects(planned.stdout) if each["kind"] == "plan"]

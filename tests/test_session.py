@@ -211,6 +211,19 @@ def test_undo_that_was_approved_is_refused_when_somebody_went_on(place: World, m
     assert not [line for line in place.journals()[0].of("intent") if line.get("undoing")]
 
 
+def test_a_system_that_the_inventory_describes_no_more(place: World) -> None:
+    incident = recover(place)
+    inventory = place.root / "inventory" / "world.yaml"
+    described = inventory.read_text()
+    inventory.write_text(described.replace("  sign:", "  signpost:").replace("routes: [sign]", "routes: [signpost]"))
+    with pytest.raises(UsageError, match="has no system 'sign' any more"):
+        aftermath.undo(incident, Plain(), yes=True)
+    assert place.live == GOOD
+    inventory.write_text(described)
+    aftermath.undo(incident, Plain(), yes=True)
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+
+
 def test_discard_is_refused_while_an_undo_is_on_its_way(place: World) -> None:
     incident = recover(place)
     trouble.order(place.root, "store", "unfence", "fail")

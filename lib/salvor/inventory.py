@@ -73,7 +73,16 @@ class Platform:
         return self.services[name]
 
     def open(self, system: str, context: Context) -> System:
-        """The system of that name, ready to be looked at, working for the incident that `context` names."""
+        """The system of that name, ready to be looked at, working for the incident that `context` names.
+
+        Raises UsageError when it is not described: an incident may be older than the inventory.
+        """
+        if system not in self.settings:
+            raise UsageError(
+                f"The platform {self.name!r} has no system {system!r} any more.",
+                safe="nothing was changed",
+                hint=f"describe it again in {self.path}; its systems are: {', '.join(self.settings)}",
+            )
         settings = self.settings[system]
         return kind(settings.kind)(system, settings, context)
 
