@@ -87,10 +87,10 @@ def _tags(cell: Mapping[str, Any]) -> list[str]:
 
 
 def incident_of(executed: bytes) -> str:
-    """The id of the incident that an executed notebook was about; empty when it did not come that far."""
+    """The id of the incident that an executed notebook acted on; empty when it did not come that far."""
     for cell in json.loads(executed)["cells"]:
         for output in cell.get("outputs", []):
-            if name := output.get("metadata", {}).get("salvor", {}).get("incident"):
+            if name := output.get("metadata", {}).get("salvor", {}).get("acted_on"):
                 return str(name)
     return ""
 

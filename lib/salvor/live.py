@@ -132,7 +132,8 @@ class Live(Walk):
             self._release()
             raise
         finally:
-            display("happened", runs=[run for run in self.story.steps if run.name == step][-1:])
+            runs = [run for run in self.story.steps if run.name == step][-1:]
+            display("happened", runs=runs, metadata={"salvor": {"acted_on": self.story.incident}})
 
     def _approval(self, step: str, approve: str) -> tuple[Plan, str]:
         """The plan that is approved for this act, and how. With the parameter that is the whole chain, once."""

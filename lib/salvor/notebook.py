@@ -197,7 +197,7 @@ class Walk(ABC):
 
     def summary(self) -> None:
         """Show the outcome, and the incident's figures."""
-        display("summary", story=self.story, metadata={"salvor": {"incident": self.story.incident}})
+        display("summary", story=self.story)
 
     def measured(self) -> None:
         """Show RTO and RPO against their targets."""

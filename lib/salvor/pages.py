@@ -131,7 +131,8 @@ def headline(story: Story) -> str:
 def broken(story: Story) -> str:
     """What was broken and which way led back, in words."""
     told = [f"{each.system}: {each.seen.rstrip('.')}. Way back: {each.way.name}." for each in story.decisions]
-    return " ".join(told) or "Nothing was found broken."
+    looked = any(run.ended for run in story.runs("assess"))
+    return " ".join(told) or ("Nothing was found broken." if looked else "Nothing is decided yet.")
 
 
 @cache

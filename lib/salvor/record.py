@@ -136,7 +136,7 @@ def _keep(output: Path, *, is_whole: bool) -> str:
     incident = executed.incident_of(output.read_bytes())
     folder = incidents_folder() / incident
     if not incident or not folder.is_dir():
-        return ""  # nothing was begun
+        return ""  # nothing was done
     try:
         durable.replace(folder / CARRIED_OUT, executed.masked(output))
     except OSError as error:
