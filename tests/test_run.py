@@ -126,11 +126,12 @@ def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -
     made = world.make(tmp_path, ("store", "shelf"))
     for store in ("store", "shelf"):
         (tmp_path / store / "live" / "data").write_text(BAD)
-        trouble.order(tmp_path, store, "stage", "slow")
     return made
 
 
 def test_independent_systems_at_once_and_dependent_ones_in_order(two: World) -> None:
+    for store in ("store", "shelf"):
+        trouble.order(two.root, store, "stage", "slow")
     recover(two)
     acts = trouble.acts(two.root)
     (store_begun, store_ended), (shelf_begun, shelf_ended) = acts["store stage"], acts["shelf stage"]
