@@ -158,18 +158,6 @@ def restore(
     """Bring a service back: the whole runbook. The same command again resumes where it was."""
     from salvor import console, record, show
 
-    if notebook:
-        parameters = {
-            "service": service,
-            "platform": platform,
-            "source": from_,
-            "at": at,
-            "target": target,
-            "failed_at": failed_at,
-            "runbook": runbook,
-        }
-        sys.exit(record.run_notebook({**parameters, "incident": incident, "approve": "yes" if yes else approve}))
-    shown = show.choose(as_json=json)
     wishes = {
         "source": from_,
         "at": at,
@@ -178,6 +166,10 @@ def restore(
         "runbook": runbook,
         "override": override,
     }
+    if notebook:
+        given = {"service": service, "platform": platform, "incident": incident, "approve": "yes" if yes else approve}
+        sys.exit(record.run_notebook({**wishes, **given}))
+    shown = show.choose(as_json=json)
     session = _session(service, platform, incident, shown, **wishes)
     try:
         console.recover(session, shown, *(["restore"] if step else []), plan_only=plan, approve=approve, yes=yes)
