@@ -126,19 +126,24 @@ def killed_and_repeated(root: Path, name: str, line: int, when: str) -> list[str
 COMMANDS: dict[str, tuple[Command, State]] = {"restore": (restore, RESTORED), "undo": (undo, UNDONE)}
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "fewest"), [("restore", 35), ("undo", 10)])
-def test_killed_before_and_after_every_line(tmp_path: Path, name: str, fewest: int) -> None:
+def undisturbed(root: Path, name: str) -> int:
+    """How many lines the command writes when nobody kills it."""
     command, expected = COMMANDS[name]
-    place = prepared(tmp_path / "undisturbed", command)
+    place = prepared(root, command)
     before = sum(len(journal.lines) for journal in place.journals())
     code, said = in_child(place, command)
     assert (code, wrong_with(place, expected)) == (0, []), said
-    count = len(place.journals()[0].lines) - before
-    assert count >= fewest
-    moments = list(itertools.product(range(1, count + 1), ("before", "after")))
+    return len(place.journals()[0].lines) - before
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(("name", "fewest"), [("restore", 35), ("undo", 10)])
+def test_killed_before_and_after_every_line(tmp_path: Path, name: str, fewest: int) -> None:
     # Each worker is a process without threads of its own, so that it may fork.
     with ProcessPoolExecutor(4, mp_context=multiprocessing.get_context("spawn")) as pool:
+        count = pool.submit(undisturbed, tmp_path / "undisturbed", name).result()
+        assert count >= fewest
+        moments = itertools.product(range(1, count + 1), ("before", "after"))
         tried = [
             pool.submit(killed_and_repeated, tmp_path / f"{when}-{line}", name, line, when) for line, when in moments
         ]
