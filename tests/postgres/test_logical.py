@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from salvor.change import Change, Level, Progress, Reachable, State, Undo, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import loading, side_cluster, side_database
+from salvor.postgres import loading, logical, side_cluster, side_database
 from salvor.postgres.server import Server
 from salvor.system import Context, Wish
 from salvor.systems.postgres import Postgres, PostgresSettings
@@ -348,7 +348,7 @@ def cut_over(world: World, way: WayBack, state: State) -> None:
     levels = world.levels(way)
     assert levels["content fingerprint"] is Level.PASS
     assert Level.FAIL not in levels.values()
-    with world.system._logically("_the_side_cluster").stage.connect(writes=False) as connection:
+    with logical._the_side_cluster(world.system).stage.connect(writes=False) as connection:
         assert connection.execute("show fsync").fetchone() == ("off",)  # as postgresql.conf says
         assert connection.execute("show full_page_writes").fetchone() == ("on",)
     world.do("promote", **way.promote)
