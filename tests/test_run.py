@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from salvor import aftermath, console, run
-from salvor.change import Level
+from salvor.change import Change, Level, Undo
 from salvor.errors import (
     CannotError,
     NotConvergedError,
@@ -91,6 +91,20 @@ def test_nothing_goes_past_a_promotion_that_may_not_have_happened(place: World) 
         recover(place)
     assert not intents(place, "point")
     assert place.sign == "10.0.0.1"
+
+
+def test_a_world_that_moved_while_an_answer_was_awaited_is_not_changed_without_approval(place: World) -> None:
+    class Meanwhile(Plain):
+        def ended(self, change: Change, *arguments: Any) -> None:
+            if change.verb == "promote":
+                (place.root / "sign").write_text("10.9.9.9")
+
+    trouble.order(place.root, "store", "promote", "unknown after")
+    session = place.session()
+    session.runner.watcher = Meanwhile(io.StringIO())
+    with pytest.raises(PlanMovedError, match=r"reroute now plans what nobody approved:\n  sign: point"):
+        console.recover(session, Plain(), yes=True)
+    assert place.sign == "10.9.9.9"
 
 
 def test_an_undo_whose_answer_was_lost_stops_and_goes_on_when_asked_again(place: World) -> None:
@@ -195,6 +209,23 @@ def test_a_change_without_undo_says_so_before_approval_and_blocks_undo_before_an
     assert not [line for line in lines(place, "intent") if line.get("undoing")]
 
 
+def test_what_was_begun_last_is_taken_back_first(place: World) -> None:
+    session = place.session()
+    [store] = session.incident.systems
+    [sign] = session.incident.routes
+    fence = store.change("fence", identity="x", why="w", undo=Undo("unfence", {"identity": "x"}))
+    point = sign.change(
+        "point", address="a", expected="b", why="w", undo=Undo("point", {"address": "b", "expected": "a"})
+    )
+    with session.begin():
+        for change in (fence, point, fence):
+            session.runner.note("intent", step="isolate", change=change.to_json())
+    assert session.journal
+    back, undoing = session.runner.undo_plan(session.journal)
+    assert [(each.system, each.verb) for each in back] == [("store", "unfence"), ("sign", "point")]
+    assert [undoing[each.key] for each in back] == [fence.key, point.key]
+
+
 def test_undo_after_an_undo_that_failed_and_another_restore_takes_all_of_it_back(place: World) -> None:
     incident = recover(place)
     trouble.order(place.root, "store", "unfence", "fail")
@@ -282,6 +313,10 @@ def test_a_verify_that_was_cut_off_proves_nothing(place: World) -> None:
         passed = {"subject": "store", "check": "content", "level": "pass", "evidence": staged.identity}
         session.runner.note("step", step="verify", phase="begun", planned=0)
         session.runner.note("finding", step="verify", finding=passed)
+    assert not place.session().incident.is_proven(broken)
+    again = place.session()
+    with again.begin():
+        again.runner.note("step", step="verify", phase="begun", planned=0)  # and it is cut off once more
     with pytest.raises(NotProvenError, match="was not passed by verify"):
         console.recover(place.session(), Plain(), "reroute", yes=True)
     assert place.live == BAD

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
@@ -198,6 +198,23 @@ def test_no_planted_secret_survives_in_data(secret: str, data: object) -> None:
     masked = mask_data(planted)
     assert not any(secret in text.replace(MASK, "\0") for text in texts(masked))
     assert isinstance(masked["t"], list)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        quote("a/b c'\"é\\"),
+        quote("a/b c'\"é\\", safe=""),
+        quote_plus("a/b c'\"é\\"),
+        json.dumps("a/b c'\"é\\"),
+        json.dumps("a/b c'\"é\\", ensure_ascii=False),
+        repr("a/b c'\"é\\"),
+        "'a/b c''\"é\\'",
+    ],
+)
+def test_it_is_hidden_however_it_is_written(written: str) -> None:
+    secrets.remember("a/b c'\"é\\")
+    assert mask(f"<{written}>").strip("<>'\"") == MASK
 
 
 def test_a_short_one_is_hidden_where_it_stands_alone() -> None:

@@ -10,13 +10,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from salvor import secrets, shell, ssh
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.running import Running
 from salvor.shell import Shell
 
 from tests import ssh_server
@@ -167,6 +168,11 @@ def test_what_comes_quicker_than_it_is_taken_is_all_there(there: Shell) -> None:
     assert [*first, *said] == [str(number) for number in range(1, 50001)]
 
 
+def slowly(lines: Iterator[str]) -> None:
+    for _ in lines:
+        time.sleep(0.001)
+
+
 LONG = {
     "silent": ["sleep", "30"],
     "chatty": ["sh", "-c", "while :; do echo x; done"],
@@ -182,7 +188,7 @@ def test_a_deadline_ends_it(there: Shell, command: list[str]) -> None:
     assert "inv assess" in late.value.hint
     if command == LONG["chatty"]:
         with pytest.raises(OutcomeUnknownError):
-            within(6, lambda: list(there.stream(command, deadline=0.3)))
+            within(6, lambda: slowly(there.stream(command, deadline=0.3)))
     assert there.run(["true"]).exit_code == 0
 
 
@@ -253,6 +259,20 @@ def test_a_half_written_file_never_takes_the_place_of_a_whole_one(there: Shell, 
     with pytest.raises(CommandError):
         there.write(path, "newer")
     assert there.read(path) == "new"
+
+
+def test_a_file_that_comes_in_part_changes_nothing(tmp_path: Path) -> None:
+    class Broken(type(shell.local())):  # type: ignore[misc]
+        """As over a connection that breaks: what is read ends too early."""
+
+        def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
+            return super()._start(argv, environment, stdin[:3] if stdin else stdin)  # type: ignore[no-any-return]
+
+    path = str(tmp_path / "file")
+    shell.local().write(path, "whole")
+    with pytest.raises(CommandError):
+        Broken("here").write(path, "new content")
+    assert shell.local().read(path) == "whole"
 
 
 def test_a_file_that_may_not_be_read_is_not_one_that_is_not_there(there: Shell) -> None:
