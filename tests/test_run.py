@@ -362,6 +362,15 @@ def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatc
     assert place.letters == ["recovered", "declared"]
 
 
+def test_an_undo_is_over_when_what_it_owes_is_written(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    incident = recover(place)
+    monkeypatch.setattr(run, "MESSAGES_DEADLINE", 0.3)
+    hanging = trouble.order(place.root, "post", "undone", "hang")
+    aftermath.undo(incident, Plain(), yes=True)
+    assert [line["kind"] for line in lines(place, "owed", "undone")] == ["owed", "undone"]
+    hanging.unlink()
+
+
 def test_what_was_owed_is_tried_again(place: World) -> None:
     trouble.order(place.root, "post", "declared", "fail")
     recover(place)
