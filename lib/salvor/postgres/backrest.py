@@ -14,6 +14,7 @@ from typing import Any
 from salvor import clock, secrets
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError
+from salvor.postgres.server import Server
 from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of
 from salvor.shell import Shell
 
@@ -158,14 +159,20 @@ class Repository:
             if name != "."
         }
 
-    def lineage(self, current: int | None = None) -> Lineage:
-        """The timelines that lead to `current` (None: to the newest in the archive)."""
+    def lineage(self, current: int | None, server: Server) -> Lineage:
+        """The timelines that lead to `current` (None: to the newest in the archive).
+
+        A history that is not archived is read from the pg_wal of `server`.
+        """
         files = self._list(self._archive)
         times = {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
         newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
         wanted = current or newest
-        histories = {wanted: self._get(f"{self._archive}/{wanted:08X}.history")} if wanted in times else {}
-        return Lineage.of(wanted, histories, times)
+        if wanted in times:
+            history = self._get(f"{self._archive}/{wanted:08X}.history")
+        else:
+            history = server.shell.read(f"{server.data}/pg_wal/{wanted:08X}.history") or ""
+        return Lineage.of(wanted, history, times)
 
     def _get(self, path: str) -> str:
         argv = self.argv("repo-get", path)
@@ -205,6 +212,12 @@ class Repository:
         place = [f"--pg1-path={data}", f"--pg1-port={port}", f"--pg1-socket-path={socket_folder}"]
         argv = self.argv(*place, f"--type={kind}", "--log-level-console=detail", "--log-level-file=off", "backup")
         yield from self._follow(argv, _BACKUP_SECONDS, None, f"backing up ({kind})")
+
+    def annotate(self, label: str, annotations: Mapping[str, str]) -> None:
+        """Note something with a backup; what was noted by the same names is replaced."""
+        noted = [f"--annotation={name}={value}" for name, value in annotations.items()]
+        argv = self.argv(f"--set={label}", "--log-level-file=off", *noted, "annotate")
+        self.shell.run(argv, environment=self.environment, deadline=60.0)
 
     def restore(
         self, label: str, data: str, *, target: list[str], tablespaces: Mapping[str, str], resume: bool

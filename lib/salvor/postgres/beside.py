@@ -25,7 +25,7 @@ def check_incident(incident: str) -> str:
 def stage_of(server: Server, incident: str, port: int) -> Server:
     """The server that is staged beside `server` for an incident, on its side port. It is never a service manager's."""
     data = f"{server.data}.salvor-{check_incident(incident)}"
-    return replace(server, data=data, port=port, start_command=None, stop_command=None)
+    return replace(server, data=data, port=port, start_command=None, stop_command=None, shares_port=True)
 
 
 def kept_of(server: Server, incident: str) -> str:

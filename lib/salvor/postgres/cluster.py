@@ -52,7 +52,10 @@ class Facts:
 # recovery before that); without it, it commits now, so: now.
 _FACTS = """
     select pg_is_in_recovery(),
-      (select greatest(timeline_id, min_recovery_end_timeline) from pg_control_checkpoint(), pg_control_recovery()),
+      case when pg_is_in_recovery()
+        then (select greatest(timeline_id, min_recovery_end_timeline, (select received_tli from pg_stat_wal_receiver))
+          from pg_control_checkpoint(), pg_control_recovery())
+        else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end,
       case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text,
       case when pg_is_in_recovery() then pg_last_wal_receive_lsn() end::text,
       case when pg_is_in_recovery() then pg_last_xact_replay_timestamp()
@@ -137,7 +140,8 @@ class Sighting:
             return False
         if not self.look.processes:
             return self.is_lost or self.block is not None
-        return bool(self.is_up and self.block and self.block.in_force)
+        # In force, it holds whether the server answers or not, for example while it is shutting down.
+        return bool(self.block and self.block.in_force)
 
     @property
     def writable(self) -> bool | None:
@@ -185,7 +189,7 @@ def sight(member: Member, database: str) -> Sighting:
 
 def _look(server: Server) -> tuple[Look, Block | None]:
     look = server.look(deadline=_LOOK_SECONDS)
-    return look, None if look.identity == ABSENT else fence.read(server.shell, fence.file_of(server))
+    return look, None if look.identity == ABSENT else fence.read(server)
 
 
 def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:

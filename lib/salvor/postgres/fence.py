@@ -12,7 +12,6 @@ from salvor import clock
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres.server import ABSENT, Server
-from salvor.shell import Shell
 
 if TYPE_CHECKING:
     from salvor.postgres.server import Connection
@@ -48,39 +47,65 @@ def _block(user: str, identity: str, *, in_force: bool) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _File:
+    """The pg_hba.conf that a server uses, or would use when started; a link's target. `text`: None when it is gone."""
+
+    path: str
+    mode: int
+    text: str | None
+
+
+_READ = r"""
+default=$1; shift
+path=$("$@" -C hba_file 2>/dev/null) && [ -n "$path" ] || path=$default
+path=$(readlink -f -- "$path") || path=$default
+echo "$path"
+stat -c %a -- "$path" 2>/dev/null && cat -- "$path"
+:
+"""
+
+
+def _file(server: Server) -> _File:
+    argv = ["sh", "-c", _READ, "sh", f"{server.data}/pg_hba.conf", *server.postgres]
+    path, _, rest = server.shell.run(argv, deadline=10.0).stdout.partition("\n")
+    mode, has_text, text = rest.partition("\n")
+    return _File(path, int(mode or "600", 8), text if has_text else None)
+
+
 def file_of(server: Server) -> str:
-    """The path of the pg_hba.conf that the server uses, or would use when started."""
-    return server.setting("hba_file") or f"{server.data}/pg_hba.conf"
+    """The path of the pg_hba.conf that the server uses, or would use when started; a link's target."""
+    return _file(server).path
 
 
-def read(shell: Shell, path: str) -> Block | None:
-    """The block in a pg_hba.conf; None when there is none."""
-    found = _BLOCK.search(shell.read(path) or "")
+def read(server: Server) -> Block | None:
+    """The block in a server's pg_hba.conf; None when there is none."""
+    found = _BLOCK.search(_file(server).text or "")
     return Block(found["identity"], found["word"] == "in force") if found else None
 
 
-def _write(server: Server, path: str, identity: str, *, in_force: bool) -> None:
-    text = server.shell.read(path)
-    if text is None:
+def _write(server: Server, identity: str, *, in_force: bool) -> None:
+    file = _file(server)
+    if file.text is None:
         raise CannotError(
-            f"There is no {path} on {server.shell.where}, so PostgreSQL could not even start.",
+            f"There is no {file.path} on {server.shell.where}, so PostgreSQL could not even start.",
             hint="look into the data directory; if it is lost, move what is left of it away",
         )
-    server.shell.write(path, _block(server.operator.user, identity, in_force=in_force) + _BLOCK.sub("", text))
+    text = _block(server.operator.user, identity, in_force=in_force) + _BLOCK.sub("", file.text)
+    server.shell.write(file.path, text, mode=file.mode)
 
 
 def remove(server: Server) -> None:
     """Take the block out of the server's pg_hba.conf, and have that read again. Does nothing when there is none."""
-    path = file_of(server)
-    text = server.shell.read(path)
-    if text is not None and _BLOCK.search(text):
-        server.shell.write(path, _BLOCK.sub("", text))
+    file = _file(server)
+    if file.text is not None and _BLOCK.search(file.text):
+        server.shell.write(file.path, _BLOCK.sub("", file.text), mode=file.mode)
     server.reload()
 
 
 def put_back(server: Server, identity: str) -> None:
     """Put the block back for a server that does not run: it is in force from its next start on."""
-    _write(server, file_of(server), identity, in_force=True)
+    _write(server, identity, in_force=True)
 
 
 def fence(server: Server, identity: str) -> Iterator[Progress]:
@@ -92,7 +117,7 @@ def fence(server: Server, identity: str) -> Iterator[Progress]:
     if identity == ABSENT:
         server.kill()
         return
-    _write(server, file_of(server), identity, in_force=False)
+    _write(server, identity, in_force=False)
     server.reload()
     reachable, detail = server.probe()
     if reachable is not Reachable.UP and "authentication failed" in detail:
@@ -107,7 +132,7 @@ def fence(server: Server, identity: str) -> Iterator[Progress]:
     elif server.processes():
         yield Progress(0, None, "", f"killing it: {detail}")
         server.kill()
-    _write(server, file_of(server), identity, in_force=True)
+    _write(server, identity, in_force=True)
     if reachable is Reachable.UP:
         yield Progress(0, None, "", "handing the last WAL to the archive")
         if trouble := _archive_the_last_wal(server):

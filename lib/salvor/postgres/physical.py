@@ -180,15 +180,15 @@ class Physical:
             "logging_collector": "off",
             "log_destination": "stderr",
         }
-        if self.stage.setting("archive_library") is not None:
+        configured = self.stage.settings("archive_library", "archive_mode", *_ROOM)
+        if "archive_library" in configured:
             settings["archive_library"] = ""  # PostgreSQL 15 and newer; it would be used instead of the command
-        if self.stage.setting("archive_mode") == "always":
+        if configured.get("archive_mode") == "always":
             settings["archive_mode"] = "on"
         # A hot standby needs as much room as the primary had when it wrote the WAL, or recovery stops.
         for name, label in _ROOM.items():
             figures = [int(look.control[label]) for look in looks if look.control and label in look.control]
-            figures.append(int(self.stage.setting(name) or 0))
-            settings[name] = str(max(figures))
+            settings[name] = str(max(*figures, int(configured.get(name, 0))))
         return settings
 
     def _replay(self, target: str, known_end: int) -> Iterator[Progress]:

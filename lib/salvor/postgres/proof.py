@@ -10,6 +10,7 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
+from salvor.postgres import restore_point
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.failover import lag_of, missing_commits
@@ -42,7 +43,9 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
     yield _checksums(subject, seen.look, seen.facts, evidence)
 
 
-def stage(subject: str, site: Site, view: View, member: Member, target: str, wish: Wish) -> Iterator[Finding]:
+def stage(
+    subject: str, site: Site, view: View, member: Member, backup: str, target: str, wish: Wish
+) -> Iterator[Finding]:
     """A restored copy: of this cluster, at its target, every table readable."""
     import psycopg
 
@@ -62,6 +65,9 @@ def stage(subject: str, site: Site, view: View, member: Member, target: str, wis
     yield _recovered(subject, facts, target, evidence)
     yield _fresh(subject, facts, target, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
+    stored = next((one for one in site.repository(member).stored if one.label == backup), None)
+    if stored:
+        yield from restore_point.compare(stored, server, site.database, target, subject, evidence)
     yield from _integrity(subject, server, look, evidence)
 
 

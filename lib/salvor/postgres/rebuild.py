@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from psycopg import conninfo
@@ -15,19 +16,31 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, fence
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.physical import stop_or_kill
-from salvor.postgres.server import MARKER, Server
+from salvor.postgres.server import MARKER, Server, ask
 
 _COPY_SECONDS = 24 * 3600.0
 _STREAM_SECONDS = 60.0
+_RECONNECT_SECONDS = 10.0
+_MARK = "rebuilt_in"
+"""In the marker of a copy that is whole: the incident that made it. Gone once it streams."""
 _COPIED = re.compile(r"(\d+)/(\d+) kB")
 
 
-def unprotected(seen: View) -> list[Sighting]:
-    """The members that are no healthy standby of the live primary, and whose machine answers."""
-    primary = seen.primary
-    if not primary.is_up or primary.is_fenced:
-        return []
-    return [one for one in seen.sightings if one is not primary and one.look and not _follows(one, primary)]
+def unprotected(look: Callable[[], View]) -> list[Sighting]:
+    """The members that are no healthy standby of the live primary, and whose machine answers.
+
+    A standby that answers has a few seconds to connect: after a promotion it tries again from time to time.
+    """
+    until = clock.monotonic() + _RECONNECT_SECONDS
+    while True:
+        seen = look()
+        primary = seen.primary
+        if not primary.is_up or primary.is_fenced:
+            return []
+        found = [one for one in seen.sightings if one is not primary and one.look and not _follows(one, primary)]
+        if not any(one.facts and one.facts.in_recovery for one in found) or clock.monotonic() > until:
+            return found
+        time.sleep(0.5)
 
 
 def _follows(one: Sighting, primary: Sighting) -> bool:
@@ -42,8 +55,7 @@ def _follows(one: Sighting, primary: Sighting) -> bool:
 def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
     """Copy the live primary beside the member's data directory, swap it in, and start it as a streaming standby.
 
-    What was there is kept (the first time in an incident; later copies replace one another). Finds its work done when
-    the member follows the primary. Refuses for the primary itself.
+    What was there is kept. Finds its work done when the member follows the primary. Refuses for the primary itself.
     """
     primary = seen.primary
     one = seen.of(member.name)
@@ -56,23 +68,32 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
     if _follows(one, primary):
         return
     server = member.server
-    copy = replace(server, data=f"{server.data}.rebuilt-{beside.check_incident(incident)}")
-    connection = _connection_to(primary, seen, member)
-    if not beside.read_marker(copy.look().marker).get("rebuilt"):
-        server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
-        yield from _copy(server, copy, connection)
-        _make_a_standby(copy, connection)
-        beside.write_marker(copy, {"rebuilt": clock.write_time(clock.now())})
-    yield Progress(0, None, "", "stopping what is replaced")
-    stop_or_kill(server)
-    kept = beside.kept_of(server, incident)
-    if server.shell.exists(kept) and server.shell.exists(server.data):
-        server.shell.run(["rm", "-rf", "--", server.data], deadline=3600.0)
-    beside.swap(server, comes=copy.data, goes=kept)
-    server.shell.run(["rm", "-f", "--", f"{server.data}/{MARKER}"])
+    if beside.read_marker(server.look().marker).get(_MARK) != incident:
+        yield from _replace(seen, member, incident)
     fence.remove(server)
     server.start(deadline=300.0)
     _see_it_stream(server)
+    server.shell.run(["rm", "-f", "--", f"{server.data}/{MARKER}"])
+
+
+def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:
+    """Put a copy of the primary in the place of the member's data directory."""
+    server, primary = member.server, seen.primary
+    copy = replace(server, data=f"{server.data}.rebuilt")
+    kept = beside.kept_of(server, incident)
+    connection = _connection_to(primary, seen, member)
+    if beside.read_marker(copy.look().marker).get(_MARK) != incident:
+        server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
+        size = ask(primary.member.server, "postgres", "select sum(pg_database_size(oid))::bigint from pg_database")
+        beside.room_for(server, int(size))
+        yield from _copy(server, copy, connection)
+        _make_a_standby(copy, connection)
+        beside.write_marker(copy, {_MARK: incident})
+    yield Progress(0, None, "", "stopping what is replaced")
+    stop_or_kill(server)
+    if server.shell.exists(kept) and server.look().is_standby:
+        server.shell.run(["rm", "-rf", "--", server.data], deadline=3600.0)  # itself a copy, of this incident too
+    beside.swap(server, comes=copy.data, goes=kept)
 
 
 def _connection_to(primary: Sighting, seen: View, member: Member) -> dict[str, str]:
@@ -109,7 +130,7 @@ def _tablespaces(server: Server, copy: Server) -> list[str]:
     paths = server.shell.run(["sh", "-c", script, "sh", server.data]).stdout.splitlines()
     suffix = copy.data.rpartition(".")[2]
     return [
-        f"--tablespace-mapping={path}={re.sub(r'[.](?:salvor|rebuilt)-[^/]*$', '', path)}.{suffix}" for path in paths
+        f"--tablespace-mapping={path}={re.sub(r'[.](?:salvor-[^/]*|rebuilt)$', '', path)}.{suffix}" for path in paths
     ]
 
 
@@ -125,8 +146,6 @@ def _make_a_standby(copy: Server, connection: dict[str, str]) -> None:
 
 
 def _see_it_stream(server: Server) -> None:
-    import time
-
     import psycopg
 
     until = clock.monotonic() + _STREAM_SECONDS

@@ -62,6 +62,8 @@ class Look:
     """There is a standby.signal: it would start as a standby."""
     in_recovery: bool
     """There is a standby.signal or a recovery.signal."""
+    newest_history: int
+    """The newest timeline that has a history file in pg_wal; 0 when none has."""
     marker: str | None
     """The text of `salvor.json`."""
     processes: tuple[Process, ...]
@@ -76,13 +78,15 @@ class Look:
 
     @property
     def timeline(self) -> int:
-        """The newest timeline that the control file knows; 0 when it cannot be read.
+        """The timeline that it is on, or was when it ended; 0 when that cannot be read.
 
-        In recovery that is the timeline of the minimum recovery point, which may be newer than the checkpoint's.
+        The control file learns of a promotion with the next checkpoint only, which may be minutes later: until then
+        the history file tells. In recovery the minimum recovery point may be on a newer timeline than the checkpoint.
         """
         control = self.control or {}
         names = ("Latest checkpoint's TimeLineID", "Min recovery ending loc's timeline")
-        return max(int(control.get(name, "0")) for name in names)
+        known = [int(control.get(name, "0")) for name in names]
+        return max(*known, 0 if self.in_recovery or not self.control else self.newest_history)
 
 
 # One call for everything: one round trip on another host, and few forks however many processes run.
@@ -95,6 +99,7 @@ if [ -d "$data" ]; then
     [ -n "$(ls -A -- "$data" 2>/dev/null | head -n 1)" ] || echo empty
     ! [ -e "$data/standby.signal" ] || echo standby
     ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
+    echo "history $(ls "$data/pg_wal" 2>/dev/null | sed -n 's/^\([0-9A-F]\{8\}\)[.]history$/\1/p' | tail -n 1)"
 fi
 show() { # show /proc/PID
     name=
@@ -158,10 +163,18 @@ class Server:
     configuration: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """For the server process: secrets that its archive and restore commands need."""
+    shares_port: bool = False
+    """Others may listen there too (stages of other incidents), so who answers is checked before it is believed."""
 
     def program(self, name: str) -> str:
         """The path of one of PostgreSQL's programs."""
         return f"{self.programs}/{name}"
+
+    @property
+    def postgres(self) -> list[str]:
+        """The server's own command, with its configuration; `-C NAME` makes it print a setting and end."""
+        elsewhere = ["-c", f"config_file={self.configuration}", "-c", f"data_directory={self.data}"]
+        return [self.program("postgres"), "-D", self.data, *(elsewhere if self.configuration else [])]
 
     @property
     def log(self) -> str:
@@ -190,6 +203,7 @@ class Server:
             control=control if "Database system identifier" in control else None,
             is_standby="standby" in words,
             in_recovery="recovery" in words,
+            newest_history=next((int(line[1] or "0", 16) for line in lines if line[0] == "history"), 0),
             marker=marker or None,
             processes=tuple(
                 Process(int(pid), int(parent), state)
@@ -241,7 +255,7 @@ class Server:
 
     def launch(self, overrides: Mapping[str, str] | None = None) -> None:
         """Start it and do not wait. Overridden settings need pg_ctl, so they pass a service manager by."""
-        if self.processes():
+        if self.processes() and not self._has_shut_down():
             return
         if self.start_command and not overrides:
             self.shell.run(self.start_command, deadline=120.0)
@@ -259,6 +273,13 @@ class Server:
         if options:
             argv += ["-o", shlex.join(options)]  # pg_ctl gives this to a shell
         self.shell.run([*argv, "start"], environment=self.environment)
+
+    def _has_shut_down(self, *, deadline: float = 300.0) -> bool:
+        """Whether what runs was told to stop, by a call that was killed meanwhile; returns when it has ended."""
+        until = clock.monotonic() + deadline
+        while "is shutting down" in self.probe()[1] and clock.monotonic() < until:
+            time.sleep(0.1)
+        return not self.processes()
 
     def ended(self) -> CannotError:
         """The error for a server that was started and is gone, with the end of its log."""
@@ -318,11 +339,15 @@ class Server:
 
     def setting(self, name: str) -> str | None:
         """A setting as it would be at the next start, read from the files; None when they cannot be read."""
-        argv = [self.program("postgres"), "-D", self.data]
-        if self.configuration:
-            argv += ["-c", f"config_file={self.configuration}", "-c", f"data_directory={self.data}"]
-        result = self.shell.run([*argv, "-C", name], check=False, deadline=10.0)
-        return None if result.exit_code else result.stdout.strip()
+        return self.settings(name).get(name)
+
+    def settings(self, *names: str) -> dict[str, str]:
+        """Settings as they would be at the next start, without those that this version lacks or that are unreadable."""
+        script = r"""
+            names=$1; shift
+            for name in $names; do value=$("$@" -C "$name" 2>/dev/null) && printf '%s %s\n' "$name" "$value"; done; :"""
+        said = self.shell.run(["sh", "-c", script, "sh", " ".join(names), *self.postgres], deadline=30.0).stdout
+        return {name: value for name, _, value in (line.partition(" ") for line in said.splitlines()) if name in names}
 
     # -------------------------------------------------------------------------------------------- ask the server
 
@@ -337,7 +362,7 @@ class Server:
         options = f"-c statement_timeout={milliseconds} -c lock_timeout={min(milliseconds, _LOCK_MILLISECONDS)}"
         if not writes:
             options += " -c default_transaction_read_only=on"
-        return psycopg.connect(
+        connection = psycopg.connect(
             host=self.address,
             port=self.port,
             dbname=database,
@@ -352,6 +377,12 @@ class Server:
             keepalives_count=3,
             options=options,
         )
+        if self.shares_port:
+            row = connection.execute("show data_directory").fetchone()
+            if row != (self.data,):
+                connection.close()
+                raise psycopg.OperationalError(f"the server on {self.address}:{self.port} is that of {row and row[0]}")
+        return connection
 
     @contextmanager
     def session(

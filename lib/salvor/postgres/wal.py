@@ -54,10 +54,10 @@ class Lineage:
     timelines: tuple[Timeline, ...]
 
     @staticmethod
-    def of(current: int, histories: Mapping[int, str], live_since: Mapping[int, datetime]) -> Lineage:
-        """From the text of the timeline history files in the archive, by timeline, and when they were archived."""
+    def of(current: int, history: str, live_since: Mapping[int, datetime]) -> Lineage:
+        """From the text of its history file, and when each timeline's was archived: that is when it went live."""
         chain = []
-        for line in histories.get(current, "").splitlines():
+        for line in history.splitlines():
             words = line.split(None, 2)
             if len(words) >= 2 and words[0].isdigit():
                 chain.append((int(words[0]), read_lsn(words[1])))

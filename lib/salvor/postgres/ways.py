@@ -7,6 +7,7 @@ import re
 from salvor import clock
 from salvor.change import Undo, WayBack
 from salvor.errors import CannotError
+from salvor.postgres import restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.failover import PROMOTE_WITHOUT_FENCE
@@ -38,7 +39,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     target = _target(wish)
     member = _where(seen)
     repository = site.repository(member)
-    lineage = repository.lineage(_live_timeline(seen))
+    lineage = repository.lineage(_live_timeline(seen), member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(repository, lineage, timeline, target, wish)
@@ -132,6 +133,9 @@ def _backup(repository: Repository, lineage: Lineage, timeline: int, target: str
             oldest = clock.write_time(fitting[-1].consistent_from)
             raise _Closed(f"the oldest usable backup can be recovered to {oldest} at the earliest")
         return reaching[0]
+    if kind == "name":
+        # When a restore point was made is not known from outside, but for those that Salvor makes behind a backup.
+        return next((one for one in fitting if value == restore_point.name_of(one.label)), fitting[0])
     if kind == "lsn":
         reaching = [one for one in fitting if one.stop_lsn <= read_lsn(value)]
         if not reaching:

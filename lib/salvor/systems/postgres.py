@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
-from types import ModuleType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -14,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from salvor import secrets, shell
 from salvor.change import Backup, Change, Finding, Progress, State, WayBack
 from salvor.errors import CannotError, UsageError
-from salvor.postgres import beside, failover, fence, proof, rebuild, ways
+from salvor.postgres import beside, failover, fence, logical, proof, rebuild, restore_point, ways
 from salvor.postgres.backrest import Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
@@ -172,22 +170,19 @@ class Postgres(Restorable):
         """Who is the primary (or what is left of it), who follows, what is staged and kept. Within 5 s."""
         seen = self.site.view()
         state = self.site.state(seen)
-        logical = _logical()
-        return logical.add_to(self, state, seen) if logical else state
+        return logical.add_to(self, state, seen)
 
     def backups(self) -> list[Backup]:
         """pgBackRest's backups and the dumps, newest first."""
         found = self._repository(self.site.reachable_member()).backups() if self.settings.pgbackrest else []
-        if logical := _logical():
-            found += logical.backups(self)
+        found += logical.backups(self)
         return sorted(found, key=lambda backup: backup.taken, reverse=True)
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
         seen = self.site.view()
         found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
-        if logical := _logical():
-            found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, wish)]
+        found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, wish)]
         if wish.ways:
             found = [
                 way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
@@ -202,21 +197,22 @@ class Postgres(Restorable):
         if way.name == "failover":
             yield from proof.standby(self.name, seen, way.stage.removeprefix("standby "), wish)
         elif way.name == "physical":
-            member = self.site.member(str((way.arguments or {})["member"]))
-            yield from proof.stage(self.name, self.site, seen, member, str((way.arguments or {})["target"]), wish)
+            arguments = {name: str(value) for name, value in (way.arguments or {}).items()}
+            member, backup = self.site.member(arguments["member"]), arguments["backup"]
+            yield from proof.stage(self.name, self.site, seen, member, backup, arguments["target"], wish)
         else:
-            yield from self._logically("verify", way, wish)
+            yield from logical.verify(self, way, wish)
 
     def ask(self, statement: str, where: str) -> Any:
         """The first value of a query, asked read-only. `where`: live, a stage's name, or `address:HOST`."""
         if where in _LOGICAL_STAGES:
-            return self._logically("ask", statement, where)
+            return logical.ask(self, statement, where)
         seen = self.site.view() if where in ("live", STAGE) else View(())
         return ask(self.site.server(where, seen), self.settings.database, statement)
 
     def redundancy(self) -> Iterator[Change]:
         """Rebuild each member that is no healthy standby of the live primary."""
-        for one in rebuild.unprotected(self.site.view()):
+        for one in rebuild.unprotected(self.site.view):
             yield self.change(
                 "rebuild_standby",
                 why=one.describe(),
@@ -230,8 +226,7 @@ class Postgres(Restorable):
     def fence(self, identity: str) -> Iterator[Progress]:
         """Shut everybody but the operator out of the server with that identity, so that it survives a restart."""
         seen = self.site.view()
-        logical = _logical()
-        if logical and logical.is_shared(self, seen, identity):
+        if logical.is_shared(self, seen, identity):
             yield from logical.fence(self, seen, identity)
             return
         holder = seen.holder_of(identity)
@@ -250,8 +245,7 @@ class Postgres(Restorable):
     def unfence(self, identity: str) -> Outcome:
         """Let everybody in again. What is not there any more needs nothing."""
         seen = self.site.view()
-        logical = _logical()
-        if logical and logical.is_shared(self, seen, identity):
+        if logical.is_shared(self, seen, identity):
             logical.unfence(self, seen, identity)
             return None
         holder = seen.holder_of(identity)
@@ -263,7 +257,7 @@ class Postgres(Restorable):
     def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
         """Build a copy beside what is live: `side-data` by pgBackRest (member, backup, target, timeline), or a dump."""
         if stage != STAGE:
-            yield from self._logically("stage", stage, **arguments)
+            yield from logical.stage(self, stage, **arguments)
             return
         member = self.site.member(arguments["member"])
         yield from self.site.physical(member).build(
@@ -274,7 +268,7 @@ class Postgres(Restorable):
     def drop(self, stage: str) -> Iterator[Progress]:
         """Remove this incident's stage. Refuses what is live or kept, which bear other names."""
         if stage in _LOGICAL_STAGES:
-            yield from self._logically("drop", stage)
+            yield from logical.drop(self, stage)
         elif stage == STAGE and (staged := self.site.stage(self.site.view())):
             staged.drop()
 
@@ -286,7 +280,7 @@ class Postgres(Restorable):
             member = self.site.member(arguments["member"])
             yield from self.site.physical(member).promote(identity, self.site.view(), unfenced_because=because)
         elif stage in _LOGICAL_STAGES:
-            yield from self._logically("promote", identity, stage, **arguments)
+            yield from logical.promote(self, identity, stage, **arguments)
         else:
             name = self.site.member(stage.removeprefix("standby ")).name
             yield from failover.promote(self.site.view(), name, identity, unfenced_because=because)
@@ -297,14 +291,14 @@ class Postgres(Restorable):
         if stage == STAGE:
             yield from self.site.physical(self.site.member(arguments["member"])).demote(identity)
         else:
-            yield from self._logically("demote", identity, stage, **arguments)
+            yield from logical.demote(self, identity, stage, **arguments)
 
     @verb(deadline=3600.0, destructive=True)
     def discard(self, identity: str, kept: str) -> Iterator[Progress]:
         """Remove what was kept of an incident, for good."""
         member, _, name = kept.partition(":kept-")
         if not name:
-            yield from self._logically("discard", identity, kept)
+            yield from logical.discard(self, identity, kept)
             return
         server = self.site.member(member).server
         path = beside.kept_of(server, name)
@@ -326,7 +320,7 @@ class Postgres(Restorable):
     def backup(self, kind: str) -> Iterator[Progress]:
         """Take a backup of the live primary: full, diff or incr by pgBackRest, or a dump."""
         if kind == "dump":
-            yield from self._logically("backup")
+            yield from logical.backup(self)
             return
         if kind not in ("full", "diff", "incr"):
             raise UsageError(f"--kind: there is no backup of kind {kind!r}.", hint="it is full, diff, incr or dump")
@@ -335,22 +329,13 @@ class Postgres(Restorable):
             raise CannotError(f"{self.name}: no live primary to back up: {primary.describe()}.", hint="inv assess")
         server = primary.member.server
         folders = ask(server, "postgres", "show unix_socket_directories").split(",")
-        repository = self.site.repository(primary.member)
-        yield from repository.take(kind, server.data, server.port, folders[0].strip())
-
-    def _logically(self, name: str, *arguments: Any, **named: Any) -> Any:
-        logical = _logical()
-        if logical is None or not hasattr(logical, name):
-            raise UsageError(f"{self.name}: {name} {arguments} {named}: there is no such stage.")
-        return getattr(logical, name)(self, *arguments, **named)
+        if primary.look and primary.timeline != int((primary.look.control or {})["Latest checkpoint's TimeLineID"]):
+            # pgBackRest refuses a server that was promoted and has had no checkpoint yet.
+            with server.session(deadline=600.0, writes=True) as connection:
+                connection.execute("checkpoint")
+        yield from self.site.repository(primary.member).take(kind, server.data, server.port, folders[0].strip())
+        repository = self.site.repository(primary.member)  # one that has looked after the backup, not before
+        yield from restore_point.note(server, self.settings.database, repository, repository.stored[0].label)
 
 
 _LOGICAL_STAGES = ("side-database", "side-cluster")
-
-
-def _logical() -> ModuleType | None:
-    """The way back by a dump."""
-    try:
-        return importlib.import_module("salvor.postgres.logical")
-    except ModuleNotFoundError:
-        return None

@@ -7,35 +7,72 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from salvor import shell
 from salvor.sandbox import layout
-from salvor.systems.postgres import Postgres
 
 from tests.postgres.recovery.clusters import Cluster, open_system
 
 
-def call(cluster: Cluster, verb: str, arguments: Mapping[str, Any], *, dies_before: int) -> bool:
-    """Call it, killed before its `dies_before`th command. Whether it came to its end instead."""
-    task = [str(cluster.sandbox.place), cluster.system.context.incident, verb, json.dumps(dict(arguments)), dies_before]
-    search = os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "lib")])
-    done = subprocess.run(
-        [sys.executable, "-m", __name__, *map(str, task)],
-        env={**os.environ, "PYTHONPATH": search},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode == 0
+class Mortals:
+    """Calls verbs in processes that die on time. They are forked from one that has imported everything already."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        search = os.pathsep.join([str(Path.cwd()), str(Path.cwd() / "lib")])
+        self.parent = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(cluster.sandbox.place), cluster.system.context.incident],
+            env={**os.environ, "PYTHONPATH": search},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def call(self, verb: str, arguments: Mapping[str, Any], *, dies_before: int) -> bool:
+        """Call it, killed before its `dies_before`th command. Whether it came to its end instead."""
+        assert self.parent.stdin and self.parent.stdout
+        self.parent.stdin.write(json.dumps([verb, dict(arguments), dies_before]) + "\n")
+        self.parent.stdin.flush()
+        code = int(self.parent.stdout.readline())
+        assert code in (0, -signal.SIGKILL), f"{verb} ended with exit code {code}: see what it wrote"
+        return code == 0
+
+    def until_it_ends(self, verb: str, arguments: Mapping[str, Any], step: int = 1) -> int:
+        """Call it killed ever later, so that each call finds what the one before left, until one comes to its end."""
+        for dies_before in range(1, 400, step):
+            if self.call(verb, arguments, dies_before=dies_before):
+                return dies_before
+        raise AssertionError(f"{verb} does not come to its end")
+
+    def close(self) -> None:
+        assert self.parent.stdin
+        self.parent.stdin.close()
+        self.parent.wait(10)
 
 
 def main() -> None:
-    place, incident, verb, arguments, dies_before = sys.argv[1:]
-    sandbox = layout.find(Path(place))
+    place, incident = sys.argv[1:]
+    for line in sys.stdin:
+        verb, arguments, dies_before = json.loads(line)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                _call(Path(place), incident, verb, arguments, dies_before)
+                code = 0
+            except BaseException:  # noqa: BLE001  it is shown, and must not return into the parent's loop
+                traceback.print_exc()
+            os._exit(code)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _call(place: Path, incident: str, verb: str, arguments: Mapping[str, Any], dies_before: int) -> None:
+    sandbox = layout.find(place)
     assert sandbox
     commands = 0
     start = shell._Local._start
@@ -43,13 +80,12 @@ def main() -> None:
     def counted(self: shell._Local, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Any:
         nonlocal commands
         commands += 1
-        if commands >= int(dies_before):
+        if commands >= dies_before:
             os.kill(os.getpid(), signal.SIGKILL)
         return start(self, argv, environment, stdin)
 
     shell._Local._start = counted  # type: ignore[method-assign]
-    system: Postgres = open_system(sandbox, incident)
-    for _ in getattr(system, verb)(**json.loads(arguments)) or ():
+    for _ in getattr(open_system(sandbox, incident), verb)(**arguments) or ():
         pass
 
 

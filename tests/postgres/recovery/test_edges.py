@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import psycopg
 import pytest
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.postgres import physical
+from salvor.postgres import physical, restore_point
 from salvor.postgres.physical import STAGE
 from salvor.system import Wish
 from salvor.systems.postgres import Postgres
@@ -234,6 +236,76 @@ def test_backups_of_whoever_is_the_primary(cluster: Cluster) -> None:
     way = cluster.way("physical", WISH)
     assert way.backup == newest.id and way.address == "127.0.0.12"
     assert way.arguments and way.arguments["timeline"] == 2
+
+
+def test_the_content_of_a_physical_backup_is_proven_at_its_restore_point(cluster: Cluster) -> None:
+    writing = threading.Event()
+    writing.set()
+
+    def write() -> None:
+        while writing.is_set():
+            cluster.write("a", 5)
+
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(write)
+        progress = cluster.do("backup", kind="incr")
+        cluster.write("a", 5)
+        writing.clear()
+        writer.result()
+    assert not [one for one in progress if "no fingerprint" in one.label], progress
+    newest = cluster.system.backups()[0]
+    assert newest.fingerprint
+    point = newest.fingerprint["restore_point"]
+    cluster.do("backup", kind="incr")  # a newer one does not reach it
+
+    wish = Wish(target=f"name:{point}")
+    way = cluster.way("physical", wish)
+    assert way.backup == newest.id and way.arguments
+    cluster.do("stage", **way.arguments)
+
+    def verdict() -> Finding:
+        found = [one for one in cluster.system.verify(way, wish) if one.check == "content fingerprint"]
+        assert found
+        return max(found, key=lambda finding: finding.level is Level.FAIL)
+
+    assert verdict().level in (Level.PASS, Level.WARN), verdict()
+    assert "orders" not in verdict().detail
+    staged = cluster.system.site.physical(cluster.system.site.member("a")).stage
+    physical.promote_server(staged)
+    with staged.session("orders", writes=True) as connection:
+        connection.execute("update orders set note = 'changed' where id = 4711")
+    assert verdict().level is Level.FAIL and "orders" in verdict().detail
+
+    cluster.do("drop", stage=STAGE)
+    findings = stage(cluster.other_incident())
+    assert [one.figure for one in findings if one.check == "content fingerprint"] == ["not comparable"]
+
+
+def test_a_writer_that_does_not_end_costs_the_backup_only_its_fingerprint(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restore_point, "_TRIES", 2)
+    with cluster.shop("a") as busy, busy.transaction():
+        busy.execute("insert into orders (reference, customer_id, amount, status) values ('busy', 1, 1, 'paid')")
+        progress = cluster.do("backup", kind="incr")
+    assert "the backup is whole, and has no fingerprint" in progress[-1].label
+    newest = cluster.system.backups()[0]
+    assert newest.kind == "incr" and newest.usable and newest.fingerprint is None
+
+
+def test_a_stage_whose_port_is_taken_by_that_of_another_incident(cluster: Cluster) -> None:
+    """Whoever answers on the side port is not believed to be ours."""
+    stage(cluster)
+    other = cluster.other_incident()
+    way = other.way("physical", WISH)
+    assert way.arguments
+    with pytest.raises(CannotError, match="could not"):
+        other.do("stage", **way.arguments)
+    assert [one.complete for one in other.observe().staged if one.name == STAGE] == [False]
+    with pytest.raises(CannotError, match="is that of"):
+        other.system.ask("select 1", STAGE)
+    cluster.do("drop", stage=STAGE)
+    assert Level.FAIL not in {finding.level for finding in stage(other)}
 
 
 def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> None:

@@ -100,6 +100,21 @@ def test_a_live_primary_hands_over_everything(cluster: Cluster) -> None:
     assert cluster.server("a").processes() == []
 
 
+def test_a_primary_that_dies_right_after_its_promotion_is_restored_on_its_own_timeline(cluster: Cluster) -> None:
+    """Its control file knows of the promotion from the next checkpoint on only."""
+    cluster.write("a", 5)
+    cluster.recover(cluster.way("failover", WISH), cluster.observe().identity)
+    cluster.write("b", 20)
+    cluster.crash("b")
+    again = cluster.other_incident()
+    state = again.observe()
+    assert state.address == "127.0.0.12" and not is_up(state)
+    way = again.way("physical", WISH)
+    assert way.arguments and (way.arguments["member"], way.arguments["timeline"]) == ("b", 2)
+    again.recover(way, state.identity)
+    assert is_up(again.observe()) and again.missing("b") == set()
+
+
 def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     cluster.write("a", 5)
     cluster.crash("a")

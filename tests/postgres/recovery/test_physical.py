@@ -64,6 +64,25 @@ def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None
     assert cluster.system.ask("select count(*) from orders where amount > 0", "live") == 20
 
 
+def test_after_a_restore_to_a_time_the_standby_is_rebuilt(cluster: Cluster) -> None:
+    moment = now(cluster)
+    cluster.write("a", 10)
+    cluster.recover(cluster.way("physical", Wish(at=moment)), cluster.observe().identity)
+    planned = list(cluster.system.redundancy())
+    assert [dict(change.arguments) for change in planned] == [{"member": "b"}]
+    list(cluster.system.apply(planned[0]))
+    assert list(cluster.system.redundancy()) == []
+    assert cluster.system.ask("select count(*) from orders", "standby b") == 80000
+    assert sorted(one.name.partition(":")[0] for one in cluster.observe().kept) == ["a", "b"]
+
+
+def test_after_a_restore_of_the_newest_state_the_standby_follows_by_itself(cluster: Cluster) -> None:
+    cluster.write("a", 10)
+    cluster.crash("a")
+    cluster.recover(cluster.way("physical", WISH), cluster.observe().identity)
+    assert list(cluster.system.redundancy()) == []
+
+
 def test_nothing_acknowledged_is_lost_when_pg_wal_survives(cluster: Cluster) -> None:
     cluster.write("a", 200)
     cluster.crash("a")  # the last segment is not archived
