@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from salvor.sandbox import configuration, database, layout, processes
 from salvor.sandbox.layout import Layout
 
 from tests import world
+
+# A shell's background job ignores Ctrl-C, and so would the commands that the tests stop with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
