@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,3 +183,15 @@ def test_no_way_back_is_said_with_the_reasons(place: World) -> None:
     with pytest.raises(CannotError, match="no backup nope"):
         recover(place, source="nope")
     assert place.live == BAD
+
+
+def test_questions_that_nobody_answers_cost_their_deadline_once(place: World) -> None:
+    inventory = place.root / "inventory/world.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        checks = [f"      - {{name: page {number}, http: '{url}', deadline: 2s}}\n" for number in range(6)]
+        inventory.write_text(inventory.read_text().rstrip("\n") + "\n" + "".join(checks))
+        begun = time.monotonic()
+        (assessed,) = place.session().plan().steps[:1]
+        assert time.monotonic() - begun < 2 * 2.0
+    assert sum("no answer within 2.0 s" in finding.figure for finding in assessed.findings) == 6

@@ -93,11 +93,6 @@ class Check(BaseModel):
         return self
 
 
-def applies(check: Check, where: str) -> bool:
-    """Whether `check` can be asked there: a stage answers only queries; nothing but its database runs yet."""
-    return check.sql is not None or where in _LIVE
-
-
 def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
     """Ask, and judge the answer. Never raises.
 
@@ -105,7 +100,7 @@ def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
     value. UNKNOWN when no answer came in time or it could not be asked from here, FAIL when it was refused or is wrong.
     """
     subject = check.system or check.tcp or (check.command[0] if check.command else urlsplit(check.http or "").netloc)
-    if not applies(check, where):
+    if check.sql is None and where not in _LIVE:  # a stage answers only queries: nothing but its database runs yet
         detail = f"only asked of what is live, not of {where}"
         return Finding(subject, check.name, Level.UNKNOWN, limit=_limit(check), detail=detail)
     try:

@@ -5,7 +5,8 @@ acts.
 from __future__ import annotations
 
 import secrets as _random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -130,6 +131,12 @@ class Incident:
             self._seen[system.name] = system.observe()
         return self._seen[system.name]
 
+    def observe_all(self, systems: Iterable[System]) -> None:
+        """Look at these systems side by side, so that each that does not answer costs its deadline only once."""
+        unseen = {system.name: system for system in systems if system.name not in self._seen}
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
+            self._seen.update(zip(unseen, pool.map(lambda system: system.observe(), unseen.values()), strict=True))
+
     def look_again(self) -> None:
         """Forget what was seen and foreseen: the next `observe` looks at the world."""
         self._seen.clear()
@@ -235,6 +242,11 @@ class Incident:
 
         finding = checks.run(check, ask=ask, where=where)
         return replace(finding, evidence=evidence)
+
+    def check_all(self, questions: Iterable[Check], where: str, evidence: str = "") -> list[Finding]:
+        """Run checks side by side; what they found, in the order of the checks."""
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="check") as pool:
+            return list(pool.map(lambda check: self.check(check, where, evidence), questions))
 
     def _through_the_route(self, system: System) -> str:
         """Where the users of a system are led: the address that its route answers, else what is live."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor import checks, clock
+from salvor import clock
 from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
 from salvor.errors import CannotError
 from salvor.incident import Incident
@@ -16,30 +16,27 @@ def assess(incident: Incident) -> Iterator[Finding | Decision]:
 
     Plans no change. What was pinned once stays pinned: after the cutover the same name is a healthy system.
     """
-    for service in incident.needs:
-        for name in service.systems:
-            system = incident.system(name)
-            yield _reachable(
-                system, incident.observe(system), because=f"{incident.service.name} depends on {service.name}"
-            )
+    needed = [(incident.system(name), service) for service in incident.needs for name in service.systems]
+    incident.observe_all([*(system for system, _ in needed), *incident.systems, *incident.routes])
+    answers = list(zip(incident.service.checks, incident.check_all(incident.service.checks, "live"), strict=True))
+    for system, service in needed:
+        because = f"{incident.service.name} depends on {service.name}"
+        yield _reachable(system, incident.observe(system), because)
     for route in incident.routes:
         yield _reachable(route, incident.observe(route))
-    for system in incident.systems:
-        yield from _look_at(incident, system)
-    for check in incident.checks_of(None):
-        if checks.applies(check, "live"):
-            yield incident.check(check, "live")
+    for own in incident.systems:
+        yield from _look_at(incident, own, [answer for check, answer in answers if check.system == own.name])
+    yield from (answer for check, answer in answers if check.system is None)
 
 
-def _look_at(incident: Incident, system: Restorable) -> Iterator[Finding | Decision]:
+def _look_at(incident: Incident, system: Restorable, answers: list[Finding]) -> Iterator[Finding | Decision]:
     """One system: does it answer, is its data right, and if it is broken, the way back."""
     state = incident.observe(system)
     yield _reachable(system, state)
-    seen = [incident.check(check, "live") for check in incident.checks_of(system.name)]
-    yield from seen
+    yield from answers
     if system.name in incident.decisions:
         return
-    wrong = [finding for finding in seen if finding.level is Level.FAIL]
+    wrong = [finding for finding in answers if finding.level is Level.FAIL]
     asked_for = (
         incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.purpose == "drill"
     )
@@ -83,7 +80,7 @@ def _a_standby_is_sound(incident: Incident, system: Restorable, state: State) ->
     """Whether the data is right on a standby: damage to files stays on one server, a wrong statement reaches all."""
     questions = incident.checks_of(system.name)
     return any(
-        all(incident.check(check, standby.name).level is Level.PASS for check in questions)
+        all(answer.level is Level.PASS for answer in incident.check_all(questions, standby.name))
         for standby in state.staged
         if standby.complete
     )

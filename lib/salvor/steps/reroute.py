@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from salvor import checks, clock
+from salvor import clock
 from salvor.change import Change, Finding, Level, Reachable
 from salvor.checks import Check
 from salvor.incident import Incident
@@ -51,8 +51,7 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             yield Finding(route.name, "leads to what is live", Level.UNKNOWN, detail=why)
     if incident.broken and not (waiting or turned or incident.ahead):
         for check in incident.service.checks:
-            if checks.applies(check, "route"):
-                yield _with_patience(incident, check)
+            yield _with_patience(incident, check)
 
 
 def _with_patience(incident: Incident, check: Check) -> Finding:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor import checks
 from salvor.change import Finding, Level
 from salvor.incident import Broken, Incident
 
@@ -29,6 +28,4 @@ def verify(incident: Incident) -> Iterator[Finding]:
 def _prove(incident: Incident, broken: Broken, identity: str) -> Iterator[Finding]:
     way = broken.decision.way
     yield from broken.system.verify(way, incident.whole_wish())
-    for check in incident.checks_of(broken.system.name):
-        if checks.applies(check, way.stage):
-            yield incident.check(check, way.stage, evidence=identity)
+    yield from incident.check_all(incident.checks_of(broken.system.name), way.stage, evidence=identity)
