@@ -194,6 +194,7 @@ def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: Wor
     shared.do("stage", **(way.arguments or {}))
     (staged,) = [one for one in shared.system.observe().staged if one.name == way.stage]
     assert staged.complete
+    assert staged.fresh == shared.system.backups()[0].taken
     assert shared.system.ask("select count(*) from orders", way.stage) == 500
     assert set(shared.levels(way).values()) <= {Level.PASS, Level.WARN}
     assert shared.levels(way)["content fingerprint"] is Level.PASS
@@ -382,7 +383,8 @@ def test_a_side_cluster_that_was_broken_off_is_built_anew(alone: World) -> None:
     alone.do_until("stage", lambda number, progress: number == 3, way)
     assert not any(one.complete for one in alone.system.observe().staged)
     alone.do("stage", **(way.arguments or {}))
-    assert [one.complete for one in alone.system.observe().staged] == [True]
+    newest = alone.system.backups()[0].taken
+    assert [(one.complete, one.fresh) for one in alone.system.observe().staged] == [(True, newest)]
     alone.do("drop", stage=way.stage)
     assert alone.system.observe().staged == ()
 

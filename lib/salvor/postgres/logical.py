@@ -230,7 +230,14 @@ def _staged_cluster(system: Postgres) -> Staged | None:
             side.stage.connect().close()
         except psycopg.Error as error:  # after a reboot it is to be started again
             whole, detail = False, f"it is whole and does not run: {secrets.mask(str(error)).strip()}"
-    return Staged(side_cluster.STAGE, side.stage.identity(), whole, side.stage.address, detail=detail)
+    return Staged(
+        side_cluster.STAGE,
+        side.stage.identity(),
+        whole,
+        side.stage.address,
+        fresh=clock.read_time(marker["newest_commit"]) if "newest_commit" in marker else None,
+        detail=detail,
+    )
 
 
 # --- stage -------------------------------------------------------------------------------------------------------
@@ -246,6 +253,7 @@ def stage(system: Postgres, stage: str, source: str, member: str = "", trusted_b
         beside = _side_database(system, system.site.view())
         yield from beside.build(
             source,
+            found.taken,
             around.get("database") or {},
             lambda: _load(beside.server, beside.stage, path, system, around, trusted),
         )
@@ -256,7 +264,7 @@ def stage(system: Postgres, stage: str, source: str, member: str = "", trusted_b
         def load() -> side_database.Load:
             return lambda: _load(cluster.stage, cluster.database, path, system, around, trusted, cluster.hba)
 
-        yield from cluster.build(source, around, roles, load)
+        yield from cluster.build(source, found.taken, around, roles, load)
     else:
         raise UsageError(f"{system.name}: there is no stage {stage!r}.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -74,7 +75,9 @@ class SideCluster:
 
     # --- stage ---------------------------------------------------------------------------------------------------
 
-    def build(self, source: str, around: Mapping[str, Any], roles: str, load: Callable[[], Load]) -> Iterator[Progress]:
+    def build(
+        self, source: str, taken: datetime | None, around: Mapping[str, Any], roles: str, load: Callable[[], Load]
+    ) -> Iterator[Progress]:
         """Make a cluster as the old one was and load `source` (its name) into it; it then runs, read-only.
 
         `around`: what `surroundings.of_cluster` says; `roles`: the script of `pg_dumpall --globals-only`. Finds its
@@ -102,7 +105,9 @@ class SideCluster:
         self.stage.stop("fast", deadline=3600.0)
         self._run("initdb", "--sync-only", "-D", self.stage.data, deadline=3600.0)
         self._start(_SERVING)
-        stamp = {"left_out": left_out, "completed_at": clock.write_time(clock.now())}
+        stamp: dict[str, Any] = {"left_out": left_out, "completed_at": clock.write_time(clock.now())}
+        if taken:
+            stamp["newest_commit"] = clock.write_time(taken)
         beside.write_marker(self.stage, self._marker(source, "complete") | stamp)
 
     def _marker(self, source: str, phase: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from salvor.postgres.server import Connection
 
 STAGE = "side-database"
-ORIGIN, SOURCE, LEFT_OUT = "salvor.origin", "salvor.source", "salvor.left_out"
+ORIGIN, SOURCE, TAKEN, LEFT_OUT = "salvor.origin", "salvor.source", "salvor.taken", "salvor.left_out"
 KEPT, FENCE = "salvor.kept", "salvor.fence"
 """Settings of a database that say what Salvor did with it; they travel with a rename."""
 
@@ -80,7 +81,8 @@ class SideDatabase:
             return None
         complete = stage.marks.get(ORIGIN) == self.incident
         detail = stage.marks.get(SOURCE, "") if complete else "it is being loaded, or a load was broken off"
-        return Staged(STAGE, self.identity(stage), complete, self.server.address, detail=detail)
+        fresh = clock.read_time(stage.marks[TAKEN]) if TAKEN in stage.marks else None
+        return Staged(STAGE, self.identity(stage), complete, self.server.address, fresh=fresh, detail=detail)
 
     def keeps(self, seen: Mapping[str, Seen]) -> list[Kept]:
         """What earlier cutovers replaced."""
@@ -88,7 +90,7 @@ class SideDatabase:
 
     # --- stage ---------------------------------------------------------------------------------------------------
 
-    def build(self, source: str, around: Mapping[str, Any], load: Load) -> Iterator[Progress]:
+    def build(self, source: str, taken: datetime | None, around: Mapping[str, Any], load: Load) -> Iterator[Progress]:
         """Load `source` (its name) into a new database. Finds its work done; a half-built one is built anew.
 
         `around`: owner, encoding, locale, grants and settings, when the live database is gone.
@@ -108,6 +110,8 @@ class SideDatabase:
         with self._administrator() as connection:
             surroundings.dress_database(connection, self.stage, around)
             _set(connection, self.stage, SOURCE, source)
+            if taken:
+                _set(connection, self.stage, TAKEN, clock.write_time(taken))
             if left_out:
                 _set(connection, self.stage, LEFT_OUT, json.dumps(list(left_out)))
             _set(connection, self.stage, ORIGIN, self.incident)
