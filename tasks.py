@@ -86,19 +86,10 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
 @_task()
 def assess(c: Context, service: str = "", platform: str = "sandbox", incident: str = "", json: bool = False) -> None:
     """Look at a service: what is broken, and which way leads back. Changes and writes nothing."""
-    from salvor import show
+    from salvor import console, show
 
     shown = show.choose(as_json=json)
-    session = _session(service, platform, incident, shown)
-    plan = session.plan("assess", tell=shown.finding)
-    decided = list(plan.steps[0].decisions) or list(session.incident.decisions.values())
-    if isinstance(shown, show.Json):
-        for each in decided:
-            shown.write("decision", decision=each.to_json())
-    else:
-        shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
-        shown.lines([] if decided else ["Nothing is broken."])
-        shown.lines([f"HINT: inv restore --service={session.incident.service.name} --plan"] if decided else [])
+    console.assess(_session(service, platform, incident, shown), shown)
 
 
 def _step(name: str, summary: str) -> Callable[..., None]:

@@ -204,6 +204,7 @@ def test_0_done_and_nothing_to_do(place: World) -> None:
     ended(looked, 0)
     [decision] = [each["decision"] for each in objects(looked.stdout) if each["kind"] == "decision"]
     assert (decision["system"], decision["way"]["name"]) == ("store", "copy")
+    ended(inv(place, "assess", *SERVICE), 0, "store is broken: ", "Way back: copy.")
     planned = inv(place, "restore", *SERVICE, "--plan", "--json")
     ended(planned, 0)
     [plan] = [each for each in objects(planned.stdout) if each["kind"] == "plan"]
@@ -212,6 +213,7 @@ def test_0_done_and_nothing_to_do(place: World) -> None:
     ended(done, 0)
     objects(done.stdout)
     assert (place.live, place.sign) == (GOOD, "127.0.0.1")
+    ended(inv(place, "assess", *SERVICE), 0, "Nothing is broken: ", "brought it back")
     ended(inv(place, "restore", *SERVICE, "--step", "--yes"), 0, "Nothing left to do")
 
 

@@ -158,6 +158,23 @@ def recover(
     show_end(session, shown)
 
 
+def assess(session: Session, shown: Shown) -> None:
+    """Look, and say what is broken and which way leads back, or that nothing is. Writes nothing."""
+    plan, incident = session.plan("assess", tell=shown.finding), session.incident
+    decided = list(plan.steps[0].decisions) or list(incident.decisions.values())
+    if isinstance(shown, show.Json):
+        for each in decided:
+            shown.write("decision", decision=each.to_json(), recovered=incident.recovered_once)
+    elif incident.recovered_once:
+        shown.tell(f"Nothing is broken: {incident.id} brought it back, and is open.")
+        shown.tell(f"HINT: inv incident.show --incident={incident.id}")
+    elif decided:
+        shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
+        shown.tell(f"HINT: inv restore --service={incident.service.name} --plan")
+    else:
+        shown.tell("Nothing is broken.")
+
+
 def make_record(session: Session, shown: Watcher) -> None:
     """Make the incident's record. What goes wrong with it is owed, and stops nothing."""
     from salvor import record
@@ -228,6 +245,7 @@ def show_end(session: Session, shown: Watcher) -> None:
         )
         shown.tell(f"  go back:    inv undo --incident={incident.id}")
         shown.tell(f"  keep it:    inv discard --incident={incident.id}   (removes what was live before)")
+        shown.tell(f"  protect it: inv protect --service={incident.service.name}   (its standbys and backups)")
 
 
 def target(seconds: float | None, limit: float) -> str:

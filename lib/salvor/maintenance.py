@@ -122,8 +122,8 @@ def _against_policy(system: str, found: list[Backup], rpo: float, shown: Shown) 
 def protect(
     service: str, platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False
 ) -> None:
-    """Make a recovered service redundant again: standbys that no longer follow are rebuilt, and what is live is
-    backed up.
+    """Make a recovered service redundant again: standbys that no longer follow are rebuilt, and a cluster that is new
+    to the repository of backups is taken in and backed up.
     """
     session = _session(service, platform, shown)
     changes = tuple(change for system in session.incident.systems for change in system.redundancy())

@@ -9,14 +9,16 @@ from datetime import datetime
 
 import psycopg
 import pytest
-from salvor import aftermath, console, sandbox, session
+from salvor import aftermath, clock, console, maintenance, sandbox, session
 from salvor.change import Level
+from salvor.errors import CannotError
 from salvor.evidence import check
 from salvor.journal import Journal
 from salvor.sandbox import database, disasters, names, survivors
 from salvor.sandbox.layout import Layout
 from salvor.session import Session
 from salvor.show import Plain
+from salvor.system import Restorable, Wish
 
 ALLOWED_TO_LOSE = {"kill-primary": 30, "freeze-primary": 30, "lose-datadir": 30, "corrupt-pages": 30}
 """Acknowledged orders that a replica may not have had yet, within the RPO; a restore to a moment loses none before."""
@@ -122,6 +124,37 @@ def test_undo_then_restore_again_then_discard(fresh_sandbox: Layout) -> None:
     left = sorted(path.name for path in member.iterdir() if path.is_dir())
     assert left == ["data"], "nothing of the incident is left but its record"
     assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") == 0
+
+
+def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(fresh_sandbox: Layout) -> None:
+    """initdb gives it another system identifier: pgBackRest refuses its WAL and its backups until it is told."""
+    moment = break_it("drop-table")
+    sitting = session.open_session("orders", Plain(), failed_at=moment, wish=Wish(ways=("logical",)))
+    console.recover(sitting, Plain(), yes=True)
+    assert sitting.incident.measured["rpo"] == pytest.approx(
+        (moment - cluster().backups()[-1].taken).total_seconds(), abs=0.01
+    )
+    with pytest.raises(CannotError, match="another cluster") as refused:
+        maintenance.backup("orders", "sandbox", "full", Plain())
+    assert "inv protect" in refused.value.hint
+    maintenance.protect("orders", "sandbox", Plain(), yes=True)
+    assert database.streams(fresh_sandbox)
+    assert not list(cluster().redundancy())
+    newest, *others = cluster().backups()
+    assert (newest.kind, newest.way) == ("full", "physical")
+    assert newest.taken > moment
+    assert not newest.detail
+    assert ["cluster before this one" in other.detail for other in others if other.way == "physical"] == [True]
+    back_to = clock.now()
+    time.sleep(1.0)
+    again = session.open_session("orders", Plain(), wish=Wish(at=back_to), anew=True)
+    assert again.plan("assess").steps[0].decisions[0].way.backup == newest.id
+
+
+def cluster() -> Restorable:
+    found = session.open_session("orders", Plain(), anew=True).incident.system("orders-db")
+    assert isinstance(found, Restorable)
+    return found
 
 
 def test_a_plan_changes_nothing_on_the_real_platform(fresh_sandbox: Layout) -> None:

@@ -188,6 +188,13 @@ class Repository:
     def backups(self) -> list[Backup]:
         """Its backups as restorable points, newest first."""
         until = self.newest_archived
+
+        def detail(one: Stored) -> str:
+            if one.broken:
+                return "pgBackRest found damaged pages while it was taken"
+            before = f"of a cluster before this one, system identifier {one.system_identifier}"
+            return "" if self.is_of(one.system_identifier) else before
+
         return [
             Backup(
                 id=one.label,
@@ -197,21 +204,33 @@ class Repository:
                 taken=one.stopped,
                 size=one.stored,
                 location=f"pgBackRest repository {one.repository}, stanza {self.stanza}",
-                window=(one.consistent_from, until) if until and until > one.consistent_from else None,
+                window=(one.consistent_from, until)
+                if until and until > one.consistent_from and self.is_of(one.system_identifier)
+                else None,
                 fingerprint=json.loads(one.annotations["fingerprint"]) if "fingerprint" in one.annotations else None,
                 usable=not one.broken,
-                detail="pgBackRest found damaged pages while it was taken" if one.broken else "",
+                detail=detail(one),
             )
             for one in self.stored
         ]
 
+    def is_of(self, system_identifier: str) -> bool:
+        """Whether it takes the WAL and the backups of that cluster; of any other it refuses both."""
+        newest = {one["repo-key"]: str(one["system-id"]) for one in sorted(self.info["db"], key=lambda one: one["id"])}
+        return set(newest.values()) == {system_identifier}
+
     # --- what it does --------------------------------------------------------------------------------------------
 
-    def take(self, kind: str, data: str, port: int, socket_folder: str) -> Iterator[Progress]:
-        """Take a backup (full, diff or incr) of the server in `data`."""
-        place = [f"--pg1-path={data}", f"--pg1-port={port}", f"--pg1-socket-path={socket_folder}"]
-        argv = self.argv(*place, f"--type={kind}", "--log-level-console=detail", "--log-level-file=off", "backup")
+    def take(self, kind: str, server: Server, socket_folder: str) -> Iterator[Progress]:
+        """Take a backup (full, diff or incr) of the server."""
+        options = [f"--type={kind}", "--log-level-console=detail", "--log-level-file=off"]
+        argv = self.argv(*_place(server, socket_folder), *options, "backup")
         yield from self._follow(argv, _BACKUP_SECONDS, None, f"backing up ({kind})")
+
+    def adopt(self, server: Server, socket_folder: str) -> None:
+        """Take this cluster's WAL and backups from now on. Those of the cluster before it stay restorable."""
+        argv = self.argv(*_place(server, socket_folder), "--log-level-file=off", "stanza-upgrade")
+        self.shell.run(argv, environment=self.environment, deadline=120.0)
 
     def annotate(self, label: str, annotations: Mapping[str, str]) -> None:
         """Note something with a backup; what was noted by the same names is replaced."""
@@ -250,6 +269,10 @@ class Repository:
                     yield Progress(round(percent), 100, "%", label)
                 else:
                     yield Progress(round(total * percent / 100), total, "bytes", label)
+
+
+def _place(server: Server, socket_folder: str) -> list[str]:
+    return [f"--pg1-path={server.data}", f"--pg1-port={server.port}", f"--pg1-socket-path={socket_folder}"]
 
 
 def write_target_time(moment: datetime) -> str:

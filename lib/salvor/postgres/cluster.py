@@ -107,6 +107,12 @@ class Sighting:
         return self.look.identity + (f"/{swapped_in.partition(' ')[0]}" if swapped_in else "")
 
     @property
+    def system_identifier(self) -> str:
+        """What initdb gave the cluster, and copies of it keep; empty when its control file cannot be read."""
+        control = self.look.control if self.look else None
+        return (control or {}).get("Database system identifier", "")
+
+    @property
     def origin(self) -> str | None:
         """The incident whose restore put the data there."""
         if self.facts and self.facts.swapped_in:

@@ -42,8 +42,8 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     lineage = repository.lineage(_live_timeline(seen), member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
     timeline = lineage.live_at(moment) if moment else lineage.current
-    backup = _backup(repository, lineage, timeline, target, wish)
-    _fits(repository, backup, seen, member)
+    backup = _backup(_of_this_cluster(repository, seen), lineage, timeline, target, wish)
+    _fits(backup, member)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
     unfenced = (wish.overrides or {}).get(PROMOTE_WITHOUT_FENCE)
@@ -109,12 +109,22 @@ def _live_timeline(seen: View) -> int | None:
     return next((timeline for timeline in known if timeline), None)
 
 
-def _backup(repository: Repository, lineage: Lineage, timeline: int, target: str, wish: Wish) -> Stored:
-    """The newest whole backup from which the target can be reached along the timeline."""
+def _of_this_cluster(repository: Repository, seen: View) -> list[Stored]:
+    """The backups of the cluster that is seen: the repository may hold those of one before it too."""
     if not repository.stored:
         raise _Closed("the repository holds no backup")
+    known = {one.system_identifier for one in seen.sightings} - {""}
+    found = [one for one in repository.stored if not known or one.system_identifier in known]
+    if not found:
+        other = repository.stored[0].system_identifier
+        raise _Closed(f"the backups are of another cluster (system identifier {other})")
+    return found
+
+
+def _backup(stored: list[Stored], lineage: Lineage, timeline: int, target: str, wish: Wish) -> Stored:
+    """The newest whole backup from which the target can be reached along the timeline."""
     kind, _, value = target.partition(":")
-    sound = [one for one in repository.stored if not one.broken]
+    sound = [one for one in stored if not one.broken]
     if not sound:
         raise _Closed("every backup in the repository is marked as damaged")
     fitting = [one for one in sound if kind == "immediate" or lineage.leads_from(one.timeline, one.stop_lsn, timeline)]
@@ -144,11 +154,8 @@ def _backup(repository: Repository, lineage: Lineage, timeline: int, target: str
     return fitting[0]
 
 
-def _fits(repository: Repository, backup: Stored, seen: View, member: Member) -> None:
-    """That the backup is of this cluster, and of the PostgreSQL that is installed there."""
-    known = {one.look.control["Database system identifier"] for one in seen.sightings if one.look and one.look.control}
-    if known and backup.system_identifier not in known:
-        raise _Closed(f"the backups are of another cluster (system identifier {backup.system_identifier})")
+def _fits(backup: Stored, member: Member) -> None:
+    """That the backup is of the PostgreSQL that is installed there."""
     server = member.server
     said = server.shell.run([server.program("postgres"), "--version"], deadline=10.0).stdout
     version = re.search(r"\) (\d+(?:\.\d+)?)", said)

@@ -211,13 +211,31 @@ class Postgres(Restorable):
         return ask(self.site.server(where, seen), self.settings.database, statement)
 
     def redundancy(self) -> Iterator[Change]:
-        """Rebuild each member that is no healthy standby of the live primary."""
+        """Rebuild each member that is no healthy standby of the live primary; back up what nothing else leads to."""
         for one in rebuild.unprotected(self.site.view):
             yield self.change(
                 "rebuild_standby",
-                why=one.describe(),
+                why=f"it does not follow the primary: {one.describe()}",
                 no_undo="what it replaces is kept until inv discard",
                 member=one.member.name,
+            )
+        primary = self.site.view().primary
+        if not self.settings.pgbackrest or not primary.is_up or primary.is_fenced:
+            return
+        repository, identifier = self.site.repository(primary.member), primary.system_identifier
+        if not repository.is_of(identifier):
+            yield self.change(
+                "adopt",
+                why=f"the repository takes another cluster's WAL and backups, and refuses those of {identifier}",
+                no_undo="the backups of the cluster before it stay; a later upgrade of the stanza leads back to it",
+                identity=primary.identity,
+            )
+        if not any(one.system_identifier == identifier and not one.broken for one in repository.stored):
+            yield self.change(
+                "backup",
+                kind="full",
+                why="there is no backup of this cluster",
+                no_undo="it only adds a backup; the policy removes it",
             )
 
     # --- act -----------------------------------------------------------------------------------------------------
@@ -316,6 +334,21 @@ class Postgres(Restorable):
         """Copy the live primary to a member and start it as a streaming standby."""
         yield from rebuild.rebuild(self.site.view(), self.site.member(member), self.context.incident)
 
+    @verb(deadline=300.0)
+    def adopt(self, identity: str) -> Outcome:
+        """Have the pgBackRest repository take the WAL and the backups of the cluster with that identity."""
+        primary = self.site.view().primary
+        if primary.identity != identity or not primary.is_up:
+            raise CannotError(
+                f"{self.name}: the primary is {primary.describe()}, and not {identity}.",
+                safe="the repository is as it was",
+                hint="inv assess",
+            )
+        repository = self.site.repository(primary.member)
+        if not repository.is_of(primary.system_identifier):
+            repository.adopt(primary.member.server, _socket_folder(primary.member.server))
+        return None
+
     @verb(deadline=_DAY)
     def backup(self, kind: str) -> Iterator[Progress]:
         """Take a backup of the live primary: full, diff or incr by pgBackRest, or a dump."""
@@ -327,15 +360,24 @@ class Postgres(Restorable):
         primary = self.site.view().primary
         if not primary.is_up or primary.is_fenced:
             raise CannotError(f"{self.name}: no live primary to back up: {primary.describe()}.", hint="inv assess")
-        server = primary.member.server
-        folders = ask(server, "postgres", "show unix_socket_directories").split(",")
+        server, repository = primary.member.server, self.site.repository(primary.member)
+        if not repository.is_of(primary.system_identifier):
+            raise CannotError(
+                f"{self.name}: the repository takes the backups of another cluster than {primary.system_identifier}.",
+                safe="no backup was taken; those that are there stay",
+                hint="inv protect makes the repository take this cluster's, and backs it up",
+            )
         if primary.look and primary.timeline != int((primary.look.control or {})["Latest checkpoint's TimeLineID"]):
             # pgBackRest refuses a server that was promoted and has had no checkpoint yet.
             with server.session(deadline=600.0, writes=True) as connection:
                 connection.execute("checkpoint")
-        yield from self.site.repository(primary.member).take(kind, server.data, server.port, folders[0].strip())
+        yield from repository.take(kind, server, _socket_folder(server))
         repository = self.site.repository(primary.member)  # one that has looked after the backup, not before
         yield from restore_point.note(server, self.settings.database, repository, repository.stored[0].label)
+
+
+def _socket_folder(server: Server) -> str:
+    return str(ask(server, "postgres", "show unix_socket_directories")).split(",")[0].strip()
 
 
 _LOGICAL_STAGES = ("side-database", "side-cluster")
