@@ -195,3 +195,16 @@ def test_questions_that_nobody_answers_cost_their_deadline_once(place: World) ->
         (assessed,) = place.session().plan().steps[:1]
         assert time.monotonic() - begun < 2 * 2.0
     assert sum("no answer within 2.0 s" in finding.figure for finding in assessed.findings) == 6
+
+
+def test_lines_that_were_cut_off_are_found_in_the_mirror(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    place.damage()
+    incident = recover(place)
+    aftermath.check_incident(incident, "", Plain())
+    journal = place.journals()[0].folder / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(lines[:-2]))
+    with pytest.raises(NotProvenError, match=f"line {len(lines) - 1}"):
+        aftermath.check_incident(incident, "", Plain())

@@ -166,13 +166,15 @@ def show_incident(incident: str, shown: Shown) -> None:
 def check_incident(incident: str, signers: str, shown: Shown) -> None:
     """Check the journal's chain, its seal and its signature. Raises NotProvenError when anything is wrong."""
     folder = find(one_of("incident", incident))
-    findings = evidence.check(folder, Path(signers) if signers else None)
+    mirror = os.environ.get("SALVOR_MIRROR") or None
+    findings = evidence.check(folder, Path(signers) if signers else None, mirror=mirror)
     for finding in findings:
         shown.finding(finding)
     bad = [finding for finding in findings if finding.level is Level.FAIL]
     if bad:
+        told = ": ".join(part for part in (bad[0].figure, bad[0].detail) if part) or bad[0].check
         raise NotProvenError(
-            f"The journal of {incident} is not what was written: {bad[0].detail or bad[0].check}.",
+            f"The journal of {incident} is not what was written: {told}",
             hint="docs/evidence.md tells how to check it by hand",
         )
 
