@@ -80,13 +80,13 @@ class Script(Protocol):
 
 @contextmanager
 def open_script(
-    dump: Dump, pg_restore: Sequence[str] = ("pg_restore",), scratch: Path | None = None, *, schema_only: bool = False
+    dump: Dump, pg_restore: Sequence[str] = ("pg_restore",), scratch: Path | None = None
 ) -> Iterator[Script]:
     """The script of a dump in any form.
 
     `pg_restore` is the argv prefix of that program, which may run it as another user. `scratch` is where a directory
     archive that is within a tar archive is unpacked for as long as it is read; every other form is a stream all along.
-    `schema_only` leaves out the data where that saves reading it. Raises CannotError.
+    Raises CannotError.
     """
     if dump.form is Form.PLAIN:
         with open_source(dump.path, dump.member) as source:
@@ -96,12 +96,10 @@ def open_script(
             folder = Path(name)
             dump_archive.unpack_directory(dump.path, dump.member, folder)
             dump_archive.check_directory(folder)
-            with dump_archive.decode(pg_restore, "directory", folder, schema_only=schema_only) as script:
+            with dump_archive.decode(pg_restore, "directory", folder) as script:
                 yield script
     else:
-        with dump_archive.decode(
-            pg_restore, dump.form.value, dump.path, dump.member, schema_only=schema_only
-        ) as script:
+        with dump_archive.decode(pg_restore, dump.form.value, dump.path, dump.member) as script:
             yield script
 
 

@@ -242,14 +242,12 @@ class _Tail:
 
 
 @contextmanager
-def decode(
-    pg_restore: Sequence[str], form: str, archive: Path, member: str = "", *, schema_only: bool = False
-) -> Iterator[Script]:
+def decode(pg_restore: Sequence[str], form: str, archive: Path, member: str = "") -> Iterator[Script]:
     """The script of an archive. `pg_restore` is its argv prefix; `form` is custom, tar or directory.
 
     Custom and tar archives are fed as a stream, so that they may be compressed, or within another archive.
     """
-    argv = [*pg_restore, "--file=-", f"--format={form}"] + ["--schema-only"] * schema_only
+    argv = [*pg_restore, "--file=-", f"--format={form}"]
     if form == "directory":
         with _running([*argv, str(archive)], subprocess.DEVNULL) as process:
             yield Script(process, None, archive)

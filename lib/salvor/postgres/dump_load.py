@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.postgres.dump import Dump, Script, open_script
+from salvor.postgres.dump import Dump, Form, Script, open_script
 from salvor.postgres.dump_reader import MetaCommand, Reader
 from salvor.postgres.dump_rules import Lane
 from salvor.postgres.dump_screen import Order, Screen
@@ -128,7 +128,9 @@ class _Load:
         }
         self._size_of: dict[str, int] = {}  # bytes of data by table
         self._root: dict[str, str] = {}  # a partition's table
-        self._progress = Progress(0, dump.size, "bytes")
+        # pg_restore opens the files of a directory itself: how far it is in them is not known
+        self._size = None if dump.form is Form.DIRECTORY else dump.size
+        self._progress = Progress(0, self._size, "bytes")
         self._told = 0.0
 
     def stop(self) -> None:
@@ -238,7 +240,8 @@ class _Load:
             whole_lines = block.endswith(b"\n")
             self.data += len(block)
             self._size_of[table] = self._size_of.get(table, 0) + len(block)
-            self._progress = Progress(self._script.position(), self._dump.size, "bytes", table)
+            done = self._unpacked if self._size is None else self._script.position()
+            self._progress = Progress(done, self._size, "bytes", table)
             yield from self._tell_now_and_then()
         for each in self._sessions:
             each.end_copy()

@@ -26,10 +26,12 @@ _COMPLETE = b"-- PostgreSQL database dump complete"
 _END_OF_DATA = re.compile(rb"\n\\\.")
 
 
-def _tokens(string: bytes) -> re.Pattern[bytes]:
-    # possessive quantifiers: a quote that is not closed costs one pass, not a backtracking
+def _tokens(string: bytes, first: bytes = b"") -> re.Pattern[bytes]:
+    # possessive quantifiers: a quote that is not closed costs one pass, not a backtracking;
+    # negative lookaheads: the start of a token whose end was not read yet is not taken for another token
     return re.compile(
-        rb"""(?P<space>[ \t\n\r\f\v]++)
+        first
+        + rb"""(?P<space>[ \t\n\r\f\v]++)
         |(?P<comment>--[^\n\r]*+)
         |(?P<block>/\*)
         |(?P<escaped>[eE]'[^'\\]*+(?:(?:''|\\.)[^'\\]*+)*+')
@@ -38,14 +40,23 @@ def _tokens(string: bytes) -> re.Pattern[bytes]:
         + rb""")
         |(?P<name>"[^"]*+(?:""[^"]*+)*+")
         |(?P<dollar>\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?\$)
-        |(?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
-        |(?P<number>[0-9]++(?:\.[0-9]++)?+)
-        |(?P<other>[^\\'"\x00])""",
+        |(?P<word>(?![eE]')[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+)
+        |(?P<number>[0-9]++(?:\.[0-9]*+)?+)
+        |(?P<other>(?!\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*+)?+\Z)[^\\'"\x00A-Za-z0-9_\x80-\xff])""",
         re.VERBOSE | re.DOTALL,
     )
 
 
-_STANDARD = _tokens(rb"'[^']*+(?:''[^']*+)*+'")
+_STRING = rb"'[^']*+(?:''[^']*+)*+'"
+_STANDARD = _tokens(_STRING)
+_ROWS = _tokens(
+    _STRING,
+    rb"""(?P<rows>(?:[^'"$;\\\x00/\-A-Za-z_\x80-\xff]++|(?![eE]')[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*+
+        |-(?!-)|/(?!\*)|"""
+    + _STRING
+    + rb""")++)|""",
+)
+"""Takes all that cannot end an INSERT at once: its rows are many, and nobody looks at them."""
 _BACKSLASHES = _tokens(rb"'[^'\\]*+(?:(?:''|\\.)[^'\\]*+)*+'")
 """For `standard_conforming_strings = off`."""
 _COMMENT_EDGE = re.compile(rb"/\*|\*/")
@@ -161,10 +172,10 @@ class Reader:
         self._counted -= start
         return size
 
-    def _token(self, start: int) -> tuple[int, re.Match[bytes] | None, int]:
+    def _token(self, start: int, pattern: re.Pattern[bytes] | None = None) -> tuple[int, re.Match[bytes] | None, int]:
         """The next token: where the statement starts now (reading on moves it), the match, where the token ends."""
         while True:
-            match = self._pattern.match(self._buffer, self._at)
+            match = (pattern or self._pattern).match(self._buffer, self._at)
             end = match.end() if match else -1
             if match and match.lastgroup in {"dollar", "block"}:
                 end = self._end_of_dollar(match) if match.lastgroup == "dollar" else self._end_of_comment(end)
@@ -217,17 +228,17 @@ class Reader:
         tokens: list[Token] = []
         shapes: list[str] = []
         parentheses = blocks = count = 0
-        routine, previous = False, ""
+        routine, previous, pattern = False, "", self._pattern
         while True:
-            start, match, end = self._token(start)
+            start, match, end = self._token(start, pattern)
             if match is None:
                 raise self._unreadable(line)
             kind = match.lastgroup
             assert kind
             text = self._buffer[self._at : end]
-            if text == b";" and not parentheses and not blocks:
+            if text == b";" and ((not parentheses and not blocks) or shapes[:1] == ["INSERT"]):
                 break
-            if kind not in {"space", "comment", "block"}:
+            if kind not in {"space", "comment", "block", "rows"}:
                 if kind == "string" and previous == "escaped":
                     # the server reads the second part with escapes too
                     raise self.error("a string with escapes that goes on in another line: pg_dump writes none.")
@@ -240,6 +251,8 @@ class Reader:
                 if count <= FEW_TOKENS or shapes[0] != "INSERT":
                     tokens.append(token)
                     shapes.append(shape)
+                if count == FEW_TOKENS and shapes[0] == "INSERT" and pattern is _STANDARD:
+                    pattern = _ROWS
                 if count == 4:
                     routine = bool(_ROUTINE.match(" ".join(shapes) + " "))
                 if shape == "(":

@@ -158,9 +158,9 @@ class Screen:
         else:
             return None
         if not name.endswith("_timeout"):
-            if name not in SETTINGS or (
-                name == "standard_conforming_strings" and setting_word(value) not in {"on", "off"}
-            ):
+            # the reader goes by the bare word; a server that took it for another one would find other strings
+            unread = name == "standard_conforming_strings" and value.lower() not in {b"on", b"off"}
+            if name not in SETTINGS or unread:
                 raise self._refusal(statement, "pg_dump does not set that")
             if name == "client_encoding" and (encoding := setting_word(value)) not in ENCODINGS:
                 raise self._refusal(
@@ -214,9 +214,7 @@ class Screen:
             self._refuse_system_object(statement, groups)
         tables = tuple(span.name for key in ("table", "other") for span in groups.get(key, ()))
         extension = groups["extension"][0].name if "extension" in groups else ""
-        roles = tuple(
-            span for key in ("role", "roles") for span in groups.get(key, ()) if span.name.lower() not in _NO_ROLES
-        )
+        roles = tuple(span for key in ("role", "roles") for span in groups.get(key, ()) if span.name not in _NO_ROLES)
         sql = joined(statement.tokens) if lane is Lane.COPY else statement.sql
         return Order(sql, statement.line, lane, self._settings, tables, extension, roles, database)
 

@@ -16,6 +16,7 @@ import psycopg
 
 from salvor.errors import CannotError
 from salvor.postgres.dump_screen import Order
+from salvor.postgres.dump_target import told_connection
 
 if TYPE_CHECKING:
     from salvor.postgres.dump_target import Connect, Connection
@@ -154,7 +155,7 @@ class Session:
 
     def _run(self) -> None:
         try:
-            with self._connect() as connection:
+            with told_connection(), self._connect() as connection:
                 connection.autocommit = True
                 connection.prepare_threshold = None
                 self._connection = connection
@@ -167,8 +168,6 @@ class Session:
                         self._copy(connection, item.order)
         except Stopped:
             pass
-        except psycopg.Error as error:
-            self.error = cannot_connect(error)
         except BaseException as error:  # noqa: BLE001  # raised again by the thread that loads
             self.error = error
         finally:
@@ -236,11 +235,6 @@ class Session:
         # only the primary message: detail and context hold rows
         message = error.diag.message_primary or str(error).strip().partition("\n")[0]
         return self._make_error(f"{message}: {order.shown}", order.line, "")
-
-
-def cannot_connect(error: psycopg.Error) -> CannotError:
-    """What a connection's failure means, without the secrets of its connection string."""
-    return CannotError(f"The connection to the database failed: {str(error).strip().partition(chr(10))[0]}")
 
 
 def _size(item: Item) -> int:

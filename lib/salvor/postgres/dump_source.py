@@ -12,8 +12,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-import zstandard
-
 from salvor.errors import CannotError, UsageError
 
 CHUNK = 1 << 20
@@ -21,7 +19,7 @@ HEAD = 1 << 16
 """Bytes that are looked at to tell what something is."""
 
 GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
-UNREADABLE = (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, tarfile.TarError, OSError)
+UNREADABLE = (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError, OSError)
 """What the decoders raise for a stream that is cut off or damaged."""
 
 
@@ -56,14 +54,31 @@ def read_fully(stream: Readable, size: int) -> bytes:
     return b"".join(pieces)
 
 
+class _Zstandard:
+    """Decompresses a stream. Its errors are among UNREADABLE, and the library is loaded when it is needed.
+
+    A stream that is cut off between two blocks just ends here: each form of dump notices that itself.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        import zstandard
+
+        self._error = zstandard.ZstdError
+        self._reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)  # type: ignore[arg-type]
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._reader.read(size)
+        except self._error as error:
+            raise OSError(f"damaged zstd data: {error}") from error
+
+
 def unpacked(peeked: Peeked) -> Peeked:
     """The stream, decompressed when it is gzip or zstd; no read gives more than it asked for, not even of a bomb."""
     if peeked.head.startswith(GZIP):
         return Peeked(gzip.GzipFile(fileobj=peeked, mode="rb"))  # type: ignore[call-overload]  # it only reads
     if peeked.head.startswith(ZSTANDARD):
-        # a stream that is cut off between two blocks just ends here: each form of dump notices that itself
-        decompressor = zstandard.ZstdDecompressor()
-        return Peeked(decompressor.stream_reader(peeked, read_across_frames=True))  # type: ignore[arg-type]
+        return Peeked(_Zstandard(peeked))
     return peeked
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -51,11 +52,23 @@ _OBJECTS: LiteralString = """
 
 # Roles that can leave a database: what they own can be made to run as them.
 _POWERFUL: LiteralString = """
-    SELECT rolname FROM pg_roles WHERE rolsuper OR rolcreaterole OR EXISTS (
-        SELECT FROM unnest(ARRAY['pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files']) AS power
-        WHERE pg_has_role(pg_roles.oid, power, 'MEMBER')
+    SELECT rolname FROM pg_roles AS role WHERE rolcreaterole OR EXISTS (
+        SELECT FROM pg_roles AS power WHERE pg_has_role(role.oid, power.oid, 'MEMBER') AND (power.rolsuper
+            OR power.rolname IN ('pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files'))
     )
 """
+
+
+@contextmanager
+def told_connection() -> Iterator[None]:
+    """Say what a connection's failure means."""
+    import psycopg
+
+    try:
+        yield
+    except psycopg.Error as error:
+        message = str(error).strip().partition("\n")[0]
+        raise CannotError(f"The database to load into does not answer: {message}") from error
 
 
 @dataclass
@@ -78,7 +91,7 @@ class Target:
     @classmethod
     def look(cls, connect: Connect, terms: Terms, *, has_administrator: bool) -> Target:
         """Ask the server. Raises CannotError when the database is not empty."""
-        with connect() as connection:
+        with told_connection(), connect() as connection:
 
             def column(query: LiteralString) -> frozenset[str]:
                 return frozenset(row[0] for row in connection.execute(query))
@@ -88,7 +101,7 @@ class Target:
             assert who
             if found:
                 raise CannotError(
-                    f"The database {who[0]!r} is not empty: it has {found[0]}.",
+                    f"The database {who[0]!r} is not empty: it has {found[0]!r}.",
                     safe="nothing was loaded into it",
                     hint="load into a database that was just created from template0",
                 )
