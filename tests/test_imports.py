@@ -30,7 +30,8 @@ MAY = {
     "clock": {"errors"},
     "shell": {"clock", "errors", "secrets", "running", "ssh"},
     "running": {"clock"},
-    "ssh": {"clock", "deadline", "errors", "running", "shell"},
+    "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
+    "fleet": {"clock", "errors", "shell", "ssh"},
     "journal": {"clock", "durable", "errors", "line", "mirror", "secrets"},
     "run": {"change", "clock", "errors", "incident", "journal", "secrets", "steps"},
 }

@@ -20,6 +20,8 @@ from salvor.postgres.server import Operator, Server, ask
 from salvor.postgres.site import Site
 from salvor.secrets import SecretReference
 from salvor.shell import Shell
+from salvor.ssh.host import Host
+from salvor.ssh.settings import SshSettings
 from salvor.system import Outcome, Restorable, Settings, Wish, verb
 
 _DAY = 24 * 3600.0
@@ -36,13 +38,6 @@ Folder = Annotated[str, AfterValidator(_check_path)]
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SshSettings(_Part):
-    """How a member's host is reached."""
-
-    user: str | None = None
-    port: int = Field(default=22, ge=1, le=65535)
 
 
 class MemberSettings(_Part):
@@ -141,10 +136,7 @@ class Postgres(Restorable):
         run_as = self.settings.run_as or None
         if not member.host:
             return shell.local(run_as)
-        return shell.on_demand(
-            member.host,
-            lambda: shell.connect(member.host, user=member.ssh.user, port=member.ssh.port, run_as=run_as, deadline=4.0),
-        )
+        return shell.on_demand(member.host, lambda: Host(member.host, member.ssh, run_as).open(4.0))
 
     def _repository(self, member: Member) -> Repository:
         pgbackrest = self.settings.pgbackrest
