@@ -10,15 +10,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
-from salvor import secrets, shell, ssh
+from salvor import secrets, shell
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.running import Running
+from salvor.running import Command, Running
 from salvor.shell import Shell
+from salvor.ssh import wire
+from salvor.ssh.settings import SshSettings
 
 from tests import ssh_server
 from tests.ssh_server import Server
@@ -42,8 +46,9 @@ def as_its_user(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
-def connected(server: Server, deadline: float = 10.0) -> Shell:
-    return shell.connect(server.address, user=ssh_server.USER, port=server.port, deadline=deadline)
+def connected(server: Server, deadline: float = 10.0, client: Literal["paramiko", "openssh"] = "paramiko") -> Shell:
+    settings = SshSettings(user=ssh_server.USER, port=server.port, client=client)
+    return shell.connect(server.address, settings=settings, deadline=deadline)
 
 
 @pytest.fixture(
@@ -51,6 +56,7 @@ def connected(server: Server, deadline: float = 10.0) -> Shell:
         "local",
         pytest.param("user", marks=[needs_root, pytest.mark.root]),
         pytest.param("ssh", marks=needs_sshd),
+        pytest.param("openssh", marks=needs_sshd),
     ]
 )
 def there(request: pytest.FixtureRequest) -> Shell:
@@ -59,7 +65,9 @@ def there(request: pytest.FixtureRequest) -> Shell:
         return shell.local()
     if request.param == "user":
         return shell.local("postgres")
-    return connected(request.getfixturevalue("as_its_user"))
+    return connected(
+        request.getfixturevalue("as_its_user"), client="openssh" if request.param == "openssh" else "paramiko"
+    )
 
 
 def within(seconds: float, work: Callable[[], object]) -> object:
@@ -109,9 +117,10 @@ def test_a_failure_holds_no_secret(there: Shell, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_command_that_a_signal_ended(there: Shell) -> None:
-    with pytest.raises(CommandError, match=r"sh on .* was ended by (SIGKILL|a signal|SIGHUP)") as failed:
+    # OpenSSH's client does not tell; the shell between does, as shells do.
+    how = r"(was ended by (SIGKILL|a signal|SIGHUP)|ended with exit code 137)"
+    with pytest.raises(CommandError, match=rf"sh on .* {how}"):
         there.run(["sh", "-c", "kill -9 $$"])
-    assert failed.value.exit_code_of_command < 0
 
 
 def test_a_command_that_is_not_there(there: Shell) -> None:
@@ -265,8 +274,9 @@ def test_a_file_that_comes_in_part_changes_nothing(tmp_path: Path) -> None:
     class Broken(type(shell.local())):  # type: ignore[misc]
         """As over a connection that breaks: what is read ends too early."""
 
-        def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
-            return super()._start(argv, environment, stdin[:3] if stdin else stdin)  # type: ignore[no-any-return]
+        def _start(self, command: Command) -> Running:
+            cut = [piece[:3] for piece in command.stdin] if command.stdin else None
+            return super()._start(replace(command, stdin=cut))  # type: ignore[no-any-return]
 
     path = str(tmp_path / "file")
     shell.local().write(path, "whole")
@@ -441,10 +451,11 @@ def test_a_host_that_is_not_there() -> None:
 
 def test_a_name_that_looks_like_an_option_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(CannotError) as refused:
-        shell.connect(f"-oProxyCommand=touch {tmp_path}/owned", user="x", deadline=2)
+    for client in ("paramiko", "openssh"):
+        settings = SshSettings(client=client)
+        with pytest.raises(CannotError, match="neither a host's name nor an IP address"):
+            shell.connect(f"-oProxyCommand=touch {tmp_path}/owned", settings=settings, deadline=2)
     assert not (tmp_path / "owned").exists()
-    assert " -- 'x@-oProxyCommand=touch" in refused.value.hint
 
 
 @needs_sshd
@@ -453,21 +464,20 @@ def test_a_host_that_dies_while_a_command_runs(as_its_user: Server) -> None:
     threading.Timer(0.5, as_its_user.end_sessions).start()
     with pytest.raises(OutcomeUnknownError, match=r"connection to 127\.0\.0\.9 broke"):
         within(10, lambda: there.run(["sleep", "20"]))
-    with pytest.raises(CannotError, match="does not run true"):
-        within(15, lambda: there.run(["true"]))
+    assert there.run(["echo", "again"]).stdout == "again\n"  # it connects anew
     assert connected(as_its_user).run(["echo", "again"]).stdout == "again\n"
 
 
 @needs_sshd
 def test_a_host_that_freezes(as_its_user: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ssh, "_BEGINNING", 1.0)
+    monkeypatch.setattr(wire, "BEGINNING", 1.0)
     there = connected(as_its_user)
     there.run(["true"])  # from now on, the session has all its processes
     frozen = as_its_user.sessions()
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
     try:
-        with pytest.raises((OutcomeUnknownError, CannotError)):
+        with pytest.raises(OutcomeUnknownError, match="did not say within 1 s"):
             within(5, lambda: there.run(["true"], deadline=2))
         as_its_user.process.send_signal(signal.SIGSTOP)
         with pytest.raises(CannotError, match="cannot be reached"):

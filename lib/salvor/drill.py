@@ -84,7 +84,7 @@ def _signing_key() -> Path:
 
 def _clear_up(service: str, incident: str, shown: Shown) -> None:
     """After a scene: what it kept goes, and the service becomes redundant again, as it would the day after."""
-    shown.tell("\nThe day after: what was kept is discarded, the standby rebuilt, a backup taken.")
+    shown.tell("\nThe day after: what was kept is discarded, the standby is rebuilt.")
     aftermath.discard(incident, shown, yes=True)
     maintenance.protect(service, "sandbox", shown, yes=True)
 

@@ -1,4 +1,4 @@
-"""A command that was started: its output read as it comes, its end noticed, whoever keeps its output open."""
+"""A command, and one that was started: its output read as it comes, its end noticed, whoever keeps its output open."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import IO
 
 from salvor import clock
@@ -20,10 +21,26 @@ _LONGEST_LINE = 1024 * 1024
 _STDERR_KEPT = 64 * 1024
 _LINGER = 0.3
 _QUEUED = 1000
+_QUEUED_PIECES = 16
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is to be run: `argv` in `folder` (None: `/` here, the user's home on a host), with `environment` added.
+
+    `stdin` is given piece by piece (None: no input). `binary`: what it prints is taken as bytes, not as lines.
+    """
+
+    argv: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stdin: Iterable[bytes] | None = None
+    folder: str | None = None
+    binary: bool = False
 
 
 class Running(ABC):
-    """A command that was started: `lines` are those of its standard output as they come, then None.
+    """A command that was started: `said` is its standard output as it comes, then None: lines with their newline, or
+    pieces of bytes from a binary one.
 
     None comes when the command has ended and its output with it; or a moment later, when something that it left in
     the background keeps its output open.
@@ -31,16 +48,18 @@ class Running(ABC):
 
     way_to_end = "it was stopped"
 
-    def __init__(self) -> None:
-        self.lines: queue.Queue[str | None] = queue.Queue(_QUEUED)
+    def __init__(self, binary: bool = False) -> None:
+        self.said: queue.Queue[str | bytes | None] = queue.Queue(_QUEUED if not binary else _QUEUED_PIECES)
+        self._binary = binary
         self._stopped = threading.Event()
         self._error = bytearray()
         self._reading = True  # waiting for output, rather than for somebody to take it
         self._heard = clock.monotonic()
 
-    def begin(self, stdin: bytes | None) -> None:
+    def begin(self, stdin: Iterable[bytes] | None) -> None:
         """Let the command's output be read, and give it its input."""
-        readers = [threading.Thread(target=work, daemon=True) for work in (self._read_lines, self._read_errors)]
+        read = self._read_pieces if self._binary else self._read_lines
+        readers = [threading.Thread(target=work, daemon=True) for work in (read, self._read_errors)]
         others = [threading.Thread(target=self._await_end, args=(readers,), daemon=True)]
         if stdin is not None:
             others.append(threading.Thread(target=self._write, args=(stdin,), daemon=True))
@@ -65,10 +84,17 @@ class Running(ABC):
         if rest:
             self._put(rest)
 
-    def _put(self, line: str | None) -> None:
+    def _read_pieces(self) -> None:
+        with suppress(OSError, ValueError):
+            while piece := self._read(_PIECE):
+                self._reading = False
+                self._put(piece)
+                self._heard, self._reading = clock.monotonic(), True
+
+    def _put(self, said: str | bytes | None) -> None:
         while not self._stopped.is_set():  # else nobody listens: what it still says is read, and forgotten
             with suppress(queue.Full):
-                self.lines.put(line, timeout=0.2)
+                self.said.put(said, timeout=0.2)
                 return
 
     def _read_errors(self) -> None:
@@ -109,7 +135,7 @@ class Running(ABC):
     def _read_error(self, most: int) -> bytes: ...
 
     @abstractmethod
-    def _write(self, stdin: bytes) -> None: ...
+    def _write(self, stdin: Iterable[bytes]) -> None: ...
 
     @abstractmethod
     def _await(self) -> None:
@@ -119,8 +145,8 @@ class Running(ABC):
 class RunningHere(Running):
     """A command on this machine; `by_sudo` is the user whose it is, where only sudo may end it."""
 
-    def __init__(self, process: subprocess.Popen[bytes], by_sudo: str | None) -> None:
-        super().__init__()
+    def __init__(self, process: subprocess.Popen[bytes], by_sudo: str | None, *, binary: bool = False) -> None:
+        super().__init__(binary)
         self.process = process
         self._by_sudo = by_sudo
 
@@ -130,10 +156,11 @@ class RunningHere(Running):
     def _read_error(self, most: int) -> bytes:
         return _read(self.process.stderr, most)
 
-    def _write(self, stdin: bytes) -> None:
+    def _write(self, stdin: Iterable[bytes]) -> None:
         assert self.process.stdin
         with suppress(OSError), self.process.stdin as stream:  # it may end without reading all; its exit code tells
-            stream.write(stdin)
+            for piece in stdin:
+                stream.write(piece)
 
     def _await(self) -> None:
         self.process.wait()

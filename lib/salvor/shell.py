@@ -1,7 +1,7 @@
 """Commands and files on this machine or on a host over SSH, the same way: argv lists, a deadline on every call,
 masked errors.
 
-Everything that is sent to a host is POSIX sh, quoted in one place (`shlex.join`).
+Everything that is sent to a host is POSIX sh, quoted in one place (`salvor.ssh.envelope`).
 """
 
 from __future__ import annotations
@@ -16,16 +16,20 @@ import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from salvor import clock, secrets
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.running import Running, RunningHere
+from salvor.running import Command, Running, RunningHere
 from salvor.secrets import mask
+
+if TYPE_CHECKING:
+    from salvor.ssh.settings import SshSettings
 
 _MOST_OUTPUT = 64 * 1024 * 1024
 _STDERR_KEPT = 64 * 1024
@@ -51,31 +55,40 @@ class Shell(ABC):
         self.where = where
         self.user = user
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What an operator should know of how this place is reached, such as old algorithms that had to be opened."""
+        return ()
+
     @abstractmethod
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running: ...
+    def _start(self, command: Command) -> Running: ...
 
     def run(
         self,
         argv: Sequence[str],
         *,
         deadline: float = 30.0,
-        input: bytes | None = None,
+        idle: float | None = None,
+        input: bytes | Iterable[bytes] | None = None,
         environment: Mapping[str, str] | None = None,
+        folder: str | None = None,
         check: bool = True,
     ) -> Result:
-        """Run `argv` to its end; `input` is given on standard input (secrets go there or in `environment`, never in
-        argv). What it prints is read as UTF-8.
+        """Run `argv` to its end, in `folder`; `input` is given on standard input (secrets go there or in `environment`,
+        never in argv). What it prints is read as UTF-8.
 
         Raises CommandError when the exit code is not zero (with `check`; a negative one is a signal's number),
-        OutcomeUnknownError after `deadline` seconds (it was killed, and what it had done by then is not known),
-        CannotError when it is not there or prints more than 64 MiB.
+        OutcomeUnknownError after `deadline` seconds, or after `idle` seconds without a word on standard output (it was
+        ended, and what it had done by then is not known), CannotError when it is not there or prints more than 64 MiB.
         """
         begun = clock.monotonic()
-        running = self._start(argv, environment or {}, input)
+        pieces = [input] if isinstance(input, bytes) else input
+        running = self._start(Command(argv, environment or {}, pieces, folder))
         lines: list[str] = []
         size = 0
-        with closing(self._lines(running, argv, begun + deadline, deadline)) as said:
+        with closing(self._said(running, argv, begun + deadline, deadline, idle)) as said:
             for line in said:
+                assert isinstance(line, str)
                 lines.append(line)
                 size += len(line)
                 if size > _MOST_OUTPUT:
@@ -86,44 +99,65 @@ class Shell(ABC):
         return result
 
     def stream(
-        self, argv: Sequence[str], *, deadline: float, environment: Mapping[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        deadline: float,
+        idle: float | None = None,
+        environment: Mapping[str, str] | None = None,
+        folder: str | None = None,
     ) -> Iterator[str]:
         """Run `argv` and yield each line of its standard output as it comes, without the newline. Raises as `run` does.
 
         A line of more than 1 MiB comes in pieces. Closing the iterator ends the command.
         """
+        for line in self._stream(Command(argv, environment or {}, None, folder), deadline, idle):
+            assert isinstance(line, str)
+            yield line.removesuffix("\n")
+
+    def pieces(self, argv: Sequence[str], *, deadline: float, idle: float | None = None) -> Iterator[bytes]:
+        """As `stream`, but what it prints comes as it is: bytes, in pieces of at most 64 KiB."""
+        for piece in self._stream(Command(argv, binary=True), deadline, idle):
+            assert isinstance(piece, bytes)
+            yield piece
+
+    def _stream(self, command: Command, deadline: float, idle: float | None) -> Iterator[str | bytes]:
         begun = clock.monotonic()
-        running = self._start(argv, environment or {}, None)
-        with closing(self._lines(running, argv, begun + deadline, deadline)) as said:
-            for line in said:
-                yield line.removesuffix("\n")
+        running = self._start(command)
+        with closing(self._said(running, command.argv, begun + deadline, deadline, idle)) as said:
+            yield from said
         code = running.exit_code()
         if code:
-            raise self._failed(argv, code, running.stderr())
+            raise self._failed(command.argv, code, running.stderr())
 
-    def _lines(
-        self, running: Running, argv: Sequence[str], until: float, deadline: float
-    ) -> Generator[str, None, None]:
+    def _said(
+        self, running: Running, argv: Sequence[str], until: float, deadline: float, idle: float | None
+    ) -> Generator[str | bytes, None, None]:
         ended = False
         try:
             while True:
                 try:
                     # The clock is looked at for every line: one that prints on and on must end too.
                     left = until - clock.monotonic()
-                    line = running.lines.get(timeout=left) if left > 0 else running.lines.get_nowait()
-                    if left <= 0 and line is not None:
+                    wait = min(left, idle or left)
+                    said = running.said.get(timeout=wait) if wait > 0 else running.said.get_nowait()
+                    if left <= 0 and said is not None:
                         raise queue.Empty
                 except queue.Empty:
+                    how = f"did not end within {clock.write_duration(deadline)}"
+                    if idle and clock.monotonic() < until:
+                        how = f"said nothing for {clock.write_duration(idle)}"
+                    running.kill()
+                    ended = True
                     raise OutcomeUnknownError(
-                        f"{_name(argv)} on {self.where} did not end within {clock.write_duration(deadline)}; "
-                        f"{running.way_to_end}.",
+                        f"{_name(argv)} on {self.where} {how}; {running.way_to_end}.",
                         safe="what it had done by then is not known",
                         hint="look again with: inv assess",
                     ) from None
-                if line is None:
+                if said is None:
                     ended = True
                     return
-                yield line
+                yield said
         finally:
             if not ended:
                 running.kill()
@@ -196,28 +230,33 @@ def local(user: str | None = None) -> Shell:
 
 
 class _Local(Shell):
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
+    def _start(self, command: Command) -> Running:
+        argv, environment = command.argv, command.environment
         known = {**(_environment_of(self.user) if self.user else _plain_environment()), **environment}
         by_sudo = bool(self.user) and os.geteuid() != 0
         if not by_sudo and not shutil.which(argv[0], path=known.get("PATH")):
             why = FileNotFoundError(errno.ENOENT, "it is not there, or not a program")
             raise _not_there(argv, str(why.strerror)) from why
         try:
-            # A session of its own, so that the deadline ends all that the command started. Its folder is `/`, which
-            # every user may enter.
+            # A session of its own, so that the deadline ends all that the command started. Every user may enter `/`.
             process = subprocess.Popen(
                 [*self._prefix(environment), *argv],
-                stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+                stdin=subprocess.PIPE if command.stdin is not None else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=known,
-                cwd="/",
+                cwd=command.folder or "/",
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:  # ValueError: a null byte
+            if command.folder and getattr(error, "filename", None) == command.folder:
+                raise CannotError(
+                    f"{_name(argv)} cannot be started in {command.folder}: {error.strerror}.",  # type: ignore[union-attr]
+                    hint=f"ls -ld {shlex.quote(command.folder)}",
+                ) from error
             raise _not_there(argv, getattr(error, "strerror", None) or str(error)) from error
-        running = RunningHere(process, self.user if by_sudo else None)
-        running.begin(stdin)
+        running = RunningHere(process, self.user if by_sudo else None, binary=command.binary)
+        running.begin(command.stdin)
         return running
 
     def _prefix(self, environment: Mapping[str, str]) -> list[str]:
@@ -263,16 +302,23 @@ def _environment_of(user: str) -> dict[str, str]:
 
 
 def connect(
-    host: str, *, user: str | None = None, port: int = 22, run_as: str | None = None, deadline: float = 10.0
+    host: str,
+    *,
+    user: str | None = None,
+    port: int | None = None,
+    run_as: str | None = None,
+    deadline: float = 10.0,
+    settings: SshSettings | None = None,
 ) -> Shell:
-    """A host over SSH, its key checked against known_hosts: an unknown or changed key is an error, never accepted.
+    """A host over SSH, reached as `settings` says (`user` and `port` overrule it), its key checked, always: an unknown
+    or changed key is an error, never accepted. The connection is kept for the next one who asks in this process.
 
-    Commands run as `run_as`, by sudo without a password (None: as who we are there). Raises CannotError when it cannot
-    be reached within `deadline` seconds, or is not who it should be.
+    Commands run as `run_as` (None: as who we are there): by sudo, or by su where we are root. Raises CannotError when
+    it cannot be reached within `deadline` seconds, or is not who it should be.
     """
     from salvor import ssh
 
-    return ssh.connect(host, user=user, port=port, run_as=run_as, deadline=deadline)
+    return ssh.connect(host, user=user, port=port, run_as=run_as, deadline=deadline, settings=settings)
 
 
 def on_demand(where: str, open_shell: Callable[[], Shell]) -> Shell:
@@ -287,8 +333,16 @@ class _OnDemand(Shell):
         self._opened: Shell | None = None
         self._lock = threading.Lock()
 
-    def _start(self, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Running:
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._opened.remarks if self._opened else ()
+
+    def opened(self) -> Shell:
+        """The shell itself, opened if it was not."""
         with self._lock:
             if self._opened is None:
                 self._opened = self._open()
-        return self._opened._start(argv, environment, stdin)
+        return self._opened
+
+    def _start(self, command: Command) -> Running:
+        return self.opened()._start(command)

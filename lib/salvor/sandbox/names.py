@@ -65,6 +65,9 @@ def start(sandbox: Layout) -> None:
     zone = folder / f"{ZONE}.zone"
     if not zone.exists():
         layout.write(zone, _RECORDS.format(zone=ZONE, ttl=TIME_TO_LIVE, address=layout.ADDRESSES["a"]))
+    if not processes.find(argv(sandbox)):
+        # A killed server leaves it, and refuses to start when that number is another process's by now, or a zombie's.
+        (folder / "knot.pid").unlink(missing_ok=True)
     processes.start(argv(sandbox), sandbox.log("names"))
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from salvor import shell
+from salvor import shell, ssh
 from salvor.shell import Shell
+from salvor.ssh.remote import Remote
+from salvor.ssh.route import Route, plan
 from salvor.ssh.settings import SshSettings
 
 
@@ -19,17 +22,32 @@ class Host:
     ssh: SshSettings = field(default_factory=SshSettings)
     run_as: str | None = None
 
+    @property
+    def route(self) -> Route | None:
+        """The way there; None when it is this machine. Raises as `open` does."""
+        return plan(self.address, self.ssh) if self.address else None
+
     def open(self, deadline: float = 10.0) -> Shell:
         """A shell there; the connection is kept for the next one who asks. Raises CannotError when it cannot be
         reached within `deadline` seconds, or is not who it should be.
         """
         if not self.address:
             return shell.local(self.run_as)
-        return shell.connect(
-            self.address, user=self.ssh.user, port=self.ssh.port or 22, run_as=self.run_as, deadline=deadline
-        )
+        return shell.connect(self.address, run_as=self.run_as, deadline=deadline, settings=self.ssh)
 
     @contextmanager
-    def opened(self, deadline: float = 10.0) -> Iterator[Shell]:
-        """A shell there for the block; its connection is closed with it, unless it was open before."""
-        yield self.open(deadline)
+    def opened(
+        self, deadline: float = 10.0, line: socket.socket | None = None, route: Route | None = None
+    ) -> Iterator[Shell]:
+        """A shell there for the block; its connection is closed with it, unless it was open before. `line` is a TCP
+        connection to the first machine on the way (`route`) that stands already.
+        """
+        way = route or self.route
+        if way is None or ssh.is_open(way):
+            yield self.open(deadline)
+            return
+        try:
+            ssh.link(way, deadline, line)
+            yield Remote(self.address, lambda: ssh.link(way, deadline), self.run_as, self.ssh.sudo_password)
+        finally:
+            ssh.close(way)

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from salvor import shell
+from salvor.running import Command
 from salvor.sandbox import layout
 
 from tests.postgres.recovery.clusters import Cluster, open_system
@@ -77,12 +78,12 @@ def _call(place: Path, incident: str, verb: str, arguments: Mapping[str, Any], d
     commands = 0
     start = shell._Local._start
 
-    def counted(self: shell._Local, argv: Sequence[str], environment: Mapping[str, str], stdin: bytes | None) -> Any:
+    def counted(self: shell._Local, command: Command) -> Any:
         nonlocal commands
         commands += 1
         if commands >= dies_before:
             os.kill(os.getpid(), signal.SIGKILL)
-        return start(self, argv, environment, stdin)
+        return start(self, command)
 
     shell._Local._start = counted  # type: ignore[method-assign]
     for _ in getattr(open_system(sandbox, incident), verb)(**arguments) or ():

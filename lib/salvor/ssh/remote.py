@@ -1,0 +1,240 @@
+"""Commands on a host, over any link to it: begun, given their input, read, and ended there when nobody waits."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from salvor import clock, secrets
+from salvor.errors import CannotError, OutcomeUnknownError, SalvorError
+from salvor.running import Command, Running
+from salvor.shell import Shell
+from salvor.ssh.envelope import END_TREE, Envelope
+
+_TO_END = 3.0
+_KEPT = 64 * 1024
+
+
+class Pipe(ABC):
+    """A line that a host's login shell executes: its three streams and its end. Reading and writing raise OSError when
+    it is closed.
+    """
+
+    @abstractmethod
+    def read(self, most: int) -> bytes:
+        """Standard output; nothing at its end."""
+
+    @abstractmethod
+    def read_error(self, most: int) -> bytes:
+        """Standard error; nothing at its end."""
+
+    @abstractmethod
+    def write(self, piece: bytes) -> None:
+        """Give all of `piece` to standard input."""
+
+    @abstractmethod
+    def end_input(self) -> None:
+        """Close standard input."""
+
+    @abstractmethod
+    def wait(self, ended: threading.Event) -> None:
+        """Return when the line has ended, or the connection; or when `ended` is set, where only that can tell."""
+
+    @abstractmethod
+    def exit_code(self) -> int | None:
+        """After `wait`: the exit code, -1 for a signal, None when the connection broke first."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let go of it. Never raises."""
+
+
+class Link(ABC):
+    """An open connection to a host, as the user `login`."""
+
+    login: str
+    hides_end = False
+    """Whether a command's end is not seen while something that it left behind keeps its output open."""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether it was not seen to break."""
+
+    @abstractmethod
+    def begin(self, line: str) -> Pipe:
+        """Let the login shell execute `line`. Raises CannotError when it was not begun, OutcomeUnknownError when that
+        cannot be told.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it. Never raises."""
+
+
+class Remote(Shell):
+    """A host, over the link that `link` gives (a new one when the last has broken), as `run_as`."""
+
+    def __init__(self, where: str, link: Callable[[], Link], run_as: str | None, sudo_password: str | None) -> None:
+        super().__init__(where, run_as)
+        self.link = link
+        self._sudo_password = sudo_password
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self.link().remarks
+
+    def _start(self, command: Command) -> Running:
+        return self._begin(command, self._end)
+
+    def _begin(self, command: Command, end: Callable[[int], bool] | None) -> Running:
+        link = self.link()
+        password = secrets.resolve(self._sudo_password) if self._sudo_password and self.user else None
+        envelope = Envelope.of(
+            command,
+            login=link.login,
+            run_as=self.user,
+            by_password=password is not None,
+            says_end=link.hides_end,
+        )
+        running = _Running(self, link.begin(envelope.line), envelope, password, end, command.binary)
+        running.begin(command.stdin or ())
+        return running
+
+    def _end(self, pid: int) -> bool:
+        """End process `pid` and what it started. Whether that was done; if not, the link is of no use either."""
+        link = self.link()
+        try:
+            running = self._begin(Command(["sh", "-c", END_TREE, "sh", str(pid)]), None)
+            for _ in self._said(running, ["kill"], clock.monotonic() + _TO_END, _TO_END, None):
+                pass
+            return running.exit_code() == 0
+        except SalvorError:
+            link.close()
+            return False
+
+
+class _Running(Running):
+    def __init__(
+        self,
+        shell: Remote,
+        pipe: Pipe,
+        envelope: Envelope,
+        password: str | None,
+        end: Callable[[int], bool] | None,
+        binary: bool,
+    ) -> None:
+        super().__init__(binary)
+        self._shell = shell
+        self._pipe = pipe
+        self._envelope = envelope
+        self._password = password
+        self._end = end
+        self._pid: int | None = None
+        self._code: int | None = None
+        self._ended = threading.Event()
+        self._way_to_end = ""
+        self._killed = False
+        self._before = bytearray()  # what the login said before the command began
+        self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def _read(self, most: int) -> bytes:
+        while self._pid is None:
+            piece = self._pipe.read(most)
+            self._before += piece
+            if begins := self._envelope.says.search(self._before):
+                self._pid = int(begins[1])
+                rest = bytes(self._before[begins.end() :])
+                del self._before[begins.start() :]
+                self._events.put("begun")
+                if rest:
+                    return rest
+            elif not piece:
+                self._events.put("ended")
+                return b""
+            else:
+                del self._before[:-_KEPT]
+        return b"" if self._killed else self._pipe.read(most)
+
+    def _read_error(self, most: int) -> bytes:
+        piece = self._pipe.read_error(most)
+        tail = self._error[-200:] + piece
+        if self._password and self._pid is None and self._envelope.prompt in tail:
+            self._events.put("asks")
+        if ends := self._envelope.says.search(tail):
+            self._code = int(ends[1])
+            self._ended.set()
+        return piece
+
+    def stderr(self) -> str:
+        super().stderr()  # waits for what is still to come
+        said = self._envelope.says.sub(b"", self._error).replace(self._envelope.prompt, b"")
+        return said.decode("utf-8", "replace")
+
+    def _write(self, stdin: Iterable[bytes]) -> None:
+        with suppress(OSError):  # the host is gone or closed its end; the reader tells the rest
+            if self._password is None or self._is_let_in(self._password):
+                self._pipe.write(self._envelope.script)
+                for piece in stdin:
+                    self._pipe.write(piece)
+            self._pipe.end_input()
+
+    def _is_let_in(self, password: str) -> bool:
+        """Give sudo the password when it asks, once: asked again, it was wrong; more tries could lock the account."""
+        asked = False
+        while (event := self._events.get()) == "asks" and not asked:
+            asked = True
+            self._pipe.write(f"{password}\n".encode())
+        return event == "begun"
+
+    def _await(self) -> None:
+        self._pipe.wait(self._ended)
+
+    def exit_code(self) -> int:
+        self._await()
+        code = self._pipe.exit_code() if self._code is None else self._code
+        self._pipe.close()
+        where = self._shell.where
+        if code is None:
+            raise OutcomeUnknownError(
+                f"The connection to {where} broke while a command ran there.",
+                safe="whether it goes on there is not known",
+                hint="look again with: inv assess",
+            )
+        if self._pid is None:
+            said = secrets.mask(f"{self._before.decode('utf-8', 'replace')}\n{self.stderr()}".strip()[-1000:])
+            as_user = f" as {self._shell.user}" if self._shell.user else ""
+            raise CannotError(
+                f"{where} runs no command{as_user}: its login ended with exit code {code}"
+                f"{f', saying: {said}' if said else ' and said nothing'}.",
+                safe="the command was not begun",
+                hint=_why_not(said, self._shell),
+            )
+        return code
+
+    @property
+    def way_to_end(self) -> str:  # type: ignore[override]
+        return self._way_to_end
+
+    def kill(self) -> None:
+        self._stopped.set()
+        self._killed = True  # what nobody reads fills its pipe and waits: the line is free for the order to end it
+        self._way_to_end = "its connection was closed, and it may go on there"
+        if self._pid is not None and self._end and self._end(self._pid):
+            self._way_to_end = "it was stopped there"
+        self._pipe.close()
+        self._events.put("ended")
+
+
+def _why_not(said: str, shell: Remote) -> str:
+    if shell.user and "sudo" in said:
+        if "not found" in said:
+            return f"install sudo there, or log in as {shell.user} (ssh: user: {shell.user})"
+        if "password" in said:
+            return "name sudo's password in the inventory (ssh: sudo_password: env:NAME), or mend that password"
+        return f"let sudo there run sh as {shell.user} without a terminal"
+    return "the account needs a shell there: getent passwd shows which it has"

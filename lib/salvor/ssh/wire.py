@@ -1,0 +1,217 @@
+"""A link by paramiko: every step within one deadline, and the host's key checked before it gets anything."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+from salvor import clock
+from salvor.deadline import within
+from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.ssh import keys, known
+from salvor.ssh.remote import Link, Pipe
+from salvor.ssh.route import Hop, Route
+
+BEGINNING = 10.0
+_PAUSE = 0.1
+_FULL = (1, 2, 4)  # prohibited, connect failed, resource shortage: what servers say of one session too many
+_KEEPALIVE = 5
+_SILENT_PEER = 20_000  # milliseconds for which what was sent may go unacknowledged
+_RSA = ("rsa-sha2-512", "rsa-sha2-256")
+
+
+class Wire(Link):
+    """Open transports, one a machine on the way; the last leads to the host."""
+
+    def __init__(self, route: Route, transports: list[Any]) -> None:
+        self.login = route.host.user
+        self.where = route.alias
+        self.transport = transports[-1]
+        self._transports = transports
+        self._beginning = threading.Lock()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self.transport.is_active())
+
+    def begin(self, line: str) -> Pipe:
+        import paramiko
+
+        try:
+            # paramiko itself waits without end for the answer to a request.
+            return _ChannelPipe(within(BEGINNING, lambda: self._open(line)))
+        except TimeoutError:
+            self.close()  # the next command connects anew
+            raise OutcomeUnknownError(
+                f"{self.where} did not say within {BEGINNING:.0f} s that it begins a command.",
+                safe="whether it was begun is not known",
+                hint="look again with: inv assess",
+            ) from None
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise CannotError(
+                f"{self.where} does not run a command: {why(error)}.",
+                safe="it was not begun",
+                hint="the same command again connects anew",
+            ) from error
+
+    def _open(self, line: str) -> Any:
+        """A channel on which `line` was begun. A host lets only so many run at once (MaxSessions): others wait.
+
+        One at a time: paramiko keeps a refusal's reason for the whole connection, and another thread would take it.
+        """
+        from paramiko import ChannelException
+
+        until = clock.monotonic() + BEGINNING
+        with self._beginning:
+            while True:
+                try:
+                    channel = self.transport.open_session(timeout=BEGINNING)
+                    channel.exec_command(line)
+                    return channel
+                except ChannelException as error:
+                    if error.code not in _FULL or clock.monotonic() > until - _PAUSE:
+                        raise
+                    time.sleep(_PAUSE)
+
+    def close(self) -> None:
+        for transport in reversed(self._transports):
+            with suppress(OSError, EOFError):
+                transport.close()
+
+
+class _ChannelPipe(Pipe):
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+
+    def read(self, most: int) -> bytes:
+        return bytes(self.channel.recv(most))
+
+    def read_error(self, most: int) -> bytes:
+        return bytes(self.channel.recv_stderr(most))
+
+    def write(self, piece: bytes) -> None:
+        self.channel.sendall(piece)
+
+    def end_input(self) -> None:
+        self.channel.shutdown_write()
+
+    def wait(self, ended: threading.Event) -> None:
+        self.channel.status_event.wait()
+
+    def exit_code(self) -> int | None:
+        """-1 stands for any signal, which paramiko does not name."""
+        code = int(self.channel.exit_status)
+        return None if code == -1 and not self.channel.transport.is_active() else code
+
+    def close(self) -> None:
+        with suppress(OSError, EOFError):
+            self.channel.close()
+
+
+def why(error: BaseException) -> str:
+    """What a library says of its error, without its full stop."""
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def open_wire(route: Route, deadline: float, opened: socket.socket | None = None) -> Wire:
+    """A link along `route` within `deadline` seconds; `opened` is a connection to its first machine that stands
+    already. Raises CannotError.
+    """
+    import paramiko
+
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else it prints tracebacks of its own
+    until = clock.monotonic() + deadline
+    transports: list[Any] = []
+    hop = route.hops[0]
+    try:
+        for hop in route.hops:
+            if transports:
+                line = transports[-1].open_channel("direct-tcpip", (hop.host, hop.port), ("", 0), timeout=_left(until))
+            else:
+                line = prepare(opened or _call(hop, until))
+            transport = paramiko.Transport(line)
+            transports.append(transport)
+            _let_in(transport, hop, until)
+    except BaseException as error:
+        for transport in reversed(transports):
+            transport.close()
+        if isinstance(error, (OSError, EOFError, UnicodeError, paramiko.SSHException)):
+            raise _explained(error, route, hop) from error
+        raise
+    transport.set_keepalive(_KEEPALIVE)
+    return Wire(route, transports)
+
+
+def _call(hop: Hop, until: float) -> socket.socket:
+    def call() -> socket.socket:
+        return socket.create_connection((hop.host, hop.port), timeout=_left(until))
+
+    return within(_left(until), call)  # name resolution has no deadline of its own
+
+
+def prepare(line: socket.socket) -> socket.socket:
+    """Neither wait to fill a packet (paramiko never sets TCP_NODELAY), nor for a peer that acknowledges nothing."""
+    line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_PEER)
+    return line
+
+
+def _let_in(transport: Any, hop: Hop, until: float) -> None:
+    import paramiko
+
+    expected = hop.known
+    offered = transport.get_security_options()
+    ours = [kind for each in expected.kinds for kind in (_RSA if each == "ssh-rsa" else (each,))]
+    if usable := [kind for kind in ours if kind in offered.key_types]:
+        offered.key_types = usable  # else a host that has several keys might show one that is not known
+    # The exchange that costs least first: the group 16 of some servers' choice costs 15 times the time of this one.
+    cheap = [name for name in offered.kex if name.startswith(("curve25519", "ecdh"))]
+    offered.kex = [*cheap, *(name for name in offered.kex if name not in cheap)]
+    transport.banner_timeout = transport.handshake_timeout = _left(until)
+    transport.start_client(timeout=_left(until))
+    if not transport.initial_kex_done:
+        raise TimeoutError("timed out")
+    shown = transport.get_remote_server_key()
+    known.check(
+        (shown.get_name(), shown.asbytes()),
+        expected, hop.name, hop.host, hop.port, pinned=hop.pinned is not None,
+    )  # fmt: skip
+    if missing := keys.authenticate(transport, hop, _left(until)):
+        raise paramiko.AuthenticationException(f"it also asks for: {', '.join(missing)}")
+
+
+def _left(until: float) -> float:
+    left = until - clock.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _explained(error: BaseException, route: Route, hop: Hop) -> CannotError:
+    import paramiko
+
+    by_hand = f"ssh -p {hop.port} -- {shlex.quote(f'{hop.user}@{hop.host}')} true"
+    on_the_way = f", on the way to {route.alias}," if hop is not route.host else ""
+    if isinstance(error, paramiko.ssh_exception.IncompatiblePeer):
+        return CannotError(
+            f"{hop.name}{on_the_way} knows no algorithm that is still in use: {why(error)}.",
+            safe="nothing was sent to it",
+            hint="if it cannot be renewed, open what it needs, for it alone: ssh: {legacy: true} in the inventory",
+        )
+    if isinstance(error, paramiko.AuthenticationException):
+        return CannotError(
+            f"{hop.name}{on_the_way} refuses us: {why(error)}.",
+            safe="nothing was run there",
+            hint=f"{by_hand}, with -v to see why",
+        )
+    return CannotError(
+        f"{hop.name}{on_the_way} cannot be reached over SSH: {why(error)}.",
+        safe="nothing was run there",
+        hint=by_hand,
+    )
