@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
@@ -19,7 +19,8 @@ from salvor import clock
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
 _STDERR_KEPT = 64 * 1024
-_LINGER = 0.3
+LINGER = 0.3
+"""Seconds for which a command that has ended may go on printing: by what it left behind."""
 _QUEUED = 1000
 _QUEUED_PIECES = 16
 
@@ -58,14 +59,23 @@ class Running(ABC):
 
     def begin(self, stdin: Iterable[bytes] | None) -> None:
         """Let the command's output be read, and give it its input."""
-        read = self._read_pieces if self._binary else self._read_lines
-        readers = [threading.Thread(target=work, daemon=True) for work in (read, self._read_errors)]
-        others = [threading.Thread(target=self._await_end, args=(readers,), daemon=True)]
+        readers = self._read_in_threads(self._read_output)
+        threading.Thread(target=self._await_end, args=(readers,), daemon=True).start()
         if stdin is not None:
-            others.append(threading.Thread(target=self._write, args=(stdin,), daemon=True))
+            threading.Thread(target=self._write, args=(stdin,), daemon=True).start()
+
+    def _read_in_threads(self, read_output: Callable[[], None]) -> Sequence[threading.Thread]:
+        readers = [threading.Thread(target=work, daemon=True) for work in (read_output, self._read_errors)]
         self._error_reader = readers[1]
-        for thread in (*readers, *others):
-            thread.start()
+        for reader in readers:
+            reader.start()
+        return readers
+
+    def _read_output(self) -> None:
+        if self._binary:
+            self._read_pieces()
+        else:
+            self._read_lines()
 
     def _read_lines(self) -> None:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -108,7 +118,7 @@ class Running(ABC):
         self._await()
         ended = clock.monotonic()
         while any(reader.is_alive() for reader in readers):
-            if self._reading and clock.monotonic() - max(ended, self._heard) > _LINGER:
+            if self._reading and clock.monotonic() - max(ended, self._heard) > LINGER:
                 break
             readers[0].join(0.02)
             readers[1].join(0.02)
@@ -117,7 +127,7 @@ class Running(ABC):
 
     def stderr(self) -> str:
         """The last 64 KiB of its standard error."""
-        self._error_reader.join(_LINGER)
+        self._error_reader.join(LINGER)
         return bytes(self._error).decode("utf-8", "replace")
 
     @abstractmethod

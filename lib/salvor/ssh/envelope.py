@@ -19,7 +19,7 @@ from salvor.running import Command
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BEGIN = 'printf "\\n%s %s\\n" "$1" "$$"; '
-_READ = 'eval "$(dd bs=1 count="$2" 2>/dev/null)"'
+_READ = 'n=${IFS#??}; IFS= read -r line && eval "$line"'  # n is a newline; a line that arrives in part is not run
 _END = '; printf "\\n%s %s\\n" "$1" "$?" >&2'
 
 END_TREE = r"""
@@ -37,44 +37,54 @@ kill -KILL -- "-$1" 2>/dev/null || tree "$1"
 
 @dataclass(frozen=True)
 class Envelope:
-    """A command as it is sent: `line` for the login shell, `script` for the sh on its standard input. `says` is found
-    in its output with the process id when it begins, in its errors with the exit code when it ends.
-    """
+    """A command as it is sent: `line` for the login shell, `script` for the sh on its standard input."""
 
     line: str
     script: bytes
-    says: re.Pattern[bytes]
+    token: bytes
     prompt: bytes
+
+    def find(self, output: bytes | bytearray) -> tuple[int, int, int] | None:
+        """Where in its output it says that it begins, or in its errors that it ends: the number (process id, exit
+        code), and the places before and after.
+        """
+        at = output.find(b"\n" + self.token + b" ")
+        end = output.find(b"\n", at + 1)
+        if at < 0 or end < 0:
+            return None
+        return int(output[at + 1 + len(self.token) : end]), at, end + 1
 
     @staticmethod
     def of(command: Command, *, login: str, run_as: str | None, by_password: bool, says_end: bool) -> Envelope:
         """`command` for a host where we are `login`, to be run as `run_as`. `by_password`: sudo asks for one.
         `says_end`: it says on standard error when it has ended, and how.
         """
-        script = _script(command)
         token = secrets.token_hex(8)
         prompt = f"{token}?"
         run = f"({_READ}){_END}" if says_end else _READ
-        inner = ["sh", "-c", _BEGIN + run, "sh", token, str(len(script))]
+        inner = ["sh", "-c", _BEGIN + run, "sh", token]
         if not run_as or run_as == login:
             words = inner
         elif login == "root":
             words = ["su", "-s", "/bin/sh", run_as, "-c", f"exec {shlex.join(inner)}"]
         else:
             words = ["sudo", *(["-S", "-p", prompt] if by_password else ["-n"]), "-u", run_as, "--", *inner]
-        says = re.compile(rb"\n" + token.encode() + rb" (\d+)\n")
-        return Envelope(f"exec {shlex.join(words)}", script, says, prompt.encode())
+        return Envelope(f"exec {shlex.join(words)}", _script(command), token.encode(), prompt.encode())
 
 
 def _script(command: Command) -> bytes:
-    """Braces, so that sh runs nothing of a script that arrives in part."""
+    """One line, which no sh takes for anything else before it is whole."""
     if wrong := [name for name in command.environment if not _VARIABLE.fullmatch(name)]:
         raise ValueError(f"no names of environment variables: {wrong}")
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in command.environment.items()]
+    parts = [f"export {name}={_quote(value)}" for name, value in command.environment.items()]
     if command.folder:
-        lines.append(f"CDPATH= cd -- {shlex.quote(command.folder)} || exit 126")
-    lines.append(f"exec {shlex.join(command.argv)}")
-    script = os.fsencode("\n".join(["{", *lines, "}"]))
+        parts.append(f"CDPATH= cd -- {_quote(command.folder)} || exit 126")
+    parts.append(f"exec {' '.join(map(_quote, command.argv))}\n")
+    script = os.fsencode("; ".join(parts))
     if b"\0" in script or command.argv[0].startswith("-"):
         raise CannotError(f"{command.argv[0]!r} cannot be started: it is no program's name, or holds a null byte.")
     return script
+
+
+def _quote(word: str) -> str:
+    return shlex.quote(word).replace("\n", "'\"$n\"'")

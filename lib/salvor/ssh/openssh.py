@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import os
 import re
+import select
 import shlex
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from typing import IO
 
 from salvor import clock, secrets
 from salvor.errors import CannotError
+from salvor.running import LINGER
 from salvor.ssh import known, offers
 from salvor.ssh.remote import Link, Pipe
 from salvor.ssh.route import Hop, Route
@@ -102,6 +104,10 @@ class _ProcessPipe(Pipe):
         assert self._process.stdin
         self._process.stdin.close()
 
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
     def wait(self, ended: threading.Event) -> None:
         while self._process.poll() is None and not ended.wait(_WAIT):
             pass
@@ -114,10 +120,15 @@ class _ProcessPipe(Pipe):
         self._process.kill()
 
 
-def _read(stream: object, most: int) -> bytes:
-    piece = os.read(stream.fileno(), most)  # type: ignore[attr-defined]
+def _read(stream: IO[bytes] | None, most: int) -> bytes:
+    assert stream
+    waiting = select.poll()
+    waiting.register(stream, select.POLLIN)
+    if not waiting.poll(LINGER * 1000):
+        raise TimeoutError
+    piece = os.read(stream.fileno(), most)
     if not piece:
-        stream.close()  # type: ignore[attr-defined]
+        stream.close()
     return piece
 
 

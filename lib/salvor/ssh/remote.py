@@ -16,6 +16,7 @@ from salvor.ssh.envelope import END_TREE, Envelope
 
 _TO_END = 3.0
 _KEPT = 64 * 1024
+_ROOM = 16 * 1024  # bytes that every host takes before it reads any
 
 
 class Pipe(ABC):
@@ -25,11 +26,11 @@ class Pipe(ABC):
 
     @abstractmethod
     def read(self, most: int) -> bytes:
-        """Standard output; nothing at its end."""
+        """Standard output; nothing at its end. Raises TimeoutError when none comes for LINGER seconds."""
 
     @abstractmethod
     def read_error(self, most: int) -> bytes:
-        """Standard error; nothing at its end."""
+        """Standard error, likewise."""
 
     @abstractmethod
     def write(self, piece: bytes) -> None:
@@ -38,6 +39,11 @@ class Pipe(ABC):
     @abstractmethod
     def end_input(self) -> None:
         """Close standard input."""
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Whether the line has ended, or the connection."""
 
     @abstractmethod
     def wait(self, ended: threading.Event) -> None:
@@ -102,7 +108,7 @@ class Remote(Shell):
             says_end=link.hides_end,
         )
         running = _Running(self, link.begin(envelope.line), envelope, password, end, command.binary)
-        running.begin(command.stdin or ())
+        running.begin(command.stdin)
         return running
 
     def _end(self, pid: int) -> bool:
@@ -142,14 +148,27 @@ class _Running(Running):
         self._before = bytearray()  # what the login said before the command began
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
 
+    def begin(self, stdin: Iterable[bytes] | None) -> None:
+        if stdin is None and self._password is None and len(self._envelope.script) < _ROOM:
+            self._write(())  # there is room for it: a thread less
+        else:
+            threading.Thread(target=self._write, args=(stdin or (),), daemon=True).start()
+        self._read_in_threads(self._read_to_end)
+
+    def _read_to_end(self) -> None:
+        self._read_output()
+        self._await()
+        self._put(None)
+        self._stopped.set()
+
     def _read(self, most: int) -> bytes:
         while self._pid is None:
-            piece = self._pipe.read(most)
+            piece = self._piece(self._pipe.read, most)
             self._before += piece
-            if begins := self._envelope.says.search(self._before):
-                self._pid = int(begins[1])
-                rest = bytes(self._before[begins.end() :])
-                del self._before[begins.start() :]
+            if begins := self._envelope.find(self._before):
+                self._pid, at, end = begins
+                rest = bytes(self._before[end:])
+                del self._before[at:]
                 self._events.put("begun")
                 if rest:
                     return rest
@@ -158,21 +177,33 @@ class _Running(Running):
                 return b""
             else:
                 del self._before[:-_KEPT]
-        return b"" if self._killed else self._pipe.read(most)
+        return self._piece(self._pipe.read, most)
+
+    def _piece(self, read: Callable[[int], bytes], most: int) -> bytes:
+        """What comes next; nothing at the end, or when the command has ended and what it left behind is silent."""
+        while not self._killed:
+            try:
+                return read(most)
+            except TimeoutError:
+                if self._pipe.ended or self._code is not None:
+                    break
+        return b""
 
     def _read_error(self, most: int) -> bytes:
-        piece = self._pipe.read_error(most)
+        piece = self._piece(self._pipe.read_error, most)
         tail = self._error[-200:] + piece
         if self._password and self._pid is None and self._envelope.prompt in tail:
             self._events.put("asks")
-        if ends := self._envelope.says.search(tail):
-            self._code = int(ends[1])
+        if ends := self._envelope.find(tail):
+            self._code = ends[0]
             self._ended.set()
         return piece
 
     def stderr(self) -> str:
         super().stderr()  # waits for what is still to come
-        said = self._envelope.says.sub(b"", self._error).replace(self._envelope.prompt, b"")
+        said = bytes(self._error).replace(self._envelope.prompt, b"")
+        if ends := self._envelope.find(said):
+            said = said[: ends[1]] + said[ends[2] :]
         return said.decode("utf-8", "replace")
 
     def _write(self, stdin: Iterable[bytes]) -> None:

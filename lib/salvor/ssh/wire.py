@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import shlex
 import socket
@@ -12,7 +13,8 @@ from typing import Any
 
 from salvor import clock
 from salvor.deadline import within
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError
+from salvor.running import LINGER
 from salvor.ssh import keys, known
 from salvor.ssh.remote import Link, Pipe
 from salvor.ssh.route import Hop, Route
@@ -43,24 +45,29 @@ class Wire(Link):
         import paramiko
 
         try:
-            # paramiko itself waits without end for the answer to a request.
-            return _ChannelPipe(within(BEGINNING, lambda: self._open(line)))
-        except TimeoutError:
-            self.close()  # the next command connects anew
-            raise OutcomeUnknownError(
-                f"{self.where} did not say within {BEGINNING:.0f} s that it begins a command.",
-                safe="whether it was begun is not known",
-                hint="look again with: inv assess",
-            ) from None
+            channel = self._session()
+            channel.settimeout(LINGER)
+            # paramiko's own exec_command waits without end for the host's answer. Nobody needs it: a command that runs
+            # says so itself, and when the host refuses it, paramiko closes the channel.
+            request = paramiko.Message()
+            request.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
+            request.add_int(channel.remote_chanid)
+            request.add_string("exec")
+            request.add_boolean(True)
+            request.add_string(line)
+            self.transport._send_user_message(request)
+            return _ChannelPipe(channel)
         except (OSError, EOFError, paramiko.SSHException) as error:
+            if self.alive and not isinstance(error, paramiko.ChannelException):
+                self.close()  # it does not answer: the next command connects anew
             raise CannotError(
                 f"{self.where} does not run a command: {why(error)}.",
                 safe="it was not begun",
                 hint="the same command again connects anew",
             ) from error
 
-    def _open(self, line: str) -> Any:
-        """A channel on which `line` was begun. A host lets only so many run at once (MaxSessions): others wait.
+    def _session(self) -> Any:
+        """A channel. A host lets only so many be open at once (MaxSessions): others wait.
 
         One at a time: paramiko keeps a refusal's reason for the whole connection, and another thread would take it.
         """
@@ -70,9 +77,7 @@ class Wire(Link):
         with self._beginning:
             while True:
                 try:
-                    channel = self.transport.open_session(timeout=BEGINNING)
-                    channel.exec_command(line)
-                    return channel
+                    return self.transport.open_session(timeout=BEGINNING)
                 except ChannelException as error:
                     if error.code not in _FULL or clock.monotonic() > until - _PAUSE:
                         raise
@@ -95,10 +100,19 @@ class _ChannelPipe(Pipe):
         return bytes(self.channel.recv_stderr(most))
 
     def write(self, piece: bytes) -> None:
-        self.channel.sendall(piece)
+        left = memoryview(piece)
+        while left:
+            with suppress(TimeoutError):  # the host takes no more for now; who waits for the command has a deadline
+                left = left[self.channel.send(left) :]
+            if self.channel.closed:
+                raise BrokenPipeError(errno.EPIPE, "the host closed the channel")
 
     def end_input(self) -> None:
         self.channel.shutdown_write()
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.channel.status_event.is_set())
 
     def wait(self, ended: threading.Event) -> None:
         self.channel.status_event.wait()
@@ -141,7 +155,7 @@ def open_wire(route: Route, deadline: float, opened: socket.socket | None = None
         for transport in reversed(transports):
             transport.close()
         if isinstance(error, (OSError, EOFError, UnicodeError, paramiko.SSHException)):
-            raise _explained(error, route, hop) from error
+            raise explained(error, route, hop) from error
         raise
     transport.set_keepalive(_KEEPALIVE)
     return Wire(route, transports)
@@ -193,7 +207,8 @@ def _left(until: float) -> float:
     return left
 
 
-def _explained(error: BaseException, route: Route, hop: Hop) -> CannotError:
+def explained(error: BaseException, route: Route, hop: Hop) -> CannotError:
+    """What kept us from `hop` on the way along `route`."""
     import paramiko
 
     by_hand = f"ssh -p {hop.port} -- {shlex.quote(f'{hop.user}@{hop.host}')} true"
