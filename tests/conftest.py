@@ -50,9 +50,9 @@ def place_for_a_sandbox() -> Iterator[Path]:
             shutil.rmtree(base)
 
 
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Path]:
-    """The data folder of a sandbox whose servers are stopped: what every sandbox of the session begins with."""
+@contextmanager
+def a_cluster() -> Iterator[Path]:
+    """The data folder of a sandbox whose servers are stopped: what every sandbox begins with."""
     with place_for_a_sandbox():
         made = layout.plan(layout.place())
         made.make()
@@ -62,8 +62,16 @@ def cluster() -> Iterator[Path]:
         yield made.root
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Path]:
+    """A cluster for all tests of the session."""
+    with a_cluster() as made:
+        yield made
+
+
 @contextmanager
 def a_sandbox(cluster: Path) -> Iterator[Layout]:
+    """A sandbox that stands, begun with a copy of `cluster`."""
     with place_for_a_sandbox():
         mine = layout.plan(layout.place())
         mine.make()

@@ -95,8 +95,8 @@ class Incident:
 
     @cached_property
     def outbox(self) -> Outbox | None:
-        """Where the service's messages go out, if it has such a place."""
-        outbox = self.system(self.service.messages) if self.service.messages else None
+        """Where the service's messages go out, if it has such a place. A rehearsal has none: nobody is woken."""
+        outbox = self.system(self.service.messages) if self.service.messages and self.runbook != "rehearsal" else None
         return outbox if isinstance(outbox, Outbox) else None
 
     @property
