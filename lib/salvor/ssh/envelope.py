@@ -1,9 +1,11 @@
 """What is sent to a host: POSIX sh, quoted here and nowhere else.
 
-The login shell, which may be any, gets one plain line. It starts sh as the user who is to run the command; that sh says
-on standard output that it begins (what a profile printed before is passed over) and its process id (by which the
-command can be ended), and reads the command itself from standard input: neither its words nor its environment are seen
-in the list of processes before it runs, and none of them is ever read by csh or fish.
+The login shell, which may be any, gets one plain line. It starts sh as the user who is to run the command, and that sh
+reads the command from standard input: neither its words nor its environment are seen in the list of processes before it
+runs, and none of them is ever read by csh or fish. Marks on standard output say where the command's own begins (what a
+profile printed before is passed over; with it comes the process id, by which all of it can be ended) and where it ends,
+with the exit code: the end of the stream may never come while something that it left behind holds it, and the host's
+word that the command ended may come before what it said.
 """
 
 from __future__ import annotations
@@ -18,9 +20,12 @@ from salvor.errors import CannotError
 from salvor.running import Command
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_BEGIN = 'printf "\\n%s %s\\n" "$1" "$$"; '
-_READ = 'n=${IFS#??}; IFS= read -r line && eval "$line"'  # n is a newline; a line that arrives in part is not run
-_END = '; printf "\\n%s %s\\n" "$1" "$?" >&2'
+_MARK = b"\x1e"
+_RUN = (
+    'printf "\\036%s %s\\036" "$1" "$$"; '
+    '(n=${IFS#??}; IFS= read -r line && eval "$line"); '  # n is a newline; a line that arrives in part is not run
+    'set "$1" "$?"; printf "\\036%s %s\\036" "$@"; printf "\\036%s %s\\036" "$@" >&2'
+)
 
 END_TREE = r"""
 tree() {
@@ -44,25 +49,27 @@ class Envelope:
     token: bytes
     prompt: bytes
 
-    def find(self, output: bytes | bytearray) -> tuple[int, int, int] | None:
-        """Where in its output it says that it begins, or in its errors that it ends: the number (process id, exit
-        code), and the places before and after.
+    def split(self, output: bytes) -> tuple[bytes, int | None, bytes]:
+        """What stands before a mark, its number (the process id, or the exit code) and what follows; without a mark,
+        what surely stands before one, None, and the rest, which may be the beginning of one.
         """
-        at = output.find(b"\n" + self.token + b" ")
-        end = output.find(b"\n", at + 1)
-        if at < 0 or end < 0:
-            return None
-        return int(output[at + 1 + len(self.token) : end]), at, end + 1
+        begins = _MARK + self.token + b" "
+        at = output.find(begins)
+        end = output.find(_MARK, at + 1) if at >= 0 else -1
+        if end >= 0:
+            return output[:at], int(output[at + len(begins) : end]), output[end + 1 :]
+        if at < 0:
+            at = output.rfind(_MARK, -len(begins))
+            if at < 0 or not begins.startswith(output[at:]):
+                at = len(output)
+        return output[:at], None, output[at:]
 
     @staticmethod
-    def of(command: Command, *, login: str, run_as: str | None, by_password: bool, says_end: bool) -> Envelope:
-        """`command` for a host where we are `login`, to be run as `run_as`. `by_password`: sudo asks for one.
-        `says_end`: it says on standard error when it has ended, and how.
-        """
+    def of(command: Command, *, login: str, run_as: str | None, by_password: bool) -> Envelope:
+        """`command` for a host where we are `login`, to be run as `run_as`. `by_password`: sudo asks for one."""
         token = secrets.token_hex(8)
         prompt = f"{token}?"
-        run = f"({_READ}){_END}" if says_end else _READ
-        inner = ["sh", "-c", _BEGIN + run, "sh", token]
+        inner = ["sh", "-c", _RUN, "sh", token]
         if not run_as or run_as == login:
             words = inner
         elif login == "root":

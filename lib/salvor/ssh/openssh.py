@@ -14,7 +14,6 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,6 @@ from typing import IO
 
 from salvor import clock, secrets
 from salvor.errors import CannotError
-from salvor.running import LINGER
 from salvor.ssh import known, offers
 from salvor.ssh.remote import Link, Pipe
 from salvor.ssh.route import Hop, Route
@@ -48,6 +46,7 @@ Host *
     Include {home}/.ssh/config
 """
 _WAIT = 0.02
+_QUIET = 0.3
 _SHOWS = re.compile(r"Server host key: (\S+) (SHA256:\S+)")
 _staying = ThreadPoolExecutor(1, thread_name_prefix="ssh")
 _NOISE = re.compile(r"^(debug\d:|OpenSSH_|Warning: Permanently|\s*$)")
@@ -55,8 +54,6 @@ _NOISE = re.compile(r"^(debug\d:|OpenSSH_|Warning: Permanently|\s*$)")
 
 class Master(Link):
     """A process of `ssh` that holds the connection, and its socket in `folder`."""
-
-    hides_end = True
 
     def __init__(self, route: Route, folder: Path, process: subprocess.Popen[bytes], remarks: tuple[str, ...]) -> None:
         self.login = route.host.user
@@ -108,12 +105,12 @@ class _ProcessPipe(Pipe):
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def wait(self, ended: threading.Event) -> None:
-        while self._process.poll() is None and not ended.wait(_WAIT):
-            pass
-
     def exit_code(self) -> int | None:
-        code = self._process.wait()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_QUIET)
+        code = self._process.returncode
+        if code is None:
+            return None
         return None if code < 0 or (code == 255 and not self._link.alive) else code
 
     def close(self) -> None:
@@ -124,7 +121,7 @@ def _read(stream: IO[bytes] | None, most: int) -> bytes:
     assert stream
     waiting = select.poll()
     waiting.register(stream, select.POLLIN)
-    if not waiting.poll(LINGER * 1000):
+    if not waiting.poll(_QUIET * 1000):
         raise TimeoutError
     piece = os.read(stream.fileno(), most)
     if not piece:

@@ -15,6 +15,7 @@ from salvor.shell import Shell
 from salvor.ssh.envelope import END_TREE, Envelope
 
 _TO_END = 3.0
+_LAST_WORDS = 3.0
 _KEPT = 64 * 1024
 _ROOM = 16 * 1024  # bytes that every host takes before it reads any
 
@@ -26,7 +27,7 @@ class Pipe(ABC):
 
     @abstractmethod
     def read(self, most: int) -> bytes:
-        """Standard output; nothing at its end. Raises TimeoutError when none comes for LINGER seconds."""
+        """Standard output; nothing at its end. Raises TimeoutError when none comes for a while."""
 
     @abstractmethod
     def read_error(self, most: int) -> bytes:
@@ -46,12 +47,8 @@ class Pipe(ABC):
         """Whether the line has ended, or the connection."""
 
     @abstractmethod
-    def wait(self, ended: threading.Event) -> None:
-        """Return when the line has ended, or the connection; or when `ended` is set, where only that can tell."""
-
-    @abstractmethod
     def exit_code(self) -> int | None:
-        """After `wait`: the exit code, -1 for a signal, None when the connection broke first."""
+        """When it has ended: the exit code, -1 for a signal, None when the connection broke first."""
 
     @abstractmethod
     def close(self) -> None:
@@ -62,8 +59,6 @@ class Link(ABC):
     """An open connection to a host, as the user `login`."""
 
     login: str
-    hides_end = False
-    """Whether a command's end is not seen while something that it left behind keeps its output open."""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -100,13 +95,7 @@ class Remote(Shell):
     def _begin(self, command: Command, end: Callable[[int], bool] | None) -> Running:
         link = self.link()
         password = secrets.resolve(self._sudo_password) if self._sudo_password and self.user else None
-        envelope = Envelope.of(
-            command,
-            login=link.login,
-            run_as=self.user,
-            by_password=password is not None,
-            says_end=link.hides_end,
-        )
+        envelope = Envelope.of(command, login=link.login, run_as=self.user, by_password=password is not None)
         running = _Running(self, link.begin(envelope.line), envelope, password, end, command.binary)
         running.begin(command.stdin)
         return running
@@ -142,7 +131,8 @@ class _Running(Running):
         self._end = end
         self._pid: int | None = None
         self._code: int | None = None
-        self._ended = threading.Event()
+        self._rest = b""  # the beginning of what may be a mark
+        self._rest_of_error = b""
         self._way_to_end = ""
         self._killed = False
         self._before = bytearray()  # what the login said before the command began
@@ -157,54 +147,58 @@ class _Running(Running):
 
     def _read_to_end(self) -> None:
         self._read_output()
-        self._await()
         self._put(None)
         self._stopped.set()
 
     def _read(self, most: int) -> bytes:
-        while self._pid is None:
+        while self._code is None:
             piece = self._piece(self._pipe.read, most)
-            self._before += piece
-            if begins := self._envelope.find(self._before):
-                self._pid, at, end = begins
-                rest = bytes(self._before[end:])
-                del self._before[at:]
-                self._events.put("begun")
-                if rest:
-                    return rest
-            elif not piece:
-                self._events.put("ended")
-                return b""
-            else:
+            said, number, self._rest = self._envelope.split(self._rest + piece)
+            if self._pid is None:
+                self._before += said
                 del self._before[:-_KEPT]
-        return self._piece(self._pipe.read, most)
+                said = b""
+                if number is not None:
+                    self._pid = number
+                    self._events.put("begun")
+                    said, number, self._rest = self._envelope.split(self._rest)
+            if number is not None:
+                self._code = number
+            if said:
+                return said
+            if not piece:
+                break
+        self._events.put("ended")
+        return b""
+
+    def _read_error(self, most: int) -> bytes:
+        while piece := self._piece(self._pipe.read_error, most):
+            said, code, self._rest_of_error = self._envelope.split(self._rest_of_error + piece)
+            if self._password and self._pid is None and self._envelope.prompt in self._error[-200:] + said:
+                self._events.put("asks")
+            if code is not None:
+                self._error += said
+                break
+            if said:
+                return said
+        return b""
 
     def _piece(self, read: Callable[[int], bytes], most: int) -> bytes:
-        """What comes next; nothing at the end, or when the command has ended and what it left behind is silent."""
+        """What comes next; nothing at the end, or some time after the line has ended and something holds it open."""
+        ended: float | None = None
         while not self._killed:
             try:
                 return read(most)
             except TimeoutError:
-                if self._pipe.ended or self._code is not None:
-                    break
+                if self._pipe.ended:
+                    ended = ended or clock.monotonic()
+                    if clock.monotonic() - ended > _LAST_WORDS:
+                        break
         return b""
 
-    def _read_error(self, most: int) -> bytes:
-        piece = self._piece(self._pipe.read_error, most)
-        tail = self._error[-200:] + piece
-        if self._password and self._pid is None and self._envelope.prompt in tail:
-            self._events.put("asks")
-        if ends := self._envelope.find(tail):
-            self._code = ends[0]
-            self._ended.set()
-        return piece
-
     def stderr(self) -> str:
-        super().stderr()  # waits for what is still to come
-        said = bytes(self._error).replace(self._envelope.prompt, b"")
-        if ends := self._envelope.find(said):
-            said = said[: ends[1]] + said[ends[2] :]
-        return said.decode("utf-8", "replace")
+        self._error_reader.join(_LAST_WORDS)
+        return super().stderr().replace(self._envelope.prompt.decode(), "")
 
     def _write(self, stdin: Iterable[bytes]) -> None:
         with suppress(OSError):  # the host is gone or closed its end; the reader tells the rest
@@ -223,10 +217,9 @@ class _Running(Running):
         return event == "begun"
 
     def _await(self) -> None:
-        self._pipe.wait(self._ended)
+        pass  # the output tells
 
     def exit_code(self) -> int:
-        self._await()
         code = self._pipe.exit_code() if self._code is None else self._code
         self._pipe.close()
         where = self._shell.where

@@ -14,13 +14,13 @@ from typing import Any
 from salvor import clock
 from salvor.deadline import within
 from salvor.errors import CannotError
-from salvor.running import LINGER
 from salvor.ssh import keys, known
 from salvor.ssh.remote import Link, Pipe
 from salvor.ssh.route import Hop, Route
 
 BEGINNING = 10.0
 _PAUSE = 0.1
+_WAIT = 0.3
 _FULL = (1, 2, 4)  # prohibited, connect failed, resource shortage: what servers say of one session too many
 _KEEPALIVE = 5
 _SILENT_PEER = 20_000  # milliseconds for which what was sent may go unacknowledged
@@ -46,7 +46,7 @@ class Wire(Link):
 
         try:
             channel = self._session()
-            channel.settimeout(LINGER)
+            channel.settimeout(_WAIT)
             # paramiko's own exec_command waits without end for the host's answer. Nobody needs it: a command that runs
             # says so itself, and when the host refuses it, paramiko closes the channel.
             request = paramiko.Message()
@@ -114,11 +114,9 @@ class _ChannelPipe(Pipe):
     def ended(self) -> bool:
         return bool(self.channel.status_event.is_set())
 
-    def wait(self, ended: threading.Event) -> None:
-        self.channel.status_event.wait()
-
     def exit_code(self) -> int | None:
         """-1 stands for any signal, which paramiko does not name."""
+        self.channel.status_event.wait(_WAIT)
         code = int(self.channel.exit_status)
         return None if code == -1 and not self.channel.transport.is_active() else code
 
