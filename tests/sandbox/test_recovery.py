@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import time
 from datetime import datetime
 
@@ -155,32 +154,6 @@ def cluster() -> Restorable:
     found = session.open_session("orders", Plain(), anew=True).incident.system("orders-db")
     assert isinstance(found, Restorable)
     return found
-
-
-def test_a_plan_changes_nothing_on_the_real_platform(fresh_sandbox: Layout) -> None:
-    """The server's own log of statements and the files of the platform say that a plan wrote nothing."""
-    moment = break_it("wrong-update")
-    server = database.server(fresh_sandbox, "a")
-    with server.connect(writes=True) as connection:
-        connection.execute("alter system set log_statement = 'mod'")
-        connection.execute("select pg_reload_conf()")
-    time.sleep(0.5)
-    size = server.shell.run(["stat", "-c", "%s", server.log]).stdout
-    before = folders(fresh_sandbox)
-    sitting = session.open_session("orders", Plain(), failed_at=moment)
-    console.recover(sitting, Plain(), plan_only=True)
-    said = server.shell.run(["tail", "-c", f"+{size.strip()}", server.log]).stdout
-    assert not [line for line in said.splitlines() if "salvor@" in line and "statement:" in line]
-    assert folders(fresh_sandbox) == before
-    assert not sitting.incident.folder.exists()
-    assert messages(fresh_sandbox) == []
-
-
-def folders(found: Layout) -> list[str]:
-    """What stands beside the data directories, in the repository's list of backups, in the zone."""
-    listed = subprocess.run(["find", found.root, "-maxdepth", "2"], capture_output=True, text=True, check=True).stdout
-    address, _ = names.resolve(found)
-    return [*sorted(listed.splitlines()), address, str(len(list((found.root / "dumps").rglob("*"))))]
 
 
 def test_the_journal_of_a_recovery_tells_all_of_it(fresh_sandbox: Layout) -> None:
