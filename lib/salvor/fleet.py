@@ -14,7 +14,7 @@ from salvor import clock
 from salvor.errors import SalvorError
 from salvor.shell import Shell
 from salvor.ssh.host import Host
-from salvor.ssh.knock import knock
+from salvor.ssh.knock import Knocker
 from salvor.ssh.route import Route
 
 _Answer = TypeVar("_Answer")
@@ -68,7 +68,7 @@ class _Visits(Generic[_Answer]):
         self._deadline = deadline
         self._at_once = max(1, min(at_once, len(hosts)))
         self._waiting: queue.SimpleQueue[tuple[str, Route | None, socket.socket | None] | None] = queue.SimpleQueue()
-        self._ready = threading.Semaphore(self._at_once)  # connections that wait for a thread
+        self._knocker = Knocker(self._called, deadline=deadline, most=self._at_once)
         self._stop = threading.Event()
         self._begun = clock.monotonic()
 
@@ -91,7 +91,7 @@ class _Visits(Generic[_Answer]):
     def _call(self) -> None:
         try:
             doors = {name: (route.host.host, route.host.port) for name, route in self._direct.items()}
-            knock(doors, self._called, deadline=self._deadline, ready=self._ready, stop=self._stop)
+            self._knocker.call(doors)
         except Exception as error:  # noqa: BLE001  raised where somebody sees it
             self.answers.put(error)
         finally:
@@ -111,7 +111,7 @@ class _Visits(Generic[_Answer]):
         while (waiting := self._waiting.get()) is not None:
             name, route, line = waiting
             if line:
-                self._ready.release()
+                self._knocker.served()
             if self._stop.is_set():
                 if line:
                     line.close()
@@ -133,6 +133,7 @@ class _Visits(Generic[_Answer]):
     def stop(self) -> None:
         """Begin nothing more."""
         self._stop.set()
+        self._knocker.stop()
         with suppress(queue.Empty):
             while waiting := self._waiting.get_nowait():
                 if waiting[2]:

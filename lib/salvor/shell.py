@@ -323,10 +323,12 @@ def connect(
 
 def on_demand(where: str, open_shell: Callable[[], Shell]) -> Shell:
     """A shell that is opened when it is first used, so that a host that is down hinders nothing before."""
-    return _OnDemand(where, open_shell)
+    return OnDemand(where, open_shell)
 
 
-class _OnDemand(Shell):
+class OnDemand(Shell):
+    """See `on_demand`."""
+
     def __init__(self, where: str, open_shell: Callable[[], Shell]) -> None:
         super().__init__(where)
         self._open = open_shell

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 from salvor import clock
 from salvor.deadline import within
@@ -16,45 +17,62 @@ Address = tuple[str, int]
 _RESOLVERS = 32
 
 
-def knock(
-    doors: Mapping[str, Address],
-    answered: Callable[[str, socket.socket | OSError], None],
-    *,
-    deadline: float,
-    ready: threading.Semaphore,
-    stop: threading.Event,
-) -> None:
-    """Call every host; `answered(name, ...)` gets the connection on which it began to speak, as an SSH server does by
-    itself, or why it did not within `deadline` seconds. Each connection takes one of `ready` first, which who serves
-    it gives back. Returns when all have answered, or soon after `stop` is set.
+class Knocker:
+    """Calls hosts. `answered(name, ...)` gets the connection on which a host began to speak, as an SSH server does by
+    itself, or why it did not within `deadline` seconds. No more than `most` connections wait at a time for `served`.
     """
-    loop = asyncio.new_event_loop()
-    loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve"))
-    # Half of the files that we may open; a host that is down takes one as long as it is waited for.
-    calling = asyncio.Semaphore(max(8, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)))
 
-    async def call(name: str) -> None:
-        async with calling:
+    def __init__(self, answered: Callable[[str, socket.socket | OSError], None], *, deadline: float, most: int) -> None:
+        self._answered = answered
+        self._deadline = deadline
+        self._ready = asyncio.Semaphore(most)
+        # Half of the files that we may open; a host that is down takes one as long as it is waited for.
+        self._calling = asyncio.Semaphore(max(8, min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)))
+        self._stop = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="resolve"))
+
+    def call(self, doors: Mapping[str, Address]) -> None:
+        """Call every host. Returns when all have answered, or soon after `stop`."""
+        try:
+            self._loop.run_until_complete(self._call_all(doors))
+        finally:
+            self._loop.close()
+
+    def served(self) -> None:
+        """Somebody took a connection; from any thread."""
+        with suppress(RuntimeError):  # all have been called
+            self._loop.call_soon_threadsafe(self._ready.release)
+
+    def stop(self) -> None:
+        """Call no more; from any thread."""
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._stop.set)
+
+    async def _call_all(self, doors: Mapping[str, Address]) -> None:
+        calls = asyncio.gather(*(self._call(name, *door) for name, door in doors.items()))
+        stopped = asyncio.create_task(self._stop.wait())
+        both: list[asyncio.Future[Any]] = [calls, stopped]
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if not calls.done():
+            calls.cancel()
+        with suppress(asyncio.CancelledError):
+            await calls
+        stopped.cancel()
+
+    async def _call(self, name: str, host: str, port: int) -> None:
+        async with self._calling:
             try:
-                line = await _first_word(*doors[name], deadline)
+                line = await _first_word(host, port, self._deadline)
             except OSError as error:
-                answered(name, error)
+                self._answered(name, error)
                 return
-            while not ready.acquire(blocking=False):
-                await asyncio.sleep(0.01)
-            answered(name, line)
-
-    async def call_all() -> None:
-        calls = asyncio.gather(*(call(name) for name in doors))
-        while not calls.done():
-            if stop.is_set():
-                calls.cancel()
-            await asyncio.wait([calls], timeout=0.2)
-
-    try:
-        loop.run_until_complete(call_all())
-    finally:
-        loop.close()
+            try:
+                await self._ready.acquire()
+            except BaseException:
+                line.close()
+                raise
+            self._answered(name, line)
 
 
 async def _first_word(host: str, port: int, deadline: float) -> socket.socket:

@@ -83,6 +83,17 @@ class Wire(Link):
                         raise
                     time.sleep(_PAUSE)
 
+    def sftp(self) -> Any:
+        """A paramiko SFTPClient. Raises CannotError where the host has none."""
+        import paramiko
+
+        try:
+            channel = self._session()
+            channel.settimeout(BEGINNING)
+            return within(BEGINNING, lambda: (channel.invoke_subsystem("sftp"), paramiko.SFTPClient(channel))[1])
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise CannotError(f"{self.where} offers no SFTP: {why(error)}.", safe="no file was touched") from error
+
     def close(self) -> None:
         for transport in reversed(self._transports):
             with suppress(OSError, EOFError):
