@@ -166,8 +166,12 @@ class Session:
         tell = self.runner.watcher.tell
         if (folder / journal.FILE).exists():
             opened = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
-            self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
-            opened.append("resumed", where=socket.gethostname())
+            try:
+                self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
+                opened.append("resumed", where=socket.gethostname())
+            except BaseException:  # Ctrl-C in a notebook, whose kernel lives on and would hold the journal
+                opened.close()
+                raise
         else:
             self._refuse_second()
             opening = self.incident.opening()
