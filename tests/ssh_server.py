@@ -107,7 +107,7 @@ class Account:
     name: str
     password: str = ""
     sudo: str = ""
-    shell: str = "/bin/sh"
+    login_shell: str = "/bin/sh"
 
 
 @contextmanager
@@ -129,7 +129,7 @@ def serving_accounts(accounts: Sequence[Account], address: str = "127.0.0.9", *,
                     input=account.password, capture_output=True, text=True, check=True,
                 )  # fmt: skip
                 hashed = said.stdout.strip()
-            texts["passwd"] += f"{account.name}:x:{number}:{number}::{home}:{account.shell}\n"
+            texts["passwd"] += f"{account.name}:x:{number}:{number}::{home}:{account.login_shell}\n"
             texts["shadow"] += f"{account.name}:{hashed}:19000:0:99999:7:::\n"
             texts["group"] += f"{account.name}:x:{number}:\n"
             sudoers += f"{account.name} {account.sudo}\n" if account.sudo else ""

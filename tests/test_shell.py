@@ -201,6 +201,41 @@ def test_a_deadline_ends_it(there: Shell, command: list[str]) -> None:
     assert there.run(["true"]).exit_code == 0
 
 
+def test_silence_ends_it_where_that_is_asked_for(there: Shell) -> None:
+    with pytest.raises(OutcomeUnknownError, match=r"sh on .* said nothing for 0.4 s; it was stopped"):
+        within(6, lambda: there.run(["sh", "-c", "echo one; sleep 20"], deadline=20, idle=0.4))
+    slow = ["sh", "-c", "for i in 1 2 3 4; do echo $i; sleep 0.2; done"]
+    assert list(there.stream(slow, deadline=20, idle=2)) == ["1", "2", "3", "4"]
+
+
+def test_a_folder_to_work_in(there: Shell, folder: str) -> None:
+    odd = f'{folder}/-it\'s "odd" $x'
+    there.run(["mkdir", "--", odd])
+    assert there.run(["pwd"], folder=odd).stdout == f"{odd}\n"
+    assert list(there.stream(["pwd"], deadline=10, folder=odd)) == [odd]
+    with pytest.raises(CannotError, match="no-such"):
+        there.run(["pwd"], folder=f"{folder}/no-such")
+
+
+def test_output_as_bytes(there: Shell) -> None:
+    said = b"".join(
+        there.pieces(["sh", "-c", "head -c 3000000 /dev/urandom | tee /dev/stderr 2>/dev/null"], deadline=30)
+    )
+    assert len(said) == 3_000_000
+    assert b"".join(there.pieces(["printf", "\\036\\0a\\036b\\036"], deadline=10)) == b"\x1e\0a\x1eb\x1e"
+
+
+def test_what_is_given_up_is_ended(there: Shell) -> None:
+    mark = f"98762.{os.getpid()}"
+    with pytest.raises(OutcomeUnknownError, match="it was stopped"):
+        there.run(["sh", "-c", f"trap '' TERM HUP; sleep {mark} | cat; true"], deadline=0.6)
+    assert _until(lambda: not _running(["sleep", mark]))
+    said = there.stream(["sh", "-c", f"echo one; sleep {mark}"], deadline=30)
+    assert next(said) == "one"
+    said.close()  # type: ignore[attr-defined]
+    assert _until(lambda: not _running(["sleep", mark]))
+
+
 def test_what_it_leaves_in_the_background_holds_nobody(there: Shell) -> None:
     result = within(5, lambda: there.run(["sh", "-c", "sleep 8 & echo begun"], deadline=7))
     assert result.stdout == "begun\n"  # type: ignore[attr-defined]

@@ -50,7 +50,7 @@ def upload(there: Shell, source: Path, target: str, *, mode: int = 0o600, deadli
         while piece := opened.read(_PIECE):
             try:
                 files.append(part, piece)
-            except CommandError:
+            except (CommandError, _RefusedError):
                 with suppress(CannotError):
                     files.remove(part)  # the host refused it: what would be left might fill its disk
                 raise
@@ -195,6 +195,10 @@ class _ByCommands(_Files):
         return said[0] if said else super().digest(path, first)
 
 
+class _RefusedError(CannotError):
+    """The host said no to an operation of SFTP."""
+
+
 class _BySftp(_Files):
     def __init__(self, client: Any, where: str) -> None:
         self._client = client
@@ -249,7 +253,9 @@ class _BySftp(_Files):
             raise self._failed(target, error) from error
 
     def _failed(self, path: str, error: OSError) -> CannotError:
-        return CannotError(f"{path} on {self._where}: {error.strerror or error}.", safe="it is what it was")
+        if isinstance(error, TimeoutError):
+            return CannotError(f"{path} on {self._where}: no answer over SFTP.", hint="run the same command again")
+        return _RefusedError(f"{path} on {self._where}: {error.strerror or error}.", safe="it is what it was")
 
 
 def _files(there: Shell, deadline: float) -> _Files:

@@ -35,7 +35,7 @@ tree() {
     done); do tree "$child"; done
     kill -KILL "$1"
 }
-kill -KILL -- "-$1" 2>/dev/null || tree "$1"
+kill -KILL "-$1" 2>/dev/null || tree "$1"
 """
 """Ends process $1 and all that it started: its process group where it leads one, else its children by their parents."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shlex
 import socket
 import threading
@@ -137,7 +138,9 @@ class _ChannelPipe(Pipe):
 
 
 def why(error: BaseException) -> str:
-    """What a library says of its error, without its full stop."""
+    """What a library or the system says of its error, without its full stop."""
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
     return str(error).rstrip(".") or type(error).__name__
 
 
