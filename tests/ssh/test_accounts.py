@@ -86,9 +86,9 @@ def test_another_user(server: Server, client: Client, user: str, more: dict[str,
     with pytest.raises(CommandError, match="exit code 7: it broke"):
         there.run(["sh", "-c", "echo it broke >&2; exit 7"])
     with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
-        there.run(["sh", "-c", "sleep 98751 & sleep 98752 | cat"], deadline=1.0)
+        there.run(["sh", "-c", f"sleep 8{os.getpid()}1 & sleep 8{os.getpid()}2 | cat"], deadline=1.0)
     said = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
-    assert "sleep 9875" not in said
+    assert f"sleep 8{os.getpid()}" not in said
 
 
 def test_the_password_is_seen_nowhere(server: Server, client: Client) -> None:

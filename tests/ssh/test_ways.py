@@ -101,7 +101,7 @@ def test_an_old_host_is_reached_by_what_it_needs_and_no_more(host: dict[str, str
         (remark,) = there.remarks
         assert remark.endswith(f"opened for it alone: {opened}")
         with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
-            there.run(["sleep", "20"], deadline=0.5)
+            there.run(["sleep", "20"], deadline=1.0)
 
 
 def test_nothing_is_opened_for_a_host_that_needs_nothing(modern: Server) -> None:
@@ -132,7 +132,7 @@ def test_dropbear(client: Client) -> None:
         assert there.run(["printf", "%s", 'a "b" $c'], environment={"A": "b"}).stdout == 'a "b" $c'
         assert there.run(["cat"], input=b"x" * 300_000).stdout == "x" * 300_000
         with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
-            there.run(["sleep", "20"], deadline=0.5)
+            there.run(["sleep", "20"], deadline=1.0)
         assert there.run(["sh", "-c", "echo said >&2; exit 3"], check=False).stderr == "said\n"
 
 
@@ -152,9 +152,9 @@ def test_a_host_that_has_busybox_alone(client: Client, tmp_path: Path) -> None:
             there.write(f"{folder}/a file", "주문\n")
             assert there.read(f"{folder}/a file") == "주문\n"
             with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
-                there.run(["sh", "-c", "sleep 98761 & sleep 98762"], deadline=0.5)
+                there.run(["sh", "-c", f"sleep 9{os.getpid()}1 & sleep 9{os.getpid()}2"], deadline=1.0)
             said = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
-            assert "sleep 9876" not in said
+            assert f"sleep 9{os.getpid()}" not in said
             there.run(["rm", "-r", folder])
     finally:
         shutil.rmtree(programs)
@@ -210,7 +210,7 @@ def test_a_host_behind_two_others(modern: Server, client: Client) -> None:
         for server in (outer, inner):  # neither runs anything of ours, both carry the connection
             assert server.sessions()
         with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
-            there.run(["sleep", "20"], deadline=0.5)
+            there.run(["sleep", "20"], deadline=1.0)
         inner.end_sessions()
         with pytest.raises((OutcomeUnknownError, CannotError)):
             there.run(["sleep", "5"], deadline=3)

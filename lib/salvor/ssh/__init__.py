@@ -6,7 +6,6 @@ import atexit
 import os
 import socket
 import threading
-from contextlib import suppress
 
 from salvor.shell import Shell
 from salvor.ssh.remote import Link, Remote
@@ -36,13 +35,13 @@ def connect(
 
 
 def is_open(route: Route) -> bool:
-    """Whether a link along `route` is open."""
+    """Whether a link along `route` is kept and open."""
     kept = _links.get((os.getpid(), route))
     return kept is not None and kept.alive
 
 
-def link(route: Route, deadline: float, opened: socket.socket | None = None) -> Link:
-    """The link along `route`: the one that is open, or a new one. Raises CannotError."""
+def link(route: Route, deadline: float) -> Link:
+    """The link along `route` that is kept, or a new one, which is kept from now on. Raises CannotError."""
     key = (os.getpid(), route)  # a child of ours must not talk on its parent's connection
     with _lock:
         door = _doors.setdefault(route, threading.Lock())
@@ -52,29 +51,25 @@ def link(route: Route, deadline: float, opened: socket.socket | None = None) -> 
             return kept
         if kept:
             kept.close()
-        if route.by_openssh:
-            from salvor.ssh.openssh import open_master
-
-            _links[key] = open_master(route, deadline)
-        else:
-            from salvor.ssh.wire import open_wire
-
-            _links[key] = open_wire(route, deadline, opened)
+        _links[key] = new_link(route, deadline)
         return _links[key]
 
 
-def close(route: Route) -> None:
-    """Close the link along `route`, if one is open."""
-    with _lock:
-        kept = _links.pop((os.getpid(), route), None)
-        _doors.pop(route, None)
-    if kept:
-        kept.close()
+def new_link(route: Route, deadline: float, opened: socket.socket | None = None) -> Link:
+    """A link along `route` for the caller alone, who closes it. `opened` is a connection to the first machine on it
+    that stands already. Raises CannotError.
+    """
+    if route.by_openssh:
+        from salvor.ssh.openssh import open_master
+
+        return open_master(route, deadline)
+    from salvor.ssh.wire import open_wire
+
+    return open_wire(route, deadline, opened)
 
 
 @atexit.register
 def _close_all() -> None:
-    for pid, route in list(_links):
+    for (pid, _), kept in list(_links.items()):
         if pid == os.getpid():
-            with suppress(OSError):
-                close(route)
+            kept.close()

@@ -39,15 +39,15 @@ class Host:
     def opened(
         self, deadline: float = 10.0, line: socket.socket | None = None, route: Route | None = None
     ) -> Iterator[Shell]:
-        """A shell there for the block; its connection is closed with it, unless it was open before. `line` is a TCP
+        """A shell there for the block; its connection is closed with it, unless one is kept already. `line` is a TCP
         connection to the first machine on the way (`route`) that stands already.
         """
         way = route or self.route
         if way is None or ssh.is_open(way):
             yield self.open(deadline)
             return
+        link = ssh.new_link(way, deadline, line)
         try:
-            ssh.link(way, deadline, line)
-            yield Remote(self.address, lambda: ssh.link(way, deadline), self.run_as, self.ssh.sudo_password)
+            yield Remote(self.address, lambda: link, self.run_as, self.ssh.sudo_password)
         finally:
-            ssh.close(way)
+            link.close()

@@ -197,7 +197,6 @@ class _Running(Running):
         return b""
 
     def stderr(self) -> str:
-        self._error_reader.join(_LAST_WORDS)
         return super().stderr().replace(self._envelope.prompt.decode(), "")
 
     def _write(self, stdin: Iterable[bytes]) -> None:
@@ -221,6 +220,7 @@ class _Running(Running):
 
     def exit_code(self) -> int:
         code = self._pipe.exit_code() if self._code is None else self._code
+        self._error_reader.join(_LAST_WORDS)  # what it said comes on a stream of its own
         self._pipe.close()
         where = self._shell.where
         if code is None:
