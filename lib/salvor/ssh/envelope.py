@@ -30,12 +30,15 @@ _RUN = (
 END_TREE = r"""
 tree() {
     kill -STOP "$1" 2>/dev/null
-    for child in $({ ps -A -o ppid= -o pid= 2>/dev/null || ps -o ppid,pid; } | while read -r parent pid; do
-        test "$parent" = "$1" && echo "$pid"
-    done); do tree "$child"; done
+    for pair in $all; do
+        case $pair in *:"$1") tree "${pair%:*}" ;; esac
+    done
     kill -KILL "$1"
 }
-kill -KILL "-$1" 2>/dev/null || tree "$1"
+kill -KILL "-$1" 2>/dev/null && exit
+all=$({ ps -A -o pid= -o ppid= 2>/dev/null || ps -o pid,ppid; } |
+    while read -r pid parent; do echo "$pid:$parent"; done)
+tree "$1"
 """
 """Ends process $1 and all that it started: its process group where it leads one, else its children by their parents."""
 

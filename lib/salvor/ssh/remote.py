@@ -14,7 +14,8 @@ from salvor.running import Command, Running
 from salvor.shell import Shell
 from salvor.ssh.envelope import END_TREE, Envelope
 
-_TO_END = 3.0
+_TO_BEGIN = 3.0
+_TO_END = 5.0
 _LAST_WORDS = 3.0
 _KEPT = 64 * 1024
 _ROOM = 16 * 1024  # bytes that every host takes before it reads any
@@ -135,6 +136,7 @@ class _Running(Running):
         self._rest_of_error = b""
         self._way_to_end = ""
         self._killed = False
+        self._begun = threading.Event()
         self._before = bytearray()  # what the login said before the command began
         self._events: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -160,6 +162,7 @@ class _Running(Running):
                 said = b""
                 if number is not None:
                     self._pid = number
+                    self._begun.set()
                     self._events.put("begun")
                     said, number, self._rest = self._envelope.split(self._rest)
             if number is not None:
@@ -168,6 +171,7 @@ class _Running(Running):
                 return said
             if not piece:
                 break
+        self._begun.set()
         self._events.put("ended")
         return b""
 
@@ -246,8 +250,10 @@ class _Running(Running):
 
     def kill(self) -> None:
         self._stopped.set()
-        self._killed = True  # what nobody reads fills its pipe and waits: the line is free for the order to end it
         self._way_to_end = "its connection was closed, and it may go on there"
+        if self._end:
+            self._begun.wait(_TO_BEGIN)  # its script was sent: it would begin yet
+        self._killed = True  # what nobody reads fills its pipe and waits: the line is free for the order to end it
         if self._pid is not None and self._end and self._end(self._pid):
             self._way_to_end = "it was stopped there"
         self._pipe.close()

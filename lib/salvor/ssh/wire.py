@@ -48,15 +48,20 @@ class Wire(Link):
         try:
             channel = self._session()
             channel.settimeout(_WAIT)
-            # paramiko's own exec_command waits without end for the host's answer. Nobody needs it: a command that runs
-            # says so itself, and when the host refuses it, paramiko closes the channel.
+            # As paramiko's own exec_command, which waits without end for the host's answer. Dropbear may lose what is
+            # sent before it.
             request = paramiko.Message()
             request.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
             request.add_int(channel.remote_chanid)
             request.add_string("exec")
             request.add_boolean(True)
             request.add_string(line)
+            channel.event.clear()
             self.transport._send_user_message(request)
+            if not channel.event.wait(BEGINNING):
+                raise paramiko.SSHException(f"it did not say within {BEGINNING:.0f} s that it begins it")
+            if channel.closed:
+                raise paramiko.ChannelException(1, "it refuses to")
             return _ChannelPipe(channel)
         except (OSError, EOFError, paramiko.SSHException) as error:
             if self.alive and not isinstance(error, paramiko.ChannelException):
@@ -156,10 +161,7 @@ def open_wire(route: Route, deadline: float, opened: socket.socket | None = None
     hop = route.hops[0]
     try:
         for hop in route.hops:
-            if transports:
-                line = transports[-1].open_channel("direct-tcpip", (hop.host, hop.port), ("", 0), timeout=_left(until))
-            else:
-                line = prepare(opened or _call(hop, until))
+            line = _through(transports[-1], hop, until) if transports else prepare(opened or _call(hop, until))
             transport = paramiko.Transport(line)
             transports.append(transport)
             _let_in(transport, hop, until)
@@ -178,6 +180,19 @@ def _call(hop: Hop, until: float) -> socket.socket:
         return socket.create_connection((hop.host, hop.port), timeout=_left(until))
 
     return within(_left(until), call)  # name resolution has no deadline of its own
+
+
+def _through(transport: Any, hop: Hop, until: float) -> Any:
+    """A connection to the next machine that the last one makes for us."""
+    line = transport.open_channel("direct-tcpip", (hop.host, hop.port), ("", 0), timeout=_left(until))
+    close = line.close
+
+    def close_quietly() -> None:  # paramiko's thread prints a traceback when the connection below is gone already
+        with suppress(OSError, EOFError):
+            close()
+
+    line.close = close_quietly
+    return line
 
 
 def prepare(line: socket.socket) -> socket.socket:
