@@ -232,7 +232,7 @@ def local(user: str | None = None) -> Shell:
 class _Local(Shell):
     def _start(self, command: Command) -> Running:
         argv, environment = command.argv, command.environment
-        known = {**(_environment_of(self.user) if self.user else _plain_environment()), **environment}
+        known = {**(_environment_of(self.user) if self.user else plain_environment()), **environment}
         by_sudo = bool(self.user) and os.geteuid() != 0
         if not by_sudo and not shutil.which(argv[0], path=known.get("PATH")):
             why = FileNotFoundError(errno.ENOENT, "it is not there, or not a program")
@@ -283,7 +283,7 @@ def _has_setpriv() -> bool:
     return shutil.which("setpriv") is not None
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """Our environment without what would change a tool's output (language) or hand it secrets (PG*, what we know)."""
     kept = {
         name: value

@@ -19,6 +19,7 @@ from typing import IO
 
 from salvor.errors import CannotError
 from salvor.postgres.dump_source import CHUNK, Readable, member_name, open_source, open_tar, refuse_unsafe, told
+from salvor.shell import plain_environment
 
 MAGIC = b"PGDMP"
 CONTENTS = "toc.dat"
@@ -262,7 +263,12 @@ def _running(argv: Sequence[str], stdin: int) -> Iterator[subprocess.Popen[bytes
     try:
         # a session of its own, so that all of it can be ended when pg_restore runs below another program
         process = subprocess.Popen(
-            argv, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            argv,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=plain_environment(),
         )
     except OSError as error:
         raise CannotError(f"{argv[0]} cannot be started: {error}.", hint="apt install postgresql-client") from error
