@@ -276,6 +276,15 @@ def incident_record(c: Context, incident: str = "", json: bool = False) -> None:
     aftermath.record_incident(incident, show.choose(as_json=json))
 
 
+@_task()
+def incident_take(c: Context, incident: str = "") -> None:
+    """Take an incident over from another machine: its journal comes from the mirror (SALVOR_MIRROR) that both share."""
+    from salvor import show, takeover
+    from salvor.console import one_of
+
+    takeover.take(one_of("incident", incident), show.choose().tell)
+
+
 @_task(text="what to note, with who and why")
 def incident_note(c: Context, incident: str = "", text: str = "") -> None:
     """Write a note into an incident's journal."""
@@ -343,6 +352,7 @@ namespace.add_collection(
         close=incident_close,
         record=incident_record,
         note=incident_note,
+        take=incident_take,
     )
 )
 namespace.add_collection(

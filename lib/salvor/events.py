@@ -59,6 +59,11 @@ def _opened(line: Mapping[str, Any], change: str) -> str:
     return f"opened: {line['purpose']} of {line['service']} on {line['platform']}, runbook {line['runbook']}"
 
 
+def _taken(line: Mapping[str, Any], change: str) -> str:
+    holder = line["holder"]
+    return f"taken over on {line['where']}" + (f" from {holder['by']} on {holder['host']}" if holder else "")
+
+
 def _step(line: Mapping[str, Any], change: str) -> str:
     if line["phase"] == "begun":
         return f"{line['step']} begun, {line.get('planned', 0)} changes planned"
@@ -115,6 +120,7 @@ def _data(line: Mapping[str, Any], change: str) -> str:
 _SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "opened": _opened,
     "resumed": lambda line, change: f"resumed on {line['where']}",
+    "taken": _taken,
     "step": _step,
     "finding": _finding,
     "decision": _decision,

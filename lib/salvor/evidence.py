@@ -17,7 +17,7 @@ from salvor.change import Finding, Level
 from salvor.errors import CannotError, CommandError, NotConvergedError, UsageError
 from salvor.journal import FILE
 from salvor.line import START, digest, parse, split
-from salvor.mirror import store
+from salvor.mirror import numbered, store
 
 NAMESPACE = "salvor-journal"
 SEAL = "journal.seal"
@@ -25,7 +25,6 @@ SIGNATURE = "journal.seal.sig"
 PUBLIC_KEY = "journal.seal.pub"
 
 _SEAL = re.compile(rb"([1-9][0-9]{0,9}) ([0-9a-f]{64})\n")
-_MIRRORED = re.compile(r"([0-9]{6,})-([0-9a-f]{64})\.json")
 _SIGN_DEADLINE = 60.0  # a security key waits for a finger
 _DEADLINE = 20.0
 
@@ -255,8 +254,8 @@ def _mirrored(incident: str, lines: Sequence[bytes], location: str) -> Iterator[
     held: dict[int, set[str]] = defaultdict(set)
     try:
         for name in store(location, incident).names():
-            if found := _MIRRORED.fullmatch(name):
-                held[int(found[1])].add(found[2])
+            if found := numbered(name):
+                held[found[0]].add(found[1])
     except OSError as error:
         yield _finding(incident, "mirror", Level.UNKNOWN, "", f"{location} cannot be read: {error.strerror or error}")
         return

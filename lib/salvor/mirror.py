@@ -8,6 +8,8 @@ say what every line was; and `cat` of them in their order is the journal.
 
 from __future__ import annotations
 
+import re
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +17,18 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from salvor import durable
+from salvor.deadline import within
 from salvor.errors import UsageError
-from salvor.line import digest
+from salvor.line import START, digest, parse, split
 
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 30.0
 _CONNECT_DEADLINE = 5
 _ANSWER_DEADLINE = 10
+READ_DEADLINE = 60.0
+"""Seconds for all lines of a journal: a bucket gives them one by one."""
+_THERE_IS_ONE = ("PreconditionFailed", "ConditionalRequestConflict")
+_NAME = re.compile(r"([0-9]{6,})-([0-9a-f]{64})\.json")
 
 
 class Store(Protocol):
@@ -31,8 +38,16 @@ class Store(Protocol):
         """The names of the lines that are there."""
         ...
 
+    def get(self, name: str) -> bytes:
+        """What is kept under `name`."""
+        ...
+
     def put(self, name: str, content: bytes) -> None:
         """Keep `content` under `name`, whole or not at all."""
+        ...
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Keep `content` under `name`, unless something is there already; says whether it did."""
         ...
 
 
@@ -57,6 +72,68 @@ def store(location: str, incident: str) -> Store:
     return _Folder(Path(location).expanduser(), incident)
 
 
+def numbered(name: str) -> tuple[int, str] | None:
+    """The number and the digest of the line that is kept under `name`; None when it is no name of ours."""
+    found = _NAME.fullmatch(name)
+    return (int(found[1]), found[2]) if found else None
+
+
+def lines(location: str, incident: str) -> list[bytes]:
+    """The longest whole chain of an incident's journal that the mirror has, each line without its newline.
+
+    A number may be there twice (a line that a full disk never took, or two operators who did not know of each other):
+    the hash in the line after it says which one counts. Raises OSError when it cannot be read.
+    """
+    there = store(location, incident)
+    held: dict[int, list[str]] = {}
+    for name in sorted(there.names()):
+        if found := numbered(name):
+            held.setdefault(found[0], []).append(found[1])
+    for number in sorted(held, reverse=True):
+        for last in held[number]:
+            if chain := _chain_to(number, last, held, there):
+                return chain
+    return []
+
+
+def _chain_to(number: int, last: str, held: dict[int, list[str]], there: Store) -> list[bytes]:
+    chain: list[bytes] = []
+    while number and last in held.get(number, ()):
+        line = there.get(f"{number:06d}-{last}.json").removesuffix(b"\n")
+        if digest(line) != last:
+            return []
+        chain.append(line)
+        number, last = number - 1, str((parse(line) or {}).get("previous"))
+    return chain[::-1] if number == 0 and last == START else []
+
+
+def bring(journal: Path, location: str, tell: Callable[[str], None]) -> None:
+    """Add to the file `journal`, INCIDENT/journal.jsonl, what another machine wrote of the incident since.
+
+    Call it with the service's lock and lease. What cannot be had, or does not follow from what is here, is told: the
+    recovery goes on by what it sees.
+    """
+    folder = journal.parent
+    try:
+        ours, rest = split(durable.read(journal)) if journal.exists() else ([], b"")
+        names = within(READ_DEADLINE, store(location, folder.name).names)
+        newest = max((found[0] for name in names if (found := numbered(name))), default=0)
+        if newest <= len(ours) or rest:
+            return
+        theirs = within(READ_DEADLINE, lambda: lines(location, folder.name))
+        if theirs[: len(ours)] != ours:
+            tell(
+                f"The journal of {folder.name} here and the one in {location} differ: two operators wrote it at once.\n"
+                f"Safe now: both are kept. HINT: inv incident.check --incident={folder.name}"
+            )
+        elif len(theirs) > len(ours):
+            durable.make_folder(folder)
+            durable.replace(journal, b"".join(line + b"\n" for line in theirs))
+            tell(f"{len(theirs) - len(ours)} lines of the journal came from {location}.")
+    except OSError as error:
+        tell(f"The mirror {location} does not say whether another machine went on with {folder.name}: {error}")
+
+
 class _Folder:
     def __init__(self, root: Path, incident: str) -> None:
         self.root = root.absolute()
@@ -70,10 +147,28 @@ class _Folder:
         except FileNotFoundError:
             return set()
 
+    def get(self, name: str) -> bytes:
+        return durable.read(self.folder / name)
+
     def put(self, name: str, content: bytes) -> None:
         self.root.stat()
         durable.make_folder(self.folder)
         durable.replace(self.folder / name, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        self.root.stat()
+        durable.make_folder(self.folder)
+        # A link to a whole file appears at once and only where there is none, on a shared folder (NFS) too.
+        whole = self.folder / f".{name}.{secrets.token_hex(8)}"
+        durable.replace(whole, content)
+        try:
+            (self.folder / name).hardlink_to(whole)
+        except FileExistsError:
+            return False
+        finally:
+            whole.unlink()
+        durable.flush_folder(self.folder)
+        return True
 
 
 class _Bucket:
@@ -90,15 +185,34 @@ class _Bucket:
         except (BotoCoreError, ClientError) as error:
             raise OSError(str(error)) from error
 
-    def put(self, name: str, content: bytes) -> None:
+    def get(self, name: str) -> bytes:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
-            self._open().put_object(
-                Bucket=self.bucket, Key=self.prefix + name, Body=content, ContentType="application/json"
-            )
+            answer = self._open().get_object(Bucket=self.bucket, Key=self.prefix + name)
+            return bytes(answer["Body"].read())
         except (BotoCoreError, ClientError) as error:
             raise OSError(str(error)) from error
+
+    def put(self, name: str, content: bytes) -> None:
+        self._put(name, content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        return self._put(name, content, IfNoneMatch="*")
+
+    def _put(self, name: str, content: bytes, **condition: str) -> bool:
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        where = {"Bucket": self.bucket, "Key": self.prefix + name}
+        try:
+            self._open().put_object(**where, Body=content, ContentType="application/json", **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in _THERE_IS_ONE:
+                return False
+            raise OSError(str(error)) from error
+        except BotoCoreError as error:
+            raise OSError(str(error)) from error
+        return True
 
     def _open(self) -> Any:
         if self._client is None:

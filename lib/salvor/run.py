@@ -79,6 +79,8 @@ class Runner:
     watcher: Watcher
     journal: Journal | None = None
     approved: set[str] = field(default_factory=set)
+    still_ours: Callable[[], None] = lambda: None
+    """Asked before each change. Raises HeldError when somebody on another machine took the service over."""
     _messages: dict[str, tuple[Change, Future[str]]] = field(default_factory=dict)
     _late: set[str] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
@@ -295,6 +297,7 @@ class Runner:
 
     def _make(self, step: str, change: Change, undoing: str = "") -> str:
         """One change, journalled before and after. Returns done or unknown: what is unknown, the next plan looks at."""
+        self.still_ours()
         extra = {"undoing": undoing} if undoing else {}
         self._write("intent", step=step, change=change.to_json(), **extra)
         begun = clock.monotonic()

@@ -24,6 +24,9 @@ from salvor.history import History
 from salvor.incident import Incident, new_id, reopen
 from salvor.inventory import Platform, Service
 from salvor.journal import Journal
+from salvor.lease import Lease
+from salvor.lease import hold as hold_lease
+from salvor.mirror import bring
 from salvor.run import Plan, PlannedStep, Runner, Watcher
 from salvor.steps import Step
 from salvor.steps.assess import assess
@@ -46,6 +49,13 @@ def incidents_folder() -> Path:
     return Path(os.environ.get("SALVOR_INCIDENTS") or inventory.root() / "incidents").absolute()
 
 
+def folder_of(incident: str) -> Path:
+    """Where an incident of that id is written, whether it is there or not. Raises UsageError for what is no id."""
+    if not _ID.fullmatch(incident):
+        raise UsageError(f"--incident: {incident!r} is no incident's id.", hint="inv incidents lists them")
+    return incidents_folder() / incident
+
+
 def find(incident: str) -> Path:
     """The folder of an incident. Raises UsageError when there is none of that id."""
     folder = incidents_folder() / incident
@@ -56,6 +66,16 @@ def find(incident: str) -> Path:
             hint=f"the newest are {', '.join(known)}" if known else "inv incidents lists them",
         )
     return folder
+
+
+def lease_of(service: str, platform: str, incident: str, tell: Callable[[str], None]) -> Lease | None:
+    """The claim on a service among the machines that share SALVOR_MIRROR; None without one."""
+    location = os.environ.get("SALVOR_MIRROR")
+    if not location:
+        return None
+    return Lease(
+        location, f"{platform}.{service}", by=operator(), incident=incident, folder=incidents_folder(), tell=tell
+    )
 
 
 def of_incident(incident: str) -> tuple[str, str]:
@@ -147,11 +167,16 @@ class Session:
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
-        """Hold the service's lock and write the journal while the block runs. Raises HeldError when another operator
-        holds it.
+        """Hold the service's lock, and its lease in the mirror, and write the journal while the block runs.
+
+        Raises HeldError when another operator holds one of them.
         """
-        folder = self.incident.folder
-        with lock.hold(self.incident.service.name, folder.parent, by=self.incident.operator, incident=self.incident.id):
+        folder, service = self.incident.folder, self.incident.service.name
+        lease = lease_of(service, self.incident.platform.name, self.incident.id, self.runner.watcher.tell)
+        with (
+            lock.hold(service, folder.parent, by=self.incident.operator, incident=self.incident.id),
+            hold_lease(lease) as self.runner.still_ours,
+        ):
             opened = self._open_journal(folder)
             try:
                 yield
@@ -165,6 +190,8 @@ class Session:
         mirror = os.environ.get("SALVOR_MIRROR")
         tell = self.runner.watcher.tell
         if (folder / journal.FILE).exists():
+            if mirror:
+                bring(folder / journal.FILE, mirror, tell)
             opened = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
             try:
                 self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
