@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -145,6 +147,23 @@ def test_a_mirror_that_is_gone_holds_nobody_up(place: World, here: Machine, caps
     assert (place.live, place.letters) == (GOOD, ["declared", "recovered"])
     said = "".join(capsys.readouterr())
     assert said.count("does not say who else works on world.things") == 1
+
+
+def test_a_mirror_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setattr("salvor.lease._DEADLINE", 0.5)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        held = lease("s3://mirror/journals", "world.things", "here", said.append)
+        for _ in range(20):
+            held.check()
+        held.release()
+    assert time.monotonic() - begun < 5
+    assert len(said) == 1
 
 
 def test_taking_over_needs_a_mirror_that_has_the_incident(

@@ -24,6 +24,7 @@ from salvor.deadline import within
 from salvor.errors import HeldError
 
 _DEADLINE = 5.0  # seconds for the mirror's answer: a recovery waits for it before each change
+_PAUSE = 60.0  # seconds before a mirror that gave no answer is asked again: a recovery does not wait each time
 _HELD = re.compile(r"([0-9]{6})-held\.json")
 
 
@@ -38,7 +39,7 @@ class Lease:
         self._me = {"by": by, "host": socket.gethostname(), "pid": os.getpid(), "folder": str(folder.absolute())}
         self._tell = tell
         self._number = 0
-        self._unreachable = False
+        self._asked_again_at: float | None = None
 
     def claim(self, *, take: bool = False) -> dict[str, Any]:
         """Hold the service, unless another machine does; returns who held it before and did not release it, if anyone.
@@ -57,19 +58,21 @@ class Lease:
 
     def check(self) -> None:
         """Raises HeldError when it is not ours any more. Claims it first, when that could not be done before."""
+        if self._asked_again_at and clock.monotonic() < self._asked_again_at:
+            return
         try:
             if not self._number:
                 self.claim()
             number, holder, _ = self._newest()
         except OSError as error:
-            if not self._unreachable:
-                self._unreachable = True
+            if self._asked_again_at is None:
                 self._tell(
                     f"The mirror {self.location} does not say who else works on {self.service}: {error}\n"
                     "Safe now: on this machine nobody else does, and the recovery goes on; ask your colleagues."
                 )
+            self._asked_again_at = clock.monotonic() + _PAUSE
             return
-        self._unreachable = False
+        self._asked_again_at = None
         if number != self._number:
             raise self._taken(holder)
 
