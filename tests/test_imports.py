@@ -40,7 +40,7 @@ NOT_FOR_SYSTEMS = {
     "aftermath", "arguments", "console", "drill", "history", "incident", "inventory", "journal", "live", "maintenance",
     "notebook", "record", "run", "sandbox", "session", "show", "steps", "story",
 }  # fmt: skip
-ENGINES = {"postgres"}
+ENGINES = {"host", "postgres"}
 """The packages that belong to one kind of system, and bear its name."""
 
 

@@ -256,6 +256,18 @@ class Outbox(System):
         """
 
 
+class Machine(System):
+    """A machine: it can be cut off from everybody but its operator, and it runs services.
+
+    Verbs that every kind has: `fence(identity)`, `unfence(identity)`, `start(service)`, `stop(service)`,
+    `restart(service, run)`.
+    """
+
+    def forecast(self, state: State, change: Change) -> State:
+        """Whether others may reach it is what `writable` says of a machine."""
+        return replace(state, writable={"fence": False, "unfence": True}.get(change.verb, state.writable))
+
+
 FORECAST = "(will be known when it is made)"
 """The identity of what does not exist yet, in a plan."""
 

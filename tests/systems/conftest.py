@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from salvor.change import Change, Undo
 from salvor.sandbox.layout import Layout
+from salvor.ssh.settings import SshSettings
 from salvor.system import Context, System
+
+from tests import machine
+from tests.machine import Machine
 
 SECRET = "c2Fsdm9yIHRlc3RzIHNpZ24gd2l0aCB0aGlzIGtleSE="
 
@@ -266,3 +270,28 @@ def postgres_case(sandbox: Layout, context: Context, tmp_path: Path) -> Iterator
     fence = up.change("fence", why="it still takes writes", undo=back, identity=identity)
     yield Case(up, down, (fence,))
     list(up.apply(up.change("unfence", why="-", no_undo="-", identity=identity)))
+
+
+@pytest.fixture(scope="module")
+def old_machine() -> Iterator[Machine]:
+    """A machine without systemd, for the tests of a module."""
+    with machine.running(systemd=False) as made:
+        yield made
+
+
+@pytest.fixture
+def host_case(old_machine: Machine, context: Context) -> Iterator[Case]:
+    from salvor.systems.host import Host, HostSettings
+
+    def opened(address: str, settings: SshSettings) -> Host:
+        return Host("web", HostSettings(kind="host", address=address, ssh=settings), context)
+
+    up = opened(old_machine.address, old_machine.settings)
+    identity = up.observe().identity
+    back = Undo("unfence", {"identity": identity})
+    yield Case(
+        up,
+        opened("127.0.0.1", SshSettings(port=1, user="nobody")),
+        (up.change("fence", why="it may be hostile", undo=back, identity=identity),),
+    )
+    up.unfence(identity)

@@ -97,7 +97,14 @@ class Remote(Shell):
         link = self.link()
         password = secrets.resolve(self._sudo_password) if self._sudo_password and self.user else None
         envelope = Envelope.of(command, login=link.login, run_as=self.user, by_password=password is not None)
-        running = _Running(self, link.begin(envelope.line), envelope, password, end, command.binary)
+        try:
+            pipe = link.begin(envelope.line)
+        except CannotError as error:
+            fresh = self.link() if isinstance(error.__cause__, (ConnectionError, EOFError)) else link
+            if fresh is link:
+                raise
+            pipe = fresh.begin(envelope.line)  # a kept connection had broken unseen, and nothing was begun on it
+        running = _Running(self, pipe, envelope, password, end, command.binary)
         running.begin(command.stdin)
         return running
 

@@ -1,0 +1,195 @@
+"""Services of a machine, by whatever runs them there: systemd, supervisor, a script of sysvinit, pm2."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from salvor import clock
+from salvor.errors import CannotError, CommandError, NotConvergedError
+from salvor.host import PATH
+from salvor.shell import Shell
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@:+\\-]{0,127}")
+"""What a service may be called."""
+
+LOOK = r"""
+script_of() {
+    for script in "/etc/init.d/$1" "/etc/rc.d/init.d/$1" "/etc/rc.d/rc.$1" "/usr/local/etc/rc.d/$1"; do
+        [ -x "$script" ] && return
+    done
+    return 1
+}
+process_of() {
+    for file in "/run/$1.pid" "/var/run/$1.pid" "/run/$1/$1.pid" "/var/run/$1/$1.pid"; do
+        { read -r process < "$file"; } 2>/dev/null && kill -0 "$process" 2>/dev/null && echo "$process" && return
+    done
+    pidof "$1" 2>/dev/null
+}
+look() {
+    if [ -d /run/systemd/system ]; then
+        said=$(systemctl show -p LoadState -p ActiveState -p MainPID -p InvocationID -- "$1" 2>/dev/null | tr '\n' ' ')
+        case $said in *LoadState=not-found*) ;; *LoadState=*) echo "service $1 systemd $said"; return ;; esac
+    fi
+    if said=$(supervisorctl status "$1" 2>/dev/null) || [ "${said:+$?}" = 3 ]; then
+        case $said in "$1 "*) echo "service $1 supervisor" $said; return ;; esac
+    fi
+    if script_of "$1"; then
+        # As service(8) does: the script must not depend on who calls it.
+        said=$(env -i PATH="$PATH" "$script" status 2>&1 </dev/null)
+        code=$?
+        case $said in *[Uu]sage*) code=usage ;; esac
+        echo "service $1 sysvinit $code" $(process_of "$1")
+        return
+    fi
+    # pm2 starts a server of its own when it is asked and none runs.
+    if { read -r process < "${PM2_HOME:-$HOME/.pm2}/pm2.pid"; } 2>/dev/null && kill -0 "$process" 2>/dev/null; then
+        echo "service $1 pm2 $(pm2 jlist 2>/dev/null </dev/null | grep '^\[')"
+        return
+    fi
+    echo "service $1 none"
+}
+"""
+"""Defines `look NAME`, which prints one line for `read`."""
+
+_ACT = r"""
+case $2 in
+systemd) systemctl "$3" -- "$1" ;;
+supervisor) supervisorctl "$3" "$1" ;;
+pm2) pm2 "$3" "$1" ;;
+sysvinit) script_of "$1" && exec env -i PATH="$PATH" HOME=/ "$script" "$3" ;;
+esac </dev/null
+"""
+_SYSTEMD = {"active": "running", "reloading": "running", "activating": "starting", "failed": "failed"}
+_SUPERVISOR = {"RUNNING": "running", "STARTING": "starting", "BACKOFF": "failed", "FATAL": "failed"}
+_PM2 = {"online": "running", "launching": "starting", "errored": "failed"}
+_LSB = {"0": "running", "1": "failed", "2": "failed", "3": "stopped"}
+_STAYS = 1.0
+"""Seconds for which a service has to run to be running: one that dies at once was started too."""
+_SETTLES = 3.0
+"""Seconds after which one that neither runs nor starts does not come up by itself any more."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service, who runs it, and how it is: running, starting, stopped, failed, absent or unknown. `run` names the run
+    that goes on (an id or a process), so that a restart can be told; empty when there is none, or it cannot be told.
+    """
+
+    name: str
+    manager: str
+    state: str
+    run: str = ""
+
+    @property
+    def runs(self) -> bool:
+        """Whether it does."""
+        return self.state == "running"
+
+
+def read(lines: Mapping[str, list[str]]) -> tuple[Service, ...]:
+    """What the lines of `look` say."""
+    return tuple(_service(*one.split(" ", 2)) for one in lines.get("service", []))
+
+
+def _service(name: str, manager: str, said: str = "") -> Service:
+    if manager == "systemd":
+        values = dict(pair.split("=", 1) for pair in said.split() if "=" in pair)
+        state = _SYSTEMD.get(values.get("ActiveState", ""), "stopped")
+        pid = values.get("MainPID", "0")
+        run = values.get("InvocationID") or ("" if pid == "0" else pid)
+    elif manager == "supervisor":
+        words = said.split()[1:]
+        state = _SUPERVISOR.get(words[0], "stopped") if words else "unknown"
+        run = words[2].rstrip(",") if words[1:2] == ["pid"] else ""
+    elif manager == "sysvinit":
+        code, _, run = said.partition(" ")
+        state = _LSB.get(code, "running" if run else "unknown")
+    elif manager == "pm2":
+        state, run = _of_pm2(name, said)
+    else:
+        state, run = "absent", ""
+    return Service(
+        name, "none" if state == "absent" else manager, state, run if state in ("running", "starting") else ""
+    )
+
+
+def _of_pm2(name: str, said: str) -> tuple[str, str]:
+    """The state and processes of an application; there may be several of one name."""
+    try:
+        found: list[Any] = [one for one in json.loads(said or "[]") if one["name"] == name]
+        states = {_PM2.get(one["pm2_env"]["status"], "stopped") for one in found}
+        processes = " ".join(sorted(str(one["pid"]) for one in found))
+    except (ValueError, LookupError, TypeError):
+        return "unknown", ""
+    worst = [state for state in ("failed", "stopped", "starting", "running") if state in states]
+    return (worst[0], processes) if worst else ("absent", "")
+
+
+def see(shell: Shell, name: str) -> Service:
+    """How a service is now. Raises CannotError when the machine cannot be asked."""
+    said = shell.run(["sh", "-c", f'{PATH}{LOOK}look "$1"', "sh", name], deadline=20.0).stdout
+    return _service(*said.removeprefix("service ").strip().split(" ", 2))
+
+
+def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
+    """Start, stop or restart it, and see that it then runs, or does not. Its being so already is no error.
+
+    Raises CannotError when nothing there runs a service of that name, or refuses; NotConvergedError when it was told
+    to, and is not so within `deadline` seconds.
+    """
+    until = clock.monotonic() + deadline
+    before = see(shell, name)
+    if before.state == "absent":
+        raise CannotError(
+            f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit and pm2 were asked.",
+            safe="nothing was changed",
+            hint=f"mend its name in the inventory; by hand: inv hosts.run --limit={shell.where} -- 'ls /etc/init.d'",
+        )
+    wanted = "stopped" if action == "stop" else "running"
+    if action != "restart" and before.state == wanted:
+        return
+    command = ["sh", "-c", f"{PATH}{LOOK}{_ACT}", "sh", name, before.manager, action]
+    try:
+        shell.run(command, deadline=deadline)
+        told = ""
+    except CommandError as error:  # what it is now tells
+        told = error.stderr.strip()[-500:]
+    now = _becomes(shell, name, wanted, until)
+    if not _is(now, wanted):
+        raise NotConvergedError(
+            f"{name} on {shell.where} is {now.state} after its {action} by {now.manager}{': ' + told if told else '.'}",
+            safe="nothing else was changed",
+            hint=f"there: {_WHY.get(now.manager, 'read its log').format(name)}",
+        )
+
+
+def _becomes(shell: Shell, name: str, wanted: str, until: float) -> Service:
+    """How it is when it is as wanted, and stays so for a moment; or when it does not go on to be so."""
+    settled = clock.monotonic() + _SETTLES
+    was = False
+    while True:
+        now = see(shell, name)
+        if _is(now, wanted) and (was or wanted == "stopped"):
+            return now
+        was = _is(now, wanted)
+        late = clock.monotonic() > (until if now.state == "starting" else settled)
+        if late and not was:
+            return now
+        time.sleep(_STAYS if was else 0.2)
+
+
+def _is(now: Service, wanted: str) -> bool:
+    # A script that does not tell is believed; one that was killed may be called failed.
+    return now.state in (wanted, "unknown") or (wanted == "stopped" and now.state == "failed")
+
+
+_WHY = {
+    "systemd": "journalctl -u {} -n 50",
+    "supervisor": "supervisorctl tail {} stderr",
+    "pm2": "pm2 logs {} --nostream",
+}

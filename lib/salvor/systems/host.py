@@ -1,0 +1,139 @@
+"""A machine of the platform: what it says of itself, its services, and a fence around it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, IPvAnyNetwork
+
+from salvor import shell
+from salvor.change import UNSEEN, Reachable, State
+from salvor.errors import CannotError, SalvorError
+from salvor.host import facts, fence, health, services
+from salvor.host.facts import Facts
+from salvor.shell import Shell
+from salvor.ssh import host as way
+from salvor.ssh.settings import Address, SshSettings, User
+from salvor.system import Context, Machine, Settings, verb
+
+_CONNECTING = 5.0
+_LOOKING = 8.0
+
+
+def _check_service(name: str) -> str:
+    if not services.NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a service")
+    return name
+
+
+class HostSettings(Settings):
+    """A machine as the inventory describes it. `address`: empty for this one. `run_as`: who commands run as there; a
+    fence, and most services, need root. `management`: the networks from which it stays reachable when it is fenced,
+    besides the address that we come from. `services`: those that are to run.
+    """
+
+    kind: Literal["host"]
+    address: Address | Literal[""] = ""
+    ssh: SshSettings = SshSettings()
+    run_as: User | None = None
+    management: tuple[IPvAnyNetwork, ...] = ()
+    services: tuple[Annotated[str, AfterValidator(_check_service)], ...] = ()
+
+    @property
+    def host(self) -> way.Host:
+        """How it is reached."""
+        return way.Host(self.address, self.ssh, self.run_as)
+
+
+class Host(Machine):
+    """One machine, reached over SSH; or this one."""
+
+    Settings = HostSettings
+    settings: HostSettings
+
+    def __init__(self, name: str, settings: Any, context: Context) -> None:
+        super().__init__(name, settings, context)
+        self._first_look: health.Look | None = None
+
+    @property
+    def host(self) -> way.Host:
+        """How it is reached."""
+        return self.settings.host
+
+    @cached_property
+    def _shell(self) -> Shell:
+        return shell.on_demand(self.settings.address or "this machine", lambda: self.host.open(_CONNECTING))
+
+    def look(self) -> Facts:
+        """What it says of itself. Raises CannotError, or OutcomeUnknownError."""
+        return facts.ask(self._shell, self.settings.services, deadline=_LOOKING)
+
+    def observe(self) -> State:
+        """One look, in one command. Refused is down; everything else that keeps us from it is unknown."""
+        address = self.settings.address or None
+        try:
+            seen = self.look()
+        except SalvorError as error:
+            reachable = Reachable.DOWN if "Connection refused" in error.what else Reachable.UNKNOWN
+            return State(reachable, UNSEEN, None, error.what, address=address)
+        earlier = [self._first_look] if self._first_look else []
+        self._first_look = self._first_look or health.look(seen)
+        wrong = health.findings(self.name, seen, earlier)
+        told = "; ".join(f"{one.check} {one.figure}" for one in wrong) or "nothing is wrong with it"
+        return State(
+            Reachable.UP,
+            _identity(seen),
+            seen.fence.open,
+            f"{address or 'this machine'}: {told}",
+            address=address,
+            details={**asdict(seen), "findings": [one.to_json() for one in wrong]},
+        )
+
+    def _checked(self, identity: str) -> Facts:
+        seen = self.look()
+        if _identity(seen) != identity:
+            raise CannotError(
+                f"{self.name}: at {self.settings.address or 'this place'} is another machine now: {_identity(seen)}, "
+                f"not {identity}.",
+                safe="nothing was changed",
+                hint="inv hosts",
+            )
+        return seen
+
+    @verb(deadline=120)
+    def fence(self, identity: str) -> None:
+        """Cut it off from everybody but its operator, in and out, also after a reboot. Raises CannotError."""
+        route = self.host.route
+        login = route.host.user if route else ""
+        fence.raise_it(self._shell, self._checked(identity).fence, self.settings.management, login)
+
+    @verb(deadline=120)
+    def unfence(self, identity: str) -> None:
+        """Take the fence away. Raises CannotError."""
+        self._checked(identity)
+        fence.lift(self._shell)
+
+    @verb(deadline=180)
+    def start(self, service: str) -> None:
+        """Start a service, unless it runs. Raises CannotError, or NotConvergedError when it does not stay up."""
+        services.act(self._shell, service, "start", deadline=90.0)
+
+    @verb(deadline=180)
+    def stop(self, service: str) -> None:
+        """Stop a service, if it runs. Raises CannotError, or NotConvergedError when it goes on."""
+        services.act(self._shell, service, "stop", deadline=90.0)
+
+    @verb(deadline=180)
+    def restart(self, service: str, run: str) -> None:
+        """Restart a service whose run is `run` (as `Service.run` says; empty: it is not known). Another run is a
+        restart that was made already. Raises CannotError, or NotConvergedError when it does not stay up.
+        """
+        now = services.see(self._shell, service)
+        if not (run and now.runs and now.run != run):
+            services.act(self._shell, service, "restart", deadline=90.0)
+
+
+def _identity(seen: Facts) -> str:
+    return f"machine {seen.machine}"

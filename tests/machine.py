@@ -1,0 +1,232 @@
+"""A whole machine for tests: what is installed here, with files of its own over it, in a network namespace of its own.
+
+It is reached over a pair of virtual network cards, from two addresses of ours. `systemd` boots it in systemd-nspawn, in
+about two seconds; without, it is as an old one: sshd, and scripts in /etc/init.d, of which the fence's alone is begun.
+What it writes stays until it is removed, so that it can be booted again. Needs root.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor.ssh.settings import SshSettings
+
+from tests import ssh_server
+
+_NSPAWN = shutil.which("systemd-nspawn")
+_number = itertools.count()
+
+_SSHD = """\
+ListenAddress 0.0.0.0
+ListenAddress ::
+HostKey /etc/ssh/salvor_host_key
+AuthorizedKeysFile /etc/ssh/salvor_authorized_keys
+PermitRootLogin prohibit-password
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+"""
+_UNITS = {
+    "door.service": """\
+[Unit]
+After=network-pre.target
+[Service]
+ExecStartPre=/bin/mkdir -p /run/sshd
+ExecStart=/usr/sbin/sshd -D -e
+""",
+    "shop.service": "[Service]\nExecStart=/bin/sleep 1000000\n",
+    "machine.target": """\
+[Unit]
+Requires=basic.target
+Wants=door.service shop.service multi-user.target
+After=basic.target door.service shop.service
+""",
+}
+
+
+def _do(*words: object) -> str:
+    return subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True, timeout=20).stdout
+
+
+class NotBooted(Exception):
+    """It does not start; what it said."""
+
+
+class Machine:
+    """See above. `address` and `address6` are its own, `operator` and `stranger` are ours."""
+
+    def __init__(self, folder: Path, *, systemd: bool) -> None:
+        self.folder = folder
+        self.systemd = systemd
+        self.namespace = f"salvor-{os.getpid()}-{next(_number)}"
+        self.card = f"sv{random.randrange(1 << 40):x}"  # at most 15 letters
+        net = f"198.{random.randrange(18, 20)}.{random.randrange(256)}"
+        first = 8 * random.randrange(32)  # a network of 8 addresses among those for tests of networks, RFC 2544
+        self.operator, self.stranger, self.address = (f"{net}.{first + last}" for last in (1, 2, 3))
+        net6 = f"fd5a:{random.randrange(1 << 16):x}:{random.randrange(1 << 16):x}::"
+        self.operator6, self.address6 = f"{net6}1", f"{net6}3"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def root(self) -> Path:
+        """Its file system, as it is seen from here."""
+        return self.folder / "root"
+
+    @property
+    def log(self) -> str:
+        """What it printed while it booted."""
+        return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def settings(self) -> SshSettings:
+        """How it is reached."""
+        key = (self.folder / "host_key.pub").read_text()
+        said: dict[str, Any] = {"user": "root", "keys": (str(self.folder / "id"),), "host_keys": (key,), "agent": False}
+        return SshSettings.model_validate(said)
+
+    def make(self) -> None:
+        """Its files."""
+        disk = self.folder / "disk"
+        for path in (disk, self.root):
+            path.mkdir()
+        _do("mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs", disk)
+        for name in ("upper", "work"):
+            (disk / name).mkdir()
+        options = f"lowerdir=/,upperdir={disk}/upper,workdir={disk}/work"
+        _do("mount", "-t", "overlay", "-o", options, "overlay", self.root)
+        for name in ("host_key", "id"):
+            ssh_server.make_key(self.folder / name)
+        etc = self.root / "etc"
+        shutil.copy(self.folder / "host_key", etc / "ssh" / "salvor_host_key")
+        shutil.copy(self.folder / "id.pub", etc / "ssh" / "salvor_authorized_keys")
+        (etc / "ssh" / "sshd_config").write_text(_SSHD)
+        shadow = (etc / "shadow").read_text().splitlines()
+        lines = ["root:*:19000:0:99999:7:::" if line.startswith("root:") else line for line in shadow]
+        (etc / "shadow").write_text("\n".join([*lines, ""]))
+        (etc / "machine-id").write_text(f"{random.randrange(1 << 128):032x}\n")
+        units = etc / "systemd" / "system"
+        for wants in units.glob("*.wants"):
+            shutil.rmtree(wants)
+        for name, text in _UNITS.items():
+            (units / name).write_text(text)
+
+    def boot(self) -> None:
+        """Start it, in a network namespace that knows nothing of the last one."""
+        _do("ip", "netns", "add", self.namespace)
+        _do("ip", "link", "add", self.card, "type", "veth", "peer", "name", "eth0", "netns", self.namespace)
+        within = ("ip", "-n", self.namespace)
+        for address in (f"{self.operator}/29", f"{self.stranger}/29", f"{self.operator6}/64"):
+            _do("ip", "address", "add", address, "dev", self.card, *(["nodad"] if ":" in address else []))
+        _do(*within, "address", "add", f"{self.address}/29", "dev", "eth0")
+        _do(*within, "address", "add", f"{self.address6}/64", "dev", "eth0", "nodad")
+        _do("ip", "link", "set", self.card, "up")
+        for name in ("lo", "eth0"):
+            _do(*within, "link", "set", name, "up")
+        with (self.folder / "log").open("wb") as log:
+            command = self._with_systemd() if self.systemd else self._without()
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        until = time.monotonic() + 20
+        while not self.answers():
+            if time.monotonic() > until or self.process.poll() is not None:
+                raise NotBooted(self.log)
+            time.sleep(0.05)
+
+    def _with_systemd(self) -> list[str]:
+        place = ["--directory", str(self.root), f"--network-namespace-path=/run/netns/{self.namespace}"]
+        alone = [
+            "--capability=CAP_NET_ADMIN",
+            "--register=no",
+            "--keep-unit",
+            "--console=passive",
+            "--kill-signal=SIGKILL",
+        ]
+        return [str(_NSPAWN), "--quiet", "--boot", *place, *alone, "systemd.unit=machine.target"]
+
+    def _without(self) -> list[str]:
+        script = f"""
+            set -e
+            cd {self.root}
+            mount -t proc proc proc
+            mount -t sysfs sysfs sys
+            mount --rbind /dev dev
+            mount -t tmpfs -o mode=755 tmpfs run
+            mkdir run/sshd
+            for script in etc/rcS.d/S*salvor*; do
+                [ ! -L "$script" ] || chroot . "/$script" start
+            done
+            chroot . /usr/sbin/sshd -D -e &
+            trap 'exit 0' TERM
+            wait"""
+        namespaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script]
+        return ["ip", "netns", "exec", self.namespace, *namespaces]
+
+    def stop(self) -> None:
+        """As when its power fails."""
+        if self.process:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait(10)
+            self.process = None
+        for command in (["ip", "link", "del", self.card], ["ip", "netns", "del", self.namespace]):
+            subprocess.run(command, check=False, capture_output=True, timeout=20)
+
+    def remove(self) -> None:
+        """Stop it, and remove its files."""
+        self.stop()
+        for name in ("root", "disk"):
+            subprocess.run(["umount", "-l", self.folder / name], check=False, capture_output=True, timeout=20)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def answers(self, *, source: str = "", port: int = 22, address: str = "", within: float = 0.5) -> bool:
+        """Whether it speaks to one of ours (the operator) on a port."""
+        from_ = source or (self.operator6 if ":" in address else self.operator)
+        try:
+            with socket.create_connection((address or self.address, port), within, (from_, 0)) as line:
+                line.settimeout(within)
+                return bool(line.recv(1))
+        except OSError:
+            return False
+
+    def reaches(self, address: str, port: int) -> bool:
+        """Whether it can connect to one of ours."""
+        code = f"import socket; socket.create_connection(({address!r}, {port}), 0.5)"
+        command = ["ip", "netns", "exec", self.namespace, "python3", "-c", code]
+        return subprocess.run(command, check=False, capture_output=True, timeout=20).returncode == 0
+
+
+@contextmanager
+def running(*, systemd: bool) -> Iterator[Machine]:
+    """A machine while the block runs. Where there can be none, the test is skipped."""
+    if os.geteuid() != 0:
+        pytest.skip("only root makes machines of its own, with a network of their own")
+    programs = ["ip", "unshare", "nft", "iptables", "sshd", *(["systemd-nspawn"] if systemd else [])]
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    if absent := [name for name in programs if not shutil.which(name, path=path)]:
+        pytest.skip(f"not installed here: {', '.join(absent)}")
+    made = Machine(Path(tempfile.mkdtemp(prefix="salvor-machine-")), systemd=systemd)
+    try:
+        try:
+            made.make()
+            made.boot()
+        except (OSError, NotBooted, subprocess.SubprocessError) as error:
+            said = getattr(error, "stderr", "") or str(error)
+            pytest.skip(f"no machine starts here: {said.strip()[-300:]}")
+        yield made
+    finally:
+        made.remove()

@@ -1,0 +1,339 @@
+"""The kind host, on real machines: what they say of themselves, their services, and the fence, also after a reboot."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor import clock, shell
+from salvor.change import Level, Reachable
+from salvor.errors import CannotError, NotConvergedError
+from salvor.host import facts, fence, health, services
+from salvor.host.facts import Disk
+from salvor.host.health import Look
+from salvor.shell import Shell
+from salvor.ssh.settings import SshSettings
+from salvor.system import Context
+from salvor.systems.host import Host, HostSettings
+
+from tests import machine, ssh_server
+from tests.machine import Machine
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def opened(made: Machine, context: Context, **more: object) -> Host:
+    said = {"kind": "host", "address": made.address, "ssh": made.settings, **more}
+    return Host("web", HostSettings.model_validate(said), context)
+
+
+def shell_of(host: Host) -> Shell:
+    return host.host.open()
+
+
+# ------------------------------------------------------------------------------------------ the fence
+
+
+@contextmanager
+def machine_fenced_by(program: str) -> Iterator[Machine]:
+    with machine.running(systemd="systemd" in program) as made:
+        if "iptables" in program:
+            (made.root / "usr" / "sbin" / "nft").unlink()
+        yield made
+
+
+@pytest.mark.parametrize("program", ["nftables, systemd", "iptables, scripts"])
+def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(program: str, context: Context) -> None:
+    with machine_fenced_by(program) as made, socket.create_server((made.operator, 0)) as ours:
+        port = ours.getsockname()[1]
+        with socket.create_server((made.operator6, 0), family=socket.AF_INET6) as ours6:
+            port6 = ours6.getsockname()[1]
+
+            tries = {
+                "operator": lambda: made.answers(),
+                "stranger": lambda: made.answers(source=made.stranger),
+                "IPv6": lambda: made.answers(address=made.address6),
+                "to the operator": lambda: made.reaches(made.operator, port),
+                "to IPv6": lambda: made.reaches(made.operator6, port6),
+            }
+
+            def ways() -> dict[str, bool]:
+                with ThreadPoolExecutor(len(tries)) as pool:
+                    return dict(zip(tries, pool.map(lambda one: one(), tries.values()), strict=True))
+
+            open_ = dict.fromkeys(tries, True)
+            cut = {**dict.fromkeys(open_, False), "operator": True}
+            host = opened(made, context)
+            seen = host.observe()
+            assert (seen.reachable, seen.writable) == (Reachable.UP, True)
+            assert ways() == open_
+            with socket.create_connection((made.address, 22), 2, (made.stranger, 0)) as intruder:
+                assert intruder.recv(100).startswith(b"SSH-2.0")
+                host.fence(seen.identity)
+                host.fence(seen.identity)
+                assert host.observe().writable is False
+                assert ways() == cut
+                intruder.sendall(b"SSH-2.0-intruder\r\n")
+                intruder.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    intruder.recv(100)
+            made.stop()
+            made.boot()
+            again = host.observe()
+            assert (again.reachable, again.writable, again.identity) == (Reachable.UP, False, seen.identity)
+            assert ("fence" in again.summary, again.details["boot"]) == (True, again.details["boot"])
+            assert ways() == cut
+            for _ in range(2):
+                host.unfence(seen.identity)
+                assert host.observe().writable is True
+            assert ways() == open_
+            left = shell_of(host).run(
+                ["sh", "-c", "find /etc -name '*salvor*fence*'; iptables-save; nft list tables"], check=False
+            )
+            assert "salvor" not in left.stdout.lower()
+
+
+def test_another_network_may_be_let_in(old_machine: Machine, context: Context) -> None:
+    host = opened(old_machine, context, management=[f"{old_machine.stranger}/32", f"{old_machine.operator6}/128"])
+    identity = host.observe().identity
+    host.fence(identity)
+    try:
+        assert old_machine.answers(source=old_machine.stranger)
+        assert old_machine.answers(address=old_machine.address6)
+        assert not old_machine.reaches(old_machine.stranger, 22)
+    finally:
+        host.unfence(identity)
+
+
+def test_a_fence_that_would_lock_everybody_out_is_refused(old_machine: Machine, context: Context) -> None:
+    host = opened(old_machine, context)
+    seen = host.look().fence
+    assert (seen.operator, seen.port) == (old_machine.operator, 22)
+    with pytest.raises(CannotError, match="nobody could reach it"):
+        fence.raise_it(shell_of(host), replace(seen, operator=""), (), "root")
+    with pytest.raises(CannotError, match="comes from a directory"):
+        fence.raise_it(shell_of(host), seen, (), "somebody.of.the.directory")
+    with pytest.raises(CannotError, match="is another machine now"):
+        host.fence("machine of another")
+    assert old_machine.answers(source=old_machine.stranger)
+    assert host.observe().writable is True
+
+
+def test_a_disk_that_takes_no_file_does_not_keep_the_fence_from_standing(context: Context) -> None:
+    with machine.running(systemd=False) as made:
+        host = opened(made, context)
+        identity = host.observe().identity
+        shell_of(host).run(["mount", "-o", "remount,ro", "/"])
+        with pytest.raises(CannotError, match="until its next reboot only"):
+            host.fence(identity)
+        assert not made.answers(source=made.stranger)
+        assert host.observe().writable is not False  # isolate goes on to ask for it
+        wrong = {(one.check, one.level) for one in health.findings("web", host.look())}
+        assert {("/", Level.FAIL), ("fence", Level.WARN)} <= wrong
+
+
+# ------------------------------------------------------------------------------------------ what it says of itself
+
+
+def test_a_machine_says_how_it_is_in_one_command(old_machine: Machine, context: Context) -> None:
+    host = opened(old_machine, context)
+    said = host.look()
+    calls = 0
+    run = Shell.run
+
+    def counted(*words: Any, **more: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return run(*words, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Shell, "run", counted)
+        state = host.observe()
+    assert calls == 1
+    assert state.identity == f"machine {(old_machine.root / 'etc' / 'machine-id').read_text().strip()}"
+    assert said.boot == Path("/proc/sys/kernel/random/boot_id").read_text().strip()  # the kernel is ours
+    assert said.processors == os.cpu_count()
+    assert abs(said.up - float(Path("/proc/uptime").read_text().split()[0])) < 60
+    assert said.memory == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < said.memory_free < said.memory
+    assert abs(said.clock_offset) <= said.clock_error + 0.1
+    (disk,) = said.disks
+    place = os.statvfs(old_machine.folder / "disk")
+    assert (disk.path, disk.size, disk.inodes) == ("/", place.f_blocks * place.f_frsize, place.f_files)
+    json.dumps(asdict(said))
+
+
+def test_a_full_disk_and_a_wrong_clock_are_found(old_machine: Machine, context: Context) -> None:
+    host = opened(old_machine, context)
+    shell_of(host).run(["dd", "if=/dev/zero", "of=/filler", "bs=1M", "count=61"])
+    try:
+        with clock.use(lambda real=clock._system_clock: real() + timedelta(hours=1)):  # type: ignore[misc]
+            state = host.observe()
+        found = {one["check"]: (one["level"], one["figure"]) for one in state.details["findings"]}
+        assert found["/"][0] == Level.WARN
+        assert found["/"][1].startswith("9")
+        assert (found["clock"][0], found["clock"][1].split()[-1]) == (Level.WARN, "behind")
+        assert state.details["clock_offset"] == pytest.approx(-3600, abs=5)
+    finally:
+        (old_machine.root / "filler").unlink()
+
+
+def test_the_growth_of_a_disk_is_known_from_an_earlier_look() -> None:
+    now = clock.now()
+    disk = Disk("/", size=100, used=80, free=20)
+
+    def left(**used: int) -> float | None:
+        looks = [Look(now - timedelta(hours=int(hours[1:])), {"/": count}) for hours, count in used.items()]
+        return health.days_to_full(disk, looks)
+
+    with clock.use(lambda: now):
+        assert health.days_to_full(disk, []) is None
+        assert health.days_to_full(disk, [Look(now - timedelta(minutes=1), {"/": 1})]) is None
+        assert health.days_to_full(disk, [Look(now - timedelta(days=1), {"/other": 1})]) is None
+        assert left(h24=80) is None
+        assert left(h24=90) is None
+        assert left(h24=70) == pytest.approx(2.0)
+        assert left(h1=79, h48=70) == pytest.approx(4.0)
+
+
+def test_levels_of_a_disk() -> None:
+    def level(disk: Disk, looks: list[Look] | None = None) -> list[Level]:
+        return [one.level for one in health._disk("web", disk, health.days_to_full(disk, looks or []))]
+
+    assert level(Disk("/", 100, 89, 11)) == []
+    assert level(Disk("/", 100, 91, 9)) == [Level.WARN]
+    assert level(Disk("/", 100, 97, 3)) == [Level.FAIL]
+    assert level(Disk("/", 100, 99, -1)) == [Level.FAIL]
+    assert level(Disk("/", 100, 10, 90, inodes=100, inodes_free=2)) == [Level.FAIL]
+    assert level(Disk("/", 100, 10, 90, inodes=100, inodes_free=80, read_only=True)) == [Level.FAIL]
+    day_ago = Look(clock.now() - timedelta(days=1), {"/": 10})
+    assert level(Disk("/", 100, 30, 70), [day_ago]) == [Level.WARN]
+    assert level(Disk("/", 100, 60, 40), [day_ago]) == [Level.FAIL]
+
+
+@pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox here: apt-get install busybox")
+@pytest.mark.skipif(ssh_server.SSHD is None, reason="no sshd here: apt-get install openssh-server")
+def test_busybox_alone_says_as_much(context: Context) -> None:
+    programs = Path("/tmp") / f"salvor-busybox-{os.getpid()}"  # noqa: S108  every user must reach it
+    programs.mkdir(mode=0o755)
+    try:
+        subprocess.run(["busybox", "--install", "-s", programs], check=True)
+        inner = f'PATH={programs}; export PATH; exec {programs}/sh -c "$SSH_ORIGINAL_COMMAND"'
+        with ssh_server.serving("127.0.0.16", more=f"ForceCommand {inner}") as server:
+            key = (str(server.home / ".ssh" / "id_ed25519"),)
+            settings = SshSettings(
+                user=ssh_server.USER,
+                port=server.port,
+                keys=key,
+                agent=False,
+                host_keys=((server.folder / "host_key.pub").read_text(),),
+            )
+            host = Host("web", HostSettings(kind="host", address=server.address, ssh=settings), context)
+            assert host.observe().reachable is Reachable.UP
+            there, here = host.look(), facts.ask(shell.local())
+        assert (there.machine, there.boot, there.memory) == (here.machine, here.boot, here.memory)
+        assert [(one.path, one.size, one.inodes) for one in there.disks] == [
+            (one.path, one.size, one.inodes) for one in here.disks
+        ]
+        assert there.fence.operator.startswith("127.0.0.")
+    finally:
+        shutil.rmtree(programs)
+
+
+def test_refused_is_down_and_silence_is_unknown(context: Context) -> None:
+    with socket.create_server(("127.0.0.17", 0)) as silent:
+        for port, reachable in ((1, Reachable.DOWN), (silent.getsockname()[1], Reachable.UNKNOWN)):
+            settings = SshSettings(port=port, user="nobody", agent=False)
+            state = Host("web", HostSettings(kind="host", address="127.0.0.17", ssh=settings), context).observe()
+            assert (state.reachable, state.writable) == (reachable, None)
+            assert "127.0.0.17" in state.summary
+
+
+# ------------------------------------------------------------------------------------------ services
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[Machine]:
+    with machine.running(systemd=True) as made:
+        yield made
+
+
+_OLD_SCRIPT = """#!/bin/sh
+run() { start-stop-daemon --pidfile /run/shop.pid --exec /bin/sleep "$@"; }
+case $1 in
+start) run --start --background --make-pidfile -- 1000000 ;;
+stop) run --stop --retry 5 --oknodo --remove-pidfile ;;
+restart) $0 stop; $0 start ;;
+status) run --status ;;
+*) echo "Usage: $0 {start|stop|restart|status}"; exit 3 ;;
+esac
+"""
+
+
+def with_old_script(made: Machine) -> None:
+    script = made.root / "etc" / "init.d" / "shop"
+    script.write_text(_OLD_SCRIPT)
+    script.chmod(0o755)
+
+
+def walk_through(host: Host, manager: str) -> None:
+    """Start, stop and restart the service `shop`, each twice."""
+
+    def now() -> tuple[str, str]:
+        seen = services.see(shell_of(host), "shop")
+        return seen.manager, seen.state
+
+    for _ in range(2):
+        host.start("shop")
+        assert now() == (manager, "running")
+    run = services.see(shell_of(host), "shop").run
+    assert run
+    host.restart("shop", run)
+    second = services.see(shell_of(host), "shop").run
+    assert second not in ("", run)
+    host.restart("shop", run)
+    assert services.see(shell_of(host), "shop").run == second
+    for _ in range(2):
+        host.stop("shop")
+        assert now() == (manager, "stopped")
+    with pytest.raises(CannotError, match="no service 'no-such'"):
+        host.start("no-such")
+
+
+def test_services_by_systemd(booted: Machine, context: Context) -> None:
+    broken = booted.root / "etc" / "systemd" / "system" / "broken.service"
+    broken.write_text("[Service]\nExecStart=/bin/sh -c 'sleep 0.3; exit 7'\n")
+    host = opened(booted, context, services=["shop", "broken"])
+    shell_of(host).run(["systemctl", "daemon-reload"])
+    walk_through(host, "systemd")
+    with pytest.raises(NotConvergedError, match=r"failed after its start by systemd(.|\n)*journalctl -u broken"):
+        host.start("broken")
+    found = {one["check"]: (one["level"], one["figure"]) for one in host.observe().details["findings"]}
+    assert found["shop"] == (Level.FAIL, "stopped (systemd)")
+    assert found["broken"] == (Level.FAIL, "failed (systemd)")
+    assert "broken.service" not in found
+    host.start("shop")
+
+
+def test_services_by_scripts(old_machine: Machine, context: Context) -> None:
+    with_old_script(old_machine)
+    walk_through(opened(old_machine, context), "sysvinit")
+
+
+def test_a_script_that_knows_no_status_is_not_said_to_be_stopped(old_machine: Machine, context: Context) -> None:
+    script = old_machine.root / "etc" / "init.d" / "mute"
+    script.write_text("#!/bin/sh\necho 'Usage: mute {start|stop}'\nexit 3\n")
+    script.chmod(0o755)
+    seen = services.see(shell_of(opened(old_machine, context)), "mute")
+    assert (seen.manager, seen.state) == ("sysvinit", "unknown")
