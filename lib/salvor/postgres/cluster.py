@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -128,6 +129,11 @@ class Sighting:
         return self.reachable is Reachable.UP
 
     @property
+    def is_frozen(self) -> bool:
+        """It is stopped by a signal, and may wake up at any time."""
+        return bool(not self.facts and self.look and self.look.is_frozen)
+
+    @property
     def is_standby(self) -> bool:
         """It follows, or would follow if it were started. What cannot be seen is taken for a primary: the safe side."""
         if self.facts:
@@ -168,8 +174,7 @@ class Sighting:
         fenced = "fenced " if self.is_fenced else ""
         if self.facts:
             return f"{name}: {fenced}{role}, up, timeline {self.timeline}"
-        frozen = any(process.state == "T" for process in self.look.processes)
-        word = "frozen by a signal" if frozen else self.reachable.value
+        word = "frozen by a signal" if self.is_frozen else self.reachable.value
         control = self.look.control or {}
         state = control.get("Database cluster state", "its control file cannot be read")
         return f"{name}: {fenced}{role}, {word} ({self.detail}); control file: {state}"
@@ -178,8 +183,11 @@ class Sighting:
 def sight(member: Member, database: str) -> Sighting:
     """Look at one member, within about 4 s whatever is broken. Never raises for what is broken."""
     with ThreadPoolExecutor(2) as pool:
-        looking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: _look(member.server)))
-        asking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server, database)))
+        hopeless = threading.Event()
+        looking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: _look(member.server, hopeless)))
+        asking = pool.submit(
+            _or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server, database), hopeless)
+        )
         looked, facts = looking.result(), asking.result()
     look, block = (None, None) if isinstance(looked, str) else looked
     if not isinstance(facts, str):
@@ -193,9 +201,14 @@ def sight(member: Member, database: str) -> Sighting:
     return Sighting(member, look, None, Reachable.UNKNOWN, f"no process of it, yet its port: {facts}", block)
 
 
-def _look(server: Server) -> tuple[Look, Block | None]:
-    look = server.look(deadline=_LOOK_SECONDS)
-    return look, None if look.identity == ABSENT else fence.read(server)
+def _look(server: Server, hopeless: threading.Event) -> tuple[Look, Block | None]:
+    """What its machine shows; sets `hopeless` when that is a frozen server, so that nobody waits for its answer."""
+    with ThreadPoolExecutor(1) as beside:
+        reading = beside.submit(fence.read, server)
+        look = server.look_twice(deadline=_LOOK_SECONDS)
+        if look.is_frozen:
+            hopeless.set()
+        return look, None if look.identity == ABSENT else reading.result()
 
 
 def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:

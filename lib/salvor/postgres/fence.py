@@ -119,7 +119,10 @@ def fence(server: Server, identity: str) -> Iterator[Progress]:
         return
     _write(server, identity, in_force=False)
     server.reload()
-    reachable, detail = server.probe()
+    if server.look_twice().is_frozen:
+        reachable, detail = Reachable.UNKNOWN, "frozen by a signal"
+    else:
+        reachable, detail = server.probe()
     if reachable is not Reachable.UP and "authentication failed" in detail:
         raise CannotError(
             f"The operator {server.operator.user!r} cannot log in to {server.address}:{server.port}: {detail}.",

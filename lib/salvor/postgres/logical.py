@@ -111,10 +111,10 @@ def add_to(system: Postgres, state: State, seen: View) -> State:
     )
 
 
-def ways_back(system: Postgres, wish: Wish) -> list[WayBack]:
+def ways_back(system: Postgres, seen: View, wish: Wish) -> list[WayBack]:
     """A dump, when there is one that the wish means. Reads only."""
     try:
-        return [_way(system, system.site.view(), wish)]
+        return [_way(system, seen, wish)]
     except SalvorError as error:
         return [WayBack(NAME, False, error.what)]
 

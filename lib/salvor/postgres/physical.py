@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from salvor import clock
 from salvor.change import Progress, Reachable
@@ -17,6 +17,9 @@ from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.server import ABSENT, Look, Server
 from salvor.postgres.wal import read_lsn, write_lsn
+
+if TYPE_CHECKING:
+    from salvor.postgres.server import Connection
 
 STAGE = "side-data"
 ACCEPT_MISSING_WAL = "accept-missing-wal"
@@ -120,8 +123,9 @@ class Physical:
     def _end_leftovers(self) -> None:
         """End what a killed call left working in the stage: two restores of one directory would spoil it."""
         script = r"""
-            for process in /proc/[0-9]*; do
-                tr '\0' '\n' < "$process/cmdline" 2>/dev/null | grep -q -x -F -e "--pg1-path=$1" || continue
+            grep -l -s -F -e "--pg1-path=$1" /proc/[0-9]*/cmdline | while read -r line; do
+                tr '\0' '\n' < "$line" 2>/dev/null | grep -q -x -F -e "--pg1-path=$1" || continue
+                process=${line%/cmdline}
                 echo "${process#/proc/}"
             done"""
         until = clock.monotonic() + 10
@@ -173,8 +177,9 @@ class Physical:
             "primary_conninfo": "",
             "primary_slot_name": "",
             "wal_retrieve_retry_interval": "500ms",
-            # What is promoted before the swap keeps its WAL for the archive, which its real settings then name.
-            "archive_command": "false",
+            # What is promoted before the swap keeps its WAL for the archive, which its real settings then name. A
+            # command that fails instead would be tried three times, a second apart, before the server stops.
+            "archive_command": "",
             "synchronous_standby_names": "",
             "huge_pages": "try",
             "logging_collector": "off",
@@ -413,26 +418,46 @@ def promote_server(server: Server, launch: Any = None) -> None:
     look = server.look()
     if not look.in_recovery and not look.processes:
         return
-    if launch is not None:
-        launch()
-    server.start(deadline=300.0)
+    if server.probe()[0] is not Reachable.UP:
+        if launch is not None:
+            launch()
+        server.start(deadline=300.0)
     try:
         with server.session(deadline=90.0, writes=True) as connection:
-            row = connection.execute("select pg_is_in_recovery()").fetchone()
-            if row and not row[0]:
+            state = connection.execute(_RECOVERY).fetchone()
+            if state == ("ended",):
                 return
-            done = connection.execute("select pg_promote(true, 80)").fetchone()
+            if state == ("paused",):  # at its target, where pg_promote would be noticed up to a second later
+                connection.execute("select pg_wal_replay_resume()")
+                done = _has_ended_recovery(connection)
+            else:
+                done = connection.execute("select pg_promote(true, 80)").fetchone() == (True,)
     except psycopg.Error as error:
         raise OutcomeUnknownError(
             f"Whether {server.data} was promoted is not known: {error}.",
             hint="run the same command again: it looks first",
         ) from error
-    if not done or not done[0]:
+    if not done:
         raise OutcomeUnknownError(
             f"{server.data} did not end its recovery within 80 s.",
             safe="nothing was lost",
             hint="run the same command again",
         )
+
+
+_RECOVERY = """
+    select case when not pg_is_in_recovery() then 'ended' when pg_is_wal_replay_paused() then 'paused' else 'on' end
+"""
+
+
+def _has_ended_recovery(connection: Connection) -> bool:
+    """Wait for 80 s at most."""
+    until = clock.monotonic() + 80
+    while connection.execute("select pg_is_in_recovery()").fetchone() != (False,):
+        if clock.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def stop_or_kill(server: Server) -> None:

@@ -28,6 +28,7 @@ ABSENT = "absent"
 _LOCK_MILLISECONDS = 30_000
 """How long a query waits for somebody's lock, however long it may itself take."""
 PROBE_SECONDS = 3.0
+_THAW_SECONDS = 0.5
 MARKER = "salvor.json"
 """Stands in a data directory that Salvor built: which incident, from which backup, and how far it is."""
 
@@ -77,6 +78,12 @@ class Look:
         return f"{control.get('Database system identifier', 'unreadable')}@{self.directory}"
 
     @property
+    def is_frozen(self) -> bool:
+        """Whether its postmaster is stopped by a signal: nobody who asks it now gets an answer."""
+        pids = {process.pid for process in self.processes}
+        return "T" in {process.state for process in self.processes if process.parent not in pids}
+
+    @property
     def timeline(self) -> int:
         """The timeline that it is on, or was when it ended; 0 when that cannot be read.
 
@@ -89,39 +96,46 @@ class Look:
         return max(*known, 0 if self.in_recovery or not self.control else self.newest_history)
 
 
-# One call for everything: one round trip on another host, and few forks however many processes run.
+# One call for everything: one round trip on another host, and few forks however many processes run. A shell reads one
+# byte at a time, so grep narrows down what it loops over.
 _LOOK = r"""
 data=$1 programs=$2 marker=$3
 real=$(cd -P -- "$data" 2>/dev/null && pwd -P) || real=$data
 if [ -d "$data" ]; then
-    echo "directory $(stat -L -c %d:%i -- "$data")"
-    [ "$(stat -L -c %d -- "$data")" = "$(stat -L -c %d -- "$data/..")" ] && ! [ -L "$data" ] || echo mount
-    [ -n "$(ls -A -- "$data" 2>/dev/null | head -n 1)" ] || echo empty
+    set -- $(stat -L -c %d:%i -- "$data" "$data/..")
+    echo "directory $1"
+    [ "${1%:*}" = "${2%:*}" ] && ! [ -L "$data" ] || echo mount
+    [ -n "$(ls -A -- "$data" 2>/dev/null)" ] || echo empty
     ! [ -e "$data/standby.signal" ] || echo standby
     ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
-    echo "history $(ls "$data/pg_wal" 2>/dev/null | sed -n 's/^\([0-9A-F]\{8\}\)[.]history$/\1/p' | tail -n 1)"
+    history=
+    for file in "$data"/pg_wal/????????.history; do
+        name=${file##*/} name=${name%.history}
+        case $name in *[!0-9A-F]*) ;; *) history=$name ;; esac
+    done
+    echo "history $history"
 fi
-show() { # show /proc/PID
-    name=
-    read -r name < "$1/comm" || return 0
-    case $name in postgres | postmaster) ;; *) return 0 ;; esac
-    parent= state=
-    while read -r label value rest; do
-        case $label in PPid:) parent=$value ;; State:) state=$value ;; esac
-    done < "$1/status"
-    [ -z "$parent" ] || echo "process ${1#/proc/} $parent $state" # without one it ended meanwhile
+is_postgres() { # is_postgres /proc/PID: and if so, its state and parent; without them it ended meanwhile
+    name= state= parent=
+    read -r _ name state parent _ < "$1/stat" || return 1
+    case $name in "(postgres)" | "(postmaster)") [ -n "$parent" ] ;; *) return 1 ;; esac
 }
 {
-    ls -ld /proc/[0-9]*/cwd | while read -r line; do
-        process=${line%%/cwd -> *}
+    ls -ld /proc/[0-9]*/cwd | grep -F -e " -> $real" -e " -> $data" | while read -r line; do
+        process=${line%%/cwd -> *} process=/proc/${process##*/}
         case ${line#*/cwd -> } in
-        "$real" | "$real (deleted)" | "$data" | "$data (deleted)") show "/proc/${process##*/}" ;;
+        "$real" | "$real (deleted)" | "$data" | "$data (deleted)")
+            ! is_postgres "$process" || echo "process ${process#/proc/} $parent $state" ;;
         esac
     done
     # its directory was renamed, or removed with the folder above it: the command line still says whose it was
     grep -l -s -F -e "$data" /proc/[0-9]*/cmdline | while read -r line; do
-        tr '\0' '\n' < "$line" | grep -A 1 -x -e -D | grep -q -x -F -e "$data" || continue
-        show "${line%/cmdline}"
+        process=${line%/cmdline}
+        is_postgres "$process" || continue
+        case "|$(tr '\0' '|' < "$line")" in
+        *"|-C|"*) ;; # no server: it prints a setting and ends
+        *"|-D|$data|"*) echo "process ${process#/proc/} $parent $state" ;;
+        esac
     done
 } 2>/dev/null
 if [ -d "$data" ]; then
@@ -210,6 +224,14 @@ class Server:
                 for pid, parent, state in sorted({tuple(line[1:]) for line in lines if line[0] == "process"})
             ),
         )
+
+    def look_twice(self, *, deadline: float = 10.0) -> Look:
+        """As `look`; what is frozen is looked at again half a second later, for it may have been for a moment."""
+        look = self.look(deadline=deadline)
+        if look.is_frozen:
+            time.sleep(_THAW_SECONDS)
+            look = self.look(deadline=deadline)
+        return look
 
     def control(self) -> Mapping[str, str] | None:
         """What pg_controldata says, by its own labels; None when there is nothing to read."""

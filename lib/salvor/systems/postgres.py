@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from salvor import secrets, shell
 from salvor.change import Backup, Change, Finding, Progress, State, WayBack
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, OutcomeUnknownError, UsageError
 from salvor.postgres import beside, failover, fence, logical, proof, rebuild, restore_point, ways
 from salvor.postgres.backrest import Repository
 from salvor.postgres.cluster import Member, View
@@ -174,7 +174,7 @@ class Postgres(Restorable):
         """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
         seen = self.site.view()
         found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
-        found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, wish)]
+        found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, seen, wish)]
         if wish.ways:
             found = [
                 way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
@@ -200,6 +200,8 @@ class Postgres(Restorable):
         if where in _LOGICAL_STAGES:
             return logical.ask(self, statement, where)
         seen = self.site.view() if where in ("live", STAGE) else View(())
+        if where == "live" and seen.primary.is_frozen:
+            raise OutcomeUnknownError(f"It was not asked: {seen.primary.describe()}.")
         return ask(self.site.server(where, seen), self.settings.database, statement)
 
     def redundancy(self) -> Iterator[Change]:

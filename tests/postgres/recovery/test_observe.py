@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from salvor.change import Change, Reachable, State, WayBack
@@ -35,7 +39,7 @@ def test_everything_broken_at_once(cluster: Cluster) -> None:
     cluster.signal_all("b", signal.SIGSTOP)
     state = observe_in_time(cluster.system)
     assert (state.reachable, state.writable) == (Reachable.UNKNOWN, None)
-    assert "frozen by a signal" in state.summary
+    assert state.summary.count("frozen by a signal (it runs and does not answer: given up)") == 2, "nobody waited"
     cluster.crash("a")
     cluster.crash("b")
     state = observe_in_time(cluster.system)
@@ -43,6 +47,26 @@ def test_everything_broken_at_once(cluster: Cluster) -> None:
     cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data, cluster.server("b").data])
     state = observe_in_time(cluster.system)
     assert (state.identity, state.reachable) == (ABSENT, Reachable.DOWN)
+
+
+def test_a_server_that_was_frozen_for_a_moment_is_up(cluster: Cluster) -> None:
+    cluster.signal_all("a", signal.SIGSTOP)
+    threading.Timer(0.3, cluster.signal_all, ("a", signal.SIGCONT)).start()
+    assert is_up(observe_in_time(cluster.system))
+
+
+def test_a_program_that_prints_a_setting_is_no_server(cluster: Cluster, tmp_path: Path) -> None:
+    """Every look of somebody else runs `postgres -D DATA -C NAME` for an instant: a dead server must not look alive."""
+    server = cluster.server("a")
+    cluster.crash("a")
+    pretender = tmp_path / "postgres"
+    pretender.write_text("#!/bin/sh\nsleep 60\n")
+    pretender.chmod(0o755)
+    for arguments, found in ((["-C", "hba_file"], 0), ([], 1)):
+        with subprocess.Popen([pretender, "-D", server.data, *arguments], start_new_session=True) as process:
+            time.sleep(0.2)
+            assert len(server.processes()) == found
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_damaged_control_file(cluster: Cluster) -> None:
