@@ -5,6 +5,7 @@ A fault is injected by `begin` and healed by `end`, as a service manager, a netw
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -91,13 +92,9 @@ class KillPgBackRest(Fault):
     lasts = 3.0
 
     def begin(self) -> bool:
-        self.watching = subprocess.Popen(
-            [
-                "sh",
-                "-c",
-                "for i in $(seq 300); do pkill -KILL -f '^pgbackrest .*data.salvor-' && exit 0; sleep 0.01; done",
-            ],
-        )
+        ours = f"^pgbackrest .*--pg1-path={re.escape(str(self.found.root))}/.*data.salvor-"
+        script = 'for i in $(seq 300); do pkill -KILL -f "$1" && exit 0; sleep 0.01; done'
+        self.watching = subprocess.Popen(["sh", "-c", script, "sh", ours])
         return True
 
     def end(self) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 MODES = ("pass", "refuse", "hang", "slow", "reset", "lose")
 _SLOW = 0.15  # seconds a piece
-_LOOK = 0.02  # seconds between looks at the mode
+_LOOK = 0.05  # seconds between looks at the mode
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

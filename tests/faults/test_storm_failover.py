@@ -11,12 +11,12 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_failover_from_a_killed_primary(fresh_sandbox: Layout) -> None:
-    passed("kill-primary", "failover", seed=3, count=60, at_least=50)
+    passed("kill-primary", "failover", seed=3, count=45, at_least=40)
 
 
 def test_the_best_way_back_from_a_lost_data_directory(fresh_sandbox: Layout) -> None:
-    passed("lose-datadir", "restore", seed=5, count=45, at_least=35)
+    passed("lose-datadir", "restore", seed=5, count=35, at_least=30)
 
 
 def test_a_rehearsal(fresh_sandbox: Layout) -> None:
-    passed("nothing", "rehearsal", seed=5, count=20, at_least=15)
+    passed("nothing", "rehearsal", seed=5, count=15, at_least=12)

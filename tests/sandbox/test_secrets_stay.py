@@ -32,7 +32,7 @@ class Looker(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(0.005):
+        while not self.over.wait(0.02):
             for process in self.descendants():
                 with suppress(OSError):
                     arguments = process.joinpath("cmdline").read_text(errors="replace")

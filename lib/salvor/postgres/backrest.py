@@ -13,7 +13,7 @@ from typing import Any
 
 from salvor import clock, secrets
 from salvor.change import Backup, Progress
-from salvor.errors import CannotError
+from salvor.errors import CannotError, CommandError
 from salvor.postgres.server import Server
 from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of
 from salvor.shell import Shell
@@ -82,11 +82,14 @@ class Repository:
         status = stanza.get("status", {"code": 1, "message": "no answer"})
         if status["code"] not in (0, 2, 4):  # 2: no valid backups, 4: mixed between several repositories
             messages = [one["status"]["message"] for one in stanza.get("repo", ())] or [status["message"]]
-            reasons = secrets.mask("; ".join(message.splitlines()[0] for message in messages))
+            reasons = secrets.mask("; ".join(message.splitlines()[0].rstrip(":") for message in messages))
+            # A wrong passphrase is not called one: what it makes of the file is no file of pgBackRest's.
+            encrypted = stanza.get("cipher", "none") != "none" and "FormatError" in reasons
             raise CannotError(
                 f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {reasons}.",
                 safe="nothing was changed",
-                hint=f"on {self.shell.where}: {shlex.join(argv[:3])} info",
+                hint=("see that repo1-cipher-pass is the one it was made with; " if encrypted else "")
+                + f"on {self.shell.where}: {shlex.join(argv[:3])} info",
             )
         return stanza
 
@@ -255,7 +258,17 @@ class Repository:
             *(["--delta"] if resume else []),
             "restore",
         )
-        yield from self._follow(argv, _RESTORE_SECONDS, self.backup(label).size, f"restoring {label}")
+        try:
+            yield from self._follow(argv, _RESTORE_SECONDS, self.backup(label).size, f"restoring {label}")
+        except CommandError as error:
+            wrong = next((line for line in error.stderr.splitlines() if "ERROR:" in line), error.stderr.strip())
+            raise CannotError(
+                f"Backup {label} cannot be restored: {wrong.partition('ERROR: ')[2] or wrong}",
+                safe="what is live was not touched; what was copied so far stays beside it",
+                hint="the same command tries again where it stopped; another backup instead (inv backups lists them): "
+                f"inv undo, then inv restore --from=ID. On {self.shell.where}, what is damaged: "
+                f"{shlex.join(self.argv(f'--set={label}', '--output=text', '--verbose', 'verify'))}",
+            ) from error
 
     def _follow(self, argv: list[str], deadline: float, total: int | None, label: str) -> Iterator[Progress]:
         """Run it, and make progress of the percentages that it logs for each file."""

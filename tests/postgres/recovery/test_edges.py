@@ -107,8 +107,9 @@ def test_an_encrypted_repository_whose_passphrase_is_a_reference(cluster: Cluste
         settings = cluster.system.settings.model_copy(update={"pgbackrest": pgbackrest})
         return Postgres("orders-db", settings, cluster.system.context)
 
-    with pytest.raises(CannotError, match="cannot read its repository"):
+    with pytest.raises(CannotError, match="cannot read its repository") as raised:
         system("wrong").backups()
+    assert "repo1-cipher-pass" in raised.value.hint
     way = next(way for way in system("wrong").ways_back(WISH) if way.name == "physical")
     assert not way.possible and "cannot read its repository" in way.why
     encrypted = Cluster(cluster.sandbox, system("right"), cluster.acknowledged)
@@ -317,3 +318,20 @@ def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> No
     with pytest.raises(CannotError, match="does not take writes") as error:
         cluster.do("promote", **way.promote)
     assert "synchronous_standby_names" in error.value.hint
+
+
+def test_a_damaged_backup_is_named_and_harms_nothing(cluster: Cluster) -> None:
+    """One bit, in the largest file of the backup."""
+    files = (cluster.sandbox.root / "repository/backup").rglob("*F/pg_data/**/*")
+    path = max((path for path in files if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    before = cluster.observe()
+    with pytest.raises(CannotError, match=r"Backup \S+ cannot be restored: .*(checksum|corruption)") as raised:
+        stage(cluster)
+    assert "inv backups" in raised.value.hint and "verify" in raised.value.hint
+    assert cluster.observe().identity == before.identity
+    assert not [one for one in cluster.observe().staged if one.complete]
+    cluster.do("drop", stage=STAGE)
+    cluster.write("a", 1)
