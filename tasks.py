@@ -293,6 +293,42 @@ def incident_note(c: Context, incident: str = "", text: str = "") -> None:
     aftermath.note(incident, text, show.choose())
 
 
+_LIMIT = "names or patterns of machines, systems or services, separated by commas (default: every machine)"
+
+
+@_task(limit=_LIMIT)
+def hosts(c: Context, platform: str = "sandbox", limit: str = "", json: bool = False) -> None:
+    """Look at the machines of the platform, side by side: what is wrong comes first."""
+    from salvor import hosts, show
+
+    hosts.show_all(platform, limit, show.choose(as_json=json))
+
+
+@_task(
+    command="the command as one line for sh; or write it after --",
+    limit=_LIMIT,
+    batch="how many at a time (default: all)",
+    failures="with --batch: go on with the next ones until more than this many have failed (default: 0)",
+    deadline="how long it may take on each machine",
+)
+def hosts_run(
+    c: Context,
+    platform: str = "sandbox",
+    limit: str = "",
+    command: str = "",
+    batch: int = 0,
+    failures: int = -1,
+    deadline: str = "60s",
+    json: bool = False,
+) -> None:
+    """Run a command on machines: inv hosts.run --limit=web-* -- uptime"""
+    from salvor import hosts, show
+
+    words = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []  # invoke keeps them to itself
+    rolling = hosts.rolling(batch, failures if failures != -1 else None, deadline)
+    hosts.run(platform, limit, words or ([command] if command else []), rolling, show.choose(as_json=json))
+
+
 @_task(fresh="remove what stands first")
 def sandbox_up(c: Context, fresh: bool = False) -> None:
     """Start the sandbox: a small real platform on loopback. Says what already runs."""
@@ -334,8 +370,10 @@ def sandbox_down(c: Context) -> None:
     print("The sandbox is down; nothing of it is left.")
 
 
-def _collection(name: str, **tasks: Any) -> Collection:
+def _collection(name: str, *, default: Any = None, **tasks: Any) -> Collection:
     collection = Collection(name)
+    if default is not None:
+        collection.add_task(default, name="show", default=True)
     for task_name, one in tasks.items():
         collection.add_task(one, name=task_name)
     return collection
@@ -355,6 +393,7 @@ namespace.add_collection(
         take=incident_take,
     )
 )
+namespace.add_collection(_collection("hosts", default=hosts, run=hosts_run))
 namespace.add_collection(
     _collection("sandbox", up=sandbox_up, status=sandbox_status, down=sandbox_down, **{"break": sandbox_break})
 )
