@@ -332,6 +332,6 @@ def test_a_damaged_backup_is_named_and_harms_nothing(cluster: Cluster) -> None:
         stage(cluster)
     assert "inv backups" in raised.value.hint and "verify" in raised.value.hint
     assert cluster.observe().identity == before.identity
-    assert not [one for one in cluster.observe().staged if one.complete]
+    assert not [one for one in cluster.observe().staged if one.name == STAGE and one.complete]
     cluster.do("drop", stage=STAGE)
     cluster.write("a", 1)
