@@ -18,6 +18,7 @@ from salvor import clock, secrets, shell
 from salvor.change import Backup, Finding, Level, Progress, Staged, State, Undo, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import (
+    beside,
     dump_find,
     dumps,
     fingerprint,
@@ -133,21 +134,22 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
     if found := shared_by(system, seen):
         stage, place_of = side_database.STAGE, {}
         identity = _side_database(system, seen).identity(found.get(database))
-        address = seen.primary.member.server.address
+        server = seen.primary.member.server
         why += ", into a database beside: others share the cluster"
     else:
         member = _member(seen)
         stage, place_of = side_cluster.STAGE, {"member": member.name}
-        identity, address = seen.primary.identity, member.server.address
+        identity, server = seen.primary.identity, member.server
         why += ", into a cluster beside" + (
             "" if seen.primary.is_up else "; other databases of the cluster are not in it"
         )
+    beside.room_for(server, source.size or 0)  # what it unpacks to is not known, and never less
     return WayBack(
         NAME,
         True,
         why,
         stage=stage,
-        address=address,
+        address=server.address,
         backup=source.name,
         arguments={"stage": stage, "source": source.name, **place_of, **trust},
         promote={"identity": identity, "stage": stage, **place_of, **unfenced},

@@ -7,7 +7,7 @@ import re
 from salvor import clock
 from salvor.change import Undo, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import restore_point
+from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.failover import PROMOTE_WITHOUT_FENCE
@@ -44,6 +44,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(_of_this_cluster(repository, seen), lineage, timeline, target, wish)
     _fits(backup, member)
+    beside.room_for(member.server, backup.size)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
     unfenced = (wish.overrides or {}).get(PROMOTE_WITHOUT_FENCE)

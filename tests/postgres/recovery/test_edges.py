@@ -7,12 +7,14 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import psycopg
 import pytest
-from salvor.change import Finding, Level
+from salvor.change import Finding, Level, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import physical, restore_point
+from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
 from salvor.system import Wish
 from salvor.systems.postgres import Postgres
@@ -44,6 +46,28 @@ def test_targets_by_name_and_by_lsn(cluster: Cluster) -> None:
     cluster.do("drop", stage=STAGE)
     left = cluster.sandbox.shell.run(["ls", f"{cluster.sandbox.root}/a"]).stdout.split()
     assert left == ["data", "data.log", "member.conf"]
+
+
+def test_a_disk_that_would_fill_is_found_before_it_begins(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The disk is real; the backup only seems to be larger than it, and the dump is a file with holes."""
+    room = shutil.disk_usage(cluster.sandbox.root)
+    dump = tmp_path / "orders.sql"
+    backups = cluster.system.site.repository(cluster.system.site.member("a")).stored
+
+    def way(name: str, size: int) -> WayBack:
+        with dump.open("w") as file:
+            file.truncate(size)
+        with monkeypatch.context() as patch:
+            patch.setattr(Repository, "stored", [replace(one, size=size) for one in backups])
+            return cluster.way(name, WISH if name == "physical" else Wish(source=str(dump)))
+
+    for name in ("physical", "logical"):
+        assert way(name, room.free // 2).possible, name
+        full = way(name, 2 * room.total)
+        assert not full.possible, name
+        assert re.search(r"needs [\d.]+ GB beside .*/a/data on this machine, where [\d.]+ GB are free", full.why), name
 
 
 def test_damage_in_the_stage_is_found(cluster: Cluster) -> None:
