@@ -243,12 +243,13 @@ class World:
             pg_dump -h "$root" -p $port -Fd -Z 1 -j $jobs -f "$root/orders.folder" orders
             pgbackrest --config="$root/pgbackrest.conf" --stanza=orders stanza-create
             pgbackrest --config="$root/pgbackrest.conf" --stanza=orders --type=full backup
-            ask $port orders "update orders set status = 'sent' where id % 20 = 0" """,
+            ask $port orders "update orders set status = 'sent' where id > $newest" """,
             settings=settings,
             access=ACCESS.format(user=USER),
             pgbackrest=PGBACKREST.format(root=self.root, port=self.port, jobs=JOBS),
             password=password,
             fill=FILL.format(rows=self.rows),
+            newest=f"{self.rows * 19 // 20}",
         )
         (self.root / "operator.password").write_text(password + "\n")
         (self.root / "operator.password").chmod(0o600)

@@ -144,13 +144,21 @@ class Physical:
 
         PostgreSQL's manual, "Recovering Using a Continuous Archive Backup", steps 2 and 6: recovery takes what the
         archive has from there, and the rest from pg_wal, up to the last whole record of the last, partial segment.
-        Segments that PostgreSQL prepared for later look like unarchived ones; recovery sees that they hold old records.
+        Old segments that PostgreSQL renamed for later use look like unarchived ones, and may be gigabytes. A segment's
+        first page says where it belongs (xlp_pageaddr in xlog_internal.h): theirs say elsewhere.
         """
         script = r"""
+            is_renamed() {
+                address=$(od -A n -t x8 -j 8 -N 8 -- "$1") && size=$(stat -c %s -- "$1") && [ "$address" ] || return 1
+                place=${1#????????}
+                start=$((0x${place%????????} * 4294967296 + 0x${place#????????} * size))
+                [ $((0x${address# })) -ne "$start" ]
+            }
             cd -- "$1/pg_wal" 2>/dev/null || exit 0
             for name in *; do
                 case $name in *[!0-9A-F]*) case $name in *.history) ;; *) continue ;; esac ;; esac
                 [ -f "$name" ] && ! [ -e "archive_status/$name.done" ] || continue
+                case $name in ????????????????????????) ! is_renamed "$name" || continue ;; esac
                 cp -p --reflink=auto -- "$name" "$2/pg_wal/" || echo "$name"
             done
             sync -- "$2/pg_wal"

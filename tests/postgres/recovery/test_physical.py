@@ -99,6 +99,35 @@ def test_nothing_acknowledged_is_lost_when_pg_wal_survives(cluster: Cluster) -> 
     cluster.write("a", 1)
 
 
+def test_segments_that_were_renamed_for_later_use_are_not_copied(cluster: Cluster) -> None:
+    """They look as if they waited for the archive, and can be as large as the data."""
+    with cluster.server("a").session(deadline=30, writes=True) as connection:
+        connection.execute("alter system set wal_keep_size = 0")
+        connection.execute("select pg_reload_conf()")
+        for _ in range(3):
+            for number in range(3):
+                connection.execute("select pg_logical_emit_message(true, 'test', %s)", [str(number)])
+                connection.execute("select pg_switch_wal()")
+            wait_until_archived(cluster)
+            connection.execute("checkpoint")
+    cluster.write("a", 20)
+    cluster.crash("a")
+    newest = max(segments(cluster, cluster.server("a").data))
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    cluster.do("fence", identity=cluster.observe().identity)
+    cluster.do("stage", **way.arguments)
+    stage = f"{cluster.server('a').data}.salvor-{cluster.system.context.incident}"
+    assert newest not in segments(cluster, stage)
+    cluster.do("promote", **way.promote)
+    assert cluster.missing("a") == set()
+
+
+def segments(cluster: Cluster, data: str) -> list[str]:
+    listed = cluster.sandbox.shell.run(["ls", f"{data}/pg_wal"]).stdout.split()
+    return [name for name in listed if len(name) == 24]
+
+
 def test_a_lost_data_directory_is_restored_and_put_back(cluster: Cluster) -> None:
     cluster.write("a", 20)
     with cluster.server("a").session(writes=True) as connection:
