@@ -20,8 +20,7 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.postgres import dump, dump_load, fence
-from salvor.postgres.dump_target import Terms
+from salvor.postgres import fence
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
@@ -65,6 +64,9 @@ def load(
     half loaded. A killed call leaves the role, which the next one removes.
     """
     import psycopg
+
+    from salvor.postgres import dump, dump_load  # a score of modules that no other way back needs
+    from salvor.postgres.dump_target import Terms
 
     role = role_of(incident)
     remove(server, database, incident, hba)

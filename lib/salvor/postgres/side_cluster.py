@@ -92,7 +92,7 @@ class SideCluster:
         self.drop()
         yield Progress(0, None, "", "making a cluster")
         self._make(around)
-        self._start(_LOADING)
+        self._start({**_LOADING, **dict.fromkeys(self.stage.settings(*_THROWN_AWAY), "off")})
         left_out = self._create_roles(roles)
         database = around.get("database") or {}
         with self.stage.connect(writes=True, deadline=60.0) as connection:
@@ -263,6 +263,9 @@ _LOADING = {
     "max_parallel_maintenance_workers": "0",
     "maintenance_work_mem": "128MB",
 }
+
+_THROWN_AWAY = ("wal_init_zero", "wal_recycle")
+"""Off, the WAL of the load is written once and removed with its last checkpoint, so that nobody flushes it to disk."""
 
 _SERVING = {"default_transaction_read_only": "on"}
 _OPEN_TO_PASSWORDS = "local all all scram-sha-256\nhost all all all scram-sha-256\n"
