@@ -295,6 +295,8 @@ def incident_note(c: Context, incident: str = "", text: str = "") -> None:
 
 _LIMIT = "names or patterns of machines, systems or services, separated by commas (default: every machine)"
 
+_WHICH = "which: names or patterns of machines, systems or services, separated by commas"
+
 
 @_task(limit=_LIMIT)
 def hosts(c: Context, platform: str = "sandbox", limit: str = "", json: bool = False) -> None:
@@ -327,6 +329,58 @@ def hosts_run(
     words = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []  # invoke keeps them to itself
     rolling = hosts.rolling(batch, failures if failures != -1 else None, deadline)
     hosts.run(platform, limit, words or ([command] if command else []), rolling, show.choose(as_json=json))
+
+
+def _on_hosts(verb: str, summary: str) -> Callable[..., None]:
+    """A task that changes the network of machines."""
+
+    def body(
+        c: Context,
+        limit: str = "",
+        platform: str = "sandbox",
+        plan: bool = False,
+        approve: str = "",
+        yes: bool = False,
+        json: bool = False,
+    ) -> None:
+        from salvor import host_work, show
+
+        work = {"fence": host_work.fence, "unfence": host_work.unfence}[verb]
+        shown = show.choose(as_json=json)
+        host_work.carry_out(verb, work, platform, limit, shown, plan_only=plan, approve=approve, yes=yes)
+
+    body.__name__, body.__doc__ = verb, summary
+    return _task(limit=_WHICH)(body)
+
+
+def _on_service(verb: str, summary: str) -> Callable[..., None]:
+    """A task that changes a service on machines."""
+
+    def body(
+        c: Context,
+        name: str,
+        limit: str = "",
+        platform: str = "sandbox",
+        plan: bool = False,
+        approve: str = "",
+        yes: bool = False,
+        json: bool = False,
+    ) -> None:
+        from salvor import host_work, show
+
+        work = {"start": host_work.start, "stop": host_work.stop, "restart": host_work.restart}[verb](name)
+        shown = show.choose(as_json=json)
+        host_work.carry_out(verb, work, platform, limit, shown, plan_only=plan, approve=approve, yes=yes)
+
+    body.__name__, body.__doc__ = verb, summary
+    return _task("name", name="the service there: of systemd, supervisor, pm2, or /etc/init.d", limit=_WHICH)(body)
+
+
+hosts_fence = _on_hosts("fence", "Cut machines off from everybody but you, in and out, also after a reboot.")
+hosts_unfence = _on_hosts("unfence", "Take the fence of machines away.")
+hosts_start = _on_service("start", "Start a service on machines: inv hosts.start nginx --limit=web-*")
+hosts_stop = _on_service("stop", "Stop a service on machines.")
+hosts_restart = _on_service("restart", "Restart a service on machines.")
 
 
 @_task(fresh="remove what stands first")
@@ -393,7 +447,18 @@ namespace.add_collection(
         take=incident_take,
     )
 )
-namespace.add_collection(_collection("hosts", default=hosts, run=hosts_run))
+namespace.add_collection(
+    _collection(
+        "hosts",
+        default=hosts,
+        run=hosts_run,
+        fence=hosts_fence,
+        unfence=hosts_unfence,
+        start=hosts_start,
+        stop=hosts_stop,
+        restart=hosts_restart,
+    )
+)
 namespace.add_collection(
     _collection("sandbox", up=sandbox_up, status=sandbox_status, down=sandbox_down, **{"break": sandbox_break})
 )

@@ -57,6 +57,18 @@ After=basic.target door.service shop.service
 """,
 }
 
+OLD_SCRIPT = """#!/bin/sh
+run() { start-stop-daemon --pidfile /run/shop.pid --exec /bin/sleep "$@"; }
+case $1 in
+start) run --start --background --make-pidfile -- 1000000 ;;
+stop) run --stop --retry 5 --oknodo --remove-pidfile ;;
+restart) $0 stop; $0 start ;;
+status) run --status ;;
+*) echo "Usage: $0 {start|stop|restart|status}"; exit 3 ;;
+esac
+"""
+"""A service as sysvinit runs it: /etc/init.d/shop."""
+
 
 def _do(*words: object) -> str:
     return subprocess.run([str(word) for word in words], check=True, capture_output=True, text=True, timeout=20).stdout
@@ -179,12 +191,21 @@ class Machine:
     def stop(self) -> None:
         """As when its power fails."""
         if self.process:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+            # Its first process does not end with the one that started it, and all others end with it.
+            for pid in (*self._children(), self.process.pid):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self.process.wait(10)
             self.process = None
         for command in (["ip", "link", "del", self.card], ["ip", "netns", "del", self.namespace]):
             subprocess.run(command, check=False, capture_output=True, timeout=20)
+
+    def _children(self) -> list[int]:
+        assert self.process
+        pid = self.process.pid
+        with suppress(OSError):
+            return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return []
 
     def remove(self) -> None:
         """Stop it, and remove its files."""

@@ -10,6 +10,7 @@ from salvor.console import approval, one_of, show_plan
 from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
+from salvor.inventory import Platform, Service
 from salvor.run import Plan, PlannedStep, Runner
 from salvor.session import Runbook, Session, incidents_folder, operator
 from salvor.show import Shown
@@ -19,12 +20,15 @@ _BOOK = Runbook("maintenance", "Work between incidents.", ())
 
 
 def _session(service: str, platform: str, shown: Shown) -> Session:
-    """A sitting whose journal tells of maintenance rather than of an incident."""
     described = inventory.load(platform)
-    chosen = described.service(one_of("service", service))
-    new = new_id(chosen.name)
+    return sitting(described.service(one_of("service", service)), described, shown)
+
+
+def sitting(service: Service, platform: Platform, shown: Shown) -> Session:
+    """A sitting whose journal tells of maintenance rather than of an incident."""
+    new = new_id(service.name)
     incident = Incident(
-        new, described, chosen, Wish(), _BOOK.name, operator(), incidents_folder() / new, purpose="maintenance"
+        new, platform, service, Wish(), _BOOK.name, operator(), incidents_folder() / new, purpose="maintenance"
     )
     return Session(incident, _BOOK, Runner(incident, shown), History(incidents_folder()))
 

@@ -69,7 +69,8 @@ def table(found: Sequence[Health], shown: Shown) -> None:
         shown.lines(["", *hints, *more])
     bad = sum(any(each.level in (Level.FAIL, Level.UNKNOWN) for each in one.wrong) for one in found)
     warned = sum(bool(one.wrong) for one in found) - bad
-    shown.tell(f"{len(found)} machines: {bad} with something wrong, {warned} with a warning.")
+    count = f"{len(found)} machine{'s' if len(found) > 1 else ''}"
+    shown.tell(f"{count}: {bad} with something wrong, {warned} with a warning.")
 
 
 def _row(one: Health) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from salvor.system import Context
 from salvor.systems.host import Host, HostSettings
 
 from tests import machine, ssh_server
-from tests.machine import Machine
+from tests.machine import OLD_SCRIPT, Machine
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -269,21 +269,9 @@ def booted() -> Iterator[Machine]:
         yield made
 
 
-_OLD_SCRIPT = """#!/bin/sh
-run() { start-stop-daemon --pidfile /run/shop.pid --exec /bin/sleep "$@"; }
-case $1 in
-start) run --start --background --make-pidfile -- 1000000 ;;
-stop) run --stop --retry 5 --oknodo --remove-pidfile ;;
-restart) $0 stop; $0 start ;;
-status) run --status ;;
-*) echo "Usage: $0 {start|stop|restart|status}"; exit 3 ;;
-esac
-"""
-
-
 def with_old_script(made: Machine) -> None:
     script = made.root / "etc" / "init.d" / "shop"
-    script.write_text(_OLD_SCRIPT)
+    script.write_text(OLD_SCRIPT)
     script.chmod(0o755)
 
 

@@ -13,6 +13,7 @@ from salvor.change import UNSEEN, Reachable, State
 from salvor.errors import CannotError, SalvorError
 from salvor.host import facts, fence, health, services
 from salvor.host.facts import Facts
+from salvor.host.services import Service
 from salvor.shell import Shell
 from salvor.ssh import host as way
 from salvor.ssh.settings import Address, SshSettings, User
@@ -69,6 +70,10 @@ class Host(Machine):
     def look(self) -> Facts:
         """What it says of itself. Raises CannotError, or OutcomeUnknownError."""
         return facts.ask(self._shell, self.settings.services, deadline=_LOOKING)
+
+    def service(self, name: str) -> Service:
+        """How a service is there, named by the inventory or not. Raises CannotError when the machine is not reached."""
+        return services.see(self._shell, name)
 
     def observe(self) -> State:
         """One look, in one command. Refused is down; everything else that keeps us from it is unknown."""
@@ -130,7 +135,7 @@ class Host(Machine):
         """Restart a service whose run is `run` (as `Service.run` says; empty: it is not known). Another run is a
         restart that was made already. Raises CannotError, or NotConvergedError when it does not stay up.
         """
-        now = services.see(self._shell, service)
+        now = self.service(service)
         if not (run and now.runs and now.run != run):
             services.act(self._shell, service, "restart", deadline=90.0)
 

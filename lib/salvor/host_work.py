@@ -1,0 +1,159 @@
+"""Changes to machines, outside a recovery: fence them, lift the fence, start, stop or restart a service on them.
+
+Each is a step like any other: planned, shown, approved, journalled, made side by side, and planned again until nothing
+is left to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from salvor import hosts, inventory
+from salvor.change import UNSEEN, Change, Finding, Level, State, Undo
+from salvor.console import approval, one_of, show_plan
+from salvor.errors import CannotError, SalvorError, UsageError
+from salvor.incident import Incident
+from salvor.inventory import Platform, Service
+from salvor.maintenance import sitting
+from salvor.show import Shown
+from salvor.steps import Step
+
+if TYPE_CHECKING:
+    from salvor.systems.host import Host
+
+_BACK = {"fence": "unfence", "unfence": "fence"}
+_Plan = Callable[["Host", State], Change | None]
+"""What is to be done to one machine, as it is now; None when nothing is."""
+
+
+def fence(host: Host, state: State) -> Change | None:
+    """Cut it off from everybody but its operator."""
+    if state.writable is False:
+        return None
+    undo = Undo("unfence", {"identity": state.identity})
+    return host.change("fence", why="others can reach it", undo=undo, identity=state.identity)
+
+
+def unfence(host: Host, state: State) -> Change | None:
+    """Take the fence away."""
+    if state.writable is True and not state.details["fence"]["kept"]:
+        return None
+    undo = Undo("fence", {"identity": state.identity})
+    return host.change("unfence", why="only its operator reaches it", undo=undo, identity=state.identity)
+
+
+def start(service: str) -> _Plan:
+    """Start a service where it does not run."""
+
+    def plan(host: Host, state: State) -> Change | None:
+        now = host.service(service)
+        undo = Undo("stop", {"service": service})
+        return None if now.runs else host.change("start", why=f"it is {now.state}", undo=undo, service=service)
+
+    return plan
+
+
+def stop(service: str) -> _Plan:
+    """Stop a service where it runs."""
+
+    def plan(host: Host, state: State) -> Change | None:
+        now = host.service(service)
+        if now.state in ("stopped", "failed"):
+            return None
+        undo = Undo("start", {"service": service})
+        return host.change("stop", why=f"it is {now.state}", undo=undo, service=service)
+
+    return plan
+
+
+def restart(service: str) -> _Plan:
+    """Restart a service, once: the run that is to end is the one that was seen first."""
+    runs: dict[str, str] = {}
+    done: set[str] = set()
+
+    def plan(host: Host, state: State) -> Change | None:
+        now = host.service(service)
+        first = runs.setdefault(host.name, now.run)
+        if (now.runs and now.run != first) or (not first and host.name in done):
+            return None
+        done.add(host.name)
+        why = f"it is {now.state}"
+        return host.change("restart", why=why, no_undo="its old run is over", service=service, run=first)
+
+    return plan
+
+
+def carry_out(
+    name: str,
+    plan: _Plan,
+    platform_name: str,
+    limit: str,
+    shown: Shown,
+    *,
+    plan_only: bool = False,
+    approve: str = "",
+    yes: bool = False,
+) -> None:
+    """Plan, show, approve and do it on the machines that `limit` names.
+
+    Raises CannotError when one of them was not reached: the others are done then.
+    """
+    platform = inventory.load(platform_name)
+    chosen = _described(platform, hosts.select(hosts.places(platform), one_of("limit", limit)))
+    unreached: dict[str, str] = {}
+    step = _step(name, plan, chosen, unreached)
+    session = sitting(Service(name="hosts", rto=0, rpo=0, systems=tuple(chosen)), platform, shown)
+    planned = session.runner.plan([step])
+    show_plan(session, shown, planned)
+    if plan_only:
+        return
+    if planned.changes:
+        how = approval(shown, planned.changes, approve=approve, yes=yes)
+        with session.begin():
+            session.runner.approve(planned, how)
+            session.runner.run(step)
+            session.runner.note("closed", result="done")
+        if name in _BACK:
+            shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform_name} --limit={limit}")
+    if unreached:
+        raise CannotError(
+            f"{name}: {len(unreached)} of {len(chosen)} machines were not reached: {', '.join(unreached)}.",
+            safe="the others are done",
+            hint=f"inv hosts --limit={','.join(unreached)}",
+        )
+
+
+def _described(platform: Platform, chosen: Mapping[str, object]) -> list[str]:
+    other = [name for name in chosen if name not in platform.settings]
+    if other:
+        raise UsageError(
+            f"{', '.join(other)}: only commands can be run there, as a database alone names it.",
+            safe="nothing was changed",
+            hint=f"describe it in {platform.path}, below systems: NAME: {{kind: host, address: {other[0]}}}",
+        )
+    return list(chosen)
+
+
+def _step(name: str, plan: _Plan, names: Sequence[str], unreached: dict[str, str]) -> Step:
+    def step(incident: Incident) -> Iterator[Change | Finding]:
+        """On each machine that answers."""
+        from salvor.systems.host import Host
+
+        machines = [one for one in map(incident.system, names) if isinstance(one, Host)]
+        incident.observe_all(machines)
+        for host in machines:
+            state = incident.observe(host)
+            change = None
+            try:
+                if state.identity == UNSEEN:
+                    raise CannotError(state.summary)
+                change = plan(host, state)
+            except SalvorError as error:
+                unreached[host.name] = error.what
+                yield Finding(host.name, "answers", Level.UNKNOWN, detail=error.what)
+            if change:
+                yield change
+
+    step.__name__ = name
+    return step
