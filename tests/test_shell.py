@@ -538,3 +538,29 @@ def test_a_connection_is_opened_when_it_is_needed_and_kept(as_its_user: Server) 
     with ThreadPoolExecutor(4) as pool:
         assert {result.stdout for result in pool.map(lambda _: there.run(["echo", "x"]), range(8))} == {"x\n"}
     assert opened == 1
+
+
+def test_a_host_that_gives_no_answer_is_asked_once_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "_QUICK", 0.05)
+    monkeypatch.setattr(shell, "_SILENCE", 0.5)
+    asked: list[float] = []
+
+    def open_shell(seconds: float) -> shell.Shell:
+        asked.append(seconds)
+        time.sleep(seconds)
+        raise CannotError("no answer")
+
+    for seconds, times in ((0.1, 1), (0.0, 5)):  # one that is silent, and one that refuses
+        asked.clear()
+        found = shell.on_demand("there", lambda seconds=seconds: open_shell(seconds))  # type: ignore[misc]
+        for _ in range(5):
+            with pytest.raises(CannotError, match="no answer"):
+                found.run(["true"])
+        assert len(asked) == times
+    asked.clear()
+    found = shell.on_demand("there", lambda: open_shell(0.1))
+    for pause in (0.6, 0.0):
+        with pytest.raises(CannotError):
+            found.run(["true"])
+        time.sleep(pause)
+    assert len(asked) == 2

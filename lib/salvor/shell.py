@@ -24,7 +24,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from salvor import clock, secrets
-from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.errors import CannotError, CommandError, OutcomeUnknownError, SalvorError
 from salvor.running import Command, Running, RunningHere
 from salvor.secrets import mask
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _MOST_OUTPUT = 64 * 1024 * 1024
 _STDERR_KEPT = 64 * 1024
+_SILENCE = 10.0  # seconds for which a host that gave no answer is not asked again
+_QUICK = 1.0  # seconds within which an error is an answer
 
 
 @dataclass(frozen=True)
@@ -334,16 +336,27 @@ class OnDemand(Shell):
         self._open = open_shell
         self._opened: Shell | None = None
         self._lock = threading.Lock()
+        self._silent: tuple[float, SalvorError] | None = None  # until when it is not asked again, and what was wrong
 
     @property
     def remarks(self) -> tuple[str, ...]:
         return self._opened.remarks if self._opened else ()
 
     def opened(self) -> Shell:
-        """The shell itself, opened if it was not."""
+        """The shell itself, opened if it was not. A host that did not answer is not asked again for _SILENCE seconds:
+        a look asks for many things, and would wait for each.
+        """
         with self._lock:
             if self._opened is None:
-                self._opened = self._open()
+                if self._silent and clock.monotonic() < self._silent[0]:
+                    raise self._silent[1].with_traceback(None)
+                begun = clock.monotonic()
+                try:
+                    self._opened = self._open()
+                except SalvorError as error:
+                    ended = clock.monotonic()
+                    self._silent = (ended + _SILENCE, error) if ended - begun > _QUICK else None
+                    raise
         return self._opened
 
     def _start(self, command: Command) -> Running:
