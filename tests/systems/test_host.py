@@ -319,9 +319,29 @@ def test_services_by_scripts(old_machine: Machine, context: Context) -> None:
     walk_through(opened(old_machine, context), "sysvinit")
 
 
-def test_a_script_that_knows_no_status_is_not_said_to_be_stopped(old_machine: Machine, context: Context) -> None:
+def test_a_script_that_knows_no_status_is_believed_unless_it_fails(old_machine: Machine, context: Context) -> None:
     script = old_machine.root / "etc" / "init.d" / "mute"
-    script.write_text("#!/bin/sh\necho 'Usage: mute {start|stop}'\nexit 3\n")
+    script.write_text("#!/bin/sh\n[ $1 != start ] || exit 0\necho 'Usage: mute {start|stop}'\nexit 3\n")
     script.chmod(0o755)
-    seen = services.see(shell_of(opened(old_machine, context)), "mute")
+    host = opened(old_machine, context)
+    seen = host.service("mute")
     assert (seen.manager, seen.state) == ("sysvinit", "unknown")
+    host.start("mute")
+    with pytest.raises(NotConvergedError, match=r"mute .* is unknown after its stop by sysvinit"):
+        host.stop("mute")
+
+
+def test_a_manager_that_does_not_answer_is_not_taken_for_a_service_that_is_absent(
+    old_machine: Machine, context: Context
+) -> None:
+    program = old_machine.root / "usr" / "local" / "bin" / "supervisorctl"
+    program.write_text("#!/bin/sh\necho unix:///run/supervisor.sock no such file\nexit 4\n")  # as the real one says it
+    program.chmod(0o755)
+    try:
+        host = opened(old_machine, context)
+        seen = host.service("worker")
+        assert (seen.manager, seen.state) == ("supervisor", "unknown")
+        with pytest.raises(CannotError, match="supervisor is there and does not answer"):
+            host.start("worker")
+    finally:
+        program.unlink()

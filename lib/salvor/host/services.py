@@ -24,20 +24,26 @@ script_of() {
     done
     return 1
 }
+# Many write it without a newline, and `read` takes that for an error.
+lives() { process=$(cat -- "$1" 2>/dev/null) && [ -n "$process" ] && kill -0 "$process" 2>/dev/null; }
 process_of() {
     for file in "/run/$1.pid" "/var/run/$1.pid" "/run/$1/$1.pid" "/var/run/$1/$1.pid"; do
-        { read -r process < "$file"; } 2>/dev/null && kill -0 "$process" 2>/dev/null && echo "$process" && return
+        lives "$file" && echo "$process" && return
     done
     pidof "$1" 2>/dev/null
 }
 look() {
+    silent=none
     if [ -d /run/systemd/system ]; then
         said=$(systemctl show -p LoadState -p ActiveState -p MainPID -p InvocationID -- "$1" 2>/dev/null | tr '\n' ' ')
         case $said in *LoadState=not-found*) ;; *LoadState=*) echo "service $1 systemd $said"; return ;; esac
     fi
-    if said=$(supervisorctl status "$1" 2>/dev/null) || [ "${said:+$?}" = 3 ]; then
-        case $said in "$1 "*) echo "service $1 supervisor" $said; return ;; esac
-    fi
+    said=$(supervisorctl status "$1" 2>/dev/null)
+    case $said in
+    "$1 "*) echo "service $1 supervisor" $said; return ;;
+    '' | "$1: "*) ;;
+    *) silent='supervisor does not answer' ;;
+    esac
     if script_of "$1"; then
         # As service(8) does: the script must not depend on who calls it.
         said=$(env -i PATH="$PATH" "$script" status 2>&1 </dev/null)
@@ -47,11 +53,13 @@ look() {
         return
     fi
     # pm2 starts a server of its own when it is asked and none runs.
-    if { read -r process < "${PM2_HOME:-$HOME/.pm2}/pm2.pid"; } 2>/dev/null && kill -0 "$process" 2>/dev/null; then
-        echo "service $1 pm2 $(pm2 jlist 2>/dev/null </dev/null | grep '^\[')"
-        return
+    if lives "${PM2_HOME:-$HOME/.pm2}/pm2.pid"; then
+        said=$(pm2 jlist 2>/dev/null </dev/null | grep '^\[')
+        case $said in *'"name":"'"$1"'"'*) echo "service $1 pm2 $said"; return ;; esac
+    elif command -v pm2 >/dev/null; then
+        silent='pm2 does not answer'
     fi
-    echo "service $1 none"
+    echo "service $1 $silent"
 }
 """
 """Defines `look NAME`, which prints one line for `read`."""
@@ -67,6 +75,7 @@ esac </dev/null
 _SYSTEMD = {"active": "running", "reloading": "running", "activating": "starting", "failed": "failed"}
 _SUPERVISOR = {"RUNNING": "running", "STARTING": "starting", "BACKOFF": "failed", "FATAL": "failed"}
 _PM2 = {"online": "running", "launching": "starting", "errored": "failed"}
+_SILENT = "does not answer"
 _LSB = {"0": "running", "1": "failed", "2": "failed", "3": "stopped"}
 _STAYS = 1.0
 """Seconds for which a service has to run to be running: one that dies at once was started too."""
@@ -97,14 +106,16 @@ def read(lines: Mapping[str, list[str]]) -> tuple[Service, ...]:
 
 
 def _service(name: str, manager: str, said: str = "") -> Service:
-    if manager == "systemd":
+    if said == _SILENT:
+        state, run = "unknown", ""
+    elif manager == "systemd":
         values = dict(pair.split("=", 1) for pair in said.split() if "=" in pair)
         state = _SYSTEMD.get(values.get("ActiveState", ""), "stopped")
         pid = values.get("MainPID", "0")
         run = values.get("InvocationID") or ("" if pid == "0" else pid)
     elif manager == "supervisor":
         words = said.split()[1:]
-        state = _SUPERVISOR.get(words[0], "stopped") if words else "unknown"
+        state = _SUPERVISOR.get(words[0], "stopped")
         run = words[2].rstrip(",") if words[1:2] == ["pid"] else ""
     elif manager == "sysvinit":
         code, _, run = said.partition(" ")
@@ -150,6 +161,12 @@ def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
             safe="nothing was changed",
             hint=f"mend its name in the inventory; by hand: inv hosts.run --limit={shell.where} -- 'ls /etc/init.d'",
         )
+    if before.state == "unknown" and before.manager != "sysvinit":
+        raise CannotError(
+            f"{name} on {shell.where} was not touched: {before.manager} is there and does not answer.",
+            safe="nothing was changed",
+            hint=f"start {before.manager} there, then the same command again",
+        )
     wanted = "stopped" if action == "stop" else "running"
     if action != "restart" and before.state == wanted:
         return
@@ -158,9 +175,10 @@ def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
         shell.run(command, deadline=deadline)
         told = ""
     except CommandError as error:  # what it is now tells
-        told = error.stderr.strip()[-500:]
+        told = error.stderr.strip()[-500:] or f"exit code {error.exit_code_of_command}"
     now = _becomes(shell, name, wanted, until)
-    if not _is(now, wanted):
+    is_mute = now.manager == "sysvinit" and now.state == "unknown"  # such a script is believed
+    if not _is(now, wanted) and (told or not is_mute):
         raise NotConvergedError(
             f"{name} on {shell.where} is {now.state} after its {action} by {now.manager}{': ' + told if told else '.'}",
             safe="nothing else was changed",
@@ -184,8 +202,7 @@ def _becomes(shell: Shell, name: str, wanted: str, until: float) -> Service:
 
 
 def _is(now: Service, wanted: str) -> bool:
-    # A script that does not tell is believed; one that was killed may be called failed.
-    return now.state in (wanted, "unknown") or (wanted == "stopped" and now.state == "failed")
+    return now.state == wanted or (wanted == "stopped" and now.state == "failed")  # as one that was killed
 
 
 _WHY = {
