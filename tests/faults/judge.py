@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 import salvor.sandbox
-from salvor import clock, evidence
+from salvor import evidence
 from salvor.change import Level
 from salvor.journal import Journal, incidents
 from salvor.sandbox import processes, receiver, survivors
@@ -39,8 +39,12 @@ def rehearsed(found: Layout, folder: Path, moment: datetime, dns: Path, disaster
     return wrong
 
 
-def recovered(found: Layout, folder: Path, moment: datetime, dns: Path, disaster: str) -> list[str]:
-    """What is wrong after a recovery; empty when nothing is."""
+def recovered(
+    found: Layout, folder: Path, moment: datetime, dns: Path, disaster: str, proven_at: float | None
+) -> list[str]:
+    """What is wrong after a recovery; empty when nothing is. `proven_at`: seconds since the epoch, by a clock that
+    nobody stepped: the journal's times are the operator's.
+    """
     told = [Journal.read(each) for each in incidents(folder)]
     acted = [journal for journal in told if journal.of("intent")]
     if len(acted) != 1:
@@ -49,7 +53,7 @@ def recovered(found: Layout, folder: Path, moment: datetime, dns: Path, disaster
         *_journals(told),
         *_service(acted[0], moment, disaster),
         *_messages(found),
-        *_names(acted[0], dns),
+        *_names(proven_at, dns),
         *_kept(found, acted[0]),
         *_left_over(found),
     ]
@@ -98,16 +102,15 @@ def _messages(found: Layout) -> Iterator[str]:
         yield f"people were told {sorted(moments)}"
 
 
-def _names(journal: Journal, dns: Path) -> Iterator[str]:
+def _names(proven_at: float | None, dns: Path) -> Iterator[str]:
     """The name led to what was there before, and then only to what had been promoted after it was proven."""
-    proven = [line["at"] for line in journal.of("proven")]
     for line in dns.read_text(encoding="utf-8").splitlines():
         at, address = line.split()
         if address == _OLD:
             continue
         if address not in _FRONTS:
             yield f"the name led to {address}"
-        elif not proven or clock.read_time(min(proven)).timestamp() > float(at):
+        elif proven_at is None or proven_at > float(at):
             yield f"the name led to {address} before anything was proven"
 
 

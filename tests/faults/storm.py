@@ -11,6 +11,7 @@ how the calls ended, and what is wrong (nothing, one hopes). The seed repeats th
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import itertools
 import json
 import os
@@ -57,6 +58,8 @@ _MOSTLY, _SELDOM = 0.9, 0.1
 """The chance of a fault at a place where no call has come by before, and at any other."""
 _MOST_CALLS_IN_VAIN = 12
 """Calls that fail although nothing was thrown at them since the one before."""
+TOO_LONG = -signal.SIGALRM
+"""The exit code of a call that had to be ended."""
 _KINDS = ("opened", "decision", "step", "approved", "intent", "outcome", "observed", "proven", "measured", "recovered")
 """The kinds of journal lines at which a fault is thrown, before and after."""
 NOTHING = "nothing"
@@ -82,6 +85,8 @@ class Storm:
     injected: list[tuple[str, str]] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
+    proven_at: float | None = None
+    """When the copy was first proven, by this process's clock, in seconds since the epoch."""
     active: tuple[Fault, float] | None = None
     stepped: timedelta = timedelta()
     """By how much the operator's clock is wrong, in the child."""
@@ -101,6 +106,10 @@ class Storm:
             self.heal()
             in_vain = in_vain + 1 if len(self.injected) == thrown else 0
             self.calls[str(code)] += 1
+            if code == TOO_LONG:
+                self.wrong.append(
+                    f"a call took longer than {CALL_SECONDS:.0f} s, after {self.injected[-1:]}: {said[-9000:]}"
+                )
             if code == 70:
                 self.wrong.append(f"a bare traceback: {said[-1500:]}")
                 return
@@ -141,8 +150,7 @@ class Storm:
             if clock.monotonic() > until:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-                self.wrong.append(f"a call took longer than {CALL_SECONDS:.0f} s, after {self.injected[-1:]}")
-                return -signal.SIGALRM
+                return TOO_LONG
             if self.active and clock.monotonic() > self.active[1]:
                 self.heal()
             if select.select([asks], [], [], 0.02)[0]:
@@ -159,6 +167,8 @@ class Storm:
         """
         chance = _SELDOM if place in self.passed else _MOSTLY
         self.passed.add(place)
+        if place.startswith("before proven") and self.proven_at is None:
+            self.proven_at = time.time()
         if len(self.injected) >= self.count or self.random.random() > chance:
             return "go"
         if self.kills and (Operator.name, place) not in self.seen and (self.active or self.random.random() < 0.5):
@@ -189,6 +199,7 @@ class Storm:
     def be_the_operator(self, asks: int, hears: int) -> None:
         """Carry out the command, and never return."""
         code = 70
+        faulthandler.dump_traceback_later(CALL_SECONDS - 10)  # where it hangs
         try:
             self.watch_the_journal(asks, hears)
             with clock.use(lambda: datetime.now(UTC) + self.stepped):  # noqa: TID251 - this is what steps
@@ -351,8 +362,8 @@ def run(disaster: str, runbook: str, seed: int, count: int, chosen: list[str]) -
         storm = Storm(found, disaster, runbook, random.Random(seed), count, which, kills, moment)
         storm.rage()
         if not storm.wrong:
-            judged = judge.rehearsed if disaster == NOTHING else judge.recovered
-            storm.wrong += judged(found, incidents, moment, folder / "dns", disaster)
+            about = (found, incidents, moment, folder / "dns", disaster)
+            storm.wrong += judge.rehearsed(*about) if disaster == NOTHING else judge.recovered(*about, storm.proven_at)
     return {
         "disaster": disaster,
         "runbook": runbook,
