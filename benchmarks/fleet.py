@@ -171,6 +171,7 @@ def run(client: str, hosts: Endpoints) -> Run:
     """Let a client do it once."""
     environment = {**os.environ, "HOME": str(hosts.folder), "ANSIBLE_PIPELINING": "1", "ANSIBLE_HOST_KEY_CHECKING": "1"}
     environment |= {"PYTHONPATH": str(HERE.parent / "lib"), "ANSIBLE_SSH_ARGS": "-o ControlMaster=no -F /dev/null"}
+    environment["ANSIBLE_SSH_USETTY"] = "0"  # a server that is not root gives no terminal, and raw asks for one
     environment["ANSIBLE_SSH_ARGS"] += f" -o UserKnownHostsFile={hosts.folder}/.ssh/known_hosts"
     environment.pop("SSH_AUTH_SOCK", None)
     shutil.rmtree(hosts.folder / ".ansible", ignore_errors=True)

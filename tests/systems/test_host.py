@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from salvor.systems.host import Host, HostSettings
 
 from tests import machine, ssh_server
 from tests.machine import OLD_SCRIPT, Machine
+from tests.ssh_server import Account
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -88,6 +90,12 @@ def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(program: str, con
                 intruder.settimeout(0.5)
                 with pytest.raises(TimeoutError):
                     intruder.recv(100)
+            if made.systemd:  # a firewall that is started takes all rules away before it brings its own
+                shell_of(host).run(["systemctl", "start", "nftables"])
+                until = time.monotonic() + 20
+                while ways() != cut and time.monotonic() < until:
+                    time.sleep(0.1)
+                assert ways() == cut
             made.stop()
             made.boot()
             again = host.observe()
@@ -249,6 +257,23 @@ def test_busybox_alone_says_as_much(context: Context) -> None:
         assert there.fence.operator.startswith("127.0.0.")
     finally:
         shutil.rmtree(programs)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes a mount namespace with accounts of its own")
+@pytest.mark.skipif(ssh_server.SSHD is None, reason="no sshd here: apt-get install openssh-server")
+def test_sudo_hides_not_where_the_operator_comes_from(context: Context) -> None:
+    account = Account("helper", sudo="ALL=(ALL) NOPASSWD: ALL")
+    with ssh_server.serving_accounts([account], "127.0.0.18") as server:
+        ssh = {
+            "user": "helper",
+            "port": server.port,
+            "keys": [str(server.home / ".ssh" / "id_ed25519")],
+            "host_keys": [(server.folder / "host_key.pub").read_text()],
+            "agent": False,
+        }
+        said = {"kind": "host", "address": server.address, "ssh": ssh, "run_as": "root"}
+        seen = Host("web", HostSettings.model_validate(said), context).look().fence
+        assert (seen.operator.startswith("127.0.0."), seen.port, seen.stands) == (True, server.port, False)
 
 
 def test_refused_is_down_and_silence_is_unknown(context: Context) -> None:

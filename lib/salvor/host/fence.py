@@ -22,7 +22,10 @@ _TABLE = "salvor_fence"
 _UNIT = "/etc/systemd/system/salvor-fence.service"
 _SCRIPT = "/etc/init.d/salvor-fence"
 
-LOOK = rf"""
+_EVERY = 2
+"""Seconds after which rules that somebody took away stand again, where systemd is."""
+
+_STANDS = rf"""
 stands() {{
     nft list table inet {_TABLE} >/dev/null 2>&1 && return
     [ -e {FILE} ] || ! command -v nft >/dev/null || return
@@ -31,6 +34,8 @@ stands() {{
         "$program" -t mangle -S OUTPUT 2>/dev/null | grep -q SALVOR-OUT || return
     done
 }}
+"""
+LOOK = rf"""{_STANDS}
 [ ! -e {FILE} ] || echo 'fence kept'
 if stands; then echo 'fence stands'; elif [ "$(id -u)" != 0 ]; then echo 'fence hidden'; fi
 came=${{SSH_CONNECTION:-}}
@@ -44,7 +49,6 @@ echo "came $came"
 """
 """Prints the lines for `read`."""
 
-# An update of a firewall's own rules may begin with `nft flush ruleset`: hence PartOf, and After.
 _HEAD = r"""#!/bin/sh
 ### BEGIN INIT INFO
 # Provides:          salvor-fence
@@ -129,6 +133,7 @@ down() {
 case $1 in
 up | start) up ;;
 keep) keep ;;
+guard) while sleep EVERY; do stands || up; done ;;
 down) down ;;
 *) ;; # stop: only `down` lifts it
 esac
@@ -136,7 +141,9 @@ esac
     .replace("FILE", FILE)
     .replace("SCRIPT", _SCRIPT)
     .replace("TABLE", _TABLE)
+    .replace("EVERY", str(_EVERY))
 )
+# A firewall that starts, or loads its own rules anew, may begin with `nft flush ruleset`: hence After, and the guard.
 _SYSTEMD = f"""[Unit]
 Description=Salvor's fence: everything is off but SSH from the operator
 DefaultDependencies=no
@@ -145,12 +152,11 @@ Before=network-pre.target shutdown.target
 Conflicts=shutdown.target
 After=local-fs.target nftables.service iptables.service ip6tables.service netfilter-persistent.service
 After=firewalld.service ufw.service
-PartOf=nftables.service iptables.service ip6tables.service netfilter-persistent.service firewalld.service ufw.service
 
 [Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/bin/sh {FILE} start
+ExecStartPre=/bin/sh {FILE} start
+ExecStart=/bin/sh {FILE} guard
+Restart=always
 
 [Install]
 WantedBy=multi-user.target
@@ -246,6 +252,7 @@ def _script(allowed: Sequence[Network], port: int) -> str:
         _function("nft_rules", _nft(allowed, port)),
         *(_function(f"rules{version}", _iptables(version, allowed, port)) for version in (4, 6)),
         _function("unit", _SYSTEMD),
+        _STANDS,
         _BODY,
     ]
     return "".join(parts)
