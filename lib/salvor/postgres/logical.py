@@ -399,31 +399,35 @@ def backup(system: Postgres) -> Iterator[Progress]:
 
 def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
     """The content of the stage against the fingerprint that came with the dump, and what was left out. Reads only."""
-    arguments = way.arguments or {}
+    source = dump_find.source(system.settings.dumps, str((way.arguments or {})["source"]))
     try:
         place = _place_of(system, way.stage)
-        found = fingerprint.take(lambda name: place.server.connect(name, deadline=60.0), place.database)
+        expected = _expected_of(system, source)
+        found = _fingerprint(place) if expected else None
         with place.server.session(place.database) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
     except (CannotError, psycopg.Error) as error:
         yield Finding(system.name, "readable", Level.FAIL, "not readable", detail=secrets.mask(str(error)))
         return
     evidence, left_out = place.identity, place.left_out
-    figure = f"{len(found.tables):,} tables, {found.rows:,} rows"
-    yield Finding(system.name, "readable", Level.PASS, figure, detail="every row was read", evidence=evidence)
-    if has_amcheck:
-        yield proof.amcheck(system.name, place.server, place.database, evidence)
-    source = dump_find.source(system.settings.dumps, str(arguments["source"]))
-    expected = _expected_of(system, source)
-    if expected:
+    if expected and found:
+        figure = f"{len(found.tables):,} tables, {found.rows:,} rows"
+        yield Finding(system.name, "readable", Level.PASS, figure, detail="every row was read", evidence=evidence)
         yield from fingerprint.compare(expected, found, subject=system.name, evidence=evidence)
     else:
-        why = "no fingerprint came with this dump, so only the service's own checks can tell whether all is there"
-        yield Finding(system.name, "content fingerprint", Level.WARN, found.digest, detail=why, evidence=evidence)
+        yield proof.every_page(system.name, place.server, place.database, evidence)
+        why = "none came with this dump, so only the service's own checks can tell whether all is there"
+        yield Finding(system.name, "content fingerprint", Level.WARN, "none", detail=why, evidence=evidence)
+    if has_amcheck:
+        yield proof.amcheck(system.name, place.server, place.database, evidence)
     if left_out:
         shown = "; ".join(left_out[:10])
         yield Finding(system.name, "left out of the dump", Level.WARN, f"{len(left_out)}", "0", shown, evidence)
     yield _freshness(system.name, source, wish, evidence)
+
+
+def _fingerprint(place: _Place) -> Fingerprint:
+    return fingerprint.take(lambda name: place.server.connect(name, deadline=60.0), place.database)
 
 
 def _expected_of(system: Postgres, source: dump_find.Source) -> Fingerprint | None:

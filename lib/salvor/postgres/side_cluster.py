@@ -260,7 +260,7 @@ _LOADING = {
     "max_wal_senders": "0",
     "max_wal_size": "8GB",
     "autovacuum": "off",
-    "max_parallel_maintenance_workers": "0",
+    "max_parallel_maintenance_workers": "1",  # a primary key is built alone, and one process keeps one core busy
     "maintenance_work_mem": "128MB",
 }
 
