@@ -53,6 +53,19 @@ def test_a_healthy_service_is_left_alone(place: World) -> None:
     assert everything(place.root) == before
 
 
+def test_a_way_that_loses_more_than_is_allowed_says_so_before_it_is_approved(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = place.root / "inventory/world.yaml"
+    inventory.write_text(inventory.read_text().replace("kind: folder,", "kind: folder, loses: 172800,"))
+    place.damage()
+    said = "NOTE: copy would lose 2 d 0 h of store, more than the 24 h 00 min that are allowed. If you know when"
+    console.assess(place.session(), Plain())
+    assert said in capsys.readouterr().out
+    console.recover(place.session(), Plain(), plan_only=True)
+    assert said in capsys.readouterr().out
+
+
 def test_a_plan_shows_the_whole_chain_and_writes_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:
     place.damage()
     before = everything(place.root)

@@ -8,13 +8,13 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from salvor import clock, show
-from salvor.change import Change, plan_hash
+from salvor.change import Change, Decision, plan_hash
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
 from salvor.run import Plan, PlannedStep, Watcher, describe
 from salvor.secrets import mask
@@ -137,6 +137,7 @@ def recover(
     )
     plan = session.plan(*names)
     show_plan(session, shown, plan, whole=plan_only)
+    _warn_of_loss(session, shown, [each for step in plan.steps for each in step.decisions])
     if plan_only:
         return
     if not plan.changes and not session.resumed and not any(step.decisions for step in plan.steps):
@@ -170,9 +171,22 @@ def assess(session: Session, shown: Shown) -> None:
         shown.tell(f"HINT: inv incident.show --incident={incident.id}")
     elif decided:
         shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
+        _warn_of_loss(session, shown, decided)
         shown.tell(f"HINT: inv restore --service={incident.service.name} --plan")
     else:
         shown.tell("Nothing is broken.")
+
+
+def _warn_of_loss(session: Session, shown: Watcher, decided: Sequence[Decision]) -> None:
+    """Say when a chosen way back would lose more than the service allows, and what could spare it."""
+    incident = session.incident
+    for each in decided:
+        if each.way.loses is not None and each.way.loses > incident.service.rpo:
+            known = "" if incident.failed_at else " If you know when the damage began, --failed-at=TIME may spare that."
+            shown.tell(
+                f"NOTE: {each.way.name} would lose {clock.write_duration(each.way.loses)} of {each.system}, more than "
+                f"the {clock.write_duration(incident.service.rpo)} that are allowed.{known}"
+            )
 
 
 def make_record(session: Session, shown: Watcher) -> None:

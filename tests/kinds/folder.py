@@ -24,6 +24,7 @@ from tests import trouble
 class Settings(system.Settings):
     root: Path
     goes_back: bool = True
+    loses: float | None = None
 
 
 class Folder(Restorable):
@@ -92,7 +93,7 @@ class Folder(Restorable):
                 arguments={"stage": "side-folder", "backup": found[0].id},
                 promote={"identity": identity, "stage": "side-folder"},
                 promote_undo=Undo("demote", {"identity": identity}) if goes_back else None,
-                promote_no_undo="" if goes_back else "this folder never goes back",
+                promote_no_undo="" if goes_back else "this folder never goes back", loses=self.settings.loses,
             )
         ]  # fmt: skip
 
