@@ -81,9 +81,9 @@ class NotBooted(Exception):
 class Machine:
     """See above. `address` and `address6` are its own, `operator` and `stranger` are ours."""
 
-    def __init__(self, folder: Path, *, systemd: bool) -> None:
+    def __init__(self, folder: Path, *, systemd: bool, megabytes: int = 64) -> None:
         self.folder = folder
-        self.systemd = systemd
+        self.systemd, self.megabytes = systemd, megabytes
         self.namespace = f"salvor-{os.getpid()}-{next(_number)}"
         self.card = f"sv{random.randrange(1 << 40):x}"  # at most 15 letters
         net = f"198.{random.randrange(18, 20)}.{random.randrange(256)}"
@@ -115,7 +115,7 @@ class Machine:
         disk = self.folder / "disk"
         for path in (disk, self.root):
             path.mkdir()
-        _do("mount", "-t", "tmpfs", "-o", "size=64m,mode=755", "tmpfs", disk)
+        _do("mount", "-t", "tmpfs", "-o", f"size={self.megabytes}m,mode=755", "tmpfs", disk)
         for name in ("upper", "work"):
             (disk / name).mkdir()
         options = f"lowerdir=/,upperdir={disk}/upper,workdir={disk}/work"
@@ -224,23 +224,32 @@ class Machine:
         except OSError:
             return False
 
-    def reaches(self, address: str, port: int) -> bool:
-        """Whether it can connect to one of ours."""
-        code = f"import socket; socket.create_connection(({address!r}, {port}), 0.5)"
-        command = ["ip", "netns", "exec", self.namespace, "python3", "-c", code]
-        return subprocess.run(command, check=False, capture_output=True, timeout=20).returncode == 0
+    def sends(self, address: str, *, within: float = 0.5) -> bool:
+        """Whether a datagram of it arrives at one of ours, which asks for no answer."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_DGRAM) as ours:
+            ours.bind((address, 0))
+            ours.settimeout(within)
+            code = (
+                f"import socket; socket.socket({int(family)}, 2).sendto(b'x', ({address!r}, {ours.getsockname()[1]}))"
+            )
+            command = ["ip", "netns", "exec", self.namespace, "python3", "-c", code]
+            subprocess.run(command, check=False, capture_output=True, timeout=20)
+            with suppress(TimeoutError):
+                return ours.recv(1) == b"x"
+            return False
 
 
 @contextmanager
-def running(*, systemd: bool) -> Iterator[Machine]:
-    """A machine while the block runs. Where there can be none, the test is skipped."""
+def running(*, systemd: bool, megabytes: int = 64) -> Iterator[Machine]:
+    """A machine while the block runs, with room for so much more. Where there can be none, the test is skipped."""
     if os.geteuid() != 0:
         pytest.skip("only root makes machines of its own, with a network of their own")
     programs = ["ip", "unshare", "nft", "iptables", "sshd", *(["systemd-nspawn"] if systemd else [])]
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     if absent := [name for name in programs if not shutil.which(name, path=path)]:
         pytest.skip(f"not installed here: {', '.join(absent)}")
-    made = Machine(Path(tempfile.mkdtemp(prefix="salvor-machine-")), systemd=systemd)
+    made = Machine(Path(tempfile.mkdtemp(prefix="salvor-machine-")), systemd=systemd, megabytes=megabytes)
     try:
         try:
             made.make()

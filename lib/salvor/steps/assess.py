@@ -53,7 +53,7 @@ def _look_at(incident: Incident, system: Restorable, answers: list[Finding]) -> 
         told = "it looks healthy; the operator asked for another state of its data"
     else:
         return
-    sound = not wrong or _a_standby_is_sound(incident, system, state)
+    sound = not wrong or _is_sound(incident, system, state)
     ways = system.ways_back(incident.whole_wish(live_is_sound=sound))
     possible = [way for way in ways if way.possible]
     if not possible:
@@ -76,13 +76,18 @@ def _hint(incident: Incident, *, sound: bool) -> str:
     return f"inv backups --service={name}, then inv restore --service={name} --from=BACKUP"
 
 
-def _a_standby_is_sound(incident: Incident, system: Restorable, state: State) -> bool:
-    """Whether the data is right on a standby: damage to files stays on one server, a wrong statement reaches all."""
+def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
+    """Whether the data is right, although a check of it did not pass, as far as anybody can tell.
+
+    Damage to files stays on one server, a wrong statement reaches all: so its standbys say it. Without one, a server
+    that does not answer says nothing against its data; what is staged from it is checked before it goes live.
+    """
+    standbys = [staged.name for staged in state.staged if staged.complete]
+    if not standbys:
+        return state.reachable is not Reachable.UP
     questions = incident.checks_of(system.name)
     return any(
-        all(answer.level is Level.PASS for answer in incident.check_all(questions, standby.name))
-        for standby in state.staged
-        if standby.complete
+        all(answer.level is Level.PASS for answer in incident.check_all(questions, standby)) for standby in standbys
     )
 
 
