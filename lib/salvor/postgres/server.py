@@ -29,6 +29,7 @@ _LOCK_MILLISECONDS = 30_000
 """How long a query waits for somebody's lock, however long it may itself take."""
 PROBE_SECONDS = 3.0
 _THAW_SECONDS = 0.5
+"""How long a frozen server is given, before it is believed that it stays so."""
 MARKER = "salvor.json"
 """Stands in a data directory that Salvor built: which incident, from which backup, and how far it is."""
 

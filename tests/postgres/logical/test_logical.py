@@ -168,6 +168,7 @@ def test_a_hostile_dump_does_nothing_outside_its_stage(shared: World, tmp_path: 
     levels = shared.levels(way, Wish(source=str(dump)))
     assert levels["content fingerprint"] is Level.WARN
     assert levels["left out of the dump"] is Level.WARN
+    assert [level for check, level in levels.items() if check.startswith("integrity of ")] == [Level.PASS]
     owner = shared.system.ask("select pg_get_userbyid(proowner) from pg_proc where proname = 'trap'", way.stage)
     assert owner == "shop"
     shared.do("drop", stage=way.stage)

@@ -44,6 +44,8 @@ def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None
     assert {finding.evidence for finding in findings} == {staged.identity}
 
     cluster.do("promote", **way.promote)
+    log = cluster.sandbox.shell.read(f"{cluster.server('a').data}.salvor-{cluster.system.context.incident}.log")
+    assert log and "archive command failed" not in log, "a failing command holds up the stop for two seconds"
     state = cluster.observe()
     assert is_up(state) and state.identity == staged.identity and state.origin == cluster.system.context.incident
     assert [one.identity for one in state.kept] == [identity]
