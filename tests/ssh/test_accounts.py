@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -75,6 +76,10 @@ WAYS = {
 }
 
 
+def _processes() -> str:
+    return subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(("user", "more"), WAYS.values(), ids=WAYS)
 def test_another_user(server: Server, client: Client, user: str, more: dict[str, str]) -> None:
     there = reach(server, user, client, "service", **more)
@@ -87,7 +92,9 @@ def test_another_user(server: Server, client: Client, user: str, more: dict[str,
         there.run(["sh", "-c", "echo it broke >&2; exit 7"])
     with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
         there.run(["sh", "-c", f"sleep 8{os.getpid()}1 & sleep 8{os.getpid()}2 | cat"], deadline=1.0)
-    said = subprocess.run(["ps", "-eo", "args="], capture_output=True, text=True, check=True).stdout
+    until = time.monotonic() + 5  # what was killed is gone when the system comes to it
+    while f"sleep 8{os.getpid()}" in (said := _processes()) and time.monotonic() < until:
+        time.sleep(0.05)
     assert f"sleep 8{os.getpid()}" not in said
 
 
