@@ -18,7 +18,7 @@ import pytest
 import yaml
 from rich.console import Console
 from salvor import clock, hosts, inventory
-from salvor.errors import CannotError, OutcomeUnknownError, SalvorError, UsageError
+from salvor.errors import OutcomeUnknownError, SalvorError, UsageError
 from salvor.show import Json, Plain, Terminal
 
 from tests import ssh_server
@@ -226,11 +226,20 @@ def test_what_does_not_end_is_unknown(three: str) -> None:
     assert "HINT: look there: inv hosts --limit=web-2" in str(caught.value)
 
 
-def test_a_machine_that_is_down_is_no_success(describe: Any, servers: list[Server]) -> None:
-    down = {"kind": "host", "address": "127.0.0.43", "ssh": {"user": "nobody", "port": 1}}
-    platform = describe({"up": {"kind": "host", **reached(servers[0])}, "down": down})
-    with pytest.raises(CannotError, match="unreachable on 1 of 2"):
-        hosts.run(platform, "", ["true"], ALL_AT_ONCE, Plain(io.StringIO()))
+def test_machines_that_are_down_are_no_success(describe: Any, servers: list[Server]) -> None:
+    down = {
+        f"down-{number}": {"kind": "host", "address": f"127.0.0.{number}", "ssh": {"user": "nobody", "port": 1}}
+        for number in (43, 44)
+    }
+    platform = describe({"up": {"kind": "host", **reached(servers[0])}, **down})
+    said, error = said_by(platform, "echo up")
+    assert said.splitlines() == [
+        "ok      done on 1: up",
+        "        up",
+        "FAIL    unreachable on 2: down-43, down-44",
+        "        it cannot be reached over SSH: Connection refused.",
+    ]
+    assert error == "CannotError"
 
 
 def test_wrong_ways_to_roll_are_refused() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import boto3
 import pytest
 from moto import mock_aws
-from salvor import console, evidence, mirror, takeover
+from salvor import console, evidence, mirror_store, takeover
 from salvor.change import Level
 from salvor.errors import HeldError, UsageError
 from salvor.journal import FILE, incidents
@@ -245,7 +245,9 @@ def test_a_line_that_is_there_twice_is_chosen_by_its_chain(tmp_path: Path, place
     mirrored = place.root / "mirror" / journal.name
     third = next(mirrored.glob("000003-*"))
     other = b'{"n":3,"previous":"x"}'
-    (mirrored / mirror.name_of(3, other)).write_bytes(other + b"\n")
-    assert mirror.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()
+    (mirrored / mirror_store.name_of(3, other)).write_bytes(other + b"\n")
+    assert mirror_store.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()
     third.unlink()
-    assert mirror.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()[:2]
+    assert (
+        mirror_store.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()[:2]
+    )

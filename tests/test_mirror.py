@@ -11,12 +11,12 @@ from pathlib import Path
 import boto3
 import pytest
 from moto import mock_aws
-from salvor import mirror
+from salvor import mirror, mirror_store
 from salvor.change import Level
 from salvor.errors import UsageError
 from salvor.evidence import check
 from salvor.journal import FILE, Journal
-from salvor.mirror import name_of, store
+from salvor.mirror_store import name_of, store
 
 INCIDENT = "20261121T003300Z-orders-3f2a"
 
@@ -119,7 +119,7 @@ def test_a_mirror_that_is_away_is_asked_ever_more_rarely(
         asked.append(time.monotonic())
         raise OSError
 
-    monkeypatch.setattr(mirror._Folder, "names", names)
+    monkeypatch.setattr(mirror_store._Folder, "names", names)
     with Journal.create(tmp_path / INCIDENT, by="kim", mirror=str(share), tell=lambda _: None) as journal:
         for number in range(50):
             journal.append("note", text=str(number))

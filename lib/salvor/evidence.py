@@ -17,7 +17,7 @@ from salvor.change import Finding, Level
 from salvor.errors import CannotError, CommandError, NotConvergedError, UsageError
 from salvor.journal import FILE
 from salvor.line import START, digest, parse, split
-from salvor.mirror import numbered, store
+from salvor.mirror_store import numbered, store
 
 NAMESPACE = "salvor-journal"
 SEAL = "journal.seal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import json
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -251,14 +252,14 @@ def _rolled(hosts: Mapping[str, Host], command: Sequence[str], how: Rolling) -> 
     for first in range(0, len(names), size):
         batch = {name: hosts[name] for name in names[first : first + size]}
         for answered in _each(batch, work, min(size, _AT_ONCE)):
-            one = _ran(answered)
+            one = _ran(answered, hosts[answered.host].address)
             failed += one.outcome != "done"
             yield one
         if failed > how.failures:
             return
 
 
-def _ran(answered: Answered[Result]) -> Ran:
+def _ran(answered: Answered[Result], address: str) -> Ran:
     result, error = answered.answer, answered.error
     if result is not None:
         said = result.stdout + result.stderr
@@ -266,7 +267,9 @@ def _ran(answered: Answered[Result]) -> Ran:
             return Ran(answered.host, "failed", f"{said.rstrip()}\n(exit code {result.exit_code})".lstrip())
         return Ran(answered.host, "done", said)
     assert error is not None
-    return Ran(answered.host, "unknown" if isinstance(error, OutcomeUnknownError) else "unreachable", error.what)
+    outcome = "unknown" if isinstance(error, OutcomeUnknownError) else "unreachable"
+    same = re.sub(rf"\S*{re.escape(address)}(:\d+)?", "it", error.what) if address else error.what
+    return Ran(answered.host, outcome, same)  # without its name, so that equal errors are shown once
 
 
 def _judge(done: Sequence[Ran], left: Sequence[str], command: str) -> None:

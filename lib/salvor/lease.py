@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from salvor import clock, mirror
+from salvor import clock
 from salvor.deadline import within
 from salvor.errors import HeldError
+from salvor.mirror_store import store
 
 _DEADLINE = 5.0  # seconds for the mirror's answer: a recovery waits for it before each change
 _PAUSE = 60.0  # seconds before a mirror that gave no answer is asked again: a recovery does not wait each time
@@ -35,7 +36,7 @@ class Lease:
         self, location: str, service: str, *, by: str, incident: str, folder: Path, tell: Callable[[str], None]
     ) -> None:
         self.location, self.service, self.incident = location, service, incident
-        self._store = mirror.store(location, f".leases/{quote(service, safe='')}")
+        self._store = store(location, f".leases/{quote(service, safe='')}")
         self._me = {"by": by, "host": socket.gethostname(), "pid": os.getpid(), "folder": str(folder.absolute())}
         self._tell = tell
         self._number = 0

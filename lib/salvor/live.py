@@ -16,6 +16,7 @@ from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageE
 from salvor.happened import Story
 from salvor.notebook import Walk, display, for_people
 from salvor.run import Plan, describe
+from salvor.runbook_files import Runbook
 from salvor.session import Session
 from salvor.show import Plain, progress_text
 
@@ -84,7 +85,7 @@ class Live(Walk):
         return self._session.incident.folder
 
     @property
-    def runbook(self) -> session.Runbook:
+    def runbook(self) -> Runbook:
         return self._session.runbook
 
     @property

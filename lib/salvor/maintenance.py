@@ -12,7 +12,8 @@ from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
 from salvor.run import Plan, PlannedStep, Runner
-from salvor.session import Runbook, Session, incidents_folder, operator
+from salvor.runbook_files import Runbook
+from salvor.session import Session, incidents_folder, operator
 from salvor.show import Shown
 from salvor.system import Wish
 

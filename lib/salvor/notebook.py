@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from salvor import pages, session, story
+from salvor import pages, runbook_files, session, story
 from salvor.errors import SalvorError, UsageError
 from salvor.happened import Story
+from salvor.runbook_files import Runbook
 from salvor.show import clean
 
 PARAMETERS: Mapping[str, type] = {
@@ -166,7 +167,7 @@ class Walk(ABC):
 
     @property
     @abstractmethod
-    def runbook(self) -> session.Runbook | None:
+    def runbook(self) -> Runbook | None:
         """The scenario; None when the record of an old one is made and it is not here any more."""
 
     def has(self, step: str, again: bool) -> bool:
@@ -238,9 +239,9 @@ class Told(Walk):
         super().__init__()
         self._folder = folder
         self._story = story.read(folder)
-        self._runbook: session.Runbook | None
+        self._runbook: Runbook | None
         try:
-            self._runbook = session.runbook(self._story.runbook)
+            self._runbook = runbook_files.load(self._story.runbook)
         except Exception:  # noqa: BLE001  whatever an edited runbook raises, the record is of what was done by the old one
             self._runbook = None
         self.summary()
@@ -254,7 +255,7 @@ class Told(Walk):
         return self._folder
 
     @property
-    def runbook(self) -> session.Runbook | None:
+    def runbook(self) -> Runbook | None:
         return self._runbook
 
     @for_people

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import importlib.util
 import os
 import re
 import socket
@@ -14,10 +13,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from salvor import clock, inventory, journal, lock
+from salvor import clock, inventory, journal, lock, runbook_files
 from salvor.change import Change, Finding, Level, WayBack
 from salvor.errors import CannotError, PlanMovedError, UsageError
 from salvor.history import History
@@ -84,45 +82,12 @@ def of_incident(incident: str) -> tuple[str, str]:
     return opened["platform"], opened["service"]
 
 
-@dataclass(frozen=True)
-class Runbook:
-    """A scenario: when to use it (its docstring, for people), its steps in order, and the ways back it allows (empty:
-    all).
-    """
-
-    name: str
-    docstring: str
-    steps: tuple[Step, ...]
-    ways: tuple[str, ...] = ()
-
-
-def runbooks() -> list[str]:
-    """The names of the runbooks."""
-    return sorted(path.stem for path in (inventory.root() / "runbooks").glob("[a-z]*.py"))
-
-
-def runbook(name: str) -> Runbook:
-    """The runbook of that name. Raises UsageError, naming those that exist."""
-    if name not in runbooks():
-        raise UsageError(f"--runbook: there is no runbook {name!r}.", hint=f"the runbooks are {', '.join(runbooks())}")
-    module = _load(inventory.root() / "runbooks" / f"{name}.py")
-    return Runbook(name, (module.__doc__ or "").strip(), tuple(module.STEPS), tuple(getattr(module, "WAYS", ())))
-
-
-def _load(path: Path) -> ModuleType:
-    specification = importlib.util.spec_from_file_location(f"runbooks.{path.stem}", path)
-    assert specification and specification.loader
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
-
-
 @dataclass
 class Session:
     """An incident that is planned, or being carried out. Nothing is written before `begin`."""
 
     incident: Incident
-    runbook: Runbook
+    runbook: runbook_files.Runbook
     runner: Runner
     history: History
     resumed: bool = False
@@ -326,7 +291,7 @@ def open_session(
                 break
             raise _begun_otherwise(session.incident)
         return session
-    book = runbook(runbook_name or "restore")
+    book = runbook_files.load(runbook_name or "restore")
     new = new_id(service)
     made = Incident(
         id=new,
@@ -394,7 +359,7 @@ def _whole(folder: Path) -> list[dict[str, Any]]:
 
 def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
     incident = reopen(_whole(folder), platform, folder, operator())
-    return Session(incident, runbook(incident.runbook), Runner(incident, watcher), history, resumed=True)
+    return Session(incident, runbook_files.load(incident.runbook), Runner(incident, watcher), history, resumed=True)
 
 
 def _is_broken_again(incident: Incident) -> bool:

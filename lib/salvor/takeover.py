@@ -6,7 +6,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from salvor import lock, mirror, session
+from salvor import lock, mirror, mirror_store, session
 from salvor.deadline import within
 from salvor.errors import CannotError, UsageError
 from salvor.journal import FILE, Journal
@@ -28,7 +28,7 @@ def take(incident: str, tell: Callable[[str], None]) -> None:
         )
     folder = session.folder_of(incident)
     try:
-        lines = within(mirror.READ_DEADLINE, lambda: mirror.lines(location, folder.name))
+        lines = within(mirror.READ_DEADLINE, lambda: mirror_store.lines(location, folder.name))
     except OSError as error:
         raise CannotError(f"The mirror {location} cannot be read: {error}", safe="nothing was changed") from error
     opened = (parse(lines[0]) or {}) if lines else {}
