@@ -104,6 +104,8 @@ class Postgres(Restorable):
 
     Settings = PostgresSettings
     settings: PostgresSettings
+    _seen: View | None = None
+    """What `observe` saw last, until something is changed: the questions of one plan need no look each."""
 
     @cached_property
     def site(self) -> Site:
@@ -160,7 +162,7 @@ class Postgres(Restorable):
 
     def observe(self) -> State:
         """Who is the primary (or what is left of it), who follows, what is staged and kept. Within 5 s."""
-        seen = self.site.view()
+        seen = self._seen = self.site.view()
         state = self.site.state(seen)
         return logical.add_to(self, state, seen)
 
@@ -199,7 +201,11 @@ class Postgres(Restorable):
         """The first value of a query, asked read-only. `where`: live, a stage's name, or `address:HOST`."""
         if where in _LOGICAL_STAGES:
             return logical.ask(self, statement, where)
-        seen = self.site.view() if where in ("live", STAGE) else View(())
+        seen = View(())
+        if where == "live":
+            seen = self._seen or self.site.view()
+        elif where == STAGE:
+            seen = self.site.view()
         if where == "live" and seen.primary.is_frozen:
             raise OutcomeUnknownError(f"It was not asked: {seen.primary.describe()}.")
         return ask(self.site.server(where, seen), self.settings.database, statement)
@@ -233,6 +239,12 @@ class Postgres(Restorable):
             )
 
     # --- act -----------------------------------------------------------------------------------------------------
+
+    def apply(self, change: Change) -> Iterator[Progress]:
+        """As every system's; what was seen before is forgotten."""
+        self._seen = None
+        yield from super().apply(change)
+        self._seen = None
 
     @verb(deadline=120.0)
     def fence(self, identity: str) -> Iterator[Progress]:

@@ -140,6 +140,14 @@ def test_a_query_is_one_statement_that_reads(cluster: Cluster) -> None:
     assert cluster.system.ask("select count(*) from orders", "live") == 80000
 
 
+def test_live_is_who_was_seen_until_something_is_changed(cluster: Cluster) -> None:
+    question = "select host(inet_server_addr())"
+    identity = cluster.observe().identity
+    assert cluster.system.ask(question, "live") == "127.0.0.11"
+    cluster.recover(cluster.way("failover", Wish(rpo=30.0)), identity)
+    assert cluster.system.ask(question, "live") == "127.0.0.12"
+
+
 def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     wrong = cluster.sandbox.place / "wrong"
     wrong.write_text("not it\n")
