@@ -177,9 +177,16 @@ class System(ABC):
     def apply(self, change: Change) -> Iterator[Progress]:
         """Call the change's verb. Only the runner does this."""
         self._bind(change.verb, change.arguments)
-        outcome = getattr(self, change.verb)(**change.arguments)
-        if outcome is not None:
-            yield from outcome
+        self.forget()
+        try:
+            outcome = getattr(self, change.verb)(**change.arguments)
+            if outcome is not None:
+                yield from outcome
+        finally:
+            self.forget()
+
+    def forget(self) -> None:  # noqa: B027  most systems remember nothing
+        """Forget what was seen of it: it is being changed."""
 
     def forecast(self, state: State, change: Change) -> State:
         """What `observe` will say after `change`, so that a whole chain can be planned before any of it is done."""

@@ -240,10 +240,7 @@ class Postgres(Restorable):
 
     # --- act -----------------------------------------------------------------------------------------------------
 
-    def apply(self, change: Change) -> Iterator[Progress]:
-        """As every system's; what was seen before is forgotten."""
-        self._seen = None
-        yield from super().apply(change)
+    def forget(self) -> None:
         self._seen = None
 
     @verb(deadline=120.0)
