@@ -129,6 +129,8 @@ class Machine:
         shadow = (etc / "shadow").read_text().splitlines()
         lines = ["root:*:19000:0:99999:7:::" if line.startswith("root:") else line for line in shadow]
         (etc / "shadow").write_text("\n".join([*lines, ""]))
+        for name in (".bashrc", ".bash_profile", ".bash_login", ".profile"):  # its logins are not those of this machine
+            (self.root / "root" / name).unlink(missing_ok=True)
         (etc / "machine-id").write_text(f"{random.randrange(1 << 128):032x}\n")
         units = etc / "systemd" / "system"
         for wants in units.glob("*.wants"):

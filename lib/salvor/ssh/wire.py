@@ -56,12 +56,16 @@ class Wire(Link):
             request.add_string("exec")
             request.add_boolean(True)
             request.add_string(line)
-            channel.event.clear()
+            channel._event_pending()
             self.transport._send_user_message(request)
             if not channel.event.wait(BEGINNING):
                 raise paramiko.SSHException(f"it did not say within {BEGINNING:.0f} s that it begins it")
-            if channel.closed:
-                raise paramiko.ChannelException(1, "it refuses to")
+            if not channel.event_ready:  # closed alone says nothing: a command may have ended by now
+                raise (
+                    paramiko.ChannelException(1, "it refuses to")
+                    if self.alive
+                    else EOFError("it closed the connection")
+                )
             return _ChannelPipe(channel)
         except (OSError, EOFError, paramiko.SSHException) as error:
             if self.alive and not isinstance(error, paramiko.ChannelException):
