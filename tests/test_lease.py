@@ -15,9 +15,9 @@ import boto3
 import pytest
 from moto import mock_aws
 from salvor import console, evidence, mirror_store, takeover
-from salvor.change import Level
-from salvor.errors import HeldError, UsageError
-from salvor.journal import FILE, incidents
+from salvor.change import Change, Level
+from salvor.errors import HeldError, PlanMovedError, UsageError
+from salvor.journal import FILE, Journal, incidents
 from salvor.lease import Lease
 from salvor.show import Plain
 
@@ -108,6 +108,36 @@ def test_who_comes_second_is_told_and_may_take_over(place: World, here: Machine,
     assert journal.name == session.incident.id
     found = evidence.check(journal, mirror=there.environment["SALVOR_MIRROR"])
     assert not [finding for finding in found if finding.level is Level.FAIL]
+
+
+def test_who_was_taken_over_tells_nobody_that_it_failed(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+
+    class TakenOver(Plain):
+        def begun(self, change: Change) -> None:
+            super().begun(change)
+            if change.verb == "stage":
+                assert there.inv("incident.take", f"--incident={session.incident.id}").returncode == 0
+
+    session.runner.watcher = TakenOver()
+    with pytest.raises(HeldError, match="kim@there"):
+        console.recover(session, Plain(), yes=True)
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+    assert "failed" not in place.letters
+    assert Journal.read(session.incident.folder).of("owed") == [], "nor will it"
+
+
+def test_what_another_machine_ended_is_not_begun_again(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+    with session.begin():
+        session.act("assess")
+    stale = place.session()
+    assert stale.incident.id == session.incident.id
+    there.inv("incident.take", f"--incident={session.incident.id}")
+    assert there.inv("undo", f"--incident={session.incident.id}", "--yes").returncode == 0
+    with pytest.raises(PlanMovedError, match="undone"), stale.begin():
+        pass
+    assert place.live == BAD
 
 
 def test_the_first_machine_finds_what_the_other_did(place: World, here: Machine, there: Machine) -> None:

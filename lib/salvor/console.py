@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from salvor import clock, show
 from salvor.change import Change, Decision, plan_hash
-from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
+from salvor.errors import CannotError, HeldError, PlanMovedError, SalvorError, UsageError
 from salvor.run import Plan, PlannedStep, Watcher, describe
 from salvor.secrets import mask
 from salvor.session import Session
@@ -209,9 +209,13 @@ def shortest(path: Path) -> str:
 
 @contextlib.contextmanager
 def telling_failure(session: Session) -> Iterator[None]:
-    """When a recovery fails, tell the people who must know; the error goes on."""
+    """When a recovery fails, tell the people who must know; the error goes on. It has not failed when somebody else
+    took it over.
+    """
     try:
         yield
+    except HeldError:
+        raise
     except Exception:
         session.tell("failed")
         raise

@@ -61,7 +61,8 @@ def _opened(line: Mapping[str, Any], change: str) -> str:
 
 def _taken(line: Mapping[str, Any], change: str) -> str:
     holder = line["holder"]
-    return f"taken over on {line['where']}" + (f" from {holder['by']} on {holder['host']}" if holder else "")
+    from_whom = f" from {holder.get('by')} on {holder.get('host', '?')}" if holder else ""
+    return f"taken over on {line['where']}{from_whom}"
 
 
 def _step(line: Mapping[str, Any], change: str) -> str:

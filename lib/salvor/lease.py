@@ -51,7 +51,7 @@ class Lease:
         while True:
             number, holder, is_over = self._newest()
             holder = {} if is_over else holder
-            if holder and not take and not self._left_here(holder):
+            if holder and not take and not self.left_here(holder):
                 raise self._held(holder)
             if self._make(f"{number + 1:06d}-held.json", since=clock.write_time(clock.now()), incident=self.incident):
                 self._number = number + 1
@@ -106,7 +106,8 @@ class Lease:
         content = json.dumps({**self._me, **said}).encode() + b"\n"
         return within(_DEADLINE, lambda: self._store.create(name, content))
 
-    def _left_here(self, holder: dict[str, Any]) -> bool:
+    def left_here(self, holder: dict[str, Any]) -> bool:
+        """Whether a process of these same incidents held it: it has ended, for whoever asks has the lock."""
         return all(holder.get(name) == self._me[name] for name in ("host", "folder"))
 
     def _held(self, holder: dict[str, Any]) -> HeldError:

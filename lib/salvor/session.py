@@ -159,7 +159,14 @@ class Session:
                 bring(folder / journal.FILE, mirror, tell)
             opened = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
             try:
+                ended = self.incident.over
                 self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
+                if self.incident.over != ended:
+                    raise PlanMovedError(
+                        f"{self.incident.id} is {self.incident.over}, by somebody else meanwhile.",
+                        safe="nothing was changed",
+                        hint=f"inv incident.show --incident={self.incident.id}",
+                    )
                 opened.append("resumed", where=socket.gethostname())
             except BaseException:  # Ctrl-C in a notebook, whose kernel lives on and would hold the journal
                 opened.close()

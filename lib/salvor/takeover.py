@@ -50,5 +50,9 @@ def take(incident: str, tell: Callable[[str], None]) -> None:
                 journal.append("taken", holder=holder, where=socket.gethostname())
         finally:
             lease.release()
-    who = f"{holder.get('by')} on {holder.get('host')} stops before the next change" if holder else "nobody held it"
-    tell(f"{incident} is yours: {who}.\nHINT: inv restore --incident={incident}")
+    who = f"{holder.get('by')} on {holder.get('host', '?')} stops before the next change"
+    if not holder or lease.left_here(holder):
+        who = "nobody works on it"
+    is_recovery = opened.get("purpose") in ("incident", "drill")
+    tell(f"{incident} is yours: {who}.")
+    tell(f"HINT: {f'inv restore --incident={incident}' if is_recovery else 'the same command as theirs'}")

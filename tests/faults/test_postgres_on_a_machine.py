@@ -5,16 +5,14 @@ lost, the network cut midway, the machine dead midway. The chain is that of `inv
 from __future__ import annotations
 
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
 import psycopg
 import pytest
 from salvor import clock, console, maintenance, session
-from salvor.change import Change
 from salvor.errors import SalvorError
 from salvor.shell import Shell
 from salvor.show import Plain
@@ -22,6 +20,7 @@ from salvor.ssh.host import Host
 
 from tests import machine
 from tests.machine import Machine
+from tests.meddler import Meddler
 
 pytestmark = pytest.mark.timeout(280)
 PROGRAMS = "/usr/lib/postgresql/15/bin"
@@ -172,21 +171,6 @@ def ready(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
     maintenance.backup("orders", "shop", "full", Plain())
     return shop
-
-
-class Meddler(Plain):
-    """Does something a moment after a verb has begun, once."""
-
-    def __init__(self, verb: str, meddle: Callable[[], None]) -> None:
-        super().__init__()
-        self.verb, self.meddle = verb, meddle
-        self.meddled: threading.Thread | None = None
-
-    def begun(self, change: Change) -> None:
-        super().begun(change)
-        if change.verb == self.verb and not self.meddled:
-            self.meddled = threading.Timer(0.3, self.meddle)
-            self.meddled.start()
 
 
 def recover(shown: Plain, failed_at: datetime | None = None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -12,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from salvor import console, session
-from salvor.change import Change
 from salvor.errors import SalvorError
 from salvor.sandbox import database, disasters, survivors
 from salvor.sandbox.layout import ADDRESSES, Layout
@@ -20,6 +18,7 @@ from salvor.session import Session
 from salvor.show import Plain
 
 from tests import ssh_server
+from tests.meddler import Meddler
 from tests.sandbox.test_recovery import ask, messages, serves_again
 
 ROOT = Path(__file__).parents[2]
@@ -45,21 +44,6 @@ def hosts(
         (inventory / "platform.yaml").write_text(text)
         monkeypatch.setenv("SALVOR_INVENTORY", str(inventory.parent))
         yield found
-
-
-class Meddler(Plain):
-    """Does something half a second after a verb has begun, once."""
-
-    def __init__(self, verb: str, meddle: Callable[[], None]) -> None:
-        super().__init__()
-        self.verb, self.meddle = verb, meddle
-        self.meddled: threading.Thread | None = None
-
-    def begun(self, change: Change) -> None:
-        super().begun(change)
-        if change.verb == self.verb and not self.meddled:
-            self.meddled = threading.Timer(0.5, self.meddle)
-            self.meddled.start()
 
 
 def recover(shown: Plain, **wishes: object) -> Session:

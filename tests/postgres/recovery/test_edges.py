@@ -33,6 +33,8 @@ def stage(cluster: Cluster, wish: Wish = WISH) -> list[Finding]:
 
 
 def test_targets_by_name_and_by_lsn(cluster: Cluster) -> None:
+    with cluster.server("a").session("orders", writes=True) as connection:  # of which a stage has no pages
+        connection.execute("create unlogged table scratch as select generate_series(1, 1000)")
     cluster.write("a", 5)
     with cluster.server("a").session(writes=True) as connection:
         row = connection.execute("select pg_create_restore_point('before-release')::text").fetchone()

@@ -34,6 +34,17 @@ def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster) -> None:
     cluster.do("promote", **way.promote)  # a second call finds its work done
 
 
+def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    with cluster.server("b").session() as connection:
+        connection.execute("select pg_wal_replay_pause()")
+    cluster.write("a", 20)
+    cluster.crash("a")
+    cluster.recover(cluster.way("failover", WISH), cluster.observe().identity)
+    assert is_up(cluster.observe()) and cluster.observe().address == "127.0.0.12"
+    assert cluster.missing("b") == set()
+
+
 def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Cluster) -> None:
     identity = cluster.observe().identity
     session = cluster.shop("a")
