@@ -37,7 +37,7 @@ MAY = {
 }
 # What systems share with each other, and must not: the chain, the terminal, the record.
 NOT_FOR_SYSTEMS = {
-    "aftermath", "arguments", "console", "drill", "history", "incident", "inventory", "journal", "live", "maintenance",
+    "aftermath", "arguments", "commands", "console", "drill", "history", "incident", "inventory", "journal", "live", "maintenance",
     "notebook", "record", "run", "sandbox", "session", "show", "steps", "story",
 }  # fmt: skip
 ENGINES = {"host", "postgres"}

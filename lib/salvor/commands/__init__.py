@@ -1,0 +1,65 @@
+"""What `inv` offers, a file a theme. Thin: parse, call, show; everything else is imported when a task runs."""
+
+# Imports stand inside the tasks on purpose: `inv --list` must answer at once.
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from invoke.collection import Collection
+from invoke.tasks import task
+
+_Body = TypeVar("_Body", bound=Callable[..., None])
+
+_HELP = {
+    "service": "the service, as the inventory names it",
+    "platform": "the platform: a folder or file of inventory/",
+    "incident": "the id of an incident; without it, the open one of the service",
+    "from_": "what to restore from: latest, a backup id, a path, s3://... or file://...",
+    "at": "restore to this time (ISO 8601 with an offset)",
+    "target": "restore to this point: name:NAME or lsn:LSN",
+    "failed_at": "when the failure or damage began, if you know (ISO 8601 with an offset)",
+    "runbook": "the scenario: a file of runbooks/",
+    "plan": "show every change with its reason and its undo; write nothing",
+    "approve": "approve the plan with this hash",
+    "yes": "approve whatever the plan is; for machines",
+    "json": "one JSON object a line",
+    "override": "a named deviation with its reason, for example promote-without-fence=REASON",
+}
+
+
+def command(*positional: str, **help_: str) -> Callable[[_Body], _Body]:
+    """An invoke task with our help texts and exit codes."""
+
+    def make(body: _Body) -> _Body:
+        import functools
+        import inspect
+
+        @functools.wraps(body)
+        def wrapped(*arguments: Any, **named: Any) -> None:
+            from salvor.console import ends_with_exit_code
+
+            ends_with_exit_code(body)(*arguments, **named)
+
+        names = [name for name in inspect.signature(body).parameters if name != "c"]
+        texts = {name.rstrip("_"): help_.get(name, _HELP.get(name, "")) for name in names}
+        made = task(
+            wrapped,
+            positional=list(positional),
+            help={name: text for name, text in texts.items() if text},
+            auto_shortflags=False,
+        )
+        return cast(_Body, made)
+
+    return make
+
+
+def collection(name: str, *, default: Any = None, **tasks: Any) -> Collection:
+    """Commands that share a first word: `inv NAME.TASK`; `default` is what `inv NAME` alone does."""
+    made = Collection(name)
+    if default is not None:
+        made.add_task(default, name="show", default=True)
+    for task_name, one in tasks.items():
+        made.add_task(one, name=task_name.rstrip("_"))
+    return made

@@ -1,0 +1,67 @@
+"""The incidents that were written down: what happened in them, their records, and their seals."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from salvor.commands import collection, command
+
+
+@command()
+def incidents(c: Context, json: bool = False) -> None:
+    """List the incidents, the newest first."""
+    from salvor import aftermath, show
+
+    aftermath.list_incidents(show.choose(as_json=json))
+
+
+@command()
+def show(c: Context, incident: str = "", json: bool = False) -> None:
+    """What is done, owed and undoable in an incident, on one screen."""
+    from salvor import aftermath, show
+
+    aftermath.show_incident(incident, show.choose(as_json=json))
+
+
+@command(signers="an allowed_signers file: who may sign")
+def check(c: Context, incident: str = "", signers: str = "", json: bool = False) -> None:
+    """Check a journal: any edit, reordering or truncation is found."""
+    from salvor import aftermath, show
+
+    aftermath.check_incident(incident, signers, show.choose(as_json=json))
+
+
+@command(key="the SSH key to sign with (default: SALVOR_SIGNING_KEY, or ~/.ssh/id_ed25519)")
+def close(c: Context, incident: str = "", key: str = "", json: bool = False) -> None:
+    """Close an incident: seal and sign its journal, and make the final record."""
+    from salvor import aftermath, show
+
+    aftermath.close_incident(incident, key, show.choose(as_json=json))
+
+
+@command()
+def record(c: Context, incident: str = "", json: bool = False) -> None:
+    """Make an incident's record again: record.ipynb and record.html."""
+    from salvor import aftermath, show
+
+    aftermath.record_incident(incident, show.choose(as_json=json))
+
+
+@command()
+def take(c: Context, incident: str = "") -> None:
+    """Take an incident over from another machine: its journal comes from the mirror (SALVOR_MIRROR) that both share."""
+    from salvor import show, takeover
+    from salvor.console import one_of
+
+    takeover.take(one_of("incident", incident), show.choose().tell)
+
+
+@command(text="what to note, with who and why")
+def note(c: Context, incident: str = "", text: str = "") -> None:
+    """Write a note into an incident's journal."""
+    from salvor import aftermath, show
+
+    aftermath.note(incident, text, show.choose())
+
+
+TASKS = (incidents, collection("incident", show=show, check=check, close=close, record=record, note=note, take=take))

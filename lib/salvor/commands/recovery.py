@@ -1,0 +1,143 @@
+"""A recovery: the whole chain, its steps one by one, and the ways out of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from invoke.context import Context
+
+from salvor.commands import command
+
+if TYPE_CHECKING:
+    from salvor.session import Session
+    from salvor.show import Shown
+
+
+def _session(service: str, platform: str, incident: str, shown: Shown, **wishes: str) -> Session:
+    """The open incident, or a new one with these wishes."""
+    from salvor import console, session
+    from salvor.arguments import wish
+
+    if incident and not service:
+        platform, service = session.of_incident(incident)
+    wished, failed_at = wish(**wishes)
+    return session.open_session(
+        console.one_of("service", service),
+        shown,
+        platform=platform,
+        wish=wished,
+        failed_at=failed_at,
+        runbook_name=wishes.get("runbook", ""),
+        incident=incident,
+    )
+
+
+@command()
+def assess(c: Context, service: str = "", platform: str = "sandbox", incident: str = "", json: bool = False) -> None:
+    """Look at a service: what is broken, and which way leads back. Changes and writes nothing."""
+    from salvor import console, show
+
+    shown = show.choose(as_json=json)
+    console.assess(_session(service, platform, incident, shown), shown)
+
+
+def _step(name: str, summary: str) -> Callable[..., None]:
+    """A task that carries one step out alone, on the open incident."""
+
+    def body(
+        c: Context,
+        service: str = "",
+        platform: str = "sandbox",
+        incident: str = "",
+        plan: bool = False,
+        approve: str = "",
+        yes: bool = False,
+        json: bool = False,
+    ) -> None:
+        from salvor import console, show
+
+        shown = show.choose(as_json=json)
+        console.recover(
+            _session(service, platform, incident, shown), shown, name, plan_only=plan, approve=approve, yes=yes
+        )
+
+    body.__name__, body.__doc__ = name, summary
+    return command()(body)
+
+
+isolate = _step("isolate", "Fence what is broken, so that nothing more diverges (one step of restore).")
+verify = _step(
+    "verify", "Prove what is staged: integrity, content, freshness, the service's checks (one step of restore)."
+)
+reroute = _step("reroute", "Cut over to what was proven, then point DNS there (one step of restore).")
+notify = _step("notify", "Send the messages that are owed (one step of restore).")
+
+
+@command(
+    step="only the step restore: stage the copy beside what is live",
+    notebook="carry it out by papermill, in notebooks/incident.ipynb",
+)
+def restore(
+    c: Context,
+    service: str = "",
+    from_: str = "",
+    at: str = "",
+    target: str = "",
+    failed_at: str = "",
+    runbook: str = "",
+    platform: str = "sandbox",
+    incident: str = "",
+    override: str = "",
+    step: bool = False,
+    notebook: bool = False,
+    plan: bool = False,
+    approve: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Bring a service back: the whole runbook. The same command again resumes where it was."""
+    from salvor import console, record, show
+
+    wishes = {
+        "source": from_,
+        "at": at,
+        "target": target,
+        "failed_at": failed_at,
+        "runbook": runbook,
+        "override": override,
+    }
+    if notebook:
+        given = {"service": service, "platform": platform, "incident": incident, "approve": "yes" if yes else approve}
+        sys.exit(record.run_notebook({**wishes, **given}))
+    shown = show.choose(as_json=json)
+    session = _session(service, platform, incident, shown, **wishes)
+    try:
+        console.recover(session, shown, *(["restore"] if step else []), plan_only=plan, approve=approve, yes=yes)
+    finally:
+        if session.journal and not step:
+            console.make_record(session, shown)
+
+
+@command()
+def undo(
+    c: Context, incident: str = "", plan: bool = False, approve: str = "", yes: bool = False, json: bool = False
+) -> None:
+    """Walk an incident's journal backwards: the world is as before it, where that is possible."""
+    from salvor import aftermath, show
+
+    aftermath.undo(incident, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
+
+
+@command()
+def discard(
+    c: Context, incident: str = "", plan: bool = False, approve: str = "", yes: bool = False, json: bool = False
+) -> None:
+    """Remove for good what an incident kept: the data that was live before it."""
+    from salvor import aftermath, show
+
+    aftermath.discard(incident, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
+
+
+TASKS = (assess, isolate, restore, verify, reroute, notify, undo, discard)

@@ -1,0 +1,57 @@
+"""Between incidents: back up, list what could be restored, drill, and become redundant again."""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from salvor.commands import command
+
+
+@command()
+def protect(
+    c: Context,
+    service: str = "",
+    platform: str = "sandbox",
+    plan: bool = False,
+    approve: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """After a recovery: rebuild standbys that no longer follow, and back up what is live now."""
+    from salvor import maintenance, show
+
+    maintenance.protect(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
+
+
+@command(kind="full, diff, incr (pgBackRest) or dump")
+def backup(c: Context, service: str = "", kind: str = "incr", platform: str = "sandbox", json: bool = False) -> None:
+    """Back a service up, with a fingerprint of its contents."""
+    from salvor import maintenance, show
+
+    maintenance.backup(service, platform, kind, show.choose(as_json=json))
+
+
+@command()
+def backups(c: Context, service: str = "", platform: str = "sandbox", json: bool = False) -> None:
+    """List the backups: age, size, window, last proof, against the service's RPO."""
+    from salvor import maintenance, show
+
+    maintenance.backups(service, platform, show.choose(as_json=json))
+
+
+@command(disaster="which disaster; empty: a wrong statement restored from backup, then a dead primary failed over")
+def drill(
+    c: Context,
+    service: str = "orders",
+    disaster: str = "",
+    platform: str = "sandbox",
+    keep: bool = False,
+    json: bool = False,
+) -> None:
+    """Break the sandbox and bring it back, with writes going on; count what survived."""
+    from salvor import drill, show
+
+    drill.run(service, platform, disaster, show.choose(as_json=json), keep=keep)
+
+
+TASKS = (protect, backup, backups, drill)
