@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from salvor import durable, executed, pages, record, story
+from salvor import durable, executed, pages, paper, record, story
 
 from tests import page_reader, told
 
@@ -112,7 +112,7 @@ def test_without_a_kernel_the_page_is_the_same(tmp_path: Path, name: str, page: 
 
 def test_a_kernel_that_never_answers_costs_the_notebook_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = of(tmp_path, "usual")
-    monkeypatch.setattr(record, "DEADLINE", 0.3)
+    monkeypatch.setattr(paper, "DEADLINE", 0.3)
     problem = record.make(folder)
     assert problem.startswith("record.ipynb: ") and "\n" not in problem
     html = (folder / record.PAGE).read_text()
@@ -133,7 +133,7 @@ def test_a_kernel_that_dies_costs_the_notebook_only(tmp_path: Path, monkeypatch:
 
 def test_what_cannot_be_written_is_said_and_never_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = of(tmp_path, "usual")
-    monkeypatch.setattr(record, "DEADLINE", 0.1)
+    monkeypatch.setattr(paper, "DEADLINE", 0.1)
     (folder / record.PAGE).mkdir()
     assert "record.html: " in record.make(folder)
     assert "record.html: " in record.make(tmp_path / "20261121T003300Z-nothing-0000")
@@ -143,7 +143,7 @@ def test_a_full_disk_leaves_the_old_record_whole(tmp_path: Path, monkeypatch: py
     folder = of(tmp_path, "usual")
     durable.replace(folder / record.PAGE, b"the old one")
     code = (
-        "import resource, sys; from pathlib import Path; from salvor import record; record.DEADLINE = 0.1\n"
+        "import resource, sys; from pathlib import Path; from salvor import paper, record; paper.DEADLINE = 0.1\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))\n"
         "print(record.make(Path(sys.argv[1])))"

@@ -1,6 +1,8 @@
-"""The notebook executed by papermill, and what came of it. Run as a module, it makes a record's parts after the fact.
+"""A notebook of ours executed by papermill, and what came of it. Run as a module, it is a process of its own for that.
 
-python -m salvor.executed INCIDENT FOLDER    writes FOLDER/record.ipynb and FOLDER/body.html
+python -m salvor.executed TEMPLATE PARAMETERS FOLDER
+
+executes notebooks/TEMPLATE.ipynb with PARAMETERS, a JSON object, into FOLDER/executed.ipynb and FOLDER/body.html.
 """
 
 from __future__ import annotations
@@ -16,17 +18,18 @@ from salvor import inventory, pages
 from salvor.errors import UsageError
 from salvor.secrets import mask_data
 
-NOTEBOOK = "record.ipynb"
+NOTEBOOK = "executed.ipynb"
 BODY = "body.html"
 
 
-def template() -> Path:
-    """The notebook as it is stored: without outputs."""
-    return inventory.root() / "notebooks" / "incident.ipynb"
+def template(name: str = "incident") -> Path:
+    """A notebook as it is stored: without outputs."""
+    return inventory.root() / "notebooks" / f"{name}.ipynb"
 
 
-def execute(parameters: Mapping[str, Any], output: Path, **options: Any) -> None:
-    """Let papermill execute the notebook into `output`, whose folder also takes Jupyter's files and should be private.
+def execute(parameters: Mapping[str, Any], output: Path, name: str = "incident", **options: Any) -> None:
+    """Let papermill execute notebooks/NAME.ipynb into `output`, whose folder also takes Jupyter's files and should be
+    private.
 
     Raises UsageError for a parameter that the notebook does not know, before anything runs; papermill's
     PapermillExecutionError when a cell raised; RuntimeError when the kernel ended.
@@ -38,10 +41,10 @@ def execute(parameters: Mapping[str, Any], output: Path, **options: Any) -> None
 
     from salvor.notebook import unknown_parameter
 
-    known = papermill.inspect_notebook(str(template()))
-    if unknown := [name for name in parameters if name not in known]:
+    known = papermill.inspect_notebook(str(template(name)))
+    if unknown := [each for each in parameters if each not in known]:
         hint = f"the parameters are {', '.join(known)}"
-        raise UsageError(unknown_parameter(unknown[0]), safe="nothing was changed", hint=hint)
+        raise UsageError(unknown_parameter(unknown[0], known), safe="nothing was changed", hint=hint)
     # By default a kernel talks over TCP on loopback, without encryption, where any user of the machine can listen.
     sockets = Config({"KernelManager": {"transport": "ipc", "ip": str(output.parent / "kernel")}})
     ours = {
@@ -50,7 +53,7 @@ def execute(parameters: Mapping[str, Any], output: Path, **options: Any) -> None
         "IPYTHONDIR": str(output.parent / "ipython"),  # none of the user's start-up files
     }
     # papermill fills braces in a path with parameters.
-    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (template(), output)]
+    paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (template(name), output)]
     before = dict(os.environ)
     os.environ |= ours
     try:
@@ -95,17 +98,17 @@ def incident_of(executed: bytes) -> str:
     return ""
 
 
-def _after_the_fact(incident: str, folder: Path) -> None:
-    raw = folder / "executed.ipynb"
-    execute({"incident": incident, "record": True}, raw)
-    notebook = masked(raw)
-    (folder / NOTEBOOK).write_bytes(notebook)
+def _execute_apart(name: str, parameters: Mapping[str, Any], folder: Path) -> None:
+    executed = folder / NOTEBOOK
+    execute(parameters, executed, name)
+    notebook = masked(executed)
+    executed.write_bytes(notebook)
     (folder / BODY).write_text(body(notebook), encoding="utf-8")
 
 
 if __name__ == "__main__":
     try:
-        _after_the_fact(sys.argv[1], Path(sys.argv[2]))
+        _execute_apart(sys.argv[1], json.loads(sys.argv[2]), Path(sys.argv[3]))
     except Exception as error:  # noqa: BLE001  said in words to the process that waits
-        name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
-        sys.exit(f"{name}: {said}")
+        kind, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)
+        sys.exit(f"{kind}: {said}")

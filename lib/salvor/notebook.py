@@ -10,7 +10,7 @@ import difflib
 import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -80,21 +80,20 @@ def _open(namespace: Mapping[str, Any]) -> Walk:
     return Live(given)
 
 
-def read_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
+def read_parameters(namespace: Mapping[str, Any], parameters: Mapping[str, type] = PARAMETERS) -> dict[str, Any]:
     """The parameters among the names of a notebook. Raises UsageError for one that is unknown or of a wrong type.
 
     papermill injects any parameter and only warns of an unknown one. What a person names in JupyterLab once the walk is
     open is theirs.
     """
-    is_new = not any(isinstance(value, Walk) for value in namespace.values())
+    is_new = not any(isinstance(value, Opened) for value in namespace.values())
     for name, value in namespace.items():
         plain = isinstance(value, (str, int, float, list, dict, tuple)) or value is None
-        if is_new and plain and name not in PARAMETERS and not name.startswith("_") and name not in _NOT_OURS:
-            raise UsageError(
-                unknown_parameter(name), safe="nothing was changed", hint=f"the parameters are {', '.join(PARAMETERS)}"
-            )
+        if is_new and plain and name not in parameters and not name.startswith("_") and name not in _NOT_OURS:
+            hint = f"the parameters are {', '.join(parameters)}"
+            raise UsageError(unknown_parameter(name, parameters), safe="nothing was changed", hint=hint)
     given: dict[str, Any] = {}
-    for name, kind in PARAMETERS.items():
+    for name, kind in parameters.items():
         value = namespace.get(name, kind())
         if type(value) is not kind:
             raise UsageError(
@@ -108,9 +107,9 @@ def read_parameters(namespace: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def unknown_parameter(name: str) -> str:
+def unknown_parameter(name: str, known: Iterable[str]) -> str:
     """What is wrong with a parameter that nobody knows, and which one was meant."""
-    close = difflib.get_close_matches(name, PARAMETERS, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"{clean(name)}: the notebook has no such parameter{f'; did you mean {close[0]}?' if close else '.'}"
 
 
@@ -149,7 +148,11 @@ def display_style() -> None:
 # ------------------------------------------------------------------------------------------------ the walk
 
 
-class Walk(ABC):
+class Opened:
+    """What the first cell of a notebook opens. From then on what a person names in it is theirs."""
+
+
+class Walk(Opened, ABC):
     """A walk through an incident, one section a step. `again` means the second time that the runbook has that step."""
 
     def __init__(self) -> None:

@@ -1,7 +1,5 @@
-"""The record of an incident, `record.ipynb` and `record.html`: its notebook, executed after the fact from the journal.
-
-Recovery never waits for its paperwork: nothing here raises into one, and a dead kernel or a full disk costs the
-picture, no more.
+"""The record of an incident, `record.ipynb` and `record.html`: its notebook, executed after the fact from the journal;
+and the notebook that carries one out.
 """
 
 from __future__ import annotations
@@ -12,57 +10,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salvor import durable, errors, executed, pages, shell, story
-from salvor.errors import SalvorError
-from salvor.secrets import mask
+from salvor import durable, errors, executed, pages, story
+from salvor.paper import Paper
 from salvor.show import Plain, clean
 
-NOTEBOOK = executed.NOTEBOOK
+NOTEBOOK = "record.ipynb"
 PAGE = "record.html"
 CARRIED_OUT = "carried-out.ipynb"
 """The notebook that carried the incident out, as papermill left it."""
-
-DEADLINE = 120.0
-"""Seconds until the notebook is given up and the page is made without it."""
 
 _STEPS = ("assess", "isolate", "restore", "verify", "reroute", "notify")
 
 
 def make(folder: Path) -> str:
-    """Write `record.ipynb` and `record.html` into an incident's folder, mode 600, each whole or not at all.
-
-    Returns "" when both are made, or else what is owed and why, for the journal; it never raises. Where the notebook
-    cannot be executed, the page is made without it, and says so.
-    """
-    problem, body = "", ""
-    try:
-        with tempfile.TemporaryDirectory(prefix="salvor-record-") as temporary:
-            # A process of its own, which the deadline ends whatever a kernel does.
-            argv = [sys.executable, "-m", "salvor.executed", folder.name, temporary]
-            shell.local().run(argv, deadline=DEADLINE, environment={"SALVOR_INCIDENTS": str(folder.parent)})
-            durable.replace(folder / NOTEBOOK, (Path(temporary) / NOTEBOOK).read_bytes())
-            body = (Path(temporary) / executed.BODY).read_text(encoding="utf-8")
-    except Exception as error:  # noqa: BLE001  whatever papermill, a kernel or a disk does is owed, and stops nothing
-        problem = f"{NOTEBOOK}: {_words(error)}"
-    try:
-        durable.replace(folder / PAGE, page(folder, body, problem).encode())
-    except Exception as error:  # noqa: BLE001
-        problem = "; ".join(filter(None, [problem, f"{PAGE}: {_words(error)}"]))
-    return problem
-
-
-def _words(error: Exception) -> str:
-    """An error in one line."""
-    text = error.what if isinstance(error, SalvorError) else f"{type(error).__name__}: {error}"
-    return " ".join(mask(text).split())[:500]
+    """Write `record.ipynb` and `record.html` into an incident's folder. Returns "" or what is owed, as `Paper.make`."""
+    return PAPER.make(folder)
 
 
 def page(folder: Path, body: str = "", problem: str = "") -> str:
     """The page of an incident around `body`; without one it is made from the journal alone, and `problem` says why."""
-    told = story.read(folder)
-    note = f"The notebook could not be executed: this page was made from the journal without it. {problem}"
-    title = f"Incident record: {told.title or folder.name}"
-    return pages.page(title, pages.headline(told), body or _sections(folder), note if problem else "")
+    return PAPER.html(folder, body, problem)
 
 
 def _sections(folder: Path) -> str:
@@ -89,6 +56,18 @@ def _sections(folder: Path) -> str:
             part("The seal", "seal", story=told, found=evidence.check(folder)),
         ]
     )
+
+
+def _headline(folder: Path) -> tuple[str, str]:
+    told = story.read(folder)
+    return f"Incident record: {told.title or folder.name}", pages.headline(told)
+
+
+def _parameters(folder: Path) -> dict[str, Any]:
+    return {"incident": folder.name, "record": True}
+
+
+PAPER = Paper("incident", NOTEBOOK, PAGE, _headline, _sections, _parameters)
 
 
 def run_notebook(parameters: Mapping[str, Any]) -> int:
