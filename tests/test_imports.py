@@ -37,11 +37,11 @@ MAY = {
 }
 # What systems share with each other, and must not: the chain, the terminal, the record.
 NOT_FOR_SYSTEMS = {
-    "aftermath", "arguments", "commands", "console", "drill", "history", "incident", "inventory", "journal", "live", "maintenance",
-    "notebook", "record", "run", "sandbox", "session", "show", "steps", "story",
+    "aftermath", "arguments", "commands", "console", "drill", "history", "incident", "inventory", "journal", "live",
+    "maintenance", "notebook", "record", "run", "sandbox", "session", "show", "steps", "story",
 }  # fmt: skip
-ENGINES = {"host", "postgres"}
-"""The packages that belong to one kind of system, and bear its name."""
+ENGINES = {"files": {"files"}, "host": {"host", "application"}, "postgres": {"postgres"}}
+"""The packages that belong to some kinds of system, and to which: the first bears its name."""
 
 
 def imported(source: str, package: str = "") -> Iterator[tuple[int, str]]:
@@ -86,7 +86,8 @@ def breaches(path: Path, source: str) -> list[str]:
         wrong = (part in MAY and not within(name, MAY[part])) or (part == "system" and name.startswith("systems."))
         if part.startswith("systems.") or part in ENGINES:
             own = part.removeprefix("systems.")
-            wrong = within(name, NOT_FOR_SYSTEMS | (ENGINES - {own})) or (
+            others = {package for package, users in ENGINES.items() if own not in users}
+            wrong = within(name, NOT_FOR_SYSTEMS | (others - {own})) or (
                 part in ENGINES and within(name, {"systems"}) and not within(name, {f"systems.{own}"})
             )
         if wrong:

@@ -173,7 +173,8 @@ WRONG = [
     ("rto: 5m", "rto: yes", "9:10", "is not a duration", "mend"),
     ("rto: 5m", "rto:", "9:10", "is not a duration", "mend"),
     ("rto: 5m, ", "", "9:3", "rto: this setting is missing", "add rto: to auth"),
-    ("systems: [orders-db]}", "systems: []}", "9:27", "at least 1 item", "mend"),
+    ("systems: [orders-db]}", "systems: []}", "9:3", "lives in no system and in no application", "what it is made of"),
+    ("systems: [orders-db]}", "systems: [orders-db], applications: [orders-db]}", "9:64", "is no program", "remove it"),
     ("systems: [orders-db]}", "systems: orders-db}", "9:27", "systems: ", ""),
     ("systems: [orders-db]}", "systems: [no]}", "9:37", "valid string", "in quotes"),
     (

@@ -17,7 +17,7 @@ from salvor import checks, clock
 from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
-from salvor.system import FORECAST, Context, Outbox, Restorable, Route, System, Wish
+from salvor.system import FORECAST, Application, Context, Outbox, Restorable, Route, System, Wish
 
 
 def new_id(service: str) -> str:
@@ -67,6 +67,10 @@ class Incident:
     """The keys of the changes that were approved, by the hash of their plan."""
     interrupted: dict[str, tuple[str, Change]] = field(default_factory=dict)
     """What was begun and not seen to end, by its key: the step, and the change."""
+    _halted: set[str] = field(default_factory=set, repr=False)
+    """The applications that this incident stopped, or began to."""
+    _to_halt: set[str] = field(default_factory=set, repr=False)
+    """Those that it would stop, in a plan."""
     _proven: set[str] = field(default_factory=set, repr=False)
     _proving: dict[str, bool] = field(default_factory=dict, repr=False)
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
@@ -87,6 +91,22 @@ class Incident:
     def systems(self) -> list[Restorable]:
         """The systems that the service's data lives in."""
         return [system for system in map(self.system, self.service.systems) if isinstance(system, Restorable)]
+
+    @property
+    def own_applications(self) -> list[Application]:
+        """The programs that are this service."""
+        return [one for one in map(self.system, self.service.applications) if isinstance(one, Application)]
+
+    @property
+    def applications(self) -> list[Application]:
+        """The programs to stop before the cutover and to start after it: the service's own, and whichever work on data
+        that is swapped; each after those of the services that its own depends on.
+        """
+        swapped = {broken.system.name for broken in self.broken if broken.decision.way.arguments is not None}
+        names = [name for service in self.platform.in_order() for name in service.applications]
+        known = [one for one in map(self.system, dict.fromkeys(names)) if isinstance(one, Application)]
+        own = self.service.applications
+        return [one for one in known if one.name in own or swapped & set(one.uses)]
 
     @property
     def routes(self) -> list[Route]:
@@ -140,6 +160,7 @@ class Incident:
     def look_again(self) -> None:
         """Forget what was seen and foreseen: the next `observe` looks at the world."""
         self._seen.clear()
+        self._to_halt.clear()
 
     def foresee(self, change: Change) -> None:
         """Let `observe` answer as if `change` were done, so that the rest of a chain can be planned."""
@@ -158,11 +179,15 @@ class Incident:
             )
         else:
             state = system.forecast(state, change)
+            if change.verb == "stop" and isinstance(system, Application):
+                self._to_halt.add(system.name)
         self._seen[change.system] = state
 
     def depends(self, system: str, on: str) -> bool:
-        """Whether `system` must wait for `on`: a route waits for what it leads to."""
-        needs = self.system(system).depends_on
+        """Whether `system` must wait for `on`: a route waits for what it leads to, a program for those of the services
+        that its own depends on.
+        """
+        needs = (*self.system(system).depends_on, *self.platform.applications_before(system))
         return on in needs or any(self.depends(need, on) for need in needs if need != system)
 
     def _address_of(self, name: str) -> str | None:
@@ -216,9 +241,39 @@ class Incident:
 
     @property
     def is_cut_over(self) -> bool:
-        """Whether every broken system is in place again and every route leads to it."""
+        """Whether every broken system is in place again, every program runs, and every route leads there."""
         led = all(self.observe(route).reachable is Reachable.UP for route in self.routes)
-        return bool(self.broken) and all(map(self.is_in_place, self.broken)) and led and not any(self.turns())
+        runs = all(self.observe(application).reachable is Reachable.UP for application in self.due())
+        placed = bool(self.decisions) and all(map(self.is_in_place, self.broken))
+        return placed and runs and led and not any(self.turns())
+
+    def due(self) -> list[Application]:
+        """The programs that have to run once the data is back: those that did not when it was assessed, or hung, and
+        those that this incident stopped. What somebody else had stopped stays so.
+        """
+        halted = self._halted | self._to_halt
+        return [one for one in self.applications if one.name in self.decisions or one.name in halted]
+
+    def to_stop(self) -> list[Application]:
+        """The programs that run and may not: they hang, or work on data that is still to be swapped. Those of which
+        that cannot be told are among them.
+        """
+        swapped = {
+            broken.system.name
+            for broken in self.broken
+            if broken.decision.way.arguments is not None and not self.is_placed(broken)
+        }
+        return [
+            one
+            for one in reversed(self.applications)
+            if self.observe(one).reachable is not Reachable.DOWN and (swapped & set(one.uses) or self._hangs(one))
+        ]
+
+    def _hangs(self, application: Application) -> bool:
+        """Whether the very run goes on that was pinned for a restart."""
+        decision = self.decisions.get(application.name)
+        run = self.observe(application).details.get("run")
+        return bool(decision and decision.way.name == RESTART and run == decision.way.identity)
 
     def turns(self) -> Iterator[Change]:
         """The changes that would point the routes at what is live now; none for a route that does not answer."""
@@ -305,7 +360,10 @@ class Incident:
             case "intent" if line.get("undoing"):
                 self.recovered_once = False  # it is on its way back
             case "intent":
-                self.interrupted[line["change"]["key"]] = line["step"], Change.from_json(line["change"])
+                change = Change.from_json(line["change"])
+                self.interrupted[line["change"]["key"]] = line["step"], change
+                if change.verb == "stop":
+                    self._halted.add(change.system)
             case "outcome" | "observed" if not line.get("undoing"):
                 self.interrupted.pop(line["key"], None)
             case "closed" | "undone" | "discarded":
@@ -328,7 +386,7 @@ class Incident:
         """Take in a whole journal, and forget what this process decided without writing it down."""
         self.decisions, self.findings, self.measured, self.approvals = {}, [], {}, {}
         self.recovered_once, self.over = False, ""
-        self._proven, self._proving, self.interrupted = set(), {}, {}
+        self._proven, self._proving, self.interrupted, self._halted = set(), {}, {}, set()
         for line in lines:
             self.learn(line)
 
@@ -348,6 +406,8 @@ class Incident:
         }
 
 
+RESTART = "restart"
+"""The way back of a program that runs and does not do its work."""
 _FRAME = ("n", "at", "by", "kind", "previous")
 
 

@@ -15,7 +15,7 @@ from salvor import clock, located_yaml, secrets
 from salvor.checks import Check
 from salvor.errors import SalvorError, UsageError
 from salvor.located_yaml import Document, Location
-from salvor.system import Context, Outbox, Restorable, Route, Settings, System, kind
+from salvor.system import Application, Context, Outbox, Restorable, Route, Settings, System, kind
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -46,7 +46,8 @@ class Service(BaseModel):
     rto: Duration
     rpo: Duration
     depends_on: tuple[Name, ...] = ()
-    systems: tuple[Name, ...] = Field(min_length=1)
+    systems: tuple[Name, ...] = ()
+    applications: tuple[Name, ...] = ()
     routes: tuple[Name, ...] = ()
     messages: Name | None = None
     checks: tuple[Check, ...] = ()
@@ -71,6 +72,31 @@ class Platform:
                 f"--service: the platform {self.name!r} has no service {name!r}.", hint=f"its services are: {known}"
             )
         return self.services[name]
+
+    def in_order(self) -> list[Service]:
+        """The services in the order in which they are brought back: each after those that it depends on, the lower tier
+        first, else as the inventory has them.
+        """
+        found: dict[str, Service] = {}
+
+        def visit(service: Service) -> None:
+            for name in service.depends_on:
+                visit(self.services[name])
+            found.setdefault(service.name, service)
+
+        for service in sorted(self.services.values(), key=lambda service: service.tier):
+            visit(service)
+        return list(found.values())
+
+    def applications_before(self, application: str) -> set[str]:
+        """The programs that run before this one does: those of the services that its own depend on."""
+        return {
+            before
+            for service in self.services.values()
+            if application in service.applications
+            for name in service.depends_on
+            for before in self.services[name].applications
+        } - {application}
 
     def open(self, system: str, context: Context) -> System:
         """The system of that name, ready to be looked at, working for the incident that `context` names.
@@ -194,6 +220,7 @@ class _Builder:
         services = {name: self.service(name, entry) for name, entry in entries["services"].items()}
         for name, one in settings.items():
             self.leads(name, one, settings)
+            self.uses(name, one, settings)
         for service in services.values():
             self.references(service, settings, services)
             self.roles(service, settings)
@@ -281,6 +308,7 @@ class _Builder:
         for key, names_, known in (
             ("depends_on", service.depends_on, services),
             ("systems", service.systems, settings),
+            ("applications", service.applications, settings),
             ("routes", service.routes, settings),
             ("messages", (service.messages,) if service.messages else (), settings),
         ):
@@ -302,6 +330,7 @@ class _Builder:
         messages = (service.messages,) if service.messages else ()
         for key, names_, role, what in (
             ("systems", service.systems, Restorable, "holds no data that could be restored"),
+            ("applications", service.applications, Application, "is no program that could be started"),
             ("routes", service.routes, Route, "is no route that leads users anywhere"),
             ("messages", messages, Outbox, "sends no messages"),
         ):
@@ -318,6 +347,12 @@ class _Builder:
         """Refuse a check of a system that the service does not live in, and two checks of one name: of two, one verdict
         would hide the other.
         """
+        if not (service.systems or service.applications):
+            raise self.error(
+                ("services", service.name),
+                f"{service.name!r} lives in no system and in no application.",
+                hint="name what it is made of: systems: [...], applications: [...]",
+            )
         seen: set[str] = set()
         for index, check in enumerate(service.checks):
             location: Location = ("services", service.name, "checks", index)
@@ -348,6 +383,17 @@ class _Builder:
                 )
             way.append(to)
             settings = known[to]
+
+    def uses(self, name: str, settings: Settings, known: Mapping[str, Settings]) -> None:
+        """Refuse a program that works on what is not described, or on what holds no data."""
+        for index, other in enumerate(getattr(settings, "uses", ())):
+            location: Location = ("systems", name, "uses", index)
+            if other not in known:
+                raise self.error(location, f"there is no system {other!r}.", hint=f"known are: {', '.join(known)}")
+            if not issubclass(kind(known[other].kind), Restorable):
+                raise self.error(
+                    location, f"{other!r} is a {known[other].kind}: it holds no data.", hint="name a system of data"
+                )
 
     def loops(self, services: Mapping[str, Service]) -> None:
         """Refuse a loop in depends_on, naming the way round."""

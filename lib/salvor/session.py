@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import clock, inventory, journal, lock, runbook_files
-from salvor.change import Change, Finding, Level, WayBack
+from salvor.change import Change, Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError, PlanMovedError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id, reopen
@@ -204,7 +204,7 @@ class Session:
         planned = self.runner.run(self.step(name))
         if name == "verify":
             self._note_proven()
-        if name == "reroute" and self.incident.broken and not self.incident.recovered_once:
+        if name == "reroute" and self.incident.decisions and not self.incident.recovered_once:
             self._measure_recovery()
         return planned
 
@@ -233,7 +233,8 @@ class Session:
         good_at, incident = clock.now(), self.incident
         newest = incident.measured.get("newest_commit")
         until = incident.wish.at or incident.failed_at or incident.detected_at
-        rpo = max(0.0, (min(until, incident.detected_at) - clock.read_time(newest)).total_seconds()) if newest else None
+        lost = (min(until, incident.detected_at) - clock.read_time(newest)).total_seconds() if newest else None
+        rpo = max(0.0, lost) if lost is not None else None if incident.broken else 0.0  # no data was touched
         self._measured(
             rto=round((good_at - incident.detected_at).total_seconds(), 3),
             rpo=round(rpo, 3) if rpo is not None else None,
@@ -371,7 +372,8 @@ def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History
 
 def _is_broken_again(incident: Incident) -> bool:
     """Whether a service that had recovered fails now: then what is live is not what this incident pinned."""
-    return not all(map(incident.is_in_place, incident.broken)) or any(
+    runs = (incident.observe(one).reachable is not Reachable.DOWN for one in incident.own_applications)
+    return not (all(map(incident.is_in_place, incident.broken)) and all(runs)) or any(
         incident.check(check, "live").level is Level.FAIL for check in incident.service.checks
     )
 

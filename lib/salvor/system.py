@@ -24,6 +24,7 @@ from salvor.change import (
     Change,
     Finding,
     Progress,
+    Reachable,
     Staged,
     State,
     Undo,
@@ -273,6 +274,29 @@ class Machine(System):
     def forecast(self, state: State, change: Change) -> State:
         """Whether others may reach it is what `writable` says of a machine."""
         return replace(state, writable={"fence": False, "unfence": True}.get(change.verb, state.writable))
+
+
+class Application(System):
+    """A program that users reach and that works on the data of other systems: it is stopped before these are cut over,
+    and started after. `details["run"]` of its state names the run that goes on (empty: that cannot be told), so that a
+    hanging run is stopped and not the one after it.
+
+    Verbs that every kind has: `start()`, `stop()`, `restart(run)`.
+    """
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The names of the systems whose data it works on."""
+        return tuple(self.settings.uses)
+
+    @property
+    def depends_on(self) -> tuple[str, ...]:
+        return self.uses
+
+    def forecast(self, state: State, change: Change) -> State:
+        """Whether it runs."""
+        runs = {"start": Reachable.UP, "restart": Reachable.UP, "stop": Reachable.DOWN}
+        return replace(state, reachable=runs.get(change.verb, state.reachable))
 
 
 FORECAST = "(will be known when it is made)"

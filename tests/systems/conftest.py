@@ -295,3 +295,23 @@ def host_case(old_machine: Machine, context: Context) -> Iterator[Case]:
         (up.change("fence", why="it may be hostile", undo=back, identity=identity),),
     )
     up.unfence(identity)
+
+
+@pytest.fixture
+def application_case(old_machine: Machine, context: Context) -> Iterator[Case]:
+    from salvor.systems.application import Application, ApplicationSettings
+
+    script = old_machine.root / "etc" / "init.d" / "shop"
+    script.write_text(machine.OLD_SCRIPT)
+    script.chmod(0o755)
+
+    def opened(address: str, settings: SshSettings) -> Application:
+        said = ApplicationSettings(kind="application", address=address, ssh=settings, service="shop")
+        return Application("api", said, context)
+
+    up = opened(old_machine.address, old_machine.settings)
+    up.start()
+    change = up.change("stop", why="it works on what is swapped", undo=Undo("start"))
+    yield Case(up, opened("127.0.0.1", SshSettings(port=1, user="nobody")), (change,))
+    up.stop()
+    script.unlink()

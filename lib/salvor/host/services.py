@@ -182,7 +182,7 @@ def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
         raise NotConvergedError(
             f"{name} on {shell.where} is {now.state} after its {action} by {now.manager}{': ' + told if told else '.'}",
             safe="nothing else was changed",
-            hint=f"there: {_WHY.get(now.manager, 'read its log').format(name)}",
+            hint=f"there: {WHY.get(now.manager, 'read its log').format(name)}",
         )
 
 
@@ -205,8 +205,9 @@ def _is(now: Service, wanted: str) -> bool:
     return now.state == wanted or (wanted == "stopped" and now.state == "failed")  # as one that was killed
 
 
-_WHY = {
+WHY = {
     "systemd": "journalctl -u {} -n 50",
     "supervisor": "supervisorctl tail {} stderr",
     "pm2": "pm2 logs {} --nostream",
 }
+"""Where each manager keeps what a service said last."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from salvor import clock
 from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.incident import Incident
-from salvor.system import Restorable, System
+from salvor.incident import RESTART, Incident
+from salvor.system import Application, Restorable, System
 
 
 def assess(incident: Incident) -> Iterator[Finding | Decision]:
@@ -16,21 +16,40 @@ def assess(incident: Incident) -> Iterator[Finding | Decision]:
 
     Plans no change. What was pinned once stays pinned: after the cutover the same name is a healthy system.
     """
-    needed = [(incident.system(name), service) for service in incident.needs for name in service.systems]
-    incident.observe_all([*(system for system, _ in needed), *incident.systems, *incident.routes])
+    needed = [
+        (incident.system(name), service)
+        for service in incident.needs
+        for name in (*service.systems, *service.applications)
+    ]
+    own = [*incident.systems, *incident.own_applications, *incident.routes]
+    incident.observe_all([*(system for system, _ in needed), *own])
     answers = list(zip(incident.service.checks, incident.check_all(incident.service.checks, "live"), strict=True))
     for system, service in needed:
         because = f"{incident.service.name} depends on {service.name}"
         yield _reachable(system, incident.observe(system), because)
     for route in incident.routes:
         yield _reachable(route, incident.observe(route))
-    for own in incident.systems:
-        yield from _look_at(incident, own, [answer for check, answer in answers if check.system == own.name])
-    yield from (answer for check, answer in answers if check.system is None)
+    refused: dict[str, list[WayBack]] = {}
+    for one in incident.systems:
+        yield from _look_at(incident, one, [answer for check, answer in answers if check.system == one.name], refused)
+    outside = [answer for check, answer in answers if check.system is None]
+    yield from outside
+    for application in incident.own_applications:
+        yield from _look_at_application(incident, application, outside)
+    if refused and not incident.decisions:
+        raise CannotError(
+            f"What was asked for is of no system of {incident.service.name}: {_told(refused)}.",
+            safe="nothing was changed",
+            hint=f"inv backups --service={incident.service.name} lists what can be restored",
+        )
 
 
-def _look_at(incident: Incident, system: Restorable, answers: list[Finding]) -> Iterator[Finding | Decision]:
-    """One system: does it answer, is its data right, and if it is broken, the way back."""
+def _look_at(
+    incident: Incident, system: Restorable, answers: list[Finding], refused: dict[str, list[WayBack]]
+) -> Iterator[Finding | Decision]:
+    """One system: does it answer, is its data right, and if it is broken, the way back. A healthy one of which the
+    operator asked for nothing that it has is left as it is, and noted in `refused`.
+    """
     state = incident.observe(system)
     yield _reachable(system, state)
     yield from answers
@@ -40,32 +59,73 @@ def _look_at(incident: Incident, system: Restorable, answers: list[Finding]) -> 
     asked_for = (
         incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.purpose == "drill"
     )
+    healthy = False
     if state.reachable is not Reachable.UP:
         told = state.summary
     elif state.writable is False:
         told = f"it takes no writes: {state.summary}"
     elif wrong:
-        told = "; ".join(
-            f"{finding.check}: {finding.figure or finding.detail} (limit {finding.limit or 'an answer'})"
-            for finding in wrong
-        )
+        told = _wrong(wrong)
     elif asked_for:
-        told = "it looks healthy; the operator asked for another state of its data"
+        told, healthy = "it looks healthy; the operator asked for another state of its data", True
     else:
         return
     sound = not wrong or _is_sound(incident, system, state)
     ways = system.ways_back(incident.whole_wish(live_is_sound=sound))
     possible = [way for way in ways if way.possible]
-    if not possible:
-        yield from (_way(system, way) for way in ways)
-        why = "; ".join(f"{way.name}: {way.why}" for way in ways)
+    yield from (_way(system, way, chosen=bool(possible) and way is possible[0]) for way in ways)
+    if possible:
+        others = tuple(way for way in ways if way is not possible[0])
+        yield Decision(system.name, state.identity, told, possible[0], others)
+    elif healthy and incident.wish.source != "latest":
+        refused[system.name] = ways
+    else:
         raise CannotError(
-            f"{system.name} is broken ({told}) and no way back is open: {why or 'the engine offers none'}.",
+            f"{system.name} is broken ({told}) and no way back is open: {_told({'': ways})}.",
             safe="nothing was changed",
             hint=_hint(incident, sound=sound),
         )
-    yield from (_way(system, way, chosen=way is possible[0]) for way in ways)
-    yield Decision(system.name, state.identity, told, possible[0], tuple(way for way in ways if way is not possible[0]))
+
+
+def _wrong(findings: list[Finding]) -> str:
+    return "; ".join(
+        f"{finding.check}: {finding.figure or finding.detail} (limit {finding.limit or 'an answer'})"
+        for finding in findings
+    )
+
+
+def _told(refused: Mapping[str, list[WayBack]]) -> str:
+    """Why each way is not possible."""
+    said = (f"{name} {way.name}: {way.why}".strip() for name, ways in refused.items() for way in ways)
+    return "; ".join(said) or "the engine offers none"
+
+
+def _look_at_application(
+    incident: Incident, application: Application, answers: list[Finding]
+) -> Iterator[Finding | Decision]:
+    """One program: does it run and, when all that it works on is sound, does it do its work."""
+    state = incident.observe(application)
+    yield _reachable(application, state)
+    if application.name in incident.decisions:
+        return
+    wrong = [finding for finding in answers if finding.level is Level.FAIL]
+    if state.reachable is Reachable.DOWN:
+        way = WayBack("start", True, "it is started once what it works on is there")
+        yield Decision(application.name, state.identity, state.summary, way)
+    elif wrong and _hangs(incident, state):
+        way = WayBack(RESTART, True, "it runs, and does not do its work", identity=state.details["run"])
+        yield Decision(application.name, state.identity, _wrong(wrong), way)
+
+
+def _hangs(incident: Incident, state: State) -> bool:
+    """Whether nothing but the program itself can be why a check does not pass, and its runs can be told apart."""
+    names = [name for service in incident.needs for name in (*service.systems, *service.applications)]
+    runs = state.reachable is Reachable.UP and state.details.get("run")
+    return (
+        bool(runs)
+        and not incident.broken
+        and all(incident.observe(incident.system(name)).reachable is Reachable.UP for name in names)
+    )
 
 
 def _hint(incident: Incident, *, sound: bool) -> str:

@@ -1,10 +1,10 @@
-"""Isolate: stop writes to what is broken, so that nothing more diverges."""
+"""Isolate: stop writes to what is broken, and the programs that work on it, so that nothing more diverges."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor.change import UNSEEN, Change, Finding, Level, Undo
+from salvor.change import UNSEEN, Change, Finding, Level, Reachable, Undo
 from salvor.incident import Incident
 
 
@@ -12,8 +12,16 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
     """Fence what is broken and still takes writes, or of which that cannot be told.
 
     What cannot be looked at now may be the broken one: it is fenced too, or else the step fails. Only a known other
-    identity is left alone: after the cutover the same name is a healthy system.
+    identity is left alone: after the cutover the same name is a healthy system. The programs that work on what is
+    swapped are stopped first: they would go on with what is kept.
     """
+    for application in incident.to_stop():
+        state = incident.observe(application)
+        if state.reachable is Reachable.UNKNOWN:
+            yield Finding(application.name, "stopped", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
+            continue
+        why = "it works on what is swapped" if application.name not in incident.decisions else "it does not do its work"
+        yield application.change("stop", why=why, undo=Undo("start"))
     for broken in incident.broken:
         state = incident.observe(broken.system)
         if UNSEEN not in (state.identity, broken.identity) and state.identity != broken.identity:

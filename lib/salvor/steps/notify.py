@@ -10,7 +10,7 @@ from salvor.incident import Incident
 
 def notify(incident: Incident) -> Iterator[Change]:
     """Tell those who must know: that it was declared and, once users are back, that it is over."""
-    if incident.outbox is None or not incident.broken:
+    if incident.outbox is None or not incident.decisions:
         return
     yield from incident.outbox.messages("declared")
     if incident.is_cut_over:

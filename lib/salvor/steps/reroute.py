@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from salvor import clock
-from salvor.change import Change, Finding, Level, Reachable
+from salvor.change import Change, Finding, Level, Reachable, Undo
 from salvor.checks import Check
 from salvor.incident import Incident
 
@@ -15,9 +15,9 @@ _BETWEEN_TRIES = 0.2
 
 
 def reroute(incident: Incident) -> Iterator[Change | Finding]:
-    """Promote each proven copy, then lead the users there.
+    """Promote each proven copy, start the programs that work on it, then lead the users there.
 
-    When both are done, the service's checks through the route. What `verify` has not passed is refused: its finding
+    When all is done, the service's checks through the route. What `verify` has not passed is refused: its finding
     fails, and nothing of it is cut over.
     """
     waiting = [broken for broken in incident.broken if not incident.is_in_place(broken)]
@@ -40,16 +40,23 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             no_undo=way.promote_no_undo,
             **way.promote,
         )
-    turned = False
-    for turn in incident.turns() if incident.broken else ():
-        turned = True
+    moved = False
+    for application in incident.due():
+        state = incident.observe(application)
+        if state.reachable is Reachable.UNKNOWN:
+            yield Finding(application.name, "runs", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
+        elif state.reachable is Reachable.DOWN:
+            moved = True
+            yield application.change("start", why=state.summary, undo=Undo("stop"))
+    for turn in incident.turns() if incident.decisions else ():
+        moved = True
         yield turn
-    for route in incident.routes if incident.broken else ():
+    for route in incident.routes if incident.decisions else ():
         state = incident.observe(route)
         if state.reachable is not Reachable.UP:
             why = f"nobody can tell where it leads, so it was not changed: {state.summary}"
             yield Finding(route.name, "leads to what is live", Level.UNKNOWN, detail=why)
-    if incident.broken and not (waiting or turned or incident.ahead):
+    if incident.decisions and not (waiting or moved or incident.ahead):
         for check in incident.service.checks:
             yield _with_patience(incident, check)
 

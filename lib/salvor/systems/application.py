@@ -1,0 +1,130 @@
+"""A program that users reach: it runs on a machine under systemd, supervisor, pm2 or a script of sysvinit."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from salvor import checks, clock, shell
+from salvor.change import UNSEEN, Level, Reachable, State
+from salvor.checks import Check
+from salvor.errors import NotConvergedError, SalvorError
+from salvor.host import services
+from salvor.host.services import Service
+from salvor.shell import Shell
+from salvor.ssh import host as way
+from salvor.ssh.settings import Address, SshSettings, User
+from salvor.system import Application as Role
+from salvor.system import Context, Settings, verb
+
+_CONNECTING = 5.0
+_TURNING = 90.0
+_BETWEEN_LOOKS = 0.2
+
+
+def _check_service(name: str) -> str:
+    if not services.NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a service")
+    return name
+
+
+class ApplicationSettings(Settings):
+    """A program as the inventory describes it. `address` (empty: this machine), `ssh` and `run_as` say how its machine
+    is reached, `service` what it is called there, `uses` the systems whose data it works on. `healthy`: the check that
+    it passes once it has started, within `starts_within` seconds.
+    """
+
+    kind: Literal["application"]
+    address: Address | Literal[""] = ""
+    ssh: SshSettings = SshSettings()
+    run_as: User | None = None
+    service: Annotated[str, AfterValidator(_check_service)]
+    uses: tuple[str, ...] = ()
+    healthy: Check | None = None
+    starts_within: Annotated[float, BeforeValidator(clock.read_duration), Field(gt=0, le=600)] = 30.0
+
+    @model_validator(mode="after")
+    def _asks_no_data(self) -> ApplicationSettings:
+        if self.healthy and self.healthy.system:
+            raise ValueError("healthy asks the program itself: by http, tcp or a command")
+        return self
+
+
+class Application(Role):
+    """One program on one machine."""
+
+    Settings = ApplicationSettings
+    settings: ApplicationSettings
+
+    def __init__(self, name: str, settings: Any, context: Context) -> None:
+        super().__init__(name, settings, context)
+        self._host = way.Host(settings.address, settings.ssh, settings.run_as)
+
+    @cached_property
+    def _shell(self) -> Shell:
+        return shell.on_demand(self.settings.address or "this machine", lambda: self._host.open(_CONNECTING))
+
+    def look(self) -> Service:
+        """How its service is. Raises CannotError, or OutcomeUnknownError, when its machine cannot be asked."""
+        return services.see(self._shell, self.settings.service)
+
+    def observe(self) -> State:
+        """Whether it runs. What we cannot ask is unknown; that nothing of its name is there is down."""
+        address = self.settings.address or None
+        try:
+            seen = self.look()
+        except SalvorError as error:
+            return State(Reachable.UNKNOWN, UNSEEN, None, error.what, address=address)
+        reachable = {"running": Reachable.UP, "starting": Reachable.UP, "unknown": Reachable.UNKNOWN}
+        summary = f"{seen.name} is {seen.state}" + (f" ({seen.manager})" if seen.manager != "none" else "")
+        return State(
+            reachable.get(seen.state, Reachable.DOWN),
+            f"{seen.name} of {seen.manager}" if seen.manager != "none" else "absent",
+            None,
+            summary,
+            address=address,
+            details={"state": seen.state, "run": seen.run},
+        )
+
+    @verb(deadline=180)
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it is healthy. Raises CannotError, or NotConvergedError when it
+        does not stay up, or is not healthy in time.
+        """
+        services.act(self._shell, self.settings.service, "start", deadline=_TURNING)
+        self._wait_until_healthy()
+
+    @verb(deadline=180)
+    def stop(self) -> None:
+        """Stop it, if it runs. Raises CannotError, or NotConvergedError when it goes on."""
+        services.act(self._shell, self.settings.service, "stop", deadline=_TURNING)
+
+    @verb(deadline=180)
+    def restart(self, run: str) -> None:
+        """Restart it if that run still goes on (empty: it is not known), and wait until it is healthy. Another run is a
+        restart that was made already. Raises CannotError, or NotConvergedError.
+        """
+        now = self.look()
+        if not (run and now.runs and now.run != run):
+            services.act(self._shell, self.settings.service, "restart", deadline=_TURNING)
+        self._wait_until_healthy()
+
+    def _wait_until_healthy(self) -> None:
+        check, until = self.settings.healthy, clock.monotonic() + self.settings.starts_within
+        while check and (found := checks.run(check, ask=_nobody, where="live")).level is not Level.PASS:
+            if clock.monotonic() > until:
+                reading = services.WHY.get(self.look().manager, "read its log").format(self.settings.service)
+                raise NotConvergedError(
+                    f"{self.name} was started and is not healthy after "
+                    f"{clock.write_duration(self.settings.starts_within)}: {found.figure} {found.detail}".rstrip(),
+                    safe="nothing else was changed",
+                    hint=f"there: {reading}",
+                )
+            time.sleep(_BETWEEN_LOOKS)
+
+
+def _nobody(statement: str, where: str) -> Any:
+    raise NotImplementedError
