@@ -38,12 +38,13 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, mode 600: the old content or the whole new one, whatever happens. Raises OSError."""
+def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Put `content` at `path`: the old content or the whole new one, whatever happens. Raises OSError."""
     beside = path.with_name(f".{path.name}.new")
     descriptor = _create(beside)
     try:
         _write(descriptor, content)
+        os.fchmod(descriptor, mode)
         os.fsync(descriptor)
         beside.replace(path)
     except OSError:

@@ -1,0 +1,49 @@
+import stat
+from pathlib import Path
+
+import pytest
+from salvor import prometheus, secrets
+from salvor.prometheus import Metric
+
+AGE = Metric(
+    "salvor_backup_age_seconds",
+    "Age of the newest\nusable backup.",
+    [({"service": "orders"}, 12), ({"service": "a"}, 3.5)],
+)
+
+
+def test_figures_are_written_as_prometheus_reads_them() -> None:
+    assert prometheus.text([AGE, Metric("salvor_looked_at", "When.", [({}, 1.5e9)])]) == (
+        "# HELP salvor_backup_age_seconds Age of the newest\\nusable backup.\n"
+        "# TYPE salvor_backup_age_seconds gauge\n"
+        'salvor_backup_age_seconds{service="orders"} 12.0\n'
+        'salvor_backup_age_seconds{service="a"} 3.5\n'
+        "# HELP salvor_looked_at When.\n"
+        "# TYPE salvor_looked_at gauge\n"
+        "salvor_looked_at 1500000000.0\n"
+    )
+
+
+def test_what_has_no_samples_is_left_out() -> None:
+    assert prometheus.text([Metric("salvor_nothing", "Nothing.", [])]) == ""
+
+
+def test_labels_are_escaped_and_masked() -> None:
+    secrets.remember("hunter2-of-prometheus")
+    metric = Metric("salvor_x", "X.", [({"why": 'a "b"\\c\nd hunter2-of-prometheus'}, 1)])
+    assert prometheus.text([metric]).splitlines()[-1] == r'salvor_x{why="a \"b\"\\c\nd [secret]"} 1.0'
+
+
+@pytest.mark.parametrize("wrong", [Metric("1x", "", [({}, 1)]), Metric("x", "", [({"a-b": ""}, 1)])])
+def test_a_name_that_prometheus_refuses_is_refused(wrong: Metric) -> None:
+    with pytest.raises(ValueError, match="no name for Prometheus"):
+        prometheus.text([wrong])
+
+
+def test_a_file_of_figures_can_be_read_by_the_exporter(tmp_path: Path) -> None:
+    path = tmp_path / "salvor.prom"
+    prometheus.write(path, [AGE])
+    prometheus.write(path, [AGE])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert path.read_text() == prometheus.text([AGE])
+    assert [one.name for one in tmp_path.iterdir()] == ["salvor.prom"]
