@@ -1,0 +1,148 @@
+"""Programs in the chain: stopped before what they work on is swapped, started after, restarted when they hang."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from salvor import aftermath, console
+from salvor.session import Session, open_session
+from salvor.show import Plain
+
+from tests import world
+from tests.world import BAD, GOOD, World
+
+PROGRAMS = """
+  shop: {{kind: program, path: {root}/shop, works_on: {root}/store, uses: [store]}}
+  office: {{kind: program, path: {root}/office, works_on: {root}/store, uses: [store]}}
+  reports: {{kind: program, path: {root}/reports, works_on: {root}/store, uses: [store]}}
+  guide: {{kind: program, path: {root}/guide, works_on: {root}/store}}
+services:
+  shop:
+    tier: 2
+    rto: 5m
+    rpo: 1d
+    depends_on: [things]
+    applications: [shop]
+    messages: post
+    checks:
+      - {{name: it sells, command: [grep, -q, "^run-[0-9]*$", "{root}/shop"]}}
+  office: {{tier: 3, rto: 5m, rpo: 1d, depends_on: [shop], applications: [office]}}
+  rest: {{tier: 3, rto: 5m, rpo: 1d, depends_on: [things], applications: [reports, guide]}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> Iterator[World]:
+    """The small world, with three services of programs: reports is stopped, the others run; guide uses no data."""
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path)
+    inventory = tmp_path / "inventory/world.yaml"
+    inventory.write_text(inventory.read_text().replace("services:\n", PROGRAMS.format(root=tmp_path), 1))
+    for name in ("shop", "office", "guide"):
+        (tmp_path / name).write_text("run-0")
+    (tmp_path / "reports").write_text("")
+    yield made
+
+
+def session(service: str) -> Session:
+    return open_session(service, Plain(), platform="world")
+
+
+def recover(service: str) -> str:
+    sitting = session(service)
+    console.recover(sitting, Plain(), yes=True)
+    return sitting.incident.id
+
+
+def runs(place: World) -> dict[str, str]:
+    return {name: (place.root / name).read_text() for name in ("shop", "office", "reports", "guide")}
+
+
+def acts(place: World, name: str) -> list[str]:
+    path = place.root / f"{name}.acts"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_programs_are_stopped_before_the_swap_and_started_after_in_their_order(place: World) -> None:
+    place.damage()
+    recover("things")
+    assert place.live == GOOD
+    for name in ("shop", "office"):
+        assert acts(place, name) == ["stop bad", "start good"]
+    began = {words[0] + " " + words[1]: float(words[2]) for words in _acts_of_all(place)}
+    assert began["shop start"] < began["office start"]
+    assert runs(place) == {"shop": "run-1", "office": "run-1", "reports": "", "guide": "run-0"}
+    assert place.letters == ["declared", "recovered"]
+
+
+def _acts_of_all(place: World) -> list[list[str]]:
+    return [line.split() for line in (place.root / "acts").read_text().splitlines()]
+
+
+def test_undo_leaves_the_programs_as_they_were(place: World) -> None:
+    place.damage()
+    aftermath.undo(recover("things"), Plain(), yes=True)
+    assert place.live == BAD
+    assert [bool(run) for run in runs(place).values()] == [True, True, False, True]
+    assert acts(place, "shop") == ["stop bad", "start good", "stop good", "start bad"]
+
+
+def test_a_program_that_was_killed_is_started_again_and_its_service_is_back(place: World) -> None:
+    (place.root / "shop").write_text("")
+    incident = recover("shop")
+    assert runs(place)["shop"] == "run-1"
+    assert acts(place, "office") == []
+    [journal] = place.journals()
+    [measured] = journal.of("measured")
+    assert journal.folder.name == incident
+    assert measured["rto"] >= 0 and measured["rpo"] == 0
+    assert place.letters == ["declared", "recovered"]
+
+
+def test_a_program_that_hangs_is_restarted_once(place: World) -> None:
+    (place.root / "shop").write_text("run-0 hung")
+    recover("shop")
+    assert acts(place, "shop") == ["stop good", "start good"]
+    recover("shop")
+    assert acts(place, "shop") == ["stop good", "start good"]
+
+
+def test_a_program_is_not_blamed_for_what_it_depends_on(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.root / "shop").write_text("run-0 hung")
+    (place.store / "live" / "data").unlink()
+    recover("shop")
+    assert acts(place, "shop") == []
+    assert "Nothing is broken in shop" in capsys.readouterr().out
+
+
+def test_what_is_dead_again_after_a_recovery_is_a_new_incident(place: World) -> None:
+    for _ in range(2):
+        (place.root / "shop").write_text("")
+        recover("shop")
+    assert len(place.journals()) == 2
+    assert runs(place)["shop"] == "run-2"
+
+
+def test_killed_between_stop_and_start_the_same_command_starts_what_it_stopped(place: World) -> None:
+    from tests.faults.test_kill_every_line import in_child
+
+    place.damage()
+
+    def restore(place: World) -> None:
+        os.environ.update(world.environment(place.root))
+        recover("things")
+
+    line = next(
+        line
+        for line in range(8, 40)
+        if in_child(place, restore, line, "after")[0] < 0 and acts(place, "shop") == ["stop bad"]
+    )
+    assert line
+    assert runs(place)["shop"] == ""
+    recover("things")
+    assert place.live == GOOD
+    assert runs(place) == {"shop": "run-1", "office": "run-1", "reports": "", "guide": "run-0"}
