@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from salvor import clock, show
-from salvor.change import Change, Decision, plan_hash
+from salvor.change import Change, Decision, Level, plan_hash
 from salvor.errors import CannotError, HeldError, PlanMovedError, SalvorError, UsageError
 from salvor.run import Plan, PlannedStep, Watcher, describe
 from salvor.secrets import mask
@@ -141,6 +141,7 @@ def recover(
     if plan_only:
         return
     if not plan.changes and not session.resumed and not any(step.decisions for step in plan.steps):
+        _refuse_what_is_not_its_own(session, plan)
         shown.tell(
             f"Nothing is broken in {incident.service.name}: nothing to do. "
             f"The word of assess: inv assess --service={incident.service.name}"
@@ -157,6 +158,23 @@ def recover(
             for name in names or [step.__name__ for step in session.runbook.steps]:
                 session.act(name)
     show_end(session, shown)
+
+
+def _refuse_what_is_not_its_own(session: Session, plan: Plan) -> None:
+    """Raise CannotError when the service does not do its work although nothing that it is made of is broken."""
+    service = session.incident.service
+    failed = {
+        finding.subject: finding for step in plan.steps for finding in step.findings if finding.level is Level.FAIL
+    }
+    if not failed:
+        return
+    broken = [one for one in session.incident.needs if failed.keys() & {*one.systems, *one.applications}]
+    told = "; ".join(f"{each.subject}: {each.check}: {each.figure or each.detail}" for each in failed.values())
+    raise CannotError(
+        f"Nothing that {service.name} is made of is broken, and it does not do its work: {told}.",
+        safe="nothing was changed",
+        hint=f"inv restore --service={broken[0].name}" if broken else f"inv assess --service={service.name}",
+    )
 
 
 def assess(session: Session, shown: Shown) -> None:
