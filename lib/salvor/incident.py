@@ -53,6 +53,8 @@ class Incident:
     operator: str
     folder: Path
     purpose: str = "incident"
+    scenario: str = ""
+    """What a drill plays: a disaster, or what is rehearsed."""
     detected_at: datetime = field(default_factory=clock.now)
     failed_at: datetime | None = None
     decisions: dict[str, Decision] = field(default_factory=dict)
@@ -398,6 +400,7 @@ class Incident:
             "service": self.service.name,
             "title": self.service.title or self.service.name,
             "purpose": self.purpose,
+            "scenario": self.scenario,
             "runbook": self.runbook,
             "wish": wish_to_json(self.wish),
             "detected_at": clock.write_time(self.detected_at),
@@ -423,6 +426,7 @@ def reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operat
         operator=operator,
         folder=folder,
         purpose=opened["purpose"],
+        scenario=opened.get("scenario", ""),
         detected_at=clock.read_time(opened["detected_at"]),
         failed_at=clock.read_time(opened["failed_at"]) if opened["failed_at"] else None,
     )

@@ -260,6 +260,7 @@ def open_session(
     runbook_name: str = "",
     incident: str = "",
     purpose: str = "incident",
+    scenario: str = "",
     anew: bool = False,
 ) -> Session:
     """The session for a service: its open incident resumed, or a new one prepared (nothing is written yet).
@@ -310,6 +311,7 @@ def open_session(
         operator=operator(),
         folder=incidents_folder() / new,
         purpose=purpose,
+        scenario=scenario,
         failed_at=failed_at,
     )
     return Session(made, book, Runner(made, watcher), history, others=others)

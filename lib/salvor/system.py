@@ -218,6 +218,10 @@ class Restorable(System):
         `where` is `live`, a stage's name, or `address:HOST`. Raises CannotError when there is no answer in time.
         """
 
+    def side_servers(self) -> list[str]:
+        """What runs for this incident's stages, or listens where only a stage would, in words. Reads only."""
+        return []
+
     def redundancy(self) -> Iterator[Change]:
         """What is to be done after the service is back so that it is protected again: standbys, a fresh backup."""
         yield from ()

@@ -448,6 +448,15 @@ def _refuses(address: str, port: int) -> bool:
     return False
 
 
+def listens(address: str, port: int) -> bool:
+    """Whether somebody takes connections there. What does not answer within a second is taken for nobody."""
+    try:
+        socket.create_connection((address, port), timeout=1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
     """Cut the connection's socket `seconds` from now, unless the block has ended; who waits for it gets psycopg.Error.

@@ -15,7 +15,7 @@ from salvor.postgres.beside import Beside
 from salvor.postgres.cluster import Member, Sighting, View, as_noted, ask_facts, view
 from salvor.postgres.failover import stage_name
 from salvor.postgres.physical import STAGE, Physical
-from salvor.postgres.server import Server
+from salvor.postgres.server import Server, listens
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,16 @@ class Site:
             if any(one.kind == "salvor" and one.incident == self.incident for one in found):
                 return self.physical(member)
         return None
+
+    def side_servers(self, seen: View) -> list[str]:
+        """What runs beside the members whose machines answer: in this incident's stage, or on the side port."""
+        found = []
+        for member in (one.member for one in seen.sightings if one.look):
+            stage = beside.stage_of(member.server, self.incident, self.side_port)
+            found += [f"process {each.pid} in {stage.data}, member {member.name}" for each in stage.look().processes]
+            if listens(stage.address, stage.port):
+                found.append(f"something listens on {stage.address}:{stage.port}, member {member.name}")
+        return found
 
     def server(self, where: str, seen: View) -> Server:
         """The server that is meant by `live`, `side-data`, `standby NAME` or `address:HOST`. Raises CannotError."""

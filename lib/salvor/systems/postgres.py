@@ -210,6 +210,10 @@ class Postgres(Restorable):
             raise OutcomeUnknownError(f"It was not asked: {seen.primary.describe()}.")
         return ask(self.site.server(where, seen), self.settings.database, statement)
 
+    def side_servers(self) -> list[str]:
+        """Processes that work in this incident's stage, also in a removed one, and whoever listens on the side port."""
+        return self.site.side_servers(self.site.view())
+
     def redundancy(self) -> Iterator[Change]:
         """Rebuild each member that is no healthy standby of the live primary; back up what nothing else leads to."""
         for one in rebuild.unprotected(self.site.view):
