@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,20 +141,27 @@ def _of_pm2(name: str, said: str) -> tuple[str, str]:
     return (worst[0], processes) if worst else ("absent", "")
 
 
-def see(shell: Shell, name: str) -> Service:
-    """How a service is now. Raises CannotError when the machine cannot be asked."""
-    said = shell.run(["sh", "-c", f'{PATH}{LOOK}look "$1"', "sh", name], deadline=20.0).stdout
+Environment = Mapping[str, str]
+_NOTHING: Environment = {}
+
+
+def see(shell: Shell, name: str, environment: Environment = _NOTHING) -> Service:
+    """How a service is now; `environment` tells its manager where it is at home. Raises CannotError when the machine
+    cannot be asked.
+    """
+    ask = ["sh", "-c", f'{PATH}{LOOK}look "$1"', "sh", name]
+    said = shell.run(ask, deadline=20.0, environment=environment).stdout
     return _service(*said.removeprefix("service ").strip().split(" ", 2))
 
 
-def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
+def act(shell: Shell, name: str, action: str, *, deadline: float, environment: Environment = _NOTHING) -> None:
     """Start, stop or restart it, and see that it then runs, or does not. Its being so already is no error.
 
     Raises CannotError when nothing there runs a service of that name, or refuses; NotConvergedError when it was told
     to, and is not so within `deadline` seconds.
     """
     until = clock.monotonic() + deadline
-    before = see(shell, name)
+    before = see(shell, name, environment)
     if before.state == "absent":
         raise CannotError(
             f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit and pm2 were asked.",
@@ -172,11 +179,11 @@ def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
         return
     command = ["sh", "-c", f"{PATH}{LOOK}{_ACT}", "sh", name, before.manager, action]
     try:
-        shell.run(command, deadline=deadline)
+        shell.run(command, deadline=deadline, environment=environment)
         told = ""
     except CommandError as error:  # what it is now tells
         told = error.stderr.strip()[-500:] or f"exit code {error.exit_code_of_command}"
-    now = _becomes(shell, name, wanted, until)
+    now = _becomes(lambda: see(shell, name, environment), wanted, until)
     is_mute = now.manager == "sysvinit" and now.state == "unknown"  # such a script is believed
     if not _is(now, wanted) and (told or not is_mute):
         raise NotConvergedError(
@@ -186,12 +193,12 @@ def act(shell: Shell, name: str, action: str, *, deadline: float) -> None:
         )
 
 
-def _becomes(shell: Shell, name: str, wanted: str, until: float) -> Service:
+def _becomes(look: Callable[[], Service], wanted: str, until: float) -> Service:
     """How it is when it is as wanted, and stays so for a moment; or when it does not go on to be so."""
     settled = clock.monotonic() + _SETTLES
     was = False
     while True:
-        now = see(shell, name)
+        now = look()
         if _is(now, wanted) and (was or wanted == "stopped"):
             return now
         was = _is(now, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -33,8 +34,9 @@ def _check_service(name: str) -> str:
 
 class ApplicationSettings(Settings):
     """A program as the inventory describes it. `address` (empty: this machine), `ssh` and `run_as` say how its machine
-    is reached, `service` what it is called there, `uses` the systems whose data it works on. `healthy`: the check that
-    it passes once it has started, within `starts_within` seconds.
+    is reached, `service` what it is called there, `environment` where its manager is at home (PM2_HOME, PATH; never a
+    secret), `uses` the systems whose data it works on. `healthy`: the check that it passes once it has started, within
+    `starts_within` seconds.
     """
 
     kind: Literal["application"]
@@ -42,6 +44,7 @@ class ApplicationSettings(Settings):
     ssh: SshSettings = SshSettings()
     run_as: User | None = None
     service: Annotated[str, AfterValidator(_check_service)]
+    environment: Mapping[str, str] = {}
     uses: tuple[str, ...] = ()
     healthy: Check | None = None
     starts_within: Annotated[float, BeforeValidator(clock.read_duration), Field(gt=0, le=600)] = 30.0
@@ -69,7 +72,7 @@ class Application(Role):
 
     def look(self) -> Service:
         """How its service is. Raises CannotError, or OutcomeUnknownError, when its machine cannot be asked."""
-        return services.see(self._shell, self.settings.service)
+        return services.see(self._shell, self.settings.service, self.settings.environment)
 
     def observe(self) -> State:
         """Whether it runs. What we cannot ask is unknown; that nothing of its name is there is down."""
@@ -94,13 +97,13 @@ class Application(Role):
         """Start it, unless it runs, and wait until it is healthy. Raises CannotError, or NotConvergedError when it
         does not stay up, or is not healthy in time.
         """
-        services.act(self._shell, self.settings.service, "start", deadline=_TURNING)
+        self._turn("start")
         self._wait_until_healthy()
 
     @verb(deadline=180)
     def stop(self) -> None:
         """Stop it, if it runs. Raises CannotError, or NotConvergedError when it goes on."""
-        services.act(self._shell, self.settings.service, "stop", deadline=_TURNING)
+        self._turn("stop")
 
     @verb(deadline=180)
     def restart(self, run: str) -> None:
@@ -109,8 +112,12 @@ class Application(Role):
         """
         now = self.look()
         if not (run and now.runs and now.run != run):
-            services.act(self._shell, self.settings.service, "restart", deadline=_TURNING)
+            self._turn("restart")
         self._wait_until_healthy()
+
+    def _turn(self, action: str) -> None:
+        said = self.settings
+        services.act(self._shell, said.service, action, deadline=_TURNING, environment=said.environment)
 
     def _wait_until_healthy(self) -> None:
         check, until = self.settings.healthy, clock.monotonic() + self.settings.starts_within
