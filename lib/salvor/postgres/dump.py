@@ -13,21 +13,8 @@ from typing import Protocol
 
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import dump_archive
-from salvor.postgres.dump_source import (
-    HEAD,
-    UNREADABLE,
-    Peeked,
-    Readable,
-    is_tar,
-    member_name,
-    open_source,
-    open_tar,
-    printable,
-    read_fully,
-    refuse_unsafe,
-    told,
-    unpacked,
-)
+from salvor.postgres.dump_source import is_tar, member_name, open_source, open_tar, printable, refuse_unsafe
+from salvor.streams import HEAD, UNREADABLE, Peeked, Readable, read_fully, told, unpacked
 
 _PLAIN = re.compile(rb"^-- PostgreSQL database (cluster )?dump\r?$", re.MULTILINE)
 _COMPLETE = re.compile(rb"^-- PostgreSQL database dump complete\r?$", re.MULTILINE)

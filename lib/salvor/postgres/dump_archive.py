@@ -18,8 +18,9 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from salvor.errors import CannotError
-from salvor.postgres.dump_source import CHUNK, Readable, member_name, open_source, open_tar, refuse_unsafe, told
+from salvor.postgres.dump_source import member_name, open_source, open_tar, refuse_unsafe
 from salvor.shell import plain_environment
+from salvor.streams import CHUNK, Readable, told
 
 MAGIC = b"PGDMP"
 CONTENTS = "toc.dat"

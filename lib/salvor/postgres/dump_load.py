@@ -17,8 +17,8 @@ from salvor.postgres.dump_reader import MetaCommand, Reader
 from salvor.postgres.dump_rules import Lane
 from salvor.postgres.dump_screen import Order, Screen
 from salvor.postgres.dump_session import Session
-from salvor.postgres.dump_source import Ahead
 from salvor.postgres.dump_target import Target, Terms, refuse_newer
+from salvor.streams import Ahead
 
 if TYPE_CHECKING:
     from salvor.postgres.dump_target import Connect

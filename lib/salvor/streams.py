@@ -1,0 +1,171 @@
+"""Bytes that are read once from start to end: looked at before they are read, decompressed, read ahead in a thread."""
+
+from __future__ import annotations
+
+import queue
+import tarfile
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Protocol
+
+from salvor.errors import CannotError
+
+CHUNK = 1 << 20
+HEAD = 1 << 16
+"""Bytes that are looked at to tell what something is."""
+_PACKED = 1 << 18
+
+GZIP, ZSTANDARD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+UNREADABLE = (EOFError, zlib.error, tarfile.TarError, OSError)
+"""What the decoders raise for a stream that is cut off or damaged."""
+
+
+class Readable(Protocol):
+    """As much of a binary file as is needed here."""
+
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Peeked:
+    """A stream whose first bytes (`head`, at most HEAD) are known before they are read."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self.head = read_fully(stream, HEAD)
+        self._unread = self.head
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end."""
+        if not self._unread:
+            return self._stream.read(size)
+        first, self._unread = self._unread[:size], self._unread[size:]
+        return first
+
+
+def read_fully(stream: Readable, size: int) -> bytes:
+    """`size` bytes, fewer only at the end."""
+    pieces = []
+    while size > 0 and (piece := stream.read(size)):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+class _Gzip:
+    """Decompresses gzip, of one part or of several in a row, and compares their checksums.
+
+    The standard library's GzipFile reads 8 KiB at a time, and takes three times as long.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+        self._part = zlib.decompressobj(wbits=31)
+        self._packed = b""
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._part.eof:
+                self._packed = self._part.unused_data.lstrip(b"\0")  # tape drives fill the last block with zeros
+                while not self._packed and (more := self._stream.read(_PACKED)):
+                    self._packed = more.lstrip(b"\0")
+                if not self._packed:
+                    return b""
+                self._part = zlib.decompressobj(wbits=31)
+            self._packed = self._packed or self._stream.read(_PACKED)
+            over = not self._packed
+            piece = self._part.decompress(self._packed, size)
+            self._packed = self._part.unconsumed_tail
+            if piece:
+                return piece
+            if over and not self._part.eof:
+                raise EOFError("unexpected end of the compressed data")
+
+
+class _Zstandard:
+    """Decompresses a stream. Its errors are among UNREADABLE, and the library is loaded when it is needed.
+
+    A stream that is cut off between two blocks just ends here: each form of dump notices that itself.
+    """
+
+    def __init__(self, stream: Readable) -> None:
+        import zstandard
+
+        self._error = zstandard.ZstdError
+        self._reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)  # type: ignore[arg-type]
+
+    def read(self, size: int) -> bytes:
+        try:
+            return self._reader.read(size)
+        except self._error as error:
+            raise OSError(f"damaged zstd data: {error}") from error
+
+
+def unpacked(peeked: Peeked) -> Peeked:
+    """The stream, decompressed when it is gzip or zstd; no read gives more than it asked for, not even of a bomb."""
+    if peeked.head.startswith(GZIP):
+        return Peeked(_Gzip(peeked))
+    if peeked.head.startswith(ZSTANDARD):
+        return Peeked(_Zstandard(peeked))
+    return peeked
+
+
+@contextmanager
+def told(name: object) -> Iterator[None]:
+    """Say what a decoder's error means for the file or address `name`."""
+    try:
+        yield
+    except UNREADABLE as error:
+        cut_off = isinstance(error, EOFError) or "unexpected end" in str(error)
+        what = "ends too early: it is truncated" if cut_off else f"cannot be read: {error}"
+        raise CannotError(f"{name} {what}.", hint="take another copy of it, or an older backup") from error
+
+
+class Ahead:
+    """Reads a stream in a thread of its own, some chunks ahead, so that unpacking runs beside everything else.
+
+    `name` is what is read, in the error that nothing came for `deadline` seconds.
+    """
+
+    def __init__(self, stream: Readable, deadline: float, chunks: int = 8, name: str = "the dump") -> None:
+        self._stream = stream
+        self._deadline = deadline
+        self._name = name
+        self._ready: queue.Queue[bytes | BaseException] = queue.Queue(chunks)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"reading {name}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while (chunk := self._stream.read(CHUNK)) and self._put(chunk):
+                pass
+            self._put(b"")
+        except BaseException as error:  # noqa: BLE001  # raised again where the stream is read
+            self._put(error)
+
+    def _put(self, item: bytes | BaseException) -> bool:
+        while not self._closed.is_set():
+            with suppress(queue.Full):
+                self._ready.put(item, timeout=0.2)
+                return True
+        return False
+
+    def chunk(self) -> bytes:
+        """The next bytes; none at the end. Raises what reading raised, or CannotError when nothing came in time."""
+        try:
+            item = self._ready.get(timeout=self._deadline)
+        except queue.Empty:
+            raise CannotError(
+                f"Nothing could be read from {self._name} for {self._deadline:.0f} s.",
+                hint="see whether its disk, host or bucket answers, then run the same command again",
+            ) from None
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        """Stop reading; the thread ends with its current read."""
+        self._closed.set()
+        self._thread.join(timeout=5)
