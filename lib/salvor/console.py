@@ -234,7 +234,8 @@ def telling_failure(session: Session) -> Iterator[None]:
         yield
     except HeldError:
         raise
-    except Exception:
+    except Exception as error:
+        session.failed(error)
         session.tell("failed")
         raise
 

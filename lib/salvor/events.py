@@ -52,6 +52,8 @@ def _level(line: Mapping[str, Any]) -> str:
             return "pass"
         case "owed" | "repaired":
             return "warn"
+        case "failed":
+            return "fail"
     return ""
 
 
@@ -133,6 +135,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "paid": lambda line, change: f"no longer owed: {line['what']}",
     "measured": _measured,
     "recovered": lambda line, change: "the service is back",
+    "failed": lambda line, change: f"failed: {line['text']}",
     "proven": lambda line, change: f"proven for {line['system']}: {line['backup'] or line['identity']}",
     "note": lambda line, change: f"note: {line['text']}",
     "repaired": lambda line, change: f"journal repaired: {line['text']}",

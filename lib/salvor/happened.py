@@ -144,7 +144,7 @@ class Owed:
 
 @dataclass(frozen=True)
 class Mark:
-    """A line that tells of the incident as a whole: recovered, undone, discarded, closed, note, repaired."""
+    """A line that tells of the incident as a whole: recovered, failed, undone, discarded, closed, note, repaired."""
 
     kind: str
     at: datetime
@@ -161,6 +161,7 @@ class Story:
     service: str = ""
     title: str = ""
     purpose: str = ""
+    scenario: str = ""
     runbook: str = ""
     wish: Mapping[str, Any] = field(default_factory=dict)
     targets: Mapping[str, float] = field(default_factory=dict)
@@ -225,6 +226,13 @@ class Story:
     def at(self, kind: str) -> datetime | None:
         """When a mark of this kind was first set; None when it never was."""
         return next((mark.at for mark in self.marks if mark.kind == kind), None)
+
+    @property
+    def failure(self) -> Mark | None:
+        """What the last sitting failed on; None when it did not, or when the work went on after it."""
+        worked = self.sittings[-1].begun if self.sittings else None
+        failed = [mark for mark in self.marks if mark.kind == "failed" and (worked is None or mark.at >= worked)]
+        return failed[-1] if failed else None
 
     def runs(self, name: str, time: int = 1) -> list[StepRun]:
         """Every walk through a step of that name that was the first (or second) of its sitting."""

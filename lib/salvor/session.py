@@ -17,7 +17,7 @@ from typing import Any
 
 from salvor import clock, inventory, journal, lock, runbook_files
 from salvor.change import Change, Finding, Level, Reachable, WayBack
-from salvor.errors import CannotError, PlanMovedError, UsageError
+from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id, reopen
 from salvor.inventory import Platform, Service
@@ -26,6 +26,7 @@ from salvor.lease import Lease
 from salvor.lease import hold as hold_lease
 from salvor.mirror import bring
 from salvor.run import Plan, PlannedStep, Runner, Watcher
+from salvor.secrets import mask
 from salvor.steps import Step
 from salvor.steps.assess import assess
 from salvor.system import Wish
@@ -211,6 +212,11 @@ class Session:
     def tell(self, moment: str) -> None:
         """Send the messages of a moment, and wait for none of them. Call inside `begin`."""
         self.runner.tell(moment)
+
+    def failed(self, error: Exception) -> None:
+        """Note what the sitting failed on, for the messages and for whoever goes on. Call inside `begin`."""
+        self.incident.error = mask(error.what if isinstance(error, SalvorError) else f"{type(error).__name__}: {error}")
+        self.runner.note("failed", text=str(error) or type(error).__name__)
 
     def _note_proven(self) -> None:
         """Which backups passed, and the newest commit in what will be promoted: after the cutover new ones come, and

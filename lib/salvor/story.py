@@ -64,6 +64,7 @@ class _Teller:
         story.incident = story.incident or str(line["incident"])
         for name in ("platform", "service", "title", "purpose", "runbook"):
             setattr(story, name, str(line[name]))
+        story.scenario = str(line.get("scenario", ""))
         story.wish, story.targets = dict(line["wish"]), dict(line["targets"])
         story.detected_at = clock.read_time(line["detected_at"])
         story.failed_at = clock.read_time(line["failed_at"]) if line["failed_at"] else None
@@ -142,7 +143,7 @@ class _Teller:
         text = line.get("text") or line.get("result") or ""
         self.story.marks.append(Mark(str(line["kind"]), at, by, str(text)))
 
-    _recovered = _undone = _discarded = _closed = _note = _repaired = _mark
+    _recovered = _failed = _undone = _discarded = _closed = _note = _repaired = _mark
 
 
 def screen(told: Story) -> Iterator[str]:
