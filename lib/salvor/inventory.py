@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -16,6 +16,8 @@ from salvor.checks import Check
 from salvor.errors import SalvorError, UsageError
 from salvor.located_yaml import Document, Location
 from salvor.system import Application, Context, Outbox, Restorable, Route, Settings, System, kind
+from salvor.watch import references
+from salvor.watch.rules import Escalation, Rule
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -62,6 +64,8 @@ class Platform:
     title: str
     services: Mapping[str, Service]
     settings: Mapping[str, Settings]
+    watch: Mapping[str, Rule] = field(default_factory=dict)
+    escalation: Mapping[str, Escalation] = field(default_factory=dict)
     documents: tuple[Document, ...] = field(repr=False, default=())
 
     def service(self, name: str) -> Service:
@@ -212,8 +216,11 @@ class _Builder:
         document = self.where.get(location[:2]) or self.documents[0]
         return UsageError(f"{document.place(location)}: {what}", hint=hint)
 
+    def refuse(self, location: Location, what: str, hint: str) -> NoReturn:
+        raise self.error(location, what, hint)
+
     def build(self) -> Platform:
-        entries: dict[str, dict[str, Any]] = {"systems": {}, "services": {}}
+        entries: dict[str, dict[str, Any]] = {"systems": {}, "services": {}, "watch": {}, "escalation": {}}
         for document in self.documents:
             self.merge(document, entries)
         settings = {name: self.system(name, entry) for name, entry in entries["systems"].items()}
@@ -226,9 +233,24 @@ class _Builder:
             self.roles(service, settings)
             self.checks(service)
         self.loops(services)
+        rules = {name: self.validate(Rule, entry, ("watch", name)) for name, entry in entries["watch"].items()}
+        escalations = {
+            name: self.validate(Escalation, entry, ("escalation", name))
+            for name, entry in entries["escalation"].items()
+        }
+        references.check(rules, escalations, services, settings, self.refuse)
         verbs = {verb for one in settings.values() for verb in kind(one.kind).verbs()}
-        secrets.leave_readable({self.name, *services, *settings, *verbs})
-        return Platform(self.name, self.documents[0].path.parent, self.title, services, settings, tuple(self.documents))
+        secrets.leave_readable({self.name, *services, *settings, *rules, *verbs})
+        return Platform(
+            self.name,
+            self.documents[0].path.parent,
+            self.title,
+            services,
+            settings,
+            rules,
+            escalations,
+            tuple(self.documents),
+        )
 
     def merge(self, document: Document, entries: dict[str, dict[str, Any]]) -> None:
         if not isinstance(document.data, dict):
@@ -266,7 +288,7 @@ class _Builder:
             elif section != "variables_from":
                 raise UsageError(
                     f"{document.place((section,))}: {section!r} is not known here.",
-                    hint="the sections are title, variables_from, systems and services",
+                    hint="the sections are title, variables_from, systems, services, watch and escalation",
                 )
 
     def system(self, name: str, entry: dict[str, Any]) -> Settings:
@@ -293,7 +315,7 @@ class _Builder:
             label = ".".join(str(part) for part in inner) or location[-1]
             message = first["msg"].removeprefix("Value error, ")
             if first["type"] == "extra_forbidden":
-                known = ", ".join(field for field in model.model_fields if field not in ("name",))
+                known = ", ".join(info.alias or field for field, info in model.model_fields.items() if field != "name")
                 raise self.error(
                     (*location, *inner), f"{label}: there is no such setting.", f"the settings are: {known}"
                 ) from None
