@@ -13,7 +13,7 @@ from invoke.tasks import task
 _Body = TypeVar("_Body", bound=Callable[..., None])
 
 _HELP = {
-    "service": "the service, as the inventory names it",
+    "service": "the service, as the inventory names it (restore, assess: without it, all of the platform)",
     "platform": "the platform: a folder or file of inventory/",
     "incident": "the id of an incident; without it, the open one of the service",
     "from_": "what to restore from: latest, a backup id, a path, s3://... or file://...",

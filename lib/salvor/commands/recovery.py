@@ -36,10 +36,13 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
 
 @command()
 def assess(c: Context, service: str = "", platform: str = "sandbox", incident: str = "", json: bool = False) -> None:
-    """Look at a service: what is broken, and which way leads back. Changes and writes nothing."""
-    from salvor import console, show
+    """Look at a service, or at all: what is broken, and which way leads back. Changes and writes nothing."""
+    from salvor import console, show, whole_platform
 
     shown = show.choose(as_json=json)
+    if not (service or incident):
+        whole_platform.assess(platform, shown)
+        return
     console.assess(_session(service, platform, incident, shown), shown)
 
 
@@ -97,8 +100,8 @@ def restore(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Bring a service back: the whole runbook. The same command again resumes where it was."""
-    from salvor import console, record, show
+    """Bring a service back, or all of a platform: the whole runbook. The same command again resumes where it was."""
+    from salvor import arguments, console, record, show, whole_platform
 
     wishes = {
         "source": from_,
@@ -108,6 +111,11 @@ def restore(
         "runbook": runbook,
         "override": override,
     }
+    if not (service or incident or notebook or step):
+        wish, failure = arguments.wish(**wishes)
+        asked = whole_platform.Asked(wish, failure, runbook)
+        whole_platform.restore(platform, show.choose(as_json=json), asked, plan_only=plan, approve=approve, yes=yes)
+        return
     if notebook:
         given = {"service": service, "platform": platform, "incident": incident, "approve": "yes" if yes else approve}
         sys.exit(record.run_notebook({**wishes, **given}))

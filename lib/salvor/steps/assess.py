@@ -57,7 +57,7 @@ def _look_at(
         return
     wrong = [finding for finding in answers if finding.level is Level.FAIL]
     asked_for = (
-        incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.purpose == "drill"
+        incident.wish.source != "latest" or incident.wish.at or incident.wish.target or incident.runbook == "rehearsal"
     )
     healthy = False
     if state.reachable is not Reachable.UP:
