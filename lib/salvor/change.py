@@ -131,7 +131,10 @@ class Backup:
 
     `taken` is the moment whose data it holds (UTC); `kind` is the engine's word (full, diff, incr, dump); `size` is
     bytes in the repository; `window` is the range of times it can be recovered to (None: only `taken`);
-    `fingerprint` says what the content was; `proven` when a restore of it was last verified.
+    `fingerprint` says what the content was; `proven` when a restore of it was last verified. `content` is bytes that a
+    restore of it brings back (None: as many as `size`), counted as `stage` counts them in its progress. `repository`
+    names what holds it (a policy of retention counts in each by itself); `needs` are the ids of the backups without
+    which it cannot be restored; `hold` is why nobody may remove it yet (an object lock); empty: nothing hinders.
     """
 
     id: str
@@ -146,6 +149,32 @@ class Backup:
     proven: datetime | None = None
     usable: bool = True
     detail: str = ""
+    content: int | None = None
+    repository: str = ""
+    needs: tuple[str, ...] = ()
+    hold: str = ""
+
+
+NEWEST = "newest good"
+"""The reason for which the newest usable backup stays, always."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a policy of retention says of one backup: `reasons` are why it stays; none: it goes."""
+
+    backup: Backup
+    reasons: tuple[str, ...]
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is kept."""
+        return bool(self.reasons)
+
+    @property
+    def is_of_the_day(self) -> bool:
+        """Whether it is kept for its day, or as the newest one: from there on every moment should be reachable."""
+        return any(reason == NEWEST or reason.startswith("daily ") for reason in self.reasons)
 
 
 @dataclass(frozen=True)

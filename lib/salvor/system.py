@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
@@ -28,6 +28,7 @@ from salvor.change import (
     Staged,
     State,
     Undo,
+    Verdict,
     WayBack,
 )
 from salvor.errors import UsageError
@@ -221,6 +222,24 @@ class Restorable(System):
     def side_servers(self) -> list[str]:
         """What runs for this incident's stages, or listens where only a stage would, in words. Reads only."""
         return []
+
+    def expiry(self, verdicts: Sequence[Verdict]) -> Iterator[Change]:
+        """What removes the backups that a policy lets go: a change for each repository. Kinds whose settings can say
+        `keep` have the verb `expire(repository, backups)`.
+        """
+        gone: dict[str, list[Argument]] = {}
+        for one in verdicts:
+            if not one.stays:
+                gone.setdefault(one.backup.repository, []).append(one.backup.id)
+        for repository, ids in gone.items():
+            kept = sum(1 for one in verdicts if one.stays and one.backup.repository == repository)
+            yield self.change(
+                "expire",
+                why=f"the policy lets go of {len(ids)} and keeps {kept}",
+                no_undo="what is removed is gone for good",
+                repository=repository,
+                backups=ids,
+            )
 
     def redundancy(self) -> Iterator[Change]:
         """What is to be done after the service is back so that it is protected again: standbys, a fresh backup."""

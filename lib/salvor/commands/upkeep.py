@@ -39,6 +39,22 @@ def backups(c: Context, service: str = "", platform: str = "sandbox", json: bool
     maintenance.backups(service, platform, show.choose(as_json=json))
 
 
+@command()
+def retention(
+    c: Context,
+    service: str = "",
+    platform: str = "sandbox",
+    plan: bool = False,
+    approve: str = "",
+    yes: bool = False,
+    json: bool = False,
+) -> None:
+    """Say of each backup of a service why it stays, then remove those that its policy (keep:) lets go."""
+    from salvor import retention_work, show
+
+    retention_work.carry_out(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
+
+
 @command(disaster="which disaster; empty: a wrong statement restored from backup, then a dead primary failed over")
 def drill(
     c: Context,
@@ -54,4 +70,4 @@ def drill(
     drill.run(service, platform, disaster, show.choose(as_json=json), keep=keep)
 
 
-TASKS = (protect, backup, backups, drill)
+TASKS = (protect, backup, backups, retention, drill)

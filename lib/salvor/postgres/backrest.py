@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -18,14 +18,18 @@ from salvor.postgres.server import Server
 from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of
 from salvor.shell import Shell
 
+NAME = "pgBackRest"
 _BACKUP_SECONDS = 24 * 3600.0
 _RESTORE_SECONDS = 24 * 3600.0
+_EXPIRE_SECONDS = 3600.0
 _FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
 
 
 @dataclass(frozen=True)
 class Stored:
-    """One backup in the repository. `size` is bytes of the database, `stored` bytes in the repository."""
+    """One backup in the repository. `size` is bytes of the database, `stored` bytes in the repository; `needs` are the
+    backups that hold files of it.
+    """
 
     label: str
     kind: str
@@ -40,6 +44,7 @@ class Stored:
     system_identifier: str
     version: str
     annotations: Mapping[str, str]
+    needs: tuple[str, ...] = ()
 
     @property
     def consistent_from(self) -> datetime:
@@ -115,6 +120,7 @@ class Repository:
                     system_identifier=str(database["system-id"]),
                     version=database["version"],
                     annotations=one.get("annotation") or {},
+                    needs=tuple(one.get("reference") or ()),
                 )
             )
         return sorted(found, key=lambda one: one.stopped, reverse=True)
@@ -213,6 +219,9 @@ class Repository:
                 fingerprint=json.loads(one.annotations["fingerprint"]) if "fingerprint" in one.annotations else None,
                 usable=not one.broken,
                 detail=detail(one),
+                content=one.size,
+                repository=f"{NAME} {one.repository}",
+                needs=one.needs,
             )
             for one in self.stored
         ]
@@ -224,9 +233,11 @@ class Repository:
 
     # --- what it does --------------------------------------------------------------------------------------------
 
-    def take(self, kind: str, server: Server, socket_folder: str) -> Iterator[Progress]:
-        """Take a backup (full, diff or incr) of the server."""
+    def take(self, kind: str, server: Server, socket_folder: str, *, keeps_all: bool) -> Iterator[Progress]:
+        """Take a backup (full, diff or incr) of the server; `keeps_all`: and let pgBackRest remove none for it."""
         options = [f"--type={kind}", "--log-level-console=detail", "--log-level-file=off"]
+        if keeps_all:
+            options.append("--no-expire-auto")  # else its own repo-retention-full removes what our policy keeps
         argv = self.argv(*_place(server, socket_folder), *options, "backup")
         yield from self._follow(argv, _BACKUP_SECONDS, None, f"backing up ({kind})")
 
@@ -240,6 +251,34 @@ class Repository:
         noted = [f"--annotation={name}={value}" for name, value in annotations.items()]
         argv = self.argv(f"--set={label}", "--log-level-file=off", *noted, "annotate")
         self.shell.run(argv, environment=self.environment, deadline=60.0)
+
+    def expire(self, number: int, labels: Sequence[str], wal_since: str) -> Iterator[Progress]:
+        """Remove backups from repository `number`, and the WAL that leads to no moment any more: of what is older than
+        the full backup `wal_since`, each backup keeps only the WAL that makes it consistent.
+
+        Raises CannotError when one that stays needs one of them: pgBackRest would remove it too, without a word.
+        """
+        stored = [one for one in self.stored if one.repository == number]
+        doomed = [one for one in stored if one.label in labels]
+        for one in stored:
+            if one.label not in labels and (lost := set(one.needs) & {each.label for each in doomed}):
+                raise CannotError(
+                    f"{one.label} needs {', '.join(sorted(lost))}, which would be removed.",
+                    safe="nothing was removed",
+                    hint="the same command again looks anew",
+                )
+        since = next((one.stopped for one in stored if one.label == wal_since), stored[-1].stopped if stored else None)
+        fulls = [one for one in stored if one.kind == "full"]
+        for count, one in enumerate(doomed):  # the newest first: nothing that is left needs it
+            yield Progress(count, len(doomed), "backups", f"removing {one.label}")
+            # How many full backups, from the newest on, have all of the WAL since them. Said with each call, because
+            # else the configured count decides.
+            fulls = [each for each in fulls if each is not one]
+            keeps = max(1, sum(1 for each in fulls if since and each.stopped >= since))
+            wal = [f"--repo{number}-retention-archive={keeps}", f"--repo{number}-retention-archive-type=full"]
+            argv = self.argv(f"--repo={number}", f"--set={one.label}", "--log-level-file=off", *wal, "expire")
+            self.shell.run(argv, environment=self.environment, deadline=_EXPIRE_SECONDS)
+        yield Progress(len(doomed), len(doomed), "backups", "removed")
 
     def restore(
         self, label: str, data: str, *, target: list[str], tablespaces: Mapping[str, str], resume: bool

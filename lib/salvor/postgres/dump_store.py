@@ -63,6 +63,12 @@ class Store(ABC):
     def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
         """The folder where its files are on this machine once they are fetched."""
 
+    @abstractmethod
+    def remove(self, identifier: str) -> None:
+        """Remove a backup for good: first it is no backup any more, then its files go. One that is not there needs
+        nothing; what a killed call left is removed by the next backup.
+        """
+
     def manifest(self, identifier: str) -> dict[str, Any] | None:
         """The manifest of one backup; None when there is none of that id."""
         return next((one for one in self.manifests() if one["id"] == identifier), None)
@@ -86,6 +92,8 @@ class Store(ABC):
             location=f"{self.place}/{manifest['id']}",
             fingerprint=manifest["fingerprint"],
             detail=f"database {manifest['database']} of PostgreSQL {manifest['server_version']}",
+            repository=self.place,
+            hold=manifest.get("hold", ""),
         )
 
 
@@ -157,6 +165,20 @@ class Folder(Store):
         shutil.rmtree(folder, ignore_errors=True)
         os.close(self._lock)
 
+    def remove(self, identifier: str) -> None:
+        """See `Store.remove`: it gets the name of one that is not whole."""
+        folder = self.root / safe_name(identifier)
+        going = self.root / f"{_PARTIAL}{identifier}-removed"
+        try:
+            if folder.exists():
+                folder.rename(going)
+            if going.exists():
+                shutil.rmtree(going)
+        except OSError as error:
+            raise CannotError(
+                f"The backup {identifier} cannot be removed: {error.strerror}.", hint=f"ls -la {self.place}"
+            ) from error
+
     def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
         """Nothing: it is on this machine."""
         yield from ()
@@ -205,7 +227,7 @@ class Bucket(Store):
                         answer = s3.get_object(Bucket=self.bucket, Key=f"{folder['Prefix']}{MANIFEST}")
                         manifest = read_manifest(answer["Body"].read())
                         if manifest and f"{self.prefix}{manifest['id']}/" == folder["Prefix"]:
-                            found.append(manifest)
+                            found.append({**manifest, "hold": _hold(answer)})
         return found
 
     def begin(self, identifier: str) -> Path:
@@ -239,6 +261,15 @@ class Bucket(Store):
         """Remove the temporary folder; what was uploaded without a manifest is removed by a later run."""
         shutil.rmtree(folder, ignore_errors=True)
 
+    def remove(self, identifier: str) -> None:
+        """See `Store.remove`. Where the bucket keeps versions, the very version goes, so that the room is free."""
+        prefix = f"{self.prefix}{safe_name(identifier)}/"
+        with asking(self.place) as s3:
+            pages = s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
+            found = [(one["Key"], one["VersionId"]) for page in pages for one in page.get("Versions", [])]
+            for key, version in sorted(found, key=lambda one: one[0] != f"{prefix}{MANIFEST}"):
+                s3.delete_object(Bucket=self.bucket, Key=key, VersionId=version)
+
     def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
         """Download what is not there yet, each file under another name until it is whole."""
         folder, done = self.folder_of(manifest, scratch), 0
@@ -254,6 +285,14 @@ class Bucket(Store):
     def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
         """Where it is downloaded to."""
         return scratch / safe_name(str(manifest["id"]))
+
+
+def _hold(answer: Mapping[str, Any]) -> str:
+    """Why S3 refuses to remove an object, by what it says when it is read; empty when it does not, or does not tell."""
+    if answer.get("ObjectLockLegalHoldStatus") == "ON":
+        return "legal hold"
+    until = answer.get("ObjectLockRetainUntilDate")
+    return f"object lock until {clock.write_time(until)}" if until and until > clock.now() else ""
 
 
 def split(uri: str) -> tuple[str, str]:

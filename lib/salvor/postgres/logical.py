@@ -7,7 +7,7 @@ alone or the cluster is lost.
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -392,6 +392,14 @@ def backup(system: Postgres) -> Iterator[Progress]:
     if not primary.is_up:
         raise CannotError(f"{system.name}: no live primary to dump: {primary.describe()}.", hint="inv assess")
     yield from dumps.take(primary.member.server, system.settings.database, system.settings.dumps)
+
+
+def expire(system: Postgres, identifiers: Sequence[str]) -> Iterator[Progress]:
+    """Remove dumps for good."""
+    store = open_store(system.settings.dumps)
+    for count, identifier in enumerate(identifiers):
+        yield Progress(count, len(identifiers), "backups", f"removing {identifier}")
+        store.remove(identifier)
 
 
 # --- verify ------------------------------------------------------------------------------------------------------

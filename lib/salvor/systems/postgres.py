@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any
@@ -10,9 +10,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from salvor import secrets, shell
-from salvor.change import Backup, Change, Finding, Progress, State, WayBack
+from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
 from salvor.errors import CannotError, OutcomeUnknownError, UsageError
-from salvor.postgres import beside, failover, fence, logical, proof, rebuild, restore_point, ways
+from salvor.policy import BackedUpSettings
+from salvor.postgres import backrest, beside, failover, fence, logical, proof, rebuild, restore_point, ways
 from salvor.postgres.backrest import Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
@@ -22,7 +23,7 @@ from salvor.secrets import SecretReference
 from salvor.shell import Shell
 from salvor.ssh.host import Host
 from salvor.ssh.settings import SshSettings
-from salvor.system import Outcome, Restorable, Settings, Wish, verb
+from salvor.system import Outcome, Restorable, Wish, verb
 
 _DAY = 24 * 3600.0
 
@@ -71,7 +72,7 @@ class PgBackRestSettings(_Part):
     passphrase: SecretReference | None = None
 
 
-class PostgresSettings(Settings):
+class PostgresSettings(BackedUpSettings):
     """A cluster as the inventory describes it. Who is the primary is observed, never written."""
 
     database: str = Field(min_length=1, max_length=63)
@@ -242,6 +243,23 @@ class Postgres(Restorable):
                 no_undo="it only adds a backup; the policy removes it",
             )
 
+    def expiry(self, verdicts: Sequence[Verdict]) -> Iterator[Change]:
+        """What the policy lets go. Of a pgBackRest repository the WAL goes with it that is older than what is kept
+        for its day: an older backup leads to its own moment only.
+        """
+        for change in super().expiry(verdicts):
+            repository = change.arguments["repository"]
+            if not str(repository).startswith(f"{backrest.NAME} "):
+                yield change
+                continue
+            kept = [one.backup for one in verdicts if one.backup.repository == repository and one.is_of_the_day]
+            since = min(kept, key=lambda one: one.taken).id.partition("_")[0]  # FULL, or FULL_INCREMENTAL
+            yield replace(
+                change,
+                arguments={**change.arguments, "wal_since": since},
+                why=f"{change.why}; WAL without a gap stays since {since}",
+            )
+
     # --- act -----------------------------------------------------------------------------------------------------
 
     def forget(self) -> None:
@@ -378,9 +396,24 @@ class Postgres(Restorable):
             # pgBackRest refuses a server that was promoted and has had no checkpoint yet.
             with server.session(deadline=600.0, writes=True) as connection:
                 connection.execute("checkpoint")
-        yield from repository.take(kind, server, _socket_folder(server))
+        keeps_all = self.settings.keep is not None
+        yield from repository.take(kind, server, _socket_folder(server), keeps_all=keeps_all)
         repository = self.site.repository(primary.member)  # one that has looked after the backup, not before
         yield from restore_point.note(server, self.settings.database, repository, repository.stored[0].label)
+
+    @verb(deadline=_DAY, destructive=True)
+    def expire(self, repository: str, backups: list[str], wal_since: str = "") -> Iterator[Progress]:
+        """Remove backups that the policy lets go: dumps from their place, or by pgBackRest from one repository. All
+        WAL stays since the full backup `wal_since`.
+        """
+        name, _, number = repository.partition(" ")
+        if name == backrest.NAME and number.isdigit():
+            stored = self._repository(self.site.reachable_member())
+            yield from stored.expire(int(number), backups, wal_since)
+        elif repository == self.settings.dumps:
+            yield from logical.expire(self, backups)
+        else:
+            raise UsageError(f"{self.name}: it has no repository {repository!r}.", safe="nothing was removed")
 
 
 def _socket_folder(server: Server) -> str:
