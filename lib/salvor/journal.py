@@ -47,7 +47,7 @@ def incidents(folder: Path) -> Iterator[Path]:
             f"The incidents in {folder} cannot be read: {error.strerror}.", hint=f"ls -ld {shlex.quote(str(folder))}"
         ) from error
     for name in sorted(names, reverse=True):
-        if (folder / name / FILE).is_file():
+        if os.path.isfile(f"{folder}/{name}/{FILE}"):  # noqa: PTH113  of thousands: it is four times as quick
             yield folder / name
 
 

@@ -31,7 +31,7 @@ def sitting(service: Service, platform: Platform, shown: Shown) -> Session:
     incident = Incident(
         new, platform, service, Wish(), _BOOK.name, operator(), incidents_folder() / new, purpose="maintenance"
     )
-    return Session(incident, _BOOK, Runner(incident, shown), History(incidents_folder()))
+    return Session(incident, _BOOK, Runner(incident, shown), History(incidents_folder(), platform.name))
 
 
 def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> None:

@@ -298,14 +298,17 @@ class Runner:
     def _make(self, step: str, change: Change, undoing: str = "") -> str:
         """One change, journalled before and after. Returns done or unknown: what is unknown, the next plan looks at."""
         self.still_ours()
-        extra = {"undoing": undoing} if undoing else {}
+        extra: dict[str, object] = {"undoing": undoing} if undoing else {}
         self._write("intent", step=step, change=change.to_json(), **extra)
         begun = clock.monotonic()
         outcome, text = "unknown", "it was stopped"
+        size = 0
         try:
             with _showing():
                 self.watcher.begun(change)
             for progress in self.incident.system(change.system).apply(change):
+                if progress.unit == "bytes":
+                    size = max(size, progress.total or 0)
                 with _showing():
                     self.watcher.progress(change, progress)
                 if self._stopping.is_set():
@@ -318,9 +321,12 @@ class Runner:
             raise
         finally:
             seconds = round(clock.monotonic() - begun, 3)
-            error = {"error": text} if text else {}
+            if text:
+                extra["error"] = text
+            if size:  # how much it was, so that what the next one takes can be told
+                extra["bytes"] = size
             if change.key not in self._late:
-                self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **error, **extra)
+                self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **extra)
             with _showing():
                 self.watcher.ended(change, outcome, seconds, text)
         return outcome

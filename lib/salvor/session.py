@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, inventory, journal, lock, runbook_files
+from salvor import brief, clock, inventory, journal, lock, runbook_files
 from salvor.change import Change, Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
 from salvor.history import History
@@ -278,8 +278,8 @@ def open_session(
     described = inventory.load(platform)
     chosen = described.service(service)
     wish = wish or Wish()
-    history = History(incidents_folder())
-    others = frozenset(folder.name for folder in journal.incidents(incidents_folder()))
+    history = History(incidents_folder(), platform)
+    known = list(journal.incidents(incidents_folder()))
     if incident:
         if of_incident(incident) != (platform, service):
             raise UsageError(
@@ -291,7 +291,9 @@ def open_session(
         if _asks_for_another(session.incident, wish, failed_at, runbook_name):
             raise _begun_otherwise(session.incident)
         return session
-    for folder in [] if anew else journal.incidents(incidents_folder()):
+    for folder in [] if anew else known:
+        if brief.service_of(folder.name) != service or brief.is_over(folder):
+            continue  # there may be thousands
         lines = _lines(folder, watcher)
         if not _is_open(lines, described, chosen, purpose):
             continue
@@ -320,10 +322,7 @@ def open_session(
         scenario=scenario,
         failed_at=failed_at,
     )
-    return Session(made, book, Runner(made, watcher), history, others=others)
-
-
-_OVER = ("closed", "undone", "discarded")
+    return Session(made, book, Runner(made, watcher), history, others=frozenset(folder.name for folder in known))
 
 
 def _is_open(lines: list[dict[str, object]], platform: Platform, service: Service, purpose: str) -> bool:
@@ -332,7 +331,7 @@ def _is_open(lines: list[dict[str, object]], platform: Platform, service: Servic
         first.get("platform") == platform.name
         and first.get("service") == service.name
         and first.get("purpose") == purpose
-        and not any(line.get("kind") in _OVER for line in lines)
+        and not any(line.get("kind") in brief.OVER for line in lines)
     )
 
 
