@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import salvor.sandbox
 import salvor.systems
-from salvor.sandbox import configuration, database, layout, processes
+from salvor.sandbox import configuration, database, processes
 from salvor.sandbox.layout import Layout
 
 from tests import world
@@ -54,7 +54,7 @@ def place_for_a_sandbox() -> Iterator[Path]:
 def a_cluster() -> Iterator[Path]:
     """The data folder of a sandbox whose servers are stopped: what every sandbox begins with."""
     with place_for_a_sandbox():
-        made = layout.plan(layout.place())
+        made = Layout.plan(Layout.home())
         made.make()
         database.make(made, tell=lambda text: None)
         for member in ("a", "b"):  # the standby last, so that it has everything
@@ -73,9 +73,9 @@ def cluster() -> Iterator[Path]:
 def a_sandbox(cluster: Path) -> Iterator[Layout]:
     """A sandbox that stands, begun with a copy of `cluster`."""
     with place_for_a_sandbox():
-        mine = layout.plan(layout.place())
+        mine = Layout.plan(Layout.home())
         mine.make()
-        parts = [cluster / name for name in ("secrets", "dumps", *layout.SERVER_FOLDERS, "database-is-made")]
+        parts = [cluster / name for name in ("secrets", "dumps", *Layout.SERVER_FOLDERS, "database-is-made")]
         subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
         configuration.write(mine)
         salvor.sandbox.up(tell=lambda text: None)

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import salvor.sandbox
-from salvor.sandbox import database, layout, names, processes
+from salvor.sandbox import database, folders, layout, names, processes
 from salvor.sandbox.layout import Layout
 
 HERE = Path(__file__).parent
@@ -48,8 +48,8 @@ class Operator:
 
 def servers(found: Layout, *, staged: bool) -> list[processes.Process]:
     """The processes of the members, or of what is staged beside them."""
-    folders = [path for member in layout.ADDRESSES for path in found.data(member).parent.glob("data*")]
-    chosen = [path for path in folders if (STAGED in path.name) == staged and "kept" not in path.name]
+    data = [path for member in layout.ADDRESSES for path in found.data(member).parent.glob("data*")]
+    chosen = [path for path in data if (STAGED in path.name) == staged and "kept" not in path.name]
     return [process for path in chosen for process in processes.working_in(path)]
 
 
@@ -210,11 +210,11 @@ class WrongSecret(Fault):
 
     def begin(self) -> bool:
         self.right = self.path.read_text(encoding="utf-8")
-        layout.write(self.path, "d3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmc=\n")
+        folders.write(self.path, "d3Jvbmctd3Jvbmctd3Jvbmctd3Jvbmc=\n")
         return True
 
     def end(self) -> None:
-        layout.write(self.path, self.right)
+        folders.write(self.path, self.right)
 
 
 class Clock(Fault):

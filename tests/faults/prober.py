@@ -10,13 +10,14 @@ import time
 from pathlib import Path
 
 from salvor.errors import CannotError
-from salvor.sandbox import layout, names
+from salvor.sandbox import names
+from salvor.sandbox.layout import Layout
 
 _BETWEEN = 0.02
 
 
 def main(place: Path, out: Path) -> None:
-    found = layout.find(place)
+    found = Layout.find(place)
     assert found
     last = ""
     with out.open("a", encoding="utf-8", buffering=1) as file:

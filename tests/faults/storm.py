@@ -45,7 +45,7 @@ import salvor.systems.postgres
 from salvor import clock, console, drill, session
 from salvor.errors import SalvorError
 from salvor.journal import Journal
-from salvor.sandbox import disasters, layout
+from salvor.sandbox import disasters, folders
 from salvor.sandbox.layout import Layout
 from salvor.show import Plain
 
@@ -292,12 +292,12 @@ def fronts(found: Layout, folder: Path) -> Iterator[dict[str, Path]]:
 
 def _free_port() -> int:
     taken: set[int] = set()
-    return layout._free_port(("127.0.0.1",), taken)
+    return folders.free_port(("127.0.0.1",), taken)
 
 
 def _wait_for(address: tuple[str, int]) -> None:
     until = time.monotonic() + 10
-    while layout.is_free(*address):
+    while folders.is_free(*address):
         assert time.monotonic() < until, address
         time.sleep(0.02)
 

@@ -19,7 +19,7 @@ import pytest
 import salvor.sandbox
 from salvor import clock, inventory
 from salvor.errors import CannotError, HeldError, UsageError
-from salvor.sandbox import database, disasters, layout, names, processes, receiver, survivors, writer
+from salvor.sandbox import database, disasters, folders, names, parts, processes, receiver, survivors, writer
 from salvor.sandbox.layout import Layout
 
 from tests.conftest import place_for_a_sandbox
@@ -77,7 +77,7 @@ def traces(sandbox: Layout) -> list[str]:
     ports = [sandbox.database_port, sandbox.side_port, sandbox.dns_port, sandbox.receiver_port, sandbox.mail_port]
     for port in (*ports, sandbox.shop_port):
         found += [
-            f"{host}:{port}" for host in ("127.0.0.1", "127.0.0.11", "127.0.0.12") if not layout.is_free(host, port)
+            f"{host}:{port}" for host in ("127.0.0.1", "127.0.0.11", "127.0.0.12") if not folders.is_free(host, port)
         ]
     return found
 
@@ -112,7 +112,7 @@ def test_the_files_of_a_sandbox_are_closed_to_others(sandbox: Layout) -> None:
 
 
 def test_no_secret_stands_in_any_argv(sandbox: Layout) -> None:
-    secrets = [sandbox.secret(name).encode() for name in layout.SECRETS]
+    secrets = [sandbox.secret(name).encode() for name in Layout.SECRETS]
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             line = entry.read_bytes()
@@ -449,7 +449,7 @@ def test_a_folder_that_the_servers_cannot_enter_is_told_and_nothing_is_left(monk
 
 
 def test_two_commands_at_once_do_not_meet(fresh_sandbox: Layout) -> None:
-    with salvor.sandbox._alone(), pytest.raises(HeldError):
+    with parts.alone(Layout), pytest.raises(HeldError):
         salvor.sandbox.down()
     assert fresh_sandbox.variables.exists()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from salvor.sandbox import disasters
-from salvor.sandbox.layout import SECRETS, Layout
+from salvor.sandbox.layout import Layout
 from salvor.session import incidents_folder
 
 ROOT = Path(__file__).parents[2]
@@ -66,7 +66,7 @@ class Looker(threading.Thread):
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root sees the environment of processes of other users")
 @pytest.mark.parametrize("way", ["physical", "logical"])
 def test_a_recovery_keeps_its_secrets(fresh_sandbox: Layout, tmp_path: Path, way: str) -> None:
-    secrets = {name: fresh_sandbox.secret(name) for name in SECRETS}
+    secrets = {name: fresh_sandbox.secret(name) for name in Layout.SECRETS}
     inventory = tmp_path / "inventory" / "sandbox"
     inventory.mkdir(parents=True)
     text = (ROOT / "inventory/sandbox/platform.yaml").read_text()

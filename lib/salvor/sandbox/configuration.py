@@ -1,11 +1,12 @@
-"""The configuration of the sandbox's PostgreSQL and pgBackRest."""
+"""The configuration of a sandbox's PostgreSQL and pgBackRest."""
 
 from __future__ import annotations
 
 import getpass
 from pathlib import Path
 
-from salvor.sandbox import layout
+from salvor.sandbox import folders
+from salvor.sandbox.folders import Folders
 from salvor.sandbox.layout import ADDRESSES, Layout
 
 STANZA = "orders"
@@ -39,6 +40,9 @@ archive_mode = on
 archive_timeout = 5s
 archive_command = '{pgbackrest} archive-push %p'
 restore_command = '{pgbackrest} archive-get %f "%p"'
+"""
+
+_FOLLOWS = """\
 primary_conninfo = '{connection}'
 wal_retrieve_retry_interval = 500ms
 """
@@ -68,52 +72,56 @@ log-path={root}/pgbackrest/log
 log-level-file=off
 
 [{stanza}]
-pg1-path={root}/a/data
+pg1-path={data}
 pg1-port={port}
-pg1-socket-path={root}/a
+pg1-socket-path={folder}
 """
 
 
 def write(sandbox: Layout) -> None:
     """Write the files that name this sandbox's folders and ports."""
-    config = f"{sandbox.root}/pgbackrest.conf"
-    # PostgreSQL runs these commands by sh in its data directory, so they fit whichever directory that is.
-    pgbackrest = f'pgbackrest --config={config} --stanza={STANZA} --pg1-path="$PWD"'
     _give(sandbox, sandbox.root / "replica.pgpass", f"*:*:*:replica:{sandbox.secret('replica.password')}\n")
-    _give(
-        sandbox,
-        Path(config),
-        _PGBACKREST.format(
-            root=sandbox.root,
-            stanza=STANZA,
-            port=sandbox.database_port,
-            passphrase=sandbox.secret("repository.passphrase"),
-        ),
-    )
+    write_pgbackrest(sandbox, STANZA, sandbox.data("a"))
     for member, other in (("a", "b"), ("b", "a")):
-        folder = sandbox.root / member
-        text = _MEMBER.format(
-            address=ADDRESSES[member],
-            connection=f"host={ADDRESSES[other]} port={sandbox.database_port} user=replica application_name={member}"
-            f" passfile={sandbox.root}/replica.pgpass connect_timeout=3",
-            port=sandbox.database_port,
-            folder=folder,
-            pgbackrest=pgbackrest,
+        connection = (
+            f"host={ADDRESSES[other]} port={sandbox.database_port} user=replica application_name={member}"
+            f" passfile={sandbox.root}/replica.pgpass connect_timeout=3"
         )
-        _give(sandbox, folder / "member.conf", text)
+        write_member(sandbox, STANZA, sandbox.data(member), ADDRESSES[member], _FOLLOWS.format(connection=connection))
 
 
-def owner(sandbox: Layout) -> str:
+def write_pgbackrest(sandbox: Folders, stanza: str, data: Path) -> None:
+    """Write pgBackRest's configuration for the server of a data directory, whose socket is beside it."""
+    text = _PGBACKREST.format(
+        root=sandbox.root,
+        stanza=stanza,
+        data=data,
+        folder=data.parent,
+        port=sandbox.database_port,
+        passphrase=sandbox.secret("repository.passphrase"),
+    )
+    _give(sandbox, sandbox.root / "pgbackrest.conf", text)
+
+
+def write_member(sandbox: Folders, stanza: str, data: Path, address: str, more: str = "") -> None:
+    """Write what is particular to the server of a data directory, beside it."""
+    # PostgreSQL runs these commands by sh in its data directory, so they fit whichever directory that is.
+    pgbackrest = f'pgbackrest --config={sandbox.root}/pgbackrest.conf --stanza={stanza} --pg1-path="$PWD"'
+    text = _MEMBER.format(address=address, port=sandbox.database_port, folder=data.parent, pgbackrest=pgbackrest)
+    _give(sandbox, data.parent / "member.conf", text + more)
+
+
+def owner(sandbox: Folders) -> str:
     """The operating-system user of the servers, which is also the name of the role that made the cluster."""
     return sandbox.run_as or getpass.getuser()
 
 
-def access(sandbox: Layout) -> str:
+def access(sandbox: Folders) -> str:
     """The text of pg_hba.conf."""
     return _ACCESS.format(owner=owner(sandbox))
 
 
-def _give(sandbox: Layout, path: Path, text: str) -> None:
+def _give(sandbox: Folders, path: Path, text: str) -> None:
     """Write a file for the servers' user."""
-    layout.write(path, text)
+    folders.write(path, text)
     sandbox.give(path)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from salvor import clock, sandbox
 from salvor.errors import CannotError, UsageError
-from salvor.sandbox import database, layout, processes
+from salvor.sandbox import database, folders, processes
 from salvor.sandbox.layout import Layout
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _freeze_primary(found: Layout, member: str) -> datetime:
     tree = _tree(found, member)
     moment = clock.now()
     processes.send(tree, signal.SIGSTOP)
-    layout.write(found.place / "frozen.json", json.dumps([vars(process) for process in tree]) + "\n")
+    folders.write(found.place / "frozen.json", json.dumps([vars(process) for process in tree]) + "\n")
     return moment
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 from salvor.errors import CannotError
-from salvor.sandbox import layout, processes
+from salvor.sandbox import folders, layout, processes
 from salvor.sandbox.layout import Layout
 
 ZONE = "sandbox.test"
@@ -58,13 +58,13 @@ def start(sandbox: Layout) -> None:
     """Start it unless it runs; the zone is made once, with the name leading to member `a`."""
     folder = sandbox.place / "names"
     folder.mkdir(mode=0o700, exist_ok=True)
-    layout.write(
+    folders.write(
         folder / "knot.conf",
         _CONFIGURATION.format(folder=folder, port=sandbox.dns_port, secret=sandbox.secret("tsig.secret"), zone=ZONE),
     )
     zone = folder / f"{ZONE}.zone"
     if not zone.exists():
-        layout.write(zone, _RECORDS.format(zone=ZONE, ttl=TIME_TO_LIVE, address=layout.ADDRESSES["a"]))
+        folders.write(zone, _RECORDS.format(zone=ZONE, ttl=TIME_TO_LIVE, address=layout.ADDRESSES["a"]))
     if not processes.find(argv(sandbox)):
         # A killed server leaves it, and refuses to start when that number is another process's by now, or a zombie's.
         (folder / "knot.pid").unlink(missing_ok=True)

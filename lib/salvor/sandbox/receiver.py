@@ -79,9 +79,9 @@ async def _serve(place: Path) -> None:
     import tornado.web
     from aiosmtpd.smtp import SMTP
 
-    from salvor.sandbox import layout
+    from salvor.sandbox.folders import Folders
 
-    sandbox = layout.find(place)
+    sandbox = Folders.find(place)
     assert sandbox, f"there is no sandbox in {place}"
     kept = sandbox.messages
     book = _Book(kept)

@@ -23,7 +23,7 @@ from psycopg.rows import dict_row
 
 from salvor import clock
 from salvor.errors import CannotError
-from salvor.sandbox import layout, names
+from salvor.sandbox import names
 from salvor.sandbox.layout import Layout
 
 _DEADLINE = 2.0
@@ -191,7 +191,7 @@ class Orders(Handler):
 
 
 async def _serve(place: Path) -> None:
-    sandbox = layout.find(place)
+    sandbox = Layout.find(place)
     assert sandbox, f"there is no sandbox in {place}"
     parts = {"database": Database(sandbox)}
     # The access log would grow by 50 lines a second; failures are in the answers.

@@ -17,7 +17,6 @@ from datetime import datetime
 from pathlib import Path
 
 from salvor import clock
-from salvor.sandbox import layout
 from salvor.sandbox.layout import Layout
 
 _CUSTOMERS = 2
@@ -80,7 +79,7 @@ def _place_orders(sandbox: Layout, file: int) -> None:
 
 
 def _run(place: Path) -> None:
-    sandbox = layout.find(place)
+    sandbox = Layout.find(place)
     assert sandbox, f"there is no sandbox in {place}"
     file = os.open(sandbox.acknowledged, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     customers = [threading.Thread(target=_place_orders, args=(sandbox, file)) for _ in range(_CUSTOMERS)]

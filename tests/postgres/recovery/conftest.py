@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor.sandbox import database, layout, processes
+from salvor.sandbox import database, processes
 from salvor.sandbox.layout import Layout
 
 from tests.postgres.recovery.clusters import Cluster, open_system
@@ -22,7 +22,7 @@ def prepared() -> Iterator[Layout]:
     place = Path(tempfile.mkdtemp(prefix="salvor-recovery-", dir="/tmp"))
     os.environ["SALVOR_SANDBOX_ROOT"] = f"{place}.data" if os.geteuid() == 0 else str(place)
     try:
-        sandbox = layout.plan(place)
+        sandbox = Layout.plan(place)
     finally:
         del os.environ["SALVOR_SANDBOX_ROOT"]
     try:

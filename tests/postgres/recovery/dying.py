@@ -14,7 +14,7 @@ from typing import Any
 
 from salvor import shell
 from salvor.running import Command
-from salvor.sandbox import layout
+from salvor.sandbox.layout import Layout
 
 from tests.postgres.recovery.clusters import Cluster, open_system
 
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def _call(place: Path, incident: str, verb: str, arguments: Mapping[str, Any], dies_before: int) -> None:
-    sandbox = layout.find(place)
+    sandbox = Layout.find(place)
     assert sandbox
     commands = 0
     start = shell._Local._start
