@@ -14,4 +14,4 @@ from salvor.steps.restore import restore
 from salvor.steps.verify import verify
 
 STEPS = (assess, notify, isolate, restore, verify, reroute, notify)
-WAYS = ("physical", "logical")
+WAYS = ("physical", "logical", "snapshot", "archive")

@@ -10,4 +10,4 @@ from salvor.steps.restore import restore
 from salvor.steps.verify import verify
 
 STEPS = (assess, restore, verify)
-WAYS = ("physical", "logical")
+WAYS = ("physical", "logical", "snapshot", "archive")

@@ -219,7 +219,7 @@ def test_0_done_and_nothing_to_do(place: World) -> None:
 
 def test_2_usage(place: World) -> None:
     wrong = {
-        ("restore",): ("--service is missing", "HINT: add --service=NAME"),
+        ("verify",): ("--service is missing", "HINT: add --service=NAME"),
         ("restore", "--service=nope", "--platform=world"): ("no service 'nope'", "its services are: things"),
         ("restore", *SERVICE, "--at=yesterday"): ("--at: 'yesterday' is not a time", "ISO 8601"),
         ("restore", *SERVICE, "--runbook=nope"): ("--runbook: there is no runbook 'nope'", "from_backup"),

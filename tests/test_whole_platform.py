@@ -82,7 +82,7 @@ def test_assess_of_all_says_what_is_broken_and_writes_nothing(place: World, caps
     assert {each["service"]: each["state"] for each in said if each["kind"] == "service"} == {
         "things": "healthy",
         "shop": "broken",
-        "office": "healthy",
+        "office": "waits",
         "rest": "broken",
     }
     assert not any((place.root / "incidents").iterdir())

@@ -9,15 +9,14 @@ from datetime import datetime
 from typing import Literal
 
 from salvor import clock, console, inventory, show
-from salvor.change import Finding, Level
+from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
-from salvor.run import Plan
 from salvor.session import Session, open_session
 from salvor.show import Plain, Shown
 from salvor.system import Wish
 
-State = Literal["healthy", "back", "broken", "not begun", "failed"]
+State = Literal["healthy", "back", "broken", "waits", "not begun", "failed"]
 
 
 @dataclass
@@ -89,15 +88,14 @@ def _look(platform: Platform, service: Service) -> Result:
     decided = [each for step in plan.steps for each in step.decisions] or list(session.incident.decisions.values())
     if decided and not session.incident.recovered_once:
         return Result(service, "broken", session, "; ".join(f"{each.system}: {each.seen}" for each in decided))
-    if wrong := _failed(plan):
-        return Result(
-            service, "broken", session, "; ".join(f"{one.subject}: {one.check}: {one.figure}" for one in wrong)
-        )
+    wrong = [finding for step in plan.steps for finding in step.findings if finding.level is Level.FAIL]
+    told = "; ".join(f"{one.subject}: {one.check}: {one.figure or one.detail}" for one in wrong)
+    needed = {name for one in session.incident.needs for name in (*one.systems, *one.applications)}
+    if {finding.subject for finding in wrong} - needed:
+        return Result(service, "broken", session, told)
+    if wrong:
+        return Result(service, "waits", session, told)
     return Result(service, "healthy", session)
-
-
-def _failed(plan: Plan) -> list[Finding]:
-    return [finding for step in plan.steps for finding in step.findings if finding.level is Level.FAIL]
 
 
 def restore(
