@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 
-from salvor.change import NEWEST, Backup, Verdict
+from salvor.change import NEWEST, Backup, Verdict, canonical
 from salvor.policy import Keep
 
 PROVEN = "last proven"
+COPIES = 2
+"""So many other repositories have what the own policy of one repository lets go."""
 
 
 def _month(moment: datetime) -> tuple[int, ...]:
@@ -25,22 +28,50 @@ _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
 }
 
 
-def decide(backups: Iterable[Backup], keep: Keep) -> list[Verdict]:
-    """The verdict on each backup, newest first; each repository is counted by itself.
+def decide(backups: Iterable[Backup], keep: Keep, own: Mapping[str, Keep] = MappingProxyType({})) -> list[Verdict]:
+    """The verdict on each backup, newest first; each repository is counted by itself, by its `own`
+    policy if it has one.
 
     Whatever the policy says, these stay: the newest good one, the newest one of which a restore was proven, what
-    another one that stays needs, what is on hold, and a damaged one as long as nothing newer is good.
+    another one that stays needs, what is on hold, and a damaged one as long as nothing newer is good. What only the
+    own policy of a repository lets go stays until COPIES other repositories have it.
     """
-    series: dict[tuple[str, str], list[Backup]] = defaultdict(list)
-    for backup in backups:
-        series[backup.way, backup.repository].append(backup)
-    found = [verdict for each in series.values() for verdict in _decide(each, keep)]
+    ways: dict[str, list[Backup]] = defaultdict(list)
+    for backup in sorted(backups, key=lambda one: (one.taken, one.id), reverse=True):
+        ways[backup.way].append(backup)
+    found = [verdict for each in ways.values() for verdict in _by_repository(each, keep, own)]
     return sorted(found, key=lambda one: (one.backup.taken, one.backup.id), reverse=True)
 
 
-def _decide(backups: Sequence[Backup], keep: Keep) -> list[Verdict]:
-    """The verdicts on the backups of one repository."""
-    ordered = sorted(backups, key=lambda one: (one.taken, one.id), reverse=True)
+def _by_repository(backups: Sequence[Backup], keep: Keep, own: Mapping[str, Keep]) -> list[Verdict]:
+    """The verdicts on the backups of one way back; newest first, as they came."""
+    holders: dict[str, set[str]] = defaultdict(set)
+    for one in backups:
+        if one.usable:
+            holders[_content(one)].add(one.repository)
+    wanted = {_content(one.backup) for one in _decide(backups, keep) if one.stays} if own else set()
+    found = []
+    for repository in dict.fromkeys(one.repository for one in backups):
+        of_it = [one for one in backups if one.repository == repository]
+        if repository not in own:
+            found += _decide(of_it, keep)
+            continue
+        spared = {}
+        for one in of_it:
+            others = len(holders[_content(one)] - {repository})
+            if _content(one) in wanted and others < COPIES:
+                spared[one.id] = f"{others} of {COPIES} other repositories have it"
+        found += _decide(of_it, own[repository], spared)
+    return found
+
+
+def _content(backup: Backup) -> str:
+    """What tells that two repositories hold the same."""
+    return canonical(backup.fingerprint) if backup.fingerprint else backup.id
+
+
+def _decide(ordered: Sequence[Backup], keep: Keep, spared: Mapping[str, str] = MappingProxyType({})) -> list[Verdict]:
+    """The verdicts on the backups of one repository, newest first; `spared` are more reasons to stay, by id."""
     good = [one for one in ordered if one.usable]
     reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
     for newest in good[:1]:
@@ -58,6 +89,9 @@ def _decide(backups: Sequence[Backup], keep: Keep) -> list[Verdict]:
             reasons[one.id].append(one.hold)
         if not one.usable and not (good and good[0].taken > one.taken):
             reasons[one.id].append("nothing newer is good")
+    for one in ordered:
+        if not reasons[one.id] and one.id in spared:
+            reasons[one.id].append(spared[one.id])
     for one in ordered:
         if reasons[one.id]:
             _keep_what_it_needs(one, ordered, reasons)
