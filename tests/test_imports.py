@@ -40,7 +40,7 @@ NOT_FOR_SYSTEMS = {
     "aftermath", "arguments", "commands", "console", "drill", "history", "incident", "inventory", "journal", "live",
     "maintenance", "notebook", "record", "run", "sandbox", "session", "show", "steps", "story",
 }  # fmt: skip
-ENGINES = {"files": {"files"}, "host": {"host", "application"}, "postgres": {"postgres"}}
+ENGINES = {"files": {"files"}, "host": {"host", "application", "cache"}, "postgres": {"postgres"}}
 """The packages that belong to some kinds of system, and to which: the first bears its name."""
 
 

@@ -97,7 +97,7 @@ class Shell(ABC):
                     raise CannotError(f"{_name(argv)} on {self.where} prints without end; it was stopped.")
         result = Result(tuple(argv), running.exit_code(), "".join(lines), running.stderr(), clock.monotonic() - begun)
         if check and result.exit_code:
-            raise self._failed(argv, result.exit_code, result.stderr or result.stdout[-_STDERR_KEPT:])
+            raise self.failed(argv, result.exit_code, result.stderr or result.stdout[-_STDERR_KEPT:])
         return result
 
     def stream(
@@ -130,7 +130,7 @@ class Shell(ABC):
             yield from said
         code = running.exit_code()
         if code:
-            raise self._failed(command.argv, code, running.stderr())
+            raise self.failed(command.argv, code, running.stderr())
 
     def _said(
         self, running: Running, argv: Sequence[str], until: float, deadline: float, idle: float | None
@@ -164,7 +164,8 @@ class Shell(ABC):
             if not ended:
                 running.kill()
 
-    def _failed(self, argv: Sequence[str], code: int, said: str) -> CommandError:
+    def failed(self, argv: Sequence[str], code: int, said: str) -> CommandError:
+        """The error of a command that ended with `code` and `said` that, masked."""
         tail = mask("\n".join(said.strip().splitlines()[-12:]))
         how = f"ended with exit code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
         who = f" as {self.user}" if self.user else ""
@@ -191,7 +192,7 @@ class Shell(ABC):
         if result.exit_code == 44:
             return None
         if result.exit_code:
-            raise self._failed(["cat", path], result.exit_code, result.stderr)
+            raise self.failed(["cat", path], result.exit_code, result.stderr)
         return result.stdout
 
     def write(self, path: str, text: str, *, mode: int = 0o600, deadline: float = 30.0) -> None:

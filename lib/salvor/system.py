@@ -286,6 +286,10 @@ class Outbox(System):
         the argument `moment`.
         """
 
+    def unreachable(self) -> dict[str, str]:
+        """The channels to which nothing could be sent, and why, as far as that can be told without sending anything."""
+        return {}
+
 
 class Machine(System):
     """A machine: it can be cut off from everybody but its operator, and it runs services.
@@ -297,6 +301,13 @@ class Machine(System):
     def forecast(self, state: State, change: Change) -> State:
         """Whether others may reach it is what `writable` says of a machine."""
         return replace(state, writable={"fence": False, "unfence": True}.get(change.verb, state.writable))
+
+
+class Cache(System):
+    """What may be emptied, because it fills again. `details["now"]` of its state is the time there.
+
+    Verb that every kind has: `clear(before)`, of what was in it at a time of its own clock.
+    """
 
 
 class Application(System):

@@ -315,3 +315,19 @@ def application_case(old_machine: Machine, context: Context) -> Iterator[Case]:
     yield Case(up, opened("127.0.0.1", SshSettings(port=1, user="nobody")), (change,))
     up.stop()
     script.unlink()
+
+
+@pytest.fixture
+def cache_case(context: Context, tmp_path: Path) -> Case:
+    from salvor.systems.cache import Cache, CacheSettings
+
+    def opened(path: Path) -> Cache:
+        return Cache("pages", CacheSettings(kind="cache", path=str(path)), context)
+
+    (tmp_path / "pages").mkdir()
+    (tmp_path / "pages" / "page").write_text("a page")
+    up = opened(tmp_path / "pages")
+    before = up.observe().details["now"] + 1
+    return Case(
+        up, opened(tmp_path / "nothing"), (up.change("clear", why="-", no_undo="it fills again", before=before),)
+    )

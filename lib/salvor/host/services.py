@@ -142,10 +142,10 @@ def _of_pm2(name: str, said: str) -> tuple[str, str]:
 
 
 Environment = Mapping[str, str]
-_NOTHING: Environment = {}
+NOTHING: Environment = {}
 
 
-def see(shell: Shell, name: str, environment: Environment = _NOTHING) -> Service:
+def see(shell: Shell, name: str, environment: Environment = NOTHING) -> Service:
     """How a service is now; `environment` tells its manager where it is at home. Raises CannotError when the machine
     cannot be asked.
     """
@@ -154,7 +154,7 @@ def see(shell: Shell, name: str, environment: Environment = _NOTHING) -> Service
     return _service(*said.removeprefix("service ").strip().split(" ", 2))
 
 
-def act(shell: Shell, name: str, action: str, *, deadline: float, environment: Environment = _NOTHING) -> None:
+def act(shell: Shell, name: str, action: str, *, deadline: float, environment: Environment = NOTHING) -> None:
     """Start, stop or restart it, and see that it then runs, or does not. Its being so already is no error.
 
     Raises CannotError when nothing there runs a service of that name, or refuses; NotConvergedError when it was told

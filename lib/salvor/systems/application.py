@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -12,8 +13,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from salvor import checks, clock, shell
 from salvor.change import UNSEEN, Level, Reachable, State
 from salvor.checks import Check
-from salvor.errors import NotConvergedError, SalvorError
-from salvor.host import services
+from salvor.errors import CannotError, NotConvergedError, SalvorError
+from salvor.host import instances, releases, services
+from salvor.host.releases import Releases
 from salvor.host.services import Service
 from salvor.shell import Shell
 from salvor.ssh import host as way
@@ -32,11 +34,24 @@ def _check_service(name: str) -> str:
     return name
 
 
+def _check_template(name: str) -> str:
+    if name and not (services.NAME.fullmatch(name) and name.endswith("@")):
+        raise ValueError(f"{name!r} is not the name of a template of systemd, such as shop@")
+    return name
+
+
+def _check_folder(path: str) -> str:
+    if not path.startswith("/") or str(PurePosixPath(path)) != path or ".." in path.split("/") or "\0" in path:
+        raise ValueError(f"{path!r} is not a folder's absolute path, written without . and ..")
+    return path
+
+
 class ApplicationSettings(Settings):
     """A program as the inventory describes it. `address` (empty: this machine), `ssh` and `run_as` say how its machine
     is reached, `service` what it is called there, `environment` where its manager is at home (PM2_HOME, PATH; never a
     secret), `uses` the systems whose data it works on. `healthy`: the check that it passes once it has started, within
-    `starts_within` seconds.
+    `starts_within` seconds. `template`: the template of systemd that is scaled (`shop@`); pm2 needs none.
+    `releases`: the folder of its releases, with the link `current` beside it.
     """
 
     kind: Literal["application"]
@@ -47,6 +62,8 @@ class ApplicationSettings(Settings):
     environment: Mapping[str, str] = {}
     uses: tuple[str, ...] = ()
     healthy: Check | None = None
+    template: Annotated[str, AfterValidator(_check_template)] = ""
+    releases: Annotated[str, AfterValidator(_check_folder)] | None = None
     starts_within: Annotated[float, BeforeValidator(clock.read_duration), Field(gt=0, le=600)] = 30.0
 
     @model_validator(mode="after")
@@ -73,6 +90,24 @@ class Application(Role):
     def look(self) -> Service:
         """How its service is. Raises CannotError, or OutcomeUnknownError, when its machine cannot be asked."""
         return services.see(self._shell, self.settings.service, self.settings.environment)
+
+    def instances(self) -> int:
+        """How many instances of it run. Raises CannotError when that cannot be told."""
+        return instances.count(self._shell, self._scaled, self.settings.environment)
+
+    @property
+    def _scaled(self) -> str:
+        return self.settings.template or self.settings.service
+
+    def deployed(self) -> Releases:
+        """Its releases. Raises CannotError."""
+        return releases.look(self._shell, self._releases)
+
+    @property
+    def _releases(self) -> str:
+        if not self.settings.releases:
+            raise CannotError(f"{self.name} has no releases.", hint=f"add releases: FOLDER to {self.name}")
+        return self.settings.releases
 
     def observe(self) -> State:
         """Whether it runs. What we cannot ask is unknown; that nothing of its name is there is down."""
@@ -118,6 +153,20 @@ class Application(Role):
     def _turn(self, action: str) -> None:
         said = self.settings
         services.act(self._shell, said.service, action, deadline=_TURNING, environment=said.environment)
+
+    @verb(deadline=180)
+    def scale(self, to: int) -> None:
+        """Let so many instances of it run, by pm2 or of a template of systemd. Raises CannotError, or
+        NotConvergedError.
+        """
+        environment = self.settings.environment
+        instances.scale(self._shell, self._scaled, to, deadline=_TURNING, environment=environment)
+
+    @verb(deadline=240)
+    def roll_back(self, release: str, run: str) -> None:
+        """Turn it to another release, then restart it as `restart` does. Raises CannotError, or NotConvergedError."""
+        releases.turn_to(self._shell, self._releases, release)
+        self.restart(run)
 
     def _wait_until_healthy(self) -> None:
         check, until = self.settings.healthy, clock.monotonic() + self.settings.starts_within

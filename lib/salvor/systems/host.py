@@ -11,7 +11,7 @@ from pydantic import AfterValidator, IPvAnyNetwork
 from salvor import shell
 from salvor.change import UNSEEN, Reachable, State
 from salvor.errors import CannotError, SalvorError
-from salvor.host import facts, fence, health, services
+from salvor.host import facts, fence, health, once, services
 from salvor.host.facts import Facts
 from salvor.host.services import Service
 from salvor.shell import Shell
@@ -138,6 +138,13 @@ class Host(Machine):
         now = self.service(service)
         if not (run and now.runs and now.run != run):
             services.act(self._shell, service, "restart", deadline=90.0)
+
+    @verb(deadline=3700, destructive=True)
+    def execute(self, command: list[str], token: str, deadline: float) -> None:
+        """Run a command there, once for each `token` (letters, digits, hyphens), within `deadline` seconds. Raises
+        CommandError when it fails, OutcomeUnknownError when it was begun and nobody saw its end: it is not run again.
+        """
+        once.run(self._shell, command, token, deadline=deadline)
 
 
 def _identity(seen: Facts) -> str:

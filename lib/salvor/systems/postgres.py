@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from salvor import secrets, shell
+from salvor import clock, secrets, shell
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
 from salvor.errors import CannotError, OutcomeUnknownError, UsageError
 from salvor.policy import BackedUpSettings
-from salvor.postgres import backrest, beside, failover, fence, logical, proof, rebuild, restore_point, ways
+from salvor.postgres import backrest, beside, failover, fence, logical, proof, rebuild, restore_point, sessions, ways
 from salvor.postgres.backrest import Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
@@ -353,6 +353,22 @@ class Postgres(Restorable):
         if found:
             yield Progress(0, None, "", f"removing {path}")
             beside.remove(server, path, tablespaces="all")
+
+    @verb(deadline=60.0, destructive=True)
+    def end_sessions(
+        self,
+        before: str,
+        idle_in_transaction: float | None = None,
+        role: str | None = None,
+        application: str | None = None,
+    ) -> None:
+        """End sessions on the live primary, of those that were there at the time `before` (ISO 8601, the server's):
+        idle in a transaction for so many seconds, or of a role or an application.
+        """
+        primary = self.site.view().primary
+        if not primary.is_up:
+            raise CannotError(f"{self.name}: no live primary: {primary.describe()}.", hint="inv assess")
+        sessions.end(primary.member.server, clock.read_time(before), idle_in_transaction, role, application)
 
     @verb(deadline=_DAY)
     def rebuild_standby(self, member: str) -> Iterator[Progress]:
