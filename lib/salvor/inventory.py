@@ -38,7 +38,9 @@ Duration = Annotated[float, BeforeValidator(clock.read_duration)]
 
 
 class Service(BaseModel):
-    """What the business names: its targets, what it depends on, the systems it lives in, the routes that lead to it."""
+    """What the business names: its targets, what it depends on, the systems it lives in, the routes that lead to it.
+    `availability` is the percentage of the time that its users are promised, if they are.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -47,6 +49,7 @@ class Service(BaseModel):
     tier: int = Field(default=1, ge=1, le=9)
     rto: Duration
     rpo: Duration
+    availability: float | None = Field(default=None, gt=0, lt=100)
     depends_on: tuple[Name, ...] = ()
     systems: tuple[Name, ...] = ()
     applications: tuple[Name, ...] = ()

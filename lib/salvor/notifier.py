@@ -17,6 +17,25 @@ WEBHOOKS = ("json", "jsons", "xml", "xmls", "form", "forms")
 MAIL = ("mailto", "mailtos")
 
 
+def understands(url: str) -> bool:
+    """Whether apprise can make a place of this URL. Nothing is sent, and nobody is asked."""
+    import apprise
+
+    _silence()
+    try:
+        return apprise.Apprise.instantiate(url, suppress_exceptions=False) is not None
+    except Exception:  # noqa: BLE001  whatever a plugin raises, it cannot be sent to; the text could hold the URL
+        return False
+
+
+def _silence() -> None:
+    """What apprise says is in its results, and should not be on the terminal too."""
+    import logging
+
+    if not logging.getLogger("apprise").handlers:
+        logging.getLogger("apprise").addHandler(logging.NullHandler())
+
+
 def hand_over(url: str, text: Text, kind: str, fields: Mapping[str, str]) -> str:
     """Send `text` to an apprise URL. Returns why it was not taken, masked; nothing when it was. Never raises.
 
@@ -24,12 +43,9 @@ def hand_over(url: str, text: Text, kind: str, fields: Mapping[str, str]) -> str
     can drop a repeat: it is the header `X-Salvor-Message` of mail and webhooks, and webhooks get all fields as data.
     After the deadline the message may still arrive.
     """
-    import logging
-
     import apprise
 
-    if not logging.getLogger("apprise").handlers:  # its words are in the result, and should not be on the terminal too
-        logging.getLogger("apprise").addHandler(logging.NullHandler())
+    _silence()
     try:
         # Neither its own threads nor its own deadline: such a thread, while it hangs, keeps the process from ending.
         notifier = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False, service_timeout=0))

@@ -290,6 +290,10 @@ class Outbox(System):
         """The channels to which nothing could be sent, and why, as far as that can be told without sending anything."""
         return {}
 
+    def unreachable(self) -> dict[str, str]:
+        """The channels to which nothing could be sent, and why, as far as that can be told without sending anything."""
+        return {}
+
 
 class Machine(System):
     """A machine: it can be cut off from everybody but its operator, and it runs services.

@@ -410,3 +410,20 @@ def test_a_reason_holds_no_part_of_a_url_that_could_be_a_token() -> None:
     assert said.startswith("Failed for ") and said.endswith(", 404")
     for token in ("T1JJ3T3L2", "A1BRTD4JD", "TIiajkdnlazkcOXrIdevi7FQ", "hunter22"):
         assert token not in said
+
+
+def test_contacts_that_cannot_be_reached_are_told_without_sending(
+    opened: Open, receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_PLACE", "slack://a-token-of-nobody")
+    outbox = opened(
+        oncall=oncall(receiver.url("ok")),
+        chat=oncall("env:NO_PLACE"),
+        lead=oncall("env:THERE_IS_NO_SUCH_VARIABLE"),
+    )
+    found = outbox.unreachable()
+    assert list(found) == ["chat", "lead"]
+    assert found["chat"] == "apprise does not understand its URL"
+    assert "is empty or not set" in found["lead"]
+    assert receiver.got == []
+    assert "a-token-of-nobody" not in "".join([*found.values(), *capfd.readouterr()])

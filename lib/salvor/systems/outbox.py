@@ -151,6 +151,19 @@ class Outbox(system.Outbox):
             and not self._is_sent(moment, name)
         ]
 
+    def unreachable(self) -> dict[str, str]:
+        """The channels whose URL is not there, or is none that apprise understands. Nothing is sent."""
+        found = {}
+        for name, channel in self.settings.channels.items():
+            try:
+                url = secrets.resolve(channel.url) if _is_reference(channel.url) else channel.url
+                reason = "" if notifier.understands(url) else "apprise does not understand its URL"
+            except CannotError as error:
+                reason = error.what
+            if reason:
+                found[name] = reason
+        return found
+
     def forecast(self, state: State, change: Change) -> State:
         """After `send`, the message is among those that were sent."""
         message = f"{change.arguments['moment']}.{change.arguments['channel']}"
