@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from salvor import host_work, journal
+from salvor import aftermath, host_work, journal
 from salvor.errors import CannotError, PlanMovedError, UsageError
 from salvor.host import services
 from salvor.journal import Journal
@@ -77,6 +77,15 @@ def test_a_fence_is_planned_then_made_once_and_lifted(made: Machine, incidents: 
         do(host_work.unfence, yes=True)
     assert made.answers(source=made.stranger)
     assert "Nothing to do" in do(host_work.unfence, yes=True)
+
+
+def test_the_journal_of_a_fence_can_be_taken_back(made: Machine, incidents: Path) -> None:
+    do(host_work.fence, yes=True)
+    assert not made.answers(source=made.stranger)
+    (folder,) = journal.incidents(incidents)
+    aftermath.undo(folder.name, Plain(io.StringIO()), yes=True)
+    assert made.answers(source=made.stranger)
+    assert "undone" in {line["kind"] for line in Journal.read(folder).lines}
 
 
 def test_who_does_not_answer_hinders_nobody_and_is_told(made: Machine, incidents: Path) -> None:

@@ -402,6 +402,7 @@ class Incident:
             "purpose": self.purpose,
             "scenario": self.scenario,
             "runbook": self.runbook,
+            "systems": list(self.service.systems),
             "wish": wish_to_json(self.wish),
             "detected_at": clock.write_time(self.detected_at),
             "failed_at": clock.write_time(self.failed_at) if self.failed_at else None,
@@ -417,10 +418,13 @@ _FRAME = ("n", "at", "by", "kind", "previous")
 def reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operator: str) -> Incident:
     """The incident that a journal tells of."""
     opened = lines[0]
+    name, of_no_service = opened["service"], opened["purpose"] == "maintenance" and opened.get("systems")
     incident = Incident(
         id=opened["incident"],
         platform=platform,
-        service=platform.service(opened["service"]),
+        service=Service(name=name, rto=0, rpo=0, systems=of_no_service)
+        if of_no_service and name not in platform.services
+        else platform.service(name),
         wish=wish_from_json(opened["wish"]),
         runbook=opened["runbook"],
         operator=operator,

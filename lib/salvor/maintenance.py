@@ -12,12 +12,10 @@ from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
 from salvor.run import Plan, PlannedStep, Runner
-from salvor.runbook_files import Runbook
+from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session, incidents_folder, operator
 from salvor.show import Shown
 from salvor.system import Wish
-
-_BOOK = Runbook("maintenance", "Work between incidents.", ())
 
 
 def _session(service: str, platform: str, shown: Shown) -> Session:
@@ -29,9 +27,9 @@ def sitting(service: Service, platform: Platform, shown: Shown) -> Session:
     """A sitting whose journal tells of maintenance rather than of an incident."""
     new = new_id(service.name)
     incident = Incident(
-        new, platform, service, Wish(), _BOOK.name, operator(), incidents_folder() / new, purpose="maintenance"
+        new, platform, service, Wish(), MAINTENANCE.name, operator(), incidents_folder() / new, purpose="maintenance"
     )
-    return Session(incident, _BOOK, Runner(incident, shown), History(incidents_folder(), platform.name))
+    return Session(incident, MAINTENANCE, Runner(incident, shown), History(incidents_folder(), platform.name))
 
 
 def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> None:

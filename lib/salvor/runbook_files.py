@@ -24,6 +24,10 @@ class Runbook:
     ways: tuple[str, ...] = ()
 
 
+MAINTENANCE = Runbook("maintenance", "Work between incidents.", ())
+"""What a journal of work between incidents names as its runbook: it has no steps to go on with."""
+
+
 def names() -> list[str]:
     """The names of the runbooks."""
     return sorted(path.stem for path in (inventory.root() / "runbooks").glob("[a-z]*.py"))
@@ -31,6 +35,8 @@ def names() -> list[str]:
 
 def load(name: str) -> Runbook:
     """The runbook of that name. Raises UsageError, naming those that exist."""
+    if name == MAINTENANCE.name:
+        return MAINTENANCE
     if name not in names():
         raise UsageError(f"--runbook: there is no runbook {name!r}.", hint=f"the runbooks are {', '.join(names())}")
     module = _load(inventory.root() / "runbooks" / f"{name}.py")

@@ -276,7 +276,6 @@ def open_session(
     something else.
     """
     described = inventory.load(platform)
-    chosen = described.service(service)
     wish = wish or Wish()
     history = History(incidents_folder(), platform)
     known = list(journal.incidents(incidents_folder()))
@@ -291,6 +290,7 @@ def open_session(
         if _asks_for_another(session.incident, wish, failed_at, runbook_name):
             raise _begun_otherwise(session.incident)
         return session
+    chosen = described.service(service)
     for folder in [] if anew else known:
         if brief.service_of(folder.name) != service or brief.is_over(folder):
             continue  # there may be thousands
