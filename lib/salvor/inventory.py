@@ -15,11 +15,14 @@ from salvor import clock, located_yaml, secrets
 from salvor.checks import Check
 from salvor.errors import SalvorError, UsageError
 from salvor.located_yaml import Document, Location
+from salvor.schedule import settings as schedule
+from salvor.schedule.settings import Schedule
 from salvor.system import Application, Context, Outbox, Restorable, Route, Settings, System, kind
 from salvor.watch import references
 from salvor.watch.rules import Escalation, Rule
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_SECTIONS = ("systems", "services", "watch", "escalation", "schedules")
 _Model = TypeVar("_Model", bound=BaseModel)
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -69,6 +72,7 @@ class Platform:
     settings: Mapping[str, Settings]
     watch: Mapping[str, Rule] = field(default_factory=dict)
     escalation: Mapping[str, Escalation] = field(default_factory=dict)
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     documents: tuple[Document, ...] = field(repr=False, default=())
 
     def service(self, name: str) -> Service:
@@ -223,7 +227,7 @@ class _Builder:
         raise self.error(location, what, hint)
 
     def build(self) -> Platform:
-        entries: dict[str, dict[str, Any]] = {"systems": {}, "services": {}, "watch": {}, "escalation": {}}
+        entries: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
         for document in self.documents:
             self.merge(document, entries)
         settings = {name: self.system(name, entry) for name, entry in entries["systems"].items()}
@@ -242,6 +246,10 @@ class _Builder:
             for name, entry in entries["escalation"].items()
         }
         references.check(rules, escalations, services, settings, self.refuse)
+        schedules = {
+            name: self.validate(Schedule, entry, ("schedules", name)) for name, entry in entries["schedules"].items()
+        }
+        schedule.check(schedules, services, self.refuse)
         verbs = {verb for one in settings.values() for verb in kind(one.kind).verbs()}
         secrets.leave_readable({self.name, *services, *settings, *rules, *verbs})
         return Platform(
@@ -252,6 +260,7 @@ class _Builder:
             settings,
             rules,
             escalations,
+            schedules,
             tuple(self.documents),
         )
 
@@ -291,7 +300,7 @@ class _Builder:
             elif section != "variables_from":
                 raise UsageError(
                     f"{document.place((section,))}: {section!r} is not known here.",
-                    hint="the sections are title, variables_from, systems, services, watch and escalation",
+                    hint=f"the sections are title, variables_from, {', '.join(_SECTIONS)}",
                 )
 
     def system(self, name: str, entry: dict[str, Any]) -> Settings:
