@@ -15,9 +15,9 @@ from urllib.request import HTTPRedirectHandler, Request
 
 import pytest
 from pydantic import ValidationError
-from salvor import secrets
+from salvor import secrets, web
 from salvor.change import Finding, Level
-from salvor.checks import Check, _opener, run
+from salvor.checks import Check, run
 from salvor.errors import CannotError, OutcomeUnknownError
 
 
@@ -257,7 +257,7 @@ def test_a_redirect_to_another_scheme_is_not_followed(url: Url, target: str) -> 
 
 @pytest.mark.parametrize(("scheme", "followed"), [("http", False), ("https", True)])
 def test_a_redirect_from_https_stays_there(scheme: str, followed: bool) -> None:
-    opener: Any = _opener(follow=True)
+    opener: Any = web.opener(follow=True)
     (redirects,) = (each for each in opener.handlers if isinstance(each, HTTPRedirectHandler))
     with nullcontext() if followed else pytest.raises(URLError, match="not followed"):
         redirects.redirect_request(Request("https://h/"), BytesIO(), 302, "Found", HTTPMessage(), f"{scheme}://h/x")

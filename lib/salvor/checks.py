@@ -9,21 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from salvor import clock
+from salvor import clock, web
 from salvor.address import host_and_port
 from salvor.change import Finding, Level
 from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError
 from salvor.plain import one_line
-
-if TYPE_CHECKING:
-    from email.message import Message
-    from urllib.request import OpenerDirector
 
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")
@@ -173,64 +169,25 @@ def _limit(check: Check) -> str:
 
 
 def _http_answer(check: Check, url: str) -> _Answer:
-    """One GET. Proxies of the environment are not used: a check asks the service, not somebody's cache of it."""
+    """One GET."""
     import urllib.error
 
     until = clock.monotonic() + check.deadline
     try:
-        response = _opener(follow=check.status is None or not 300 <= check.status < 400).open(
+        response = web.opener(follow=check.status is None or not 300 <= check.status < 400).open(
             url, timeout=check.deadline
         )
     except urllib.error.HTTPError as error:
         response = error
     with closing(response):
         status = int(response.status)
-        body = b"".join(_pieces(response, until))
+        body = web.body(response, until, most=_MOST_BYTES)
     figure = f"status {status}"
     if status != check.status if check.status is not None else not 200 <= status < 300:
         return _Answer(Level.FAIL, figure, body[:1000].decode("utf-8", "replace"))
     if check.contains is not None and check.contains not in body.decode("utf-8", "replace"):
         return _Answer(Level.FAIL, f"{figure}, without it", body[:1000].decode("utf-8", "replace"))
     return _Answer(Level.PASS, figure)
-
-
-def _pieces(response: Any, until: float) -> Iterator[bytes]:
-    """At most 64 KB of a body. A socket's timeout is for one read, so a server that drips needs a look at the clock."""
-    left = _MOST_BYTES
-    while left and (piece := response.read1(left)):
-        yield piece
-        left -= len(piece)
-        if clock.monotonic() > until:
-            raise TimeoutError("the body did not end in time")
-
-
-def _opener(*, follow: bool) -> OpenerDirector:
-    """HTTP and HTTPS alone: urllib's usual opener would also follow a redirect to ftp, and open files."""
-    from urllib.error import URLError
-    from urllib.request import (
-        HTTPDefaultErrorHandler,
-        HTTPErrorProcessor,
-        HTTPHandler,
-        HTTPRedirectHandler,
-        HTTPSHandler,
-        OpenerDirector,
-        Request,
-    )
-
-    class Redirect(HTTPRedirectHandler):
-        def redirect_request(
-            self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Message[str, str], newurl: str
-        ) -> Request | None:
-            scheme = urlsplit(newurl).scheme
-            if scheme != "https" and scheme != req.type:
-                raise URLError(f"it redirects from {req.type} to {scheme}, which is not followed")
-            return super().redirect_request(req, fp, code, msg, headers, newurl)  # type: ignore[arg-type]
-
-    opener = OpenerDirector()
-    handlers = [HTTPHandler, HTTPSHandler, HTTPErrorProcessor, HTTPDefaultErrorHandler, *([Redirect] if follow else [])]
-    for handler in handlers:
-        opener.add_handler(handler())
-    return opener
 
 
 # ------------------------------------------------------------------------------------------------ commands

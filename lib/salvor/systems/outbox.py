@@ -24,8 +24,13 @@ _MOMENTS: dict[str, tuple[Severity, ...]] = {
     "recovered": ("info", "customer"),
     "failed": ("critical",),
     "undone": ("warning",),
+    "acting": ("warning",),
+    "called": ("critical",),
+    "better": ("info",),
 }
-"""The severities of each moment's messages. Customers are told of what they see: that it broke, and that it is back."""
+"""The severities of each moment's messages; the last three are those of automatic recovery. Customers are told of what
+they see: that it broke, and that it is back.
+"""
 _KINDS = {"critical": "failure", "warning": "warning"}
 """Apprise's words for how bad it is."""
 _HARMLESS = ("from", "to", "cc", "bcc", "reply", "name", "smtp", "mode", "format", "method", "verify", "cto", "rto")
@@ -263,5 +268,5 @@ class Outbox(system.Outbox):
             "severity": severity,
             "possibly_repeated": "yes" if repeated else "no",
         }
-        kind = "success" if moment == "recovered" else _KINDS.get(severity, "info")
+        kind = "success" if moment in ("recovered", "better") else _KINDS.get(severity, "info")
         return notifier.hand_over(url, text, kind, fields)
