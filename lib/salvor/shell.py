@@ -117,9 +117,16 @@ class Shell(ABC):
             assert isinstance(line, str)
             yield line.removesuffix("\n")
 
-    def pieces(self, argv: Sequence[str], *, deadline: float, idle: float | None = None) -> Iterator[bytes]:
+    def pieces(
+        self,
+        argv: Sequence[str],
+        *,
+        deadline: float,
+        idle: float | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Iterator[bytes]:
         """As `stream`, but what it prints comes as it is: bytes, in pieces of at most 64 KiB."""
-        for piece in self._stream(Command(argv, binary=True), deadline, idle):
+        for piece in self._stream(Command(argv, environment or {}, binary=True), deadline, idle):
             assert isinstance(piece, bytes)
             yield piece
 

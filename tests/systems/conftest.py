@@ -331,3 +331,18 @@ def cache_case(context: Context, tmp_path: Path) -> Case:
     return Case(
         up, opened(tmp_path / "nothing"), (up.change("clear", why="-", no_undo="it fills again", before=before),)
     )
+
+
+@pytest.fixture
+def files_case(context: Context, tmp_path: Path) -> Case:
+    from salvor.systems.files import Files, FilesSettings
+
+    def opened(**reached: object) -> Files:
+        settings = {"kind": "files", "path": str(tmp_path / "srv/media"), **reached}
+        return Files("media", FilesSettings.model_validate(settings), context)
+
+    (tmp_path / "srv/media").mkdir(parents=True)
+    up, down = opened(), opened(address="127.0.0.1", ssh={"port": 1, "user": "nobody"})
+    identity = up.observe().identity
+    back = Undo("unfence", {"identity": identity})
+    return Case(up, down, (up.change("fence", why="it still takes writes", undo=back, identity=identity),))

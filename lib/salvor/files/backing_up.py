@@ -1,0 +1,109 @@
+"""Backing a tree up to all of its repositories at once: one success is needed, and what failed is said."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from salvor import clock
+from salvor.change import Change, Progress
+from salvor.errors import CannotError, SalvorError
+from salvor.files import census, snapshot
+from salvor.files.restic import Repository
+
+if TYPE_CHECKING:
+    from salvor.systems.files import Files
+
+
+def back_up(system: Files) -> Iterator[Progress]:
+    """Back up what is live to every repository, side by side. Raises CannotError when none has it."""
+    look = system.place.look()
+    if look.live is None or look.is_fenced:
+        what = "is fenced: it is broken" if look.live else "is not there"
+        raise CannotError(f"{system.name}: {look.path} {what}; it was not backed up.", hint="inv assess")
+    if not system.repositories:
+        raise CannotError(f"{system.name} has no repositories.", hint="name one in the inventory: repositories:")
+    yield Progress(0, None, "", "counting")
+    contents = census.count(system.shell, look.path)
+    taken = clock.now()
+    said: queue.Queue[tuple[str, Progress | BaseException | None]] = queue.Queue()
+
+    def work(repository: Repository) -> None:
+        ended: BaseException | None = None
+        try:
+            for progress in repository.back_up(look.path, system.name, taken, contents):
+                said.put((repository.name, progress))
+        except BaseException as error:  # noqa: BLE001  told below, in the thread that asked
+            ended = error
+        said.put((repository.name, ended))
+
+    for repository in system.repositories:
+        threading.Thread(target=work, args=(repository,), daemon=True).start()
+    running, done, errors = len(system.repositories), dict[str, int](), dict[str, BaseException]()
+    while running:
+        name, news = said.get()
+        if isinstance(news, Progress):
+            done[name] = news.done
+            yield Progress(sum(done.values()), contents.size * len(system.repositories), "bytes", news.label)
+        else:
+            running -= 1
+            if news is not None:
+                errors[name] = news
+    if unexpected := next((error for error in errors.values() if not isinstance(error, SalvorError)), None):
+        raise unexpected
+    told = "; ".join(f"{name}: {getattr(error, 'what', error)}" for name, error in errors.items())
+    if len(errors) == len(system.repositories):
+        raise CannotError(
+            f"{system.name}: no repository took the backup: {told}",
+            safe="the backups that are there stay",
+            hint=f"see to one of them, then the same command again; {getattr(next(iter(errors.values())), 'hint', '')}",
+        )
+    succeeded = len(system.repositories) - len(errors)
+    yield Progress(
+        0, None, "", f"{succeeded} of {len(system.repositories)} repositories have it{f'; {told}' if told else ''}"
+    )
+
+
+def redundancy(system: Files) -> Iterator[Change]:
+    """A backup, when a repository that answers has none of what is live."""
+    look = system.place.look()
+    if look.live is None or look.is_fenced or not system.repositories:
+        return
+    origin = next((one for one in look.beside if one.incident == look.origin), None)
+    since = float(origin.marker.get("sealed", 0)) if origin else 0.0
+    answers = snapshot.ask_all(system.repositories)
+    mine = snapshot.of_tree(answers, system.name, look)
+    lacking = [
+        name
+        for name, said in answers.items()
+        if not isinstance(said, CannotError)
+        and not any(one.repository == name and one.whole and one.taken.timestamp() >= since for one in mine)
+    ]
+    if lacking:
+        yield system.change(
+            "backup",
+            kind="snapshot",
+            why=f"there is no backup of what is live now in {', '.join(lacking)}",
+            no_undo="it only adds a backup; the policy removes it",
+        )
+
+
+def expire(system: Files, repository: str, ids: Sequence[str]) -> None:
+    """Remove snapshots from one repository. Raises CannotError when nothing elsewhere would be left of a new one.
+
+    Of a repository on a disk of the tree's own host nothing goes while no other one has the newest backup.
+    """
+    one = system.repository(repository)
+    if one.location.startswith("/") and len(system.repositories) > 1:
+        found = snapshot.of_tree(snapshot.ask_all(system.repositories), system.name, system.place.look())
+        holders = {each.repository for each in found if each.taken == found[0].taken}
+        if len(holders) < 2:
+            raise CannotError(
+                f"{system.name}: only {', '.join(holders) or 'nothing'} has the newest backup; two must have it before "
+                f"anything is removed from {repository}.",
+                safe="nothing was removed",
+                hint="inv backup, and see what the other repositories say",
+            )
+    one.forget(ids)

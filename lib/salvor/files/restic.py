@@ -1,0 +1,392 @@
+"""One restic repository, as the host sees it on which the tree lives: its snapshots, and what is done with them.
+
+Everything that only reads takes no lock (`--no-lock`): a lock that a killed prune left must not stop a restore, and a
+repository under object lock takes none. What prune removes is what no snapshot needs, so ours cannot miss it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+from salvor import clock, secrets
+from salvor.change import Progress
+from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.files.census import Count
+from salvor.shell import Shell
+
+ANSWERING = 20.0
+"""Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
+_READING = 3600.0
+_DAY = 24 * 3600.0
+_PATIENCE = 90.0  # seconds of nothing but errors until a repository that was lost midway is given up
+_TAG = "salvor:"
+_LOCKED = "repository is already locked"
+_INCOMPLETE = "salvor-incomplete"
+_VERSION = re.compile(r"restic (\d+)\.(\d+)")
+_HEAD = re.compile(rb"^[-a-zA-Z]{10,13} +\d+ +\d+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=/)", re.MULTILINE)
+_RECORD = re.compile(rb"(?=" + _HEAD.pattern + rb")", re.MULTILINE)
+_LOST = re.compile(r"returned error, retrying|connection refused|i/o timeout|no such host|connection reset")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of a repository. `size` in bytes and `files` are what a restore brings back; None: not known.
+
+    `owner` is the system whose backup it is, by its tag; empty when somebody else made it. `sparse`: it has files with
+    holes. `whole` is False when restic could not read all that it was to back up.
+    """
+
+    repository: str
+    id: str
+    taken: datetime
+    tree: str
+    paths: tuple[str, ...]
+    hostname: str
+    owner: str = ""
+    size: int | None = None
+    files: int | None = None
+    sparse: bool = False
+    whole: bool = True
+
+    @property
+    def short(self) -> str:
+        """The id as people write it."""
+        return self.id[:8]
+
+    def holds(self, path: str) -> bool:
+        """Whether `path`, or a folder that it lies in, was backed up."""
+        return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in self.paths)
+
+
+class DamagedError(CannotError):
+    """What the repository holds cannot be read back as it was written."""
+
+
+class DiskFullError(CannotError):
+    """There is no room for what is restored."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One repository of a tree. `environment` holds what the storage asks for, as references to secrets."""
+
+    name: str
+    location: str
+    shell: Shell
+    password: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _secrets(self) -> dict[str, str]:
+        found = {name: secrets.resolve(reference) for name, reference in self.environment.items()}
+        return {**found, "RESTIC_PASSWORD": secrets.resolve(self.password)}
+
+    @cached_property
+    def version(self) -> tuple[int, int]:
+        """restic's version on the host. Raises CannotError when it is not there."""
+        try:
+            said = self.shell.run(["restic", "version"], deadline=ANSWERING).stdout
+        except CannotError as error:
+            if isinstance(error, CommandError) and error.exit_code_of_command not in (126, 127):
+                raise
+            if not isinstance(error, CommandError) and "restic" not in error.what:
+                raise
+            raise CannotError(
+                f"restic is not installed on {self.shell.where}.",
+                safe="nothing was changed",
+                hint=f"on {self.shell.where}: apt-get install restic",
+            ) from error
+        found = _VERSION.match(said)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
+
+    def argv(self, *arguments: str) -> list[str]:
+        """A restic command for this repository."""
+        return ["restic", "--repo", self.location, *arguments]
+
+    def ask(self, *arguments: str, deadline: float = ANSWERING) -> str:
+        """What a command that only reads prints. Raises CannotError, or OutcomeUnknownError when no answer came."""
+        assert self.version
+        argv = self.argv(*arguments, "--no-lock", "--json")
+        try:
+            return self.shell.run(argv, environment=self._secrets, deadline=deadline).stdout
+        except CommandError as error:
+            raise self.explained(error.stderr, argv) from error
+        except OutcomeUnknownError as error:
+            raise CannotError(
+                f"The repository {self.name} ({self.location}) gave no answer within {clock.write_duration(deadline)}.",
+                hint=f"by hand, on {self.shell.where}: {shlex.join(argv)}",
+            ) from error
+
+    # --- what it holds -------------------------------------------------------------------------------------------
+
+    def snapshots(self) -> list[Snapshot]:
+        """Its snapshots of everything, newest first."""
+        found = [_snapshot(self.name, one) for one in json.loads(self.ask("snapshots")) or ()]
+        return sorted(found, key=lambda one: one.taken, reverse=True)
+
+    def listing(self, snapshot: str) -> Iterator[dict[str, Any]]:
+        """Every node of a snapshot, parents before what is in them, as `restic ls --json` says it: name, type, path,
+        uid, gid, size, mode (the bits of Go's os.FileMode), mtime. Names that are no UTF-8 have U+FFFD for each byte.
+        """
+        argv = self.argv("ls", "--no-lock", "--json", snapshot)
+        try:
+            for line in self.shell.stream(argv, deadline=_READING, environment=self._secrets):
+                if line.startswith("{"):
+                    one = json.loads(line)
+                    if one.get("struct_type") == "node" or one.get("message_type") == "node":
+                        yield one
+        except CommandError as error:
+            raise self.explained(error.stderr, argv) from error
+
+    def link_targets(self, snapshot: str) -> dict[str, str]:
+        """Where the symbolic links of a snapshot lead, by their paths; in both, U+FFFD for each byte that is no UTF-8.
+
+        Only the listing for people has them, in the same order as the other one, which has the paths without doubt.
+        """
+        paths = [one["path"] for one in self.listing(snapshot) if one["type"] == "symlink"]
+        argv = self.argv("ls", "--no-lock", "--long", snapshot)
+        said = b"".join(self.shell.pieces(argv, deadline=_READING, environment=self._secrets))
+        links = [one.removesuffix(b"\n") for one in _RECORD.split(said) if one.startswith(b"L")]
+        shown = [as_json(_HEAD.sub(b"", one)) for one in links]
+        return {path: text.removeprefix(f"{path} -> ") for path, text in zip(paths, shown, strict=True)}
+
+    def restored_size(self, snapshot: str) -> tuple[int, int]:
+        """Bytes and entries of a snapshot as they would be restored, each hard linked file once. Reads the whole
+        tree of the snapshot, which takes seconds for a million files.
+        """
+        said = json.loads(self.ask("stats", "--mode", "restore-size", snapshot, deadline=_READING))
+        return int(said["total_size"]), int(said["total_file_count"])
+
+    # --- restore -------------------------------------------------------------------------------------------------
+
+    def restore(self, snapshot: Snapshot, path: str, target: str) -> Generator[Progress, None, int]:
+        """Restore `path` of a snapshot below `target`, then let restic read every file back and compare it with the
+        checksums of its pieces; returns how many files that were.
+
+        Raises DamagedError, CannotError when the disk is full or the repository was lost, OutcomeUnknownError.
+        """
+        arguments = ["restore", snapshot.id, "--target", target, "--include", _pattern(path), "--verify", "--no-lock"]
+        if self.version >= (0, 15):
+            arguments.append("--sparse")
+        if self.version >= (0, 16):
+            arguments.append("--json")
+        argv = self.argv(*arguments)
+        verified, said, trouble_since = -1, list[str](), 0.0
+        command = ["sh", "-c", 'exec "$0" "$@" 2>&1', *argv]
+        try:
+            with_label = f"{snapshot.short} from {self.name}"
+            yield Progress(0, snapshot.size, "bytes", with_label)
+            for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
+                if status := _status(line):
+                    yield Progress(int(status.get("bytes_restored", 0)), status.get("total_bytes"), "bytes", with_label)
+                    trouble_since = 0.0
+                elif done := re.match(r"finished verifying (\d+) files", line):
+                    verified = int(done[1])
+                elif line.startswith(("restoring ", "verifying ")):
+                    yield Progress(0, None, "", line.partition(" ")[0] + f" {with_label}")
+                elif line.strip():
+                    said = [*said[-20:], line]
+                    if "no space left on device" in line or "disk quota exceeded" in line:
+                        raise _full(target, self.shell.where)
+                    if _LOST.search(line):
+                        trouble_since = trouble_since or clock.monotonic()
+                        if clock.monotonic() - trouble_since > _PATIENCE:
+                            raise self._lost(line)
+        except CommandError as error:
+            raise self.explained("\n".join(said) or error.stderr, argv) from error
+        return verified
+
+    def _lost(self, said: str) -> CannotError:
+        return CannotError(
+            f"The repository {self.name} ({self.location}) was lost midway: {secrets.mask(said)[:300]}",
+            safe="what is live is as it was",
+            hint="run the same command again when it answers",
+        )
+
+    # --- back up -------------------------------------------------------------------------------------------------
+
+    def back_up(self, path: str, owner: str, taken: datetime, contents: Count) -> Generator[Progress, None, str]:
+        """Back `path` up as a backup of the system `owner`; `taken` is the same for all repositories of one run.
+        Makes the repository when there is none. Returns the snapshot's id.
+
+        Raises CannotError; also when something could not be read: the snapshot is then marked as not whole.
+        """
+        self.make()
+        tags = [f"{_TAG}{owner}", f"bytes:{contents.size}", f"files:{contents.entries}"]
+        tags += ["sparse"] if contents.sparse else []
+        argv = self.argv(
+            "backup", "--json", "--tag", ",".join(tags), "--time", f"{taken:%Y-%m-%d %H:%M:%S.%f}", "--", path
+        )
+        try:
+            return (yield from self._back_up(argv))
+        except CannotError as error:
+            if _LOCKED not in error.what:
+                raise
+        self._unlock()
+        return (yield from self._back_up(argv))
+
+    def _unlock(self) -> None:
+        """Remove the locks whose process is gone, or that are older than half an hour: restic removes no others."""
+        self.shell.run(self.argv("unlock"), environment=self._secrets, deadline=_READING)
+
+    def forget(self, snapshots: Sequence[str]) -> None:
+        """Remove snapshots, by their ids, and what only they needed. Those that are gone already are passed over."""
+        known = {one.id for one in self.snapshots()}
+        gone = [one for one in snapshots if any(each.startswith(one) for each in known)]
+        argv = self.argv("forget", "--prune", "--", *gone)
+        for attempt in range(2 if gone else 0):
+            try:
+                self.shell.run(argv, environment=self._secrets, deadline=_DAY)
+                return
+            except CommandError as error:
+                if _LOCKED not in error.stderr or attempt:
+                    raise self.explained(error.stderr, argv) from error
+            self._unlock()
+
+    def _back_up(self, argv: Sequence[str]) -> Generator[Progress, None, str]:
+        made, unread, said = "", list[str](), list[str]()
+        command = ["sh", "-c", 'exec env TZ=UTC "$0" "$@" 2>&1', *argv]
+        try:
+            for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
+                status = _status(line)
+                match status.get("message_type"):
+                    case "status":
+                        yield Progress(
+                            int(status.get("bytes_done", 0)), status.get("total_bytes"), "bytes", f"to {self.name}"
+                        )
+                    case "summary":
+                        made = str(status["snapshot_id"])
+                    case "error" if not _vanished(status):
+                        unread.append(str(status.get("item")))
+                    case None if line.strip():
+                        said = [*said[-20:], line]
+        except CommandError as error:
+            if error.exit_code_of_command != 3:  # 3: a snapshot was made, and something could not be read
+                raise self.explained("\n".join(said) or error.stderr, argv) from error
+        if unread:
+            self.shell.run(self.argv("tag", "--add", _INCOMPLETE, made), environment=self._secrets, deadline=_READING)
+            raise CannotError(
+                f"{len(unread)} of what {self.name} was to get could not be read, first {unread[0]!r}.",
+                safe=f"the snapshot {made} is marked as not whole",
+                hint=f"see who may read it on {self.shell.where}: run_as, or its mode",
+            )
+        return made
+
+    def make(self) -> None:
+        """Make the repository, unless there is one. Raises CannotError when it can be neither read nor made."""
+        try:
+            self.ask("cat", "config")
+        except CannotError as error:
+            if "Is there a repository at the following location" not in str(error.__cause__):
+                raise
+            # restic asks itself first, and refuses where one is: the words above are also said of a storage that does
+            # not answer.
+            argv = self.argv("init")
+            try:
+                self.shell.run(argv, environment=self._secrets, deadline=60.0)
+            except CommandError as failed:
+                raise self.explained(failed.stderr, argv) from failed
+
+    # --- errors --------------------------------------------------------------------------------------------------
+
+    def explained(self, said: str, argv: Sequence[str]) -> CannotError:
+        """What restic's words mean."""
+        said = secrets.mask(said.strip())
+        which = f"the repository {self.name} ({self.location})"
+        by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
+        if "wrong password" in said:
+            return CannotError(f"The password of {which} is not the right one.", hint="see its password: setting")
+        if "Is there a repository" in said:
+            why = said.splitlines()[0].removeprefix("Fatal: ")
+            return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
+        if "no space left on device" in said:
+            return CannotError(f"The disk of {which}, or of its cache, is full: {_last(said)}", hint=by_hand)
+        if any(word in said for word in _DAMAGE):
+            return DamagedError(
+                f"Damaged: {which} cannot be read back as it was written: {_last(said)}",
+                safe="what is live is as it was",
+                hint=f"restic check says how much of it; {by_hand}",
+            )
+        return CannotError(f"restic could not use {which}: {_last(said)}", hint=by_hand)
+
+
+_DAMAGE = (
+    "ciphertext verification failed",
+    "invalid data returned",
+    "hash mismatch",
+    "There were ",
+    "does not match",
+    "not found in index",
+    "unable to load",
+    "unexpected EOF",
+    "file does not exist",
+    "invalid header",
+    "no such file or directory",
+    "Invalid content",
+)
+
+
+def as_json(name: bytes) -> str:
+    """A name as Go's JSON has it: each byte that is no UTF-8 is U+FFFD."""
+    return re.sub("[\udc80-\udcff]", "\ufffd", name.decode("utf-8", "surrogateescape"))
+
+
+def _last(said: str) -> str:
+    return " / ".join(said.splitlines()[-3:])[:600]
+
+
+def _status(line: str) -> dict[str, Any]:
+    if not line.startswith('{"message_type"'):
+        return {}
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _vanished(status: Mapping[str, Any]) -> bool:
+    """Whether something was removed while it was backed up, which a live tree's files are."""
+    error = status.get("error")
+    number = error.get("Err") if isinstance(error, dict) else None
+    return number == 2 or "no such file or directory" in str(error)
+
+
+def _full(target: str, where: str) -> DiskFullError:
+    return DiskFullError(
+        f"The disk of {target} on {where} is full.",
+        safe="what is live is as it was",
+        hint=f"make room there (inv discard removes what earlier incidents kept; on {where}: df -h, df -i), "
+        "then run the same command again",
+    )
+
+
+def _pattern(path: str) -> str:
+    """A path as a pattern that only it matches (Go's filepath.Match)."""
+    return re.sub(r"([\\*?\[\]])", r"\\\1", path)
+
+
+def _snapshot(repository: str, said: Mapping[str, Any]) -> Snapshot:
+    tags = [str(tag) for tag in said.get("tags") or ()]
+    figures = {name: int(value) for name, _, value in (tag.partition(":") for tag in tags) if value.isdigit()}
+    summary = said.get("summary") or {}  # restic 0.17 and newer
+    return Snapshot(
+        repository=repository,
+        id=said["id"],
+        taken=datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", said["time"])).astimezone(UTC),
+        tree=said.get("tree", ""),
+        paths=tuple(said.get("paths") or ()),
+        hostname=said.get("hostname", ""),
+        owner=next((tag.removeprefix(_TAG) for tag in tags if tag.startswith(_TAG)), ""),
+        size=figures.get("bytes", summary.get("total_bytes_processed")),
+        files=figures.get("files", summary.get("total_files_processed")),
+        sparse="sparse" in tags,
+        whole=_INCOMPLETE not in tags,
+    )

@@ -1,0 +1,215 @@
+"""The way back `snapshot`: a restic snapshot, from the first repository that can give it, restored beside the tree."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from salvor import clock
+from salvor.change import Backup, Finding, Progress, Undo, WayBack
+from salvor.errors import CannotError
+from salvor.files import proof
+from salvor.files.place import Look, room_for
+from salvor.files.restic import DiskFullError, Repository, Snapshot
+from salvor.system import Wish
+
+if TYPE_CHECKING:
+    from salvor.systems.files import Files
+
+NAME = "snapshot"
+STAGE = "side-tree"
+_ID = re.compile(r"[0-9a-f]{6,64}")
+
+
+class _Closed(Exception):
+    """Why the way is not open."""
+
+
+Answers = Mapping[str, Sequence[Snapshot] | CannotError]
+"""What each repository said, in the order of the inventory: its snapshots of the tree, newest first, or why not."""
+
+
+def ask_all(repositories: Sequence[Repository]) -> Answers:
+    """Ask the repositories side by side: one that does not answer costs its deadline once."""
+
+    def ask(repository: Repository) -> Sequence[Snapshot] | CannotError:
+        try:
+            return repository.snapshots()
+        except CannotError as error:
+            return error
+
+    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="repository") as pool:
+        return dict(zip([one.name for one in repositories], pool.map(ask, repositories), strict=True))
+
+
+def of_tree(answers: Answers, name: str, look: Look) -> list[Snapshot]:
+    """The snapshots of this tree, newest first, of one moment in the order of the repositories.
+
+    Ours say by a tag whose they are. Others', such as a cron job's, are its when they hold its path and were made on
+    its host: machines that share a repository have the same paths.
+    """
+    found = [snapshot for said in answers.values() if not isinstance(said, CannotError) for snapshot in said]
+    mine = [
+        one
+        for one in found
+        if one.owner == name or (not one.owner and one.hostname == look.hostname and one.holds(look.path))
+    ]
+    return sorted(mine, key=lambda one: one.taken, reverse=True)
+
+
+def backups(system: Files) -> list[Backup]:
+    """Every snapshot of the tree in every repository, newest first. Raises CannotError when none can be read."""
+    answers = ask_all(system.repositories)
+    errors = [said for said in answers.values() if isinstance(said, CannotError)]
+    if errors and len(errors) == len(answers):
+        raise errors[0]
+    locations = {one.name: one.location for one in system.repositories}
+    return [
+        Backup(
+            id=one.short,
+            system=system.name,
+            way=NAME,
+            kind="snapshot",
+            taken=one.taken,
+            size=one.size or 0,
+            location=locations[one.repository],
+            repository=one.repository,
+            fingerprint={"tree": one.tree},
+            usable=one.whole,
+            detail="" if one.whole else "restic could not read all of the tree",
+        )
+        for one in of_tree(answers, system.name, system.place.look())
+    ]
+
+
+def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
+    """The newest snapshot, the newest one before the damage or not later than the time asked for, or the one named."""
+    try:
+        return _way_back(system, look, wish)
+    except _Closed as reason:
+        return WayBack(NAME, False, str(reason))
+    except CannotError as error:
+        return WayBack(NAME, False, error.what)
+
+
+def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:
+    if wish.target:
+        raise _Closed(f"a tree has no {wish.target.partition(':')[0]} to go back to; name a time with --at")
+    if wish.source != "latest" and not _ID.fullmatch(wish.source):
+        raise _Closed(f"{wish.source} is no snapshot's id")
+    if not system.repositories:
+        raise _Closed("the inventory names no repositories")
+    if reason := system.unmovable(look):
+        raise _Closed(reason)
+    answers = ask_all(system.repositories)
+    chosen, copies = _choose(system, of_tree(answers, system.name, look), answers, wish)
+    room_for(look, system.shell.where, chosen.size, chosen.files)
+    path = chosen.paths[0] if chosen.owner else look.path
+    until = wish.at or wish.damaged_at or clock.now()
+    passed_over = "".join(
+        f"; {name} is passed over: {said.what}" for name, said in answers.items() if isinstance(said, CannotError)
+    )
+    swapped = "one exchange of names" if look.exchange else "two renames, as its host has neither perl nor python3"
+    return WayBack(
+        NAME,
+        True,
+        f"snapshot {chosen.short} of {clock.write_time(chosen.taken)} from {copies[0].repository}, "
+        f"swapped in by {swapped}{passed_over}",
+        stage=STAGE,
+        address=system.settings.address or None,
+        backup=chosen.short,
+        arguments={
+            "stage": STAGE,
+            "path": path,
+            "copies": [{"repository": one.repository, "snapshot": one.id} for one in copies],
+        },
+        promote={"identity": look.identity, "stage": STAGE},
+        promote_undo=Undo("demote", {"identity": look.identity, "stage": STAGE}),
+        loses=max(0.0, (until - chosen.taken).total_seconds()),
+    )
+
+
+def _choose(
+    system: Files, found: Sequence[Snapshot], answers: Answers, wish: Wish
+) -> tuple[Snapshot, Sequence[Snapshot]]:
+    """The snapshot, and its copies of the same run in the order in which the repositories are tried."""
+    silent = "; ".join(f"{name}: {said.what}" for name, said in answers.items() if isinstance(said, CannotError))
+    if not found:
+        raise _Closed(silent or f"no repository has a snapshot of {system.settings.path}")
+    if wish.source != "latest":
+        fitting = [one for one in found if one.id.startswith(wish.source)]
+        if not fitting:
+            raise _Closed(f"no repository has the snapshot {wish.source} of it{f' ({silent})' if silent else ''}")
+    else:
+        fitting = [one for one in found if one.whole]
+        if wish.at:
+            fitting = [one for one in fitting if one.taken <= wish.at]
+        elif wish.damaged_at:
+            fitting = [one for one in fitting if one.taken < wish.damaged_at]
+        if not fitting:
+            oldest = clock.write_time(found[-1].taken)
+            raise _Closed(
+                f"no whole snapshot is old enough: the oldest is of {oldest}{f' ({silent})' if silent else ''}"
+            )
+    chosen = fitting[0]
+    # of one moment, in the order of the inventory; a named one first
+    copies = [one for one in fitting if one.taken == chosen.taken and one.paths == chosen.paths]
+    if wish.source != "latest":
+        others = [one for one in found if one.taken == chosen.taken and one.owner and one.id != chosen.id and one.whole]
+        copies = [chosen, *others]
+    return copies[0], copies
+
+
+def build(
+    system: Files, path: str, copies: Sequence[Mapping[str, str]]
+) -> Generator[Progress, None, tuple[str, dict[str, Any]]]:
+    """Restore the snapshot below the folder for what is being built, from the first repository that can give it.
+
+    Returns the path of what was built, and what the marker is to say of it. Raises CannotError when none could.
+    """
+    failures: list[str] = []
+    answers = ask_all(system.repositories)
+    for copy in copies:
+        said = answers.get(copy["repository"], ())
+        if isinstance(said, CannotError):
+            failures.append(said.what)
+            continue
+        snapshot = next((one for one in said if one.id == copy["snapshot"]), None)
+        if snapshot is None:
+            failures.append(f"{copy['repository']} has no snapshot {copy['snapshot'][:8]} any more")
+            continue
+        look = system.place.look()
+        room_for(look, system.shell.where, snapshot.size, snapshot.files)
+        system.place.begin(anew=True)
+        try:
+            verified = yield from system.repository(copy["repository"]).restore(snapshot, path, system.place.building)
+        except DiskFullError:
+            system.place.drop()  # what is live may need the room
+            raise
+        except CannotError as error:
+            failures.append(error.what)
+            yield Progress(0, None, "", f"{copy['repository']} could not give it")
+            continue
+        noted = {
+            "repository": snapshot.repository,
+            "snapshot": snapshot.id,
+            "taken": clock.write_time(snapshot.taken),
+            "path": path,
+            "read_back": verified,
+            "size": snapshot.size,
+            "alone": snapshot.paths == (path,),
+        }
+        return f"{system.place.building}{path}", noted
+    raise CannotError(
+        f"{system.name}: no repository could give the snapshot: {'; '.join(failures)}",
+        safe="what is live is as it was",
+        hint=f"see to the repositories and run the same command again; or name another backup with --from: "
+        f"inv backups lists those of {system.name}",
+    )
+
+
+def verify(system: Files, look: Look, way: WayBack, wish: Wish) -> Iterator[Finding]:
+    """Prove the staged tree against the snapshot that it was restored from."""
+    yield from proof.of_snapshot(system, look, wish)

@@ -1,0 +1,331 @@
+"""A tree or a single file of a host: backed up by restic, staged beside the live one, proven, and swapped in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from salvor import clock, shell
+from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
+from salvor.errors import CannotError, SalvorError, UsageError
+from salvor.files import backing_up, questions, snapshot
+from salvor.files.place import ABSENT, Beside, Look, Place, room_for
+from salvor.files.restic import Repository
+from salvor.policy import BackedUpSettings
+from salvor.secrets import SecretReference
+from salvor.shell import Shell
+from salvor.ssh import host
+from salvor.ssh.settings import Address, SshSettings, User
+from salvor.system import Restorable, Wish, verb
+
+_DAY = 24 * 3600.0
+_CONNECTING = 5.0
+
+
+def _check_path(path: str) -> str:
+    parts = path.split("/")
+    if not path.startswith("/") or len(parts) < 3 or {"", ".", ".."} & set(parts[1:]) or not path.isprintable():
+        raise ValueError(
+            f"{path!r} is not the absolute path of a folder or file below another folder, without . and .. in it"
+        )
+    return path
+
+
+def _check_location(location: str) -> str:
+    kind = re.match(r"(s3|azure|gs|sftp|rest|b2|swift|rclone):", location)
+    if not kind and not location.startswith("/"):
+        raise ValueError(f"{location!r} is no repository: write /FOLDER, s3:..., azure:..., gs:... or sftp:...")
+    if re.search(r"//[^/@]*:[^/@]*@", location) or not location.isprintable():
+        raise ValueError("a password in a location would be shown; name it in environment: (this value is not shown)")
+    return location
+
+
+class RepositorySettings(BaseModel):
+    """A restic repository, as the tree's host reaches it. `environment`: what the storage's client asks for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    location: Annotated[str, AfterValidator(_check_location)]
+    password: SecretReference
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretReference] = {}
+
+
+class FilesSettings(BackedUpSettings):
+    """A tree or a single file as the inventory describes it. `address`: empty for this machine. `run_as`: who commands
+    run as there; only root gives files back to other owners. `repositories`: the first that answers is restored from.
+    """
+
+    kind: Literal["files"]
+    path: Annotated[str, AfterValidator(_check_path)]
+    address: Address | Literal[""] = ""
+    ssh: SshSettings = SshSettings()
+    run_as: User | None = None
+    repositories: tuple[RepositorySettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _repositories_differ(self) -> FilesSettings:
+        for what, values in (
+            ("name", [one.name for one in self.repositories]),
+            ("location", [one.location for one in self.repositories]),
+        ):
+            if len(set(values)) < len(values):
+                raise ValueError(f"two repositories have the same {what}")
+        return self
+
+
+class Files(Restorable):
+    """A tree or a single file of a host. What it does is in `salvor.files`; this ties it together."""
+
+    Settings = FilesSettings
+    settings: FilesSettings
+
+    @cached_property
+    def shell(self) -> Shell:
+        """Where the tree lives."""
+        address, way = self.settings.address, host.Host(self.settings.address, self.settings.ssh, self.settings.run_as)
+        return shell.on_demand(address or "this machine", lambda: way.open(_CONNECTING))
+
+    @cached_property
+    def place(self) -> Place:
+        """The tree's path there, and what this incident has beside it."""
+        return Place(self.shell, self.settings.path, self.context.incident)
+
+    @cached_property
+    def repositories(self) -> tuple[Repository, ...]:
+        """Where its backups are, in the order of the inventory."""
+        return tuple(
+            Repository(one.name, one.location, self.shell, one.password, one.environment)
+            for one in self.settings.repositories
+        )
+
+    def repository(self, name: str) -> Repository:
+        """The repository of that name. Raises UsageError."""
+        for one in self.repositories:
+            if one.name == name:
+                return one
+        known = ", ".join(one.name for one in self.repositories) or "none"
+        raise UsageError(f"{self.name} has no repository {name!r}.", hint=f"the inventory names: {known}")
+
+    # --- look ----------------------------------------------------------------------------------------------------
+
+    def observe(self) -> State:
+        """What is live under the path, staged and kept, in one look. Refused is down; what cannot be asked unknown."""
+        address = self.settings.address or None
+        try:
+            look = self.place.look()
+        except SalvorError as error:
+            return State(Reachable.UNKNOWN, UNSEEN, None, error.what, address=address)
+        return State(
+            Reachable.UP if look.live else Reachable.DOWN,
+            look.identity,
+            look.live is not None and not look.is_fenced,
+            self._summary(look),
+            origin=look.origin,
+            address=address,
+            fresh=datetime.fromtimestamp(look.live.changed, UTC) if look.live and not look.live.is_folder else None,
+            staged=tuple(self._staged(look)),
+            kept=tuple(kept for one in look.beside if (kept := _kept(one, look))),
+            details={"path": look.path, "mounts": list(look.mounts)},
+        )
+
+    def _summary(self, look: Look) -> str:
+        if look.live is None:
+            return f"{look.path}: there is nothing"
+        what = "a folder" if look.live.is_folder else f"a file of {look.live.size} bytes"
+        return f"{look.path}: {what}{', fenced' if look.is_fenced else ''}"
+
+    def _staged(self, look: Look) -> Iterator[Staged]:
+        mine = self.place.mine(look)
+        if mine is None or (look.live and mine.tree == look.live.identity):
+            return
+        taken = mine.marker.get("taken")
+        if mine.staged or mine.building:
+            yield Staged(
+                snapshot.STAGE,
+                mine.staged.identity if mine.staged else "",
+                mine.whole,
+                fresh=clock.read_time(taken) if taken else None,
+                detail=f"in {mine.path}",
+            )
+
+    def unmovable(self, look: Look) -> str:
+        """Why the tree cannot be renamed; empty when it can."""
+        if look.mounts and look.mounts[0] == look.path:
+            return f"{look.path} is a mount point, so it cannot be renamed; the tree must be a folder below it"
+        if look.mounts:
+            return f"{look.mounts[0]} is mounted inside {look.path}; describe each of the two as a tree of its own"
+        return ""
+
+    def backups(self) -> list[Backup]:
+        """The snapshots in all repositories, newest first."""
+        return snapshot.backups(self)
+
+    def ways_back(self, wish: Wish) -> list[WayBack]:
+        """The snapshot, or in the runbook's order; what is possible comes first."""
+        look = self.place.look()
+        found = [snapshot.way_back(self, look, wish)]
+        if wish.ways:
+            found = [
+                way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
+                for way in found
+            ]
+            found.sort(key=lambda way: wish.ways.index(way.name) if way.name in wish.ways else len(wish.ways))
+        return sorted(found, key=lambda way: not way.possible)
+
+    def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
+        """Prove what is staged. Reads only."""
+        yield from snapshot.verify(self, self.place.look(), way, wish)
+
+    def ask(self, statement: str, where: str) -> Any:
+        """The figure that a question asks for, such as `files *.jpg`. `where`: live, a stage's name, `address:HOST`."""
+        return questions.ask(self, statement, self.place.staged if where == snapshot.STAGE else self.place.real)
+
+    def redundancy(self) -> Iterator[Change]:
+        """A backup of what is live now, when no repository has one that is as young as it."""
+        yield from backing_up.redundancy(self)
+
+    # --- act -----------------------------------------------------------------------------------------------------
+
+    @verb(deadline=60.0)
+    def fence(self, identity: str) -> None:
+        """Let nobody but root into the tree with that identity, so that it survives a restart."""
+        look = self.place.look()
+        if look.live is None or look.is_fenced:
+            return
+        if look.identity != identity:
+            raise self._another(look, identity)
+        self.place.fence(look.live)
+
+    @verb(deadline=60.0)
+    def unfence(self, identity: str) -> None:
+        """Give the tree its mode again, wherever it stands. What is not there any more needs nothing."""
+        look = self.place.look()
+        if look.fence.get("identity") == identity:
+            self.place.unfence(look.fence, look)
+
+    @verb(deadline=_DAY)
+    def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
+        """Build a copy beside what is live: from a snapshot (path, copies)."""
+        if stage != snapshot.STAGE:
+            raise UsageError(f"{self.name}: there is no stage {stage!r}.", hint=f"it is {snapshot.STAGE}")
+        look = self.place.look()
+        mine = self.place.mine(look)
+        if look.origin == self.context.incident:
+            return
+        if mine and mine.marker.get("wanted") == arguments:
+            if mine.whole:
+                return
+            built = str(mine.marker["built"])
+            if self.place.identity_of(built) == mine.tree:  # killed between its last two acts
+                self.place.place_built(built)
+                return
+        if reason := self.unmovable(look):
+            raise CannotError(f"{self.name}: {reason}.", safe="nothing was changed")
+        room_for(look, self.shell.where, None, None)
+        built, noted = yield from snapshot.build(self, **arguments)
+        yield Progress(0, None, "", "flushing it to disk")
+        self.place.finish(built, {"incident": self.context.incident, "wanted": arguments, **noted})
+
+    @verb(deadline=3600.0, destructive=True)
+    def drop(self, stage: str) -> None:
+        """Remove this incident's stage. Refuses what is live or kept, which stand elsewhere."""
+        look = self.place.look()
+        mine = self.place.mine(look)
+        if stage == snapshot.STAGE and mine and not (look.live and mine.tree == look.live.identity):
+            self.place.drop()
+
+    @verb(deadline=120.0)
+    def promote(self, identity: str, stage: str) -> Iterator[Progress]:
+        """Make the staged tree what is live in the place of `identity`, which is kept."""
+        look = self.place.look()
+        mine = self.place.mine(look)
+        if mine and look.live and mine.tree == look.live.identity:
+            if mine.staged:  # killed after the swap
+                self.place.move_to_kept()
+            return
+        if mine is None or not mine.whole:
+            raise CannotError(
+                f"There is no whole stage of this incident beside {look.path}.",
+                safe="what is live is as it was",
+                hint="run the same command again: it stages first",
+            )
+        if look.identity not in (identity, ABSENT) and identity != ABSENT:
+            raise self._another(look, identity)
+        yield Progress(0, None, "", "swapping")
+        self.place.swap(self.place.staged, self.place.kept, replaces=look.live is not None)
+
+    @verb(deadline=120.0)
+    def demote(self, identity: str, stage: str) -> Iterator[Progress]:
+        """Put back what `promote` replaced; what it promoted is the stage again."""
+        look = self.place.look()
+        mine = self.place.mine(look)
+        if mine and mine.kept and mine.kept.identity == mine.tree:  # killed after the swap
+            self.place.move_to_staged()
+            return
+        if look.identity == identity or (mine and mine.whole and not mine.kept):
+            return
+        if mine is None or (look.live and mine.tree != look.live.identity):
+            raise self._another(look, identity)
+        yield Progress(0, None, "", "swapping back")
+        if mine.staged and not mine.whole:  # killed after the swap of the promotion
+            self.place.move_to_kept()
+        if mine.kept or (mine.staged and not mine.whole):
+            self.place.swap(self.place.kept, self.place.staged, replaces=look.live is not None)
+        else:
+            self.place.put_away(self.place.staged)
+
+    @verb(deadline=6 * 3600.0, destructive=True)
+    def discard(self, identity: str, kept: str) -> Iterator[Progress]:
+        """Remove what was kept of an incident, for good."""
+        incident = kept.removeprefix("kept-")
+        look = self.place.look()
+        found = next((one for one in look.beside if one.incident == incident), None)
+        thing = _kept(found, look) if found else None
+        if found is None or thing is None:
+            return
+        if thing.identity != identity:
+            raise CannotError(
+                f"What {found.path} keeps is {thing.identity}, not {identity}; it was not removed.",
+                hint="look again: inv assess",
+            )
+        yield Progress(0, None, "", f"removing {found.path}/kept")
+        place = Place(self.shell, self.settings.path, incident)
+        if found.staged:
+            place.move_to_kept()
+        place.discard()
+        if look.fence.get("identity") == identity:
+            self.place.forget_fence()
+
+    @verb(deadline=_DAY)
+    def backup(self, kind: str) -> Iterator[Progress]:
+        """Back up what is live to every repository; one success is needed."""
+        yield from backing_up.back_up(self)
+
+    @verb(deadline=_DAY, destructive=True)
+    def expire(self, repository: str, backups: list[str]) -> None:
+        """Remove these snapshots from a repository, for good."""
+        backing_up.expire(self, repository, backups)
+
+    def _another(self, look: Look, identity: str) -> CannotError:
+        return CannotError(
+            f"{self.name}: {look.path} is {look.identity} now, and not {identity}: somebody replaced it.",
+            safe="nothing was changed",
+            hint="inv assess; what is there now is a new incident",
+        )
+
+
+def _kept(beside: Beside, look: Look) -> Kept | None:
+    """What an incident keeps of what was live before it; also when a call was killed right after the swap."""
+    thing = beside.kept
+    if thing is None and beside.staged and look.live and beside.tree == look.live.identity:
+        thing = beside.staged
+    if thing is None or thing.identity == beside.tree:
+        return None
+    return Kept(f"kept-{beside.incident}", thing.identity, beside.incident)
