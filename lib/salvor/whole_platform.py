@@ -99,20 +99,34 @@ def _look(platform: Platform, service: Service) -> Result:
 
 
 def restore(
-    platform_name: str, shown: Shown, asked: Asked, *, plan_only: bool = False, approve: str = "", yes: bool = False
+    platform: str, shown: Shown, asked: Asked, *, plan_only: bool = False, approve: str = "", yes: bool = False
 ) -> list[Result]:
-    """Bring every broken service back, each in an incident of its own. The time of all counts from the beginning of
-    this call. What depends on one that could not be brought back is not begun; the others are.
-
-    Raises the first error when all is tried.
-    """
+    """Bring every broken service back, with a record of each. Raises the first error when all is tried."""
     if approve:
         raise UsageError(
             "--approve is for the plan of one service.",
             safe="nothing was changed",
             hint="add --service=NAME, or approve each plan as it is shown, or --yes",
         )
-    platform, begun = inventory.load(platform_name), clock.now()
+    results = bring_back(inventory.load(platform), shown, asked, plan_only=plan_only, yes=yes)
+    if not plan_only:
+        for each in results:
+            if each.session and each.session.journal:
+                console.make_record(each.session, shown)
+        report(results, shown)
+    for each in results:
+        if each.error:
+            raise each.error
+    return results
+
+
+def bring_back(
+    platform: Platform, shown: Shown, asked: Asked, *, plan_only: bool = False, yes: bool = False
+) -> list[Result]:
+    """Go through the services in their order, each in an incident of its own. The time of all counts from the beginning
+    of this call. What depends on one that could not be brought back is not begun; the others are.
+    """
+    begun = clock.now()
     results: dict[str, Result] = {}
     for service in platform.in_order():
         waits = [name for name in service.depends_on if results[name].state in ("failed", "not begun")]
@@ -122,16 +136,7 @@ def restore(
             shown.tell(f"  not begun: {results[service.name].told}")
         else:
             results[service.name] = _restore(platform, service, shown, asked, begun, plan_only=plan_only, yes=yes)
-    found = list(results.values())
-    if not plan_only:
-        for each in found:
-            if each.session and each.session.journal:
-                console.make_record(each.session, shown)
-        report(found, shown)
-    for each in found:
-        if each.error:
-            raise each.error
-    return found
+    return list(results.values())
 
 
 def _restore(
