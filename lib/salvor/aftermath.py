@@ -187,16 +187,16 @@ def close_incident(incident: str, key: str, shown: Shown) -> None:
         state = story.read(folder).state
         with session.begin():
             session.runner.note("closed", result=state)
-    signing_key = _signing_key(key)
-    if signing_key:
-        evidence.sign(folder, signing_key)
-        shown.tell(f"Closed, and signed with {signing_key}.")
+    own_key = signing_key(key)
+    if own_key:
+        evidence.sign(folder, own_key)
+        shown.tell(f"Closed, and signed with {own_key}.")
     else:
         shown.tell("Closed, NOT signed: there is no SSH key. HINT: inv incident.close --incident=ID --key=PATH")
     record_incident(incident, shown)
 
 
-def _signing_key(key: str) -> Path | None:
+def signing_key(key: str) -> Path | None:
     """The key to sign with: as asked, SALVOR_SIGNING_KEY, or the operator's own. Raises UsageError when the one asked
     for is not there.
     """

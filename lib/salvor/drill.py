@@ -4,13 +4,18 @@ proof, touching nothing live.
 
 from __future__ import annotations
 
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from salvor import aftermath, clock, console, maintenance, sandbox, session, shell, show
-from salvor.sandbox import disasters, survivors
+from salvor import aftermath, clock, console, drill_end, maintenance, sandbox, session, shell, show
+from salvor.budgets import REHEARSAL
+from salvor.change import Finding, Level
+from salvor.sandbox import disasters, processes, survivors, traces
 from salvor.session import Session
 from salvor.show import Shown
 from salvor.system import Wish
@@ -34,42 +39,83 @@ class Scene:
     survivors: survivors.Survivors
 
 
-def run(service: str, platform: str, disaster: str, shown: Shown, *, keep: bool = False) -> None:
-    """The sandbox: break it and bring it back, one scene or two. Another platform: rehearse on a copy. Raises
-    NotProvenError when an allowed loss was exceeded.
+def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool = False) -> None:
+    """The sandbox: break it and bring it back, one scene or two. Another platform, or the scenario `rehearsal` of a
+    sandbox that stands: rehearse on a copy. Raises NotProvenError when a drill failed.
     """
-    if platform != "sandbox":
-        rehearse(service, platform, shown)
+    if platform != "sandbox" or scenario == REHEARSAL:
+        rehearse(service, platform, shown, "" if scenario == REHEARSAL else scenario)
         return
     begun = clock.monotonic()
     shown.tell("Starting a fresh sandbox: PostgreSQL with a standby, backups, DNS, a shop, and customers who buy.")
     sandbox.up(fresh=True, tell=shown.tell)
+    drill_end.end_interrupted(service, platform, shown, gone="the sandbox that it played in was removed")
+    played: list[Path] = []
     scenes: list[Scene] = []
     try:
-        for number, name in enumerate((disaster,) if disaster else SCENES):
+        for number, name in enumerate((scenario,) if scenario else SCENES):
             if number:
                 _clear_up(service, scenes[-1].incident, shown)
-            scenes.append(_scene(number, name, service, platform, shown))
-        _report(scenes, shown)
+            scenes.append(_scene(number, name, service, platform, shown, played))
     finally:
-        if not keep:
-            sandbox.down()
-            shown.tell("The sandbox is down; the records stay.")
+        _end(played, scenes, shown, keep=keep)
+    _report(scenes, shown)
+    drill_end.refuse_failed(played)
     shown.tell(f"The drill took {clock.write_duration(clock.monotonic() - begun)}.")
 
 
-def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown) -> Scene:
+def _end(played: list[Path], scenes: list[Scene], shown: Shown, *, keep: bool) -> None:
+    """Take the sandbox down, look what is left of it, and end each scene's drill with that."""
+    begun = clock.monotonic()
+    with in_memory(_signing_key()) as key:
+        if keep:
+            seen = [
+                Finding("sandbox", "nothing of it is left", Level.WARN, "it stands", detail="--keep: it was asked for")
+            ]
+        else:
+            left = _take_down()
+            level = Level.FAIL if left else Level.PASS
+            seen = [Finding("sandbox", "nothing of it is left", level, "; ".join(left) or "none", "none", _LOOKED)]
+            shown.tell("The sandbox is down; the records stay.")
+        seconds = clock.monotonic() - begun
+        for folder in played:
+            counted = [_counted(scene.survivors) for scene in scenes if scene.incident == folder.name]
+            drill_end.finish(folder, seen, seconds, shown, key, counted=counted)
+
+
+_LOOKED = "folders, processes that name it or work in it, and ports"
+
+
+def _take_down() -> list[str]:
+    """Take the sandbox down; what is left of it, in words."""
+    stood = sandbox.find()
+    sandbox.down()
+    processes.until(lambda: not traces.of(stood), 2.0)  # the kernel is still at it
+    return traces.of(stood)
+
+
+def _counted(counted: survivors.Survivors) -> Finding:
+    """How many acknowledged orders are there after the cutover."""
+    lost = counted.before - counted.before_survived
+    figure = f"{counted.before_survived} of {counted.before}"
+    detail = "those acknowledged before the disaster" + (f"; {lost} are lost" if lost else "")
+    level = Level.WARN if lost else Level.PASS
+    return Finding("the shop", "acknowledged orders are there", level, figure, "all", detail)
+
+
+def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown, played: list[Path]) -> Scene:
+    """Play one disaster. The incident's folder is in `played` before anything can fail."""
     begun = clock.now()
     time.sleep(_WRITES_BEFORE)
     shown.tell(f"\nDISASTER: {disaster}: {disasters.names()[disaster]}")
     moment: datetime = disasters.strike(disaster)
     sitting: Session = session.open_session(
-        service, shown, platform=platform, failed_at=moment, purpose="drill", anew=True
+        service, shown, platform=platform, failed_at=moment, purpose="drill", scenario=disaster, anew=True
     )
-    console.recover(sitting, shown, yes=True)
     incident = sitting.incident
+    played.append(incident.folder)
+    _recover(sitting, shown)
     counted = survivors.survivors(moment, begun if number else None)
-    aftermath.close_incident(incident.id, str(_signing_key()), shown)
     way = ", ".join(decision.way.name for decision in incident.decisions.values())
     return Scene(disaster, incident.id, way, incident.measured.get("rto"), incident.measured.get("rpo"), counted)
 
@@ -82,6 +128,20 @@ def _signing_key() -> Path:
     return path
 
 
+@contextmanager
+def in_memory(path: Path) -> Iterator[Path]:
+    """A private file that lives in memory alone, with the content of `path`: it ends with this process, however that
+    ends.
+    """
+    descriptor = os.memfd_create(path.name)
+    try:
+        os.fchmod(descriptor, 0o600)
+        os.write(descriptor, path.read_bytes())
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
 def _clear_up(service: str, incident: str, shown: Shown) -> None:
     """After a scene: what it kept goes, and the service becomes redundant again, as it would the day after."""
     shown.tell("\nThe day after: what was kept is discarded, the standby is rebuilt.")
@@ -90,7 +150,7 @@ def _clear_up(service: str, incident: str, shown: Shown) -> None:
 
 
 def _report(scenes: list[Scene], shown: Shown) -> None:
-    header = ("disaster", "way back", "RTO", "RPO", "acknowledged orders before", "of these lost", "record")
+    header = ("disaster", "way back", "RTO", "RPO", "acknowledged orders before", "of these lost", "report")
     rows = [
         (
             scene.disaster,
@@ -99,7 +159,7 @@ def _report(scenes: list[Scene], shown: Shown) -> None:
             clock.write_duration(scene.rpo),
             f"{scene.survivors.before}",
             f"{scene.survivors.before - scene.survivors.before_survived}",
-            f"incidents/{scene.incident}/record.html",
+            f"incidents/{scene.incident}/drill.html",
         )
         for scene in scenes
     ]
@@ -112,17 +172,35 @@ def _report(scenes: list[Scene], shown: Shown) -> None:
             )
 
 
-def rehearse(service: str, platform: str, shown: Shown) -> None:
-    """Stage the newest backup beside what is live, prove it, and remove it again: the recovery's path up to the
-    cutover.
-    """
-    sitting = session.open_session(
-        service, shown, platform=platform, wish=Wish(), runbook_name="rehearsal", purpose="drill"
-    )
+def _recover(sitting: Session, shown: Shown) -> None:
+    """Carry the drill out. One that fails before anything was begun has a journal too: that is its result."""
     try:
         console.recover(sitting, shown, yes=True)
+    except Exception as error:
+        drill_end.note_failure(sitting, error)
+        raise
+
+
+def rehearse(service: str, platform: str, shown: Shown, way: str = "") -> None:
+    """Stage the newest backup beside what is live, prove it, and remove it again: the recovery's path up to the
+    cutover. `way` is the way back to rehearse (empty: the first that is open). Raises NotProvenError when it failed.
+    """
+    drill_end.end_interrupted(service, platform, shown)
+    sitting = session.open_session(
+        service,
+        shown,
+        platform=platform,
+        wish=Wish(),
+        runbook_name=REHEARSAL,
+        purpose="drill",
+        scenario=f"{REHEARSAL} {way}".strip(),
+        anew=True,
+    )
+    sitting.incident.wish = replace(sitting.incident.wish, ways=(way,) if way else sitting.incident.wish.ways)
+    try:
+        _recover(sitting, shown)
     finally:
-        if sitting.journal:
-            aftermath.undo(sitting.incident.id, shown, yes=True)
-            aftermath.close_incident(sitting.incident.id, "", shown)
+        if sitting.incident.folder.exists():
+            drill_end.rehearsed(sitting, shown)
+    drill_end.refuse_failed([sitting.incident.folder])
     shown.tell(f"{service}: the newest backup was restored beside what is live, proven, and removed again.")

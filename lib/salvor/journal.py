@@ -26,6 +26,7 @@ FILE = "journal.jsonl"
 _OURS = ("n", "at", "by", "kind", "previous")
 _CLOSE_DEADLINE = 5.0
 _LOST_SHOWN = 4096
+_LONGEST_OPENING = 1024 * 1024
 
 
 def _tell(text: str) -> None:
@@ -49,6 +50,18 @@ def incidents(folder: Path) -> Iterator[Path]:
     for name in sorted(names, reverse=True):
         if os.path.isfile(f"{folder}/{name}/{FILE}"):  # noqa: PTH113  of thousands: it is four times as quick
             yield folder / name
+
+
+def first_line(folder: Path) -> dict[str, Any]:
+    """The line that opened the incident in `folder`, without reading the others; empty when it cannot be told.
+
+    Raises CannotError when the journal cannot be read.
+    """
+    try:
+        with (folder / FILE).open("rb") as file:
+            return parse(file.readline(_LONGEST_OPENING)) or {}
+    except OSError as error:
+        raise _unreadable(folder, error) from error
 
 
 class Journal:

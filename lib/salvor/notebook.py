@@ -122,11 +122,18 @@ def _is_over(incident: str) -> bool:
 # ------------------------------------------------------------------------------------------------ showing
 
 
-def display(section: str, *, handle: Any = None, metadata: Mapping[str, Any] | None = None, **data: Any) -> None:
-    """Show a section of the templates (in place of `handle`), and its words alone for where there is no HTML."""
+def display(
+    section: str,
+    *,
+    template: str = "sections.html",
+    handle: Any = None,
+    metadata: Mapping[str, Any] | None = None,
+    **data: Any,
+) -> None:
+    """Show a section of a template (in place of `handle`), and its words alone for where there is no HTML."""
     from IPython.display import display as show
 
-    html = pages.section(section, **data)
+    html = pages.section(section, template=template, **data)
     bundle = {"text/html": f'<div class="salvor">{html}</div>', "text/plain": pages.plain(html)}
     if handle is not None:
         handle.update(bundle, raw=True)

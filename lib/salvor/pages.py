@@ -47,9 +47,9 @@ def shown(value: object) -> str:
     return f"{text[:MOST_CHARACTERS]} … (shortened; the journal has all {len(str(value)):,} characters)"
 
 
-def section(name: str, **data: Any) -> str:
-    """One section of `templates/sections.html` as HTML."""
-    return str(getattr(_environment().get_template("sections.html").module, name)(**data))
+def section(name: str, *, template: str = "sections.html", **data: Any) -> str:
+    """One section of a template in `templates/` as HTML."""
+    return str(getattr(_environment().get_template(template).module, name)(**data))
 
 
 def page(title: str, headline: str, body: str, note: str = "") -> str:

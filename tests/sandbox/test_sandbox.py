@@ -19,7 +19,7 @@ import pytest
 import salvor.sandbox
 from salvor import clock, inventory
 from salvor.errors import CannotError, HeldError, UsageError
-from salvor.sandbox import database, disasters, folders, names, parts, processes, receiver, survivors, writer
+from salvor.sandbox import database, disasters, names, parts, processes, receiver, survivors, traces, writer
 from salvor.sandbox.layout import Layout
 
 from tests.conftest import place_for_a_sandbox
@@ -61,25 +61,6 @@ def up_of(parts: list[salvor.sandbox.Part]) -> dict[str, bool]:
 
 def acknowledged(sandbox: Layout) -> int:
     return len(writer.acknowledged(sandbox.acknowledged))
-
-
-def traces(sandbox: Layout) -> list[str]:
-    """What of a sandbox is left in the world: processes that name it or work in it, files, listening ports."""
-    found = [str(path) for path in (sandbox.place, sandbox.root) if path.exists()]
-    found += [f"process {process}" for process in processes.working_in(sandbox.root)]
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if str(sandbox.place) in line or str(sandbox.root) in line:
-            found.append(line)
-    ports = [sandbox.database_port, sandbox.side_port, sandbox.dns_port, sandbox.receiver_port, sandbox.mail_port]
-    for port in (*ports, sandbox.shop_port):
-        found += [
-            f"{host}:{port}" for host in ("127.0.0.1", "127.0.0.11", "127.0.0.12") if not folders.is_free(host, port)
-        ]
-    return found
 
 
 # --------------------------------------------------------------------------------------------------- as it stands
@@ -364,9 +345,9 @@ def test_down_leaves_nothing(fresh_sandbox: Layout) -> None:
     pg_ctl = [f"{database.PROGRAMS}/pg_ctl", "-D", str(side), "-W", "-s", "-l", f"{side}.log", "-o", options, "start"]
     fresh_sandbox.shell.run(pg_ctl)
     until(lambda: len(processes.working_in(side)) > 0)
-    assert len(traces(fresh_sandbox)) > 10
+    assert len(traces.of(fresh_sandbox)) > 10
     salvor.sandbox.down()
-    until(lambda: not traces(fresh_sandbox), 2)
+    until(lambda: not traces.of(fresh_sandbox), 2)
     salvor.sandbox.down()
 
 
@@ -387,7 +368,7 @@ def test_a_killed_up_is_finished_by_the_next_and_removed_by_down() -> None:
         (mine.root / "database-is-made").unlink()  # as if killed just before the end
         mine.variables.unlink()
         salvor.sandbox.down()
-        assert traces(mine) == []
+        assert traces.of(mine) == []
 
 
 def test_a_full_folder_is_refused_and_left_alone() -> None:

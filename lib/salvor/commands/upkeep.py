@@ -55,19 +55,22 @@ def retention(
     retention_work.carry_out(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
 
 
-@command(disaster="which disaster; empty: a wrong statement restored from backup, then a dead primary failed over")
+@command(
+    scenario="which disaster of the sandbox (empty: a wrong statement restored from "
+    "backup, then a dead primary failed over); elsewhere the way back to rehearse (empty: the best that is open)"
+)
 def drill(
     c: Context,
     service: str = "orders",
-    disaster: str = "",
+    scenario: str = "",
     platform: str = "sandbox",
     keep: bool = False,
     json: bool = False,
 ) -> None:
-    """Break the sandbox and bring it back, with writes going on; count what survived."""
+    """Break the sandbox and bring it back, with writes going on; on another platform, restore beside and prove."""
     from salvor import drill, show
 
-    drill.run(service, platform, disaster, show.choose(as_json=json), keep=keep)
+    drill.run(service, platform, scenario, show.choose(as_json=json), keep=keep)
 
 
 TASKS = (protect, backup, backups, retention, drill)

@@ -1,0 +1,181 @@
+"""How a drill ends, whatever became of it: what it made is taken away, a closing look proves that, its journal is
+closed, and its report is made.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from salvor import aftermath, clock, console, drill_index, drill_report, evidence, journal, lock, record, session
+from salvor.budgets import CLEAN_UP, REHEARSAL
+from salvor.change import Finding, Level, Reachable
+from salvor.errors import CannotError, NotProvenError, SalvorError
+from salvor.incident import Incident
+from salvor.journal import Journal
+from salvor.lease import hold as hold_lease
+from salvor.session import Session
+from salvor.show import Shown
+
+INTERRUPTED = "It was interrupted; the next drill of the service took away what it left."
+
+
+def rehearsed(sitting: Session, shown: Shown) -> None:
+    """End a rehearsal: drop what it staged, look, close, report. Raises what kept it from being taken away, or
+    NotProvenError when something is left.
+    """
+    begun = clock.monotonic()
+    folder = sitting.incident.folder
+    try:
+        if not _is_marked(folder, "undone"):
+            aftermath.undo(folder.name, shown, yes=True)
+    finally:
+        seen = _look(folder.name, shown)
+        finish(folder, seen, clock.monotonic() - begun, shown, aftermath.signing_key(""))
+    if left := [finding for finding in seen if finding.level is not Level.PASS]:
+        raise NotProvenError(
+            f"The drill {folder.name} may have left something: {left[0].subject}: {left[0].check}: {left[0].figure}",
+            safe="what is live was not touched" if not _is_touched(left) else "",
+            hint=f"inv undo --incident={folder.name}, then: inv assess --service={sitting.incident.service.name}",
+        )
+
+
+def _look(incident: str, shown: Shown) -> list[Finding]:
+    looking = aftermath.of_id(incident, shown).incident
+    try:
+        return list(closing_look(looking))
+    except SalvorError as error:
+        return [Finding(looking.service.name, "closing look", Level.UNKNOWN, detail=error.what)]
+
+
+_UNTOUCHED = "what is live was not touched"
+
+
+def _is_touched(left: Sequence[Finding]) -> bool:
+    return any(finding.check == _UNTOUCHED for finding in left)
+
+
+def closing_look(incident: Incident) -> Iterator[Finding]:
+    """What is left of a rehearsal: stages, kept copies, what runs or listens beside; whether what is live is the same.
+
+    Reads only.
+    """
+    incident.look_again()
+    pinned = {broken.system.name: broken for broken in incident.broken}
+    for system in incident.systems:
+        state = incident.observe(system)
+        decision = pinned[system.name].decision if system.name in pinned else None
+        ways = (decision.way, *decision.others) if decision else ()
+        stages = {way.stage for way in ways if way.arguments is not None}
+        unseen = state.summary if state.reachable is Reachable.UNKNOWN else ""
+        staged = [one.name for one in state.staged if one.name in stages]
+        yield _none(system.name, "nothing is staged", staged, unseen)
+        kept = [one.name for one in state.kept if one.incident == incident.id]
+        yield _none(system.name, "nothing is kept", kept, unseen)
+        yield _none(system.name, "nothing runs or listens beside it", system.side_servers(), unseen)
+        if decision:
+            level = Level.PASS if state.identity == decision.identity else Level.FAIL
+            yield Finding(system.name, _UNTOUCHED, level, state.identity, decision.identity, unseen)
+
+
+def _none(subject: str, check: str, left: Sequence[str], unseen: str) -> Finding:
+    """A pass when nothing is left, unless it could not be seen."""
+    level = Level.FAIL if left else Level.UNKNOWN if unseen else Level.PASS
+    return Finding(subject, check, level, ", ".join(left) or "none", "none", unseen)
+
+
+def finish(
+    folder: Path,
+    seen: Sequence[Finding],
+    seconds: float,
+    shown: Shown,
+    key: Path | None,
+    *,
+    failed: str = "",
+    counted: Sequence[Finding] = (),
+) -> None:
+    """Write what the closing look saw and how long the clean-up took, make the report, close and sign the journal.
+
+    `counted` is what was seen through the route after the cutover. What cannot be made is owed, and fails nothing.
+    """
+    opened, operator = journal.first_line(folder), session.operator()
+    service, platform = str(opened["service"]), str(opened["platform"])
+    lease = session.lease_of(service, platform, folder.name, shown.tell)
+    with (
+        lock.hold(service, folder.parent, by=operator, incident=folder.name),
+        hold_lease(lease),
+        Journal.open(folder, by=operator, mirror=os.environ.get("SALVOR_MIRROR"), tell=shown.tell) as writing,
+    ):
+        for finding in counted:
+            writing.append("finding", step="reroute", finding=finding.to_json())
+        writing.append("step", step=CLEAN_UP, phase="begun", planned=0)
+        for finding in seen:
+            writing.append("finding", step=CLEAN_UP, finding=finding.to_json())
+            shown.finding(finding)
+        writing.append("step", step=CLEAN_UP, phase="ended", seconds=round(seconds, 3))
+        if failed:
+            writing.append("failed", text=failed)
+        if problem := drill_report.PAPER.make(folder):
+            writing.append("owed", what="the drill's report", why=problem)
+            shown.tell(f"owed: the drill's report: {problem}")
+        writing.append("closed", result=drill_report.read(folder).word)
+    problems = [_sign(folder, key), record.make(folder), drill_index.make(folder.parent)]
+    for problem in filter(None, problems):
+        shown.tell(f"owed: {problem}")
+    shown.tell(f"  the drill's report: {console.shortest(folder / drill_report.PAGE)}")
+    shown.tell(f"  all drills: {console.shortest(folder.parent / drill_index.PAGE)}")
+
+
+def _sign(folder: Path, key: Path | None) -> str:
+    """Sign the journal; "" or what is owed."""
+    if key is None:
+        return "the signature: there is no SSH key. HINT: inv incident.close --incident=ID --key=PATH"
+    try:
+        evidence.sign(folder, key)
+    except CannotError as error:
+        return f"the signature: {error.what}"
+    return ""
+
+
+def note_failure(sitting: Session, error: Exception) -> None:
+    """Have a journal of a drill that failed before anything was begun: it is a result, and has a report."""
+    if sitting.journal is None:
+        with sitting.begin():
+            sitting.failed(error)
+
+
+def end_interrupted(service: str, platform: str, shown: Shown, gone: str = "") -> None:
+    """End the drills of the service that were begun and never closed, as a killed one; what they staged is dropped.
+
+    `gone` says why nothing of them can be left, where that is known. Raises HeldError when somebody drills it now.
+    """
+    for folder in journal.incidents(session.incidents_folder()):
+        opened = journal.first_line(folder)
+        mine = (opened.get("purpose"), opened.get("platform"), opened.get("service")) == ("drill", platform, service)
+        if not mine or _is_marked(folder, "closed"):
+            continue
+        shown.tell(f"The drill {folder.name} was interrupted; what it left is taken away first.")
+        begun = clock.monotonic()
+        seen = [Finding(service, "nothing is left of it", Level.PASS, "none", "none", gone)]
+        if not gone and opened.get("runbook") == REHEARSAL:
+            if not _is_marked(folder, "undone"):
+                aftermath.undo(folder.name, shown, yes=True)
+            seen = _look(folder.name, shown)
+        finish(folder, seen, clock.monotonic() - begun, shown, aftermath.signing_key(""), failed=INTERRUPTED)
+
+
+def _is_marked(folder: Path, kind: str) -> bool:
+    return bool(Journal.read(folder).of(kind))
+
+
+def refuse_failed(folders: Sequence[Path]) -> None:
+    """Raise NotProvenError when one of these drills failed."""
+    for report in map(drill_report.read, folders):
+        if report.verdict is Level.FAIL:
+            worst = report.mends[0] if report.mends else None
+            said = f"{worst.what}: {worst.figure}" if worst else "the service did not come back"
+            raise NotProvenError(
+                f"The drill {report.story.incident} failed: {said}",
+                hint=f"inv incident.show --incident={report.story.incident}",
+            )

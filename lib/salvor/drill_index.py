@@ -1,0 +1,117 @@
+"""All drills on one page, `drills.html` beside the incidents: the newest first, and how each scenario fares."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from salvor import clock, drill_report, durable, journal, pages, story
+from salvor.change import Level
+from salvor.drill_report import Report
+from salvor.errors import CannotError
+from salvor.paper import words
+
+PAGE = "drills.html"
+
+MOST = 200
+"""Drills that the page shows at most, the newest ones."""
+_DRAWN = 20
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """The drills of one scenario of one service, the newest first; at least one."""
+
+    drills: tuple[Report, ...]
+
+    @property
+    def newest(self) -> Report:
+        return self.drills[0]
+
+    @property
+    def passed(self) -> int:
+        """How many passed."""
+        return sum(each.verdict in (Level.PASS, Level.WARN) for each in self.drills)
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds of each drill that came to its end, the oldest first."""
+        return [each.rto for each in reversed(self.drills) if each.rto is not None]
+
+    @property
+    def median(self) -> float | None:
+        return statistics.median(self.times) if self.times else None
+
+    @property
+    def worst(self) -> float | None:
+        return max(self.times, default=None)
+
+    @property
+    def trend(self) -> str:
+        """The newest against the median of those before it, in words."""
+        *before, now = self.times or [0.0]
+        if not before:
+            return "first one"
+        usual = statistics.median(before)
+        if abs(now - usual) <= max(0.15 * usual, 0.5):
+            return "as before"
+        return f"{'slower' if now > usual else 'quicker'} by {clock.write_duration(abs(now - usual))}"
+
+    @property
+    def line(self) -> list[tuple[float, float]]:
+        """The newest times as points of a drawing 120 wide and 24 high, the oldest left."""
+        drawn = self.times[-_DRAWN:]
+        top = max([*drawn, 0.001])
+        apart = 112.0 / max(1, len(drawn) - 1)
+        return [(4 + number * apart, 21 - 18 * seconds / top) for number, seconds in enumerate(drawn)]
+
+
+def read(folder: Path) -> list[Report]:
+    """The newest drills below `folder`, the newest first; what cannot be read is passed over."""
+    found: list[Report] = []
+    for one in journal.incidents(folder):
+        if len(found) >= MOST:
+            break
+        try:
+            if journal.first_line(one).get("purpose") == "drill":
+                found.append(Report(story.read(one), ()))
+        except CannotError:
+            continue
+    return found
+
+
+def scenarios(drills: Sequence[Report]) -> list[Scenario]:
+    """The drills by platform, service and scenario."""
+    groups: dict[tuple[str, str, str], list[Report]] = defaultdict(list)
+    for each in drills:
+        groups[each.story.platform, each.story.service, each.scenario].append(each)
+    return [Scenario(tuple(group)) for _, group in sorted(groups.items())]
+
+
+def html(folder: Path) -> str:
+    """The page of all drills below `folder`."""
+    drills = read(folder)
+    failing = [each for each in scenarios(drills) if each.newest.verdict is Level.FAIL]
+    headline = (
+        "No drill yet"
+        if not drills
+        else f"{len(failing)} scenarios fail"
+        if len(failing) > 1
+        else f"{failing[0].newest.story.title}, {failing[0].newest.scenario}: the newest drill failed"
+        if failing
+        else "Every scenario passed its newest drill"
+    )
+    body = pages.section("index", template=drill_report.TEMPLATE, drills=drills, scenarios=scenarios(drills))
+    return pages.page("Drills", headline, f"<h2>Scenarios</h2>{body}")
+
+
+def make(folder: Path) -> str:
+    """Write the page, whole or not at all. Returns "" or what is owed and why; never raises."""
+    try:
+        durable.replace(folder / PAGE, html(folder).encode())
+    except Exception as error:  # noqa: BLE001  a page of drills stops no drill
+        return f"{PAGE}: {words(error)}"
+    return ""
