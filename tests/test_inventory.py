@@ -203,6 +203,7 @@ WRONG = [
         "its systems are",
     ),
     ("sql: select 1, at_least: 1", "sql: select 1", "19:9", "could not fail", "mend"),
+    ("sql: select 1,", "ask: files,", "19:53", "it is asked by sql, not by ask", "write sql:"),
     (
         "at_least: 1}",
         "at_least: 1}\n      - {name: orders are there, tcp: 'h:1'}",

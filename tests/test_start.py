@@ -70,7 +70,7 @@ def test_pins_have_hashes_and_name_no_index() -> None:
     ],
 )
 def test_without_root_it_prints_the_one_line_to_run(clone: Path, tmp_path: Path, sudo: str | None, line: str) -> None:
-    installed = "pgbackrest openssh-client zstd python3-venv"
+    installed = "pgbackrest openssh-client zstd restic python3-venv"
     commands = {
         "id": "echo 1000",
         "dpkg_query": f"for package in {installed}; do printf 'installed:%s ' $package; done; exit 1",

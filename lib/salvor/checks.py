@@ -26,7 +26,8 @@ _LIVE = ("live", "route")
 
 
 class Check(BaseModel):
-    """One check: exactly one of `sql` (asked of `system`), `http`, `tcp` and `command`, and what its answer must be.
+    """One check: exactly one of `sql` and `ask` (put to `system`), `http`, `tcp` and `command`, and what its answer
+    must be. `sql` is for databases, `ask` for kinds with questions of their own, such as `files *.jpg` of a tree.
 
     The limits `at_least`, `at_most` and `equals` are for the first value of a query and for what a command prints;
     a command must also end with exit code 0. HTTP must answer with `status` (none named: any 2xx) and a body whose
@@ -37,6 +38,7 @@ class Check(BaseModel):
 
     name: str = Field(min_length=1)
     sql: str | None = None
+    ask: str | None = None
     system: str | None = None
     http: str | None = None
     status: int | None = Field(default=None, ge=100, le=599)
@@ -73,20 +75,25 @@ class Check(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Check:
-        kinds = [kind for kind in ("sql", "http", "tcp", "command") if getattr(self, kind) is not None]
+        kinds = [kind for kind in ("sql", "ask", "http", "tcp", "command") if getattr(self, kind) is not None]
         if len(kinds) != 1:
             found = f"this one has {' and '.join(kinds)}" if kinds else "this one has none"
-            raise ValueError(f"a check asks exactly one of sql, http, tcp and command; {found}")
-        if (self.sql is None) != (self.system is None):
-            raise ValueError("sql and system go together: system names the database that is asked")
+            raise ValueError(f"a check asks exactly one of sql, ask, http, tcp and command; {found}")
+        if (self.question is None) != (self.system is None):
+            raise ValueError("sql and system go together, or ask and system: system names what is asked")
         if self.http is None and (self.status is not None or self.contains is not None):
             raise ValueError("status and contains are for http")
         limits = self.at_least is not None or self.at_most is not None or self.equals is not None
-        if self.sql is not None and not limits:
+        if self.question is not None and not limits:
             raise ValueError("a query needs at_least, at_most or equals: without one it could not fail")
-        if limits and self.sql is None and self.command is None:
-            raise ValueError("at_least, at_most and equals are for sql and command")
+        if limits and self.question is None and self.command is None:
+            raise ValueError("at_least, at_most and equals are for sql, ask and command")
         return self
+
+    @property
+    def question(self) -> str | None:
+        """What is put to `system`, which answers with a value."""
+        return self.sql if self.sql is not None else self.ask
 
 
 def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
@@ -96,7 +103,7 @@ def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
     value. UNKNOWN when no answer came in time or it could not be asked from here, FAIL when it was refused or is wrong.
     """
     subject = check.system or check.tcp or (check.command[0] if check.command else urlsplit(check.http or "").netloc)
-    if check.sql is None and where not in _LIVE:  # a stage answers only queries: nothing but its database runs yet
+    if check.question is None and where not in _LIVE:  # a stage answers only questions: nothing but its data is there
         detail = f"only asked of what is live, not of {where}"
         return Finding(subject, check.name, Level.UNKNOWN, limit=_limit(check), detail=detail)
     try:
@@ -115,8 +122,8 @@ class _Answer:
 
 
 def _answer(check: Check, ask: Callable[[str, str], Any], where: str) -> _Answer:
-    if check.sql is not None:
-        return _judge(check, ask(check.sql, where))
+    if check.question is not None:
+        return _judge(check, ask(check.question, where))
     if check.http is not None:
         return _http_answer(check, check.http)
     if check.tcp is not None:

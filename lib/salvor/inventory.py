@@ -238,7 +238,7 @@ class _Builder:
         for service in services.values():
             self.references(service, settings, services)
             self.roles(service, settings)
-            self.checks(service)
+            self.checks(service, settings)
         self.loops(services)
         rules = {name: self.validate(Rule, entry, ("watch", name)) for name, entry in entries["watch"].items()}
         escalations = {
@@ -377,9 +377,9 @@ class _Builder:
                         hint=f"remove it from {key}, or name another one",
                     )
 
-    def checks(self, service: Service) -> None:
-        """Refuse a check of a system that the service does not live in, and two checks of one name: of two, one verdict
-        would hide the other.
+    def checks(self, service: Service, settings: Mapping[str, Settings]) -> None:
+        """Refuse a check of a system that the service does not live in or that does not understand it, and two checks
+        of one name: of two, one verdict would hide the other.
         """
         if not (service.systems or service.applications):
             raise self.error(
@@ -396,9 +396,26 @@ class _Builder:
                     f"{service.name!r} does not live in {check.system!r}.",
                     hint=f"its systems are: {', '.join(service.systems)}",
                 )
+            if check.system is not None:
+                self.question(check, settings[check.system].kind, location)
             if check.name in seen:
                 raise self.error((*location, "name"), f"the check {check.name!r} stands twice.", hint="rename one")
             seen.add(check.name)
+
+    def question(self, check: Check, kind_name: str, location: Location) -> None:
+        asked = kind(kind_name)
+        assert issubclass(asked, Restorable)
+        other = "ask" if asked.asked_by == "sql" else "sql"
+        if getattr(check, other) is not None:
+            raise self.error(
+                (*location, other),
+                f"{check.system!r} is a {kind_name}: it is asked by {asked.asked_by}, not by {other}.",
+                hint=f"write {asked.asked_by}: and a question to a {kind_name}",
+            )
+        try:
+            asked.check_question(check.question or "")
+        except UsageError as error:
+            raise self.error((*location, asked.asked_by), error.what, error.hint) from error
 
     def leads(self, name: str, settings: Settings, known: Mapping[str, Settings]) -> None:
         """Refuse a route that leads to nothing that is described, or round in a circle."""

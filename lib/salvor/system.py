@@ -212,6 +212,13 @@ class Restorable(System):
         touched.
         """
 
+    asked_by: ClassVar[Literal["sql", "ask"]] = "sql"
+    """The word by which a check puts its question to this kind."""
+
+    @classmethod
+    def check_question(cls, question: str) -> None:
+        """Raises UsageError for a question that this kind would not understand, as far as that can be told here."""
+
     @abstractmethod
     def ask(self, statement: str, where: str) -> Any:
         """The first value that a read-only query of a service's check returns.
@@ -290,10 +297,6 @@ class Outbox(System):
         """The channels to which nothing could be sent, and why, as far as that can be told without sending anything."""
         return {}
 
-    def unreachable(self) -> dict[str, str]:
-        """The channels to which nothing could be sent, and why, as far as that can be told without sending anything."""
-        return {}
-
 
 class Machine(System):
     """A machine: it can be cut off from everybody but its operator, and it runs services.
@@ -305,6 +308,10 @@ class Machine(System):
     def forecast(self, state: State, change: Change) -> State:
         """Whether others may reach it is what `writable` says of a machine."""
         return replace(state, writable={"fence": False, "unfence": True}.get(change.verb, state.writable))
+
+
+class Timetable(System):
+    """What begins commands at their times. Verbs that every kind has: `install(name, at, run)`, `remove(name)`."""
 
 
 class Cache(System):

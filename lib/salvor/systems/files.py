@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -85,6 +85,7 @@ class Files(Restorable):
 
     Settings = FilesSettings
     settings: FilesSettings
+    asked_by: ClassVar[Literal["sql", "ask"]] = "ask"
 
     @cached_property
     def shell(self) -> Shell:
@@ -182,6 +183,11 @@ class Files(Restorable):
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""
         yield from snapshot.verify(self, self.place.look(), way, wish)
+
+    @classmethod
+    def check_question(cls, question: str) -> None:
+        """Raises UsageError for what cannot be asked of a tree."""
+        questions.check(question)
 
     def ask(self, statement: str, where: str) -> Any:
         """The figure that a question asks for, such as `files *.jpg`. `where`: live, a stage's name, `address:HOST`."""
