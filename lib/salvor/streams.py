@@ -133,6 +133,8 @@ class Ahead:
         self._deadline = deadline
         self._name = name
         self._ready: queue.Queue[bytes | BaseException] = queue.Queue(chunks)
+        self._unread = b""
+        self._ended: bytes | BaseException | None = None
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"reading {name}", daemon=True)
         self._thread.start()
@@ -155,15 +157,23 @@ class Ahead:
     def chunk(self) -> bytes:
         """The next bytes; none at the end. Raises what reading raised, or CannotError when nothing came in time."""
         try:
-            item = self._ready.get(timeout=self._deadline)
+            item = self._ready.get(timeout=self._deadline) if self._ended is None else self._ended
         except queue.Empty:
             raise CannotError(
                 f"Nothing could be read from {self._name} for {self._deadline:.0f} s.",
                 hint="see whether its disk, host or bucket answers, then run the same command again",
             ) from None
+        if not item or isinstance(item, BaseException):
+            self._ended = item
         if isinstance(item, BaseException):
             raise item
         return item
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end. Raises as `chunk` does; it is one or the other."""
+        self._unread = self._unread or self.chunk()
+        first, self._unread = self._unread[:size], self._unread[size:]
+        return first
 
     def close(self) -> None:
         """Stop reading; the thread ends with its current read."""

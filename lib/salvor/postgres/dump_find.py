@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from salvor import clock, durable
+from salvor import bucket, clock, durable
 from salvor.change import Progress
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import dump_store, dumps
@@ -83,17 +83,10 @@ def _in_bucket(uri: str) -> Source:
     parent, _, last = uri.rstrip("/").rpartition("/")
     if parent != "s3:/" and (manifest := open_store(parent).manifest(last)):
         return replace(_of_manifest(manifest), name=uri.rstrip("/"))
-    bucket, key = dump_store.split(uri)
+    key = bucket.split(uri)[1]
     if not key or key.endswith("/"):
         raise UsageError(f"--from: {uri} is no dump.", hint="name an object, or the folder of a backup")
-    with dump_store.asking(uri) as s3:
-        try:
-            head = s3.head_object(Bucket=bucket, Key=key)
-        except s3.exceptions.ClientError as error:
-            if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
-                raise UsageError(f"--from: there is nothing at {uri}.", hint=f"aws s3 ls {parent}/") from error
-            raise
-    return Source(uri, None, None, head["ContentLength"])
+    return Source(uri, None, None, bucket.head(uri)["ContentLength"])
 
 
 def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None, Path]:
@@ -105,13 +98,13 @@ def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None
     if source.manifest is None:
         if not remote:
             return Path(source.name)
-        bucket, key = dump_store.split(source.name)
+        name, key = bucket.split(source.name)
         path = scratch / dump_store.safe_name(key.rpartition("/")[2])
         durable.make_folder(scratch)
         if not path.is_file() or path.stat().st_size != source.size:
             yield Progress(0, source.size, "bytes", f"downloading {source.name}")
-            with dump_store.asking(source.name) as s3:
-                dump_store.download(s3, bucket, key, path)
+            with bucket.asking(source.name) as s3:
+                dump_store.download(s3, name, key, path)
         return path
     if source.name.startswith("/") or remote:
         place = source.name.rpartition("/")[0]

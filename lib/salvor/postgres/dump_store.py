@@ -21,9 +21,9 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from salvor import clock, durable
+from salvor.bucket import asking, split
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError
 
@@ -295,34 +295,11 @@ def _hold(answer: Mapping[str, Any]) -> str:
     return f"object lock until {clock.write_time(until)}" if until and until > clock.now() else ""
 
 
-def split(uri: str) -> tuple[str, str]:
-    """Bucket and key of an `s3://` address."""
-    parts = urlsplit(uri)
-    return parts.netloc, parts.path.removeprefix("/")
-
-
 def safe_name(name: str) -> str:
     """A file's name out of a manifest. Raises CannotError when it leads out of the backup's folder."""
     if name.startswith("/") or ".." in name.split("/") or "\0" in name:
         raise CannotError(f"The manifest names a file outside of its backup: {name!r}.", hint="use another backup")
     return name
-
-
-@contextmanager
-def asking(place: str) -> Iterator[Any]:
-    """An S3 client; what goes wrong in the block is a CannotError that names the place."""
-    import boto3
-    from boto3.exceptions import Boto3Error
-    from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    limits = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
-    try:
-        yield boto3.client("s3", config=limits)
-    except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise CannotError(
-            f"{place} does not give what was asked for: {error}.", hint=f"by hand: aws s3 ls {place}/"
-        ) from error
 
 
 def download(s3: Any, bucket: str, key: str, path: Path) -> None:

@@ -1,0 +1,102 @@
+"""S3: an address taken apart, a client with deadlines, and an object as a stream that outlives a broken connection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from salvor.errors import CannotError, UsageError
+
+_TRIES = 4
+"""How often in a row reading an object may break off without a byte."""
+
+
+def split(uri: str) -> tuple[str, str]:
+    """Bucket and key of an `s3://` address. A key may hold anything, `?` and `#` too."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return bucket, key
+
+
+@contextmanager
+def asking(place: str) -> Iterator[Any]:
+    """An S3 client; what goes wrong in the block is a CannotError that names the place."""
+    import boto3
+    from botocore.config import Config
+
+    limits = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
+    with _told(place):
+        yield boto3.client("s3", config=limits)
+
+
+@contextmanager
+def _told(place: str) -> Iterator[None]:
+    from boto3.exceptions import Boto3Error
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except (Boto3Error, BotoCoreError, ClientError) as error:
+        raise CannotError(
+            f"{place} does not give what was asked for: {error}.", hint=f"by hand: aws s3 ls {place}"
+        ) from error
+
+
+def head(uri: str) -> dict[str, Any]:
+    """What S3 says of an object (ContentLength, LastModified, ETag). Raises UsageError when there is none."""
+    bucket, key = split(uri)
+    with asking(uri) as s3:
+        try:
+            answer: dict[str, Any] = s3.head_object(Bucket=bucket, Key=key)
+        except s3.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                parent = uri.rpartition("/")[0]
+                raise UsageError(f"--from: there is nothing at {uri}.", hint=f"aws s3 ls {parent}/") from error
+            raise
+    return answer
+
+
+class Object:
+    """The bytes of an object, read once. When the connection breaks, it goes on where it was, if the object is the same
+    still.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._at = 0
+        self._tag = head(uri)["ETag"]
+        with asking(uri) as self._s3:
+            self._body = self._open()
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes; none at the end. Raises CannotError."""
+        from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
+        from urllib3.exceptions import HTTPError
+
+        with _told(self._uri):
+            for left in reversed(range(_TRIES)):
+                try:
+                    self._body = self._body or self._open()
+                    piece: bytes = self._body.read(size)
+                    self._at += len(piece)
+                    return piece
+                except (HTTPClientError, IncompleteReadError, ResponseStreamingError, HTTPError, OSError) as error:
+                    self.close()
+                    if not left:
+                        raise CannotError(
+                            f"{self._uri} broke off {_TRIES} times after {self._at} bytes: {error}.",
+                            hint=f"by hand: aws s3 cp {self._uri} - | wc -c",
+                        ) from error
+        raise AssertionError
+
+    def _open(self) -> Any:
+        name, key = split(self._uri)
+        begin = {"Range": f"bytes={self._at}-"} if self._at else {}
+        return self._s3.get_object(Bucket=name, Key=key, IfMatch=self._tag, **begin)["Body"]
+
+    def close(self) -> None:
+        """Let the connection go."""
+        if self._body is not None:
+            with suppress(Exception):
+                self._body.close()
+        self._body = None
