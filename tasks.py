@@ -9,6 +9,8 @@ from invoke.collection import Collection
 
 sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
-from salvor.commands import hosts, incidents, recovery, sandbox, upkeep
+from salvor.commands import evidence, hosts, incidents, recovery, sandbox, schedule, upkeep
 
-namespace = Collection(*(task for theme in (recovery, upkeep, incidents, hosts, sandbox) for task in theme.TASKS))
+namespace = Collection(
+    *(task for theme in (recovery, upkeep, schedule, evidence, incidents, hosts, sandbox) for task in theme.TASKS)
+)

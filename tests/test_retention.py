@@ -118,22 +118,24 @@ def test_what_is_no_size_is_an_error(text: str) -> None:
         read_size(text)
 
 
-@st.composite
-def histories(draw: st.DrawFn) -> list[Backup]:
+def a_history(drawn: list[tuple[int, int, int, int]]) -> list[Backup]:
+    """Backups taken so many hours ago; which one before it each is built on, whether it is good, and proven."""
     found: list[Backup] = []
-    for number, hours in enumerate(sorted(draw(st.lists(st.integers(0, 9000), max_size=40)), reverse=True)):
-        needs = (draw(st.sampled_from(found)).id,) if found and draw(st.booleans()) else ()
-        more = {"usable": draw(st.integers(0, 5)) > 0, "proven": NOW if draw(st.integers(0, 9)) == 0 else None}
+    for number, (hours, before, good, proven) in enumerate(sorted(drawn, reverse=True)):
+        needs = (found[before].id,) if before < len(found) else ()
+        more = {"usable": good > 0, "proven": NOW if proven == 0 else None}
         found.append(backup(hours / 24, id=f"b{number}", needs=needs, **more))
     return found
 
 
+_drawn = st.tuples(st.integers(0, 9000), st.integers(0, 60), st.integers(0, 5), st.integers(0, 9))
+histories = st.lists(_drawn, max_size=40).map(a_history)
 policies = st.builds(
     Keep, daily=st.integers(1, 9), weekly=st.integers(0, 9), monthly=st.integers(0, 9), yearly=st.integers(0, 3)
 )
 
 
-@given(histories(), policies)
+@given(histories, policies)
 def test_whatever_there_is_one_can_go_back_and_a_second_run_removes_nothing(all_: list[Backup], keep: Keep) -> None:
     verdicts = decide(all_, keep)
     kept = {one.backup.id: one.backup for one in verdicts if one.stays}

@@ -346,3 +346,22 @@ def files_case(context: Context, tmp_path: Path) -> Case:
     identity = up.observe().identity
     back = Undo("unfence", {"identity": identity})
     return Case(up, down, (up.change("fence", why="it still takes writes", undo=back, identity=identity),))
+
+
+@pytest.fixture
+def schedules_case(old_machine: Machine, context: Context) -> Iterator[Case]:
+    from salvor.schedule.entry import Caller
+    from salvor.systems.schedules import Schedules, SchedulesSettings
+
+    caller = Caller(platform="shop", python="/usr/bin/python3", folder="/srv", stamps="/srv/stamps")
+
+    def opened(address: str, settings: SshSettings) -> Schedules:
+        return Schedules(
+            "schedules", SchedulesSettings(kind="schedules", caller=caller, address=address, ssh=settings), context
+        )
+
+    up = opened(old_machine.address, old_machine.settings)
+    back = Undo("remove", {"name": "nightly"})
+    change = up.change("install", why="-", undo=back, name="nightly", at="02:00", run=["backup", "--service=shop"])
+    yield Case(up, opened("127.0.0.1", SshSettings(port=1, user="nobody")), (change,))
+    up.remove("nightly")

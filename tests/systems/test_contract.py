@@ -19,7 +19,7 @@ import salvor.systems
 from pydantic import ValidationError
 from salvor.change import Change, Reachable, State, Undo, plan_hash
 from salvor.errors import SalvorError, UsageError
-from salvor.system import Application, Cache, Machine, Outbox, Restorable, Route, Settings, kind
+from salvor.system import Application, Cache, Machine, Outbox, Restorable, Route, Settings, Timetable, kind
 
 from tests.systems.conftest import Case
 
@@ -54,7 +54,7 @@ def seen(state: State) -> tuple[Any, ...]:
 def test_its_file_bears_its_name(name: str) -> None:
     assert kind(name).__name__.lower() == name
     assert issubclass(kind(name).Settings, Settings)
-    assert issubclass(kind(name), (Application, Cache, Restorable, Route, Outbox, Machine))
+    assert issubclass(kind(name), (Application, Cache, Restorable, Route, Outbox, Machine, Timetable))
 
 
 @pytest.mark.parametrize("name", KINDS)

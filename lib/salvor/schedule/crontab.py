@@ -1,0 +1,119 @@
+"""Schedules in the user's crontab, where there is no systemd: a block of ours, and every other line as it is.
+
+cron looks every few minutes, and the command itself knows whether it is due (`salvor.schedule.stamp`): so a run that
+was missed while the machine was off is made up for, and a time in UTC is one, which cron cannot say.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from salvor import clock
+from salvor.errors import CannotError, CommandError
+from salvor.schedule import entry, stamp
+from salvor.schedule.entry import Caller, Entry
+from salvor.shell import Shell
+
+MINUTES = 5
+"""cron looks so often."""
+_SECONDS = 60.0
+
+
+class Crontab:
+    """The block of one platform in the crontab of whoever we are on a machine."""
+
+    name = "cron"
+
+    def __init__(self, shell: Shell, caller: Caller) -> None:
+        self.shell, self.caller = shell, caller
+        platform = caller.platform
+        self._begin = f"# BEGIN Salvor, platform {platform}: inv schedule.install wrote this block, and will again"
+        self._end = f"# END Salvor, platform {platform}"
+
+    @staticmethod
+    def runs(shell: Shell) -> bool:
+        """Whether there is a cron there."""
+        return shell.succeeds(["sh", "-c", "command -v crontab"])
+
+    def installed(self) -> dict[str, Entry]:
+        """What is installed for this platform, by name."""
+        _, block, _ = self._parts(self._read())
+        found = {}
+        lines = block.decode("utf-8", "replace").splitlines()
+        for says, command in zip(lines[1:-1:2], lines[2:-1:2], strict=False):
+            name, _, text = says.removeprefix("# ").partition(": ")
+            said = entry.read(text)
+            at, run = said or ("", ())
+            ran = stamp.read(self.shell.read(self.caller.stamp(name)))
+            result = "" if ran.code is None else "success" if ran.code == 0 else f"exit code {ran.code}"
+            found[name] = Entry(at, run, said is not None and command == self._line(name), ran.ended, result)
+        return found
+
+    def put(self, name: str, at: str, run: Sequence[str]) -> None:
+        """Install a schedule, or replace it."""
+        entries = {one: (each.at, each.run) for one, each in self.installed().items()}
+        if name not in entries:
+            self._note_begin(name)
+        self._write({**entries, name: (at, tuple(run))})
+
+    def remove(self, name: str) -> None:
+        """Remove a schedule, and the block with the last one."""
+        entries = {one: (each.at, each.run) for one, each in self.installed().items() if one != name}
+        self._write(entries)
+        self.shell.run(["rm", "-f", "--", self.caller.stamp(name)])
+
+    def _note_begin(self, name: str) -> None:
+        """From now on it may be due: what was due before it was installed was not missed."""
+        self.shell.run(["sh", "-c", 'umask 077; mkdir -p -- "$1"', "sh", self.caller.stamps])
+        self.shell.write(self.caller.stamp(name), stamp.Stamp(clock.now()).text())
+
+    def _line(self, name: str) -> str:
+        """cron's line of a schedule; cron makes a newline of `%`, see crontab(5)."""
+        given = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(self.caller.environment.items()))
+        command = shlex.join(self.caller.argv("schedule.run", name, f"--platform={self.caller.platform}"))
+        folder = shlex.quote(self.caller.folder)
+        return f"*/{MINUTES} * * * * " + f"cd {folder} && {given} {command}".replace("  ", " ").replace("%", "\\%")
+
+    def _write(self, entries: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
+        now = self._read()
+        before, block, after = self._parts(now)
+        lines = []
+        for name, (at, run) in sorted(entries.items()):
+            lines += [f"# {name}: {entry.write(at, run)}", self._line(name)]
+        new = "".join(f"{one}\n" for one in (self._begin, *lines, self._end)).encode() if lines else b""
+        if not block and before and not before.endswith(b"\n"):
+            new = b"\n" + new
+        if block == new:
+            return
+        if before + new + after:
+            self.shell.run(["crontab", "-"], input=before + new + after, deadline=_SECONDS)
+        else:
+            self.shell.run(["crontab", "-r"], deadline=_SECONDS)
+
+    def _parts(self, table: bytes) -> tuple[bytes, bytes, bytes]:
+        """What stands before our block, the block, and what stands behind it, byte for byte."""
+        begin, end = (re.escape(one.encode()) for one in (self._begin, self._end))
+        found = re.search(rb"^%b\n(?:.*\n)*?%b\n" % (begin, end), table, re.MULTILINE)
+        if not found:
+            if re.search(rb"^%b$" % begin, table, re.MULTILINE):
+                raise CannotError(
+                    f"The crontab of {self._whose()} has the begin of our block and not its end.",
+                    safe="nothing was changed",
+                    hint=f"crontab -e, and remove from {self._begin[:40]!r} on what is ours",
+                )
+            return table, b"", b""
+        return table[: found.start()], found.group(), table[found.end() :]
+
+    def _read(self) -> bytes:
+        """All of the crontab; nothing when there is none."""
+        try:
+            return b"".join(self.shell.pieces(["crontab", "-l"], deadline=_SECONDS))
+        except CommandError as error:
+            if "no crontab for" in error.stderr:
+                return b""
+            raise
+
+    def _whose(self) -> str:
+        return f"{self.shell.user or 'this user'} on {self.shell.where}"

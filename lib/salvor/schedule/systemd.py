@@ -1,0 +1,141 @@
+"""Schedules as systemd's timers: a service and a timer each, of the system for root, else of the user.
+
+A run that was missed while the machine was off is made up for when it is on again (`Persistent=true`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from salvor.schedule import entry
+from salvor.schedule.entry import Caller, Entry
+from salvor.shell import Shell
+
+_SAYS = "# What it says: "
+_SERVICE = """\
+# inv schedule.install wrote this file, and will again; what is changed here by hand is lost.
+{says}{entry}
+[Unit]
+Description=Salvor, platform {platform}: {name}
+[Service]
+Type=oneshot
+UMask=0077
+WorkingDirectory={folder}
+{environment}ExecStart={command}
+"""
+_TIMER = """\
+# inv schedule.install wrote this file, and will again; what is changed here by hand is lost.
+[Unit]
+Description=Salvor, platform {platform}: {name}
+[Timer]
+OnCalendar={at}
+Persistent=true
+[Install]
+WantedBy=timers.target
+"""
+_LIST = 'cd -- "$1" 2>/dev/null || exit 0; for file in salvor-"$2".*.timer; do [ ! -e "$file" ] || echo "$file"; done'
+_TIMER_STATE = "Id,ActiveState,UnitFileState,NeedDaemonReload"
+_LAST_RUN = "Id,ExecMainExitTimestamp,Result"
+_SECONDS = 60.0
+
+
+class Systemd:
+    """The timers of one platform on a machine."""
+
+    def __init__(self, shell: Shell, caller: Caller) -> None:
+        self.shell, self.caller = shell, caller
+        by_root = shell.run(["id", "-u"]).stdout.strip() == "0"
+        home = "" if by_root else shell.run(["sh", "-c", 'echo "${XDG_CONFIG_HOME:-$HOME/.config}"']).stdout.strip()
+        self.folder = "/etc/systemd/system" if by_root else f"{home}/systemd/user"
+        self.name = "systemd" if by_root else "systemd (of the user)"
+        self._systemctl = ["systemctl", "--no-ask-password", *([] if by_root else ["--user"])]
+
+    @staticmethod
+    def runs(shell: Shell) -> bool:
+        """Whether systemd runs there: sd_booted(3)."""
+        return shell.succeeds(["test", "-d", "/run/systemd/system"])
+
+    def installed(self) -> dict[str, Entry]:
+        """What is installed for this platform, by name."""
+        listed = self.shell.run(["sh", "-c", _LIST, "sh", self.folder, self.caller.platform]).stdout.splitlines()
+        prefix = f"salvor-{self.caller.platform}."
+        names = [file.removeprefix(prefix).removesuffix(".timer") for file in listed]
+        if not names:
+            return {}
+        timers = self._show(_TIMER_STATE, [f"{self._unit(name)}.timer" for name in names])
+        services = self._show(_LAST_RUN, [f"{self._unit(name)}.service" for name in names])
+        return {
+            name: self._entry(name, timers.get(f"{self._unit(name)}.timer", {}), services.get(self._service(name), {}))
+            for name in names
+        }
+
+    def _entry(self, name: str, timer: Mapping[str, str], service: Mapping[str, str]) -> Entry:
+        texts = {kind: self.shell.read(f"{self.folder}/{self._unit(name)}.{kind}") for kind in ("service", "timer")}
+        lines = (texts["service"] or "").splitlines()
+        said = next((entry.read(one.removeprefix(_SAYS)) for one in lines if one.startswith(_SAYS)), None)
+        at, run = said or ("", ())
+        active = timer.get("ActiveState") == "active" and timer.get("UnitFileState") == "enabled"
+        sound = said is not None and texts == self._texts(name, at, run) and timer.get("NeedDaemonReload") == "no"
+        last = _moment(service.get("ExecMainExitTimestamp", ""))
+        return Entry(at, run, sound and active, last, service.get("Result", "") if last else "")
+
+    def _show(self, properties: str, units: Sequence[str]) -> dict[str, dict[str, str]]:
+        """What systemd says of units, by their names."""
+        argv = [*self._systemctl, "show", "--timestamp=unix", f"--property={properties}", *units]
+        said = self.shell.run(argv, deadline=_SECONDS).stdout
+        blocks = [dict(one.partition("=")[::2] for one in block.splitlines()) for block in said.split("\n\n")]
+        return {block.get("Id", ""): block for block in blocks}
+
+    def put(self, name: str, at: str, run: Sequence[str]) -> None:
+        """Install a schedule, or replace it. It is on disk, and its timer begun, when this returns."""
+        self.shell.run(["mkdir", "-p", self.folder])
+        for kind, text in self._texts(name, at, run).items():
+            # Not 600: systemd shows every unit to everybody, and warns of a file that it alone can read.
+            self.shell.write(f"{self.folder}/{self._unit(name)}.{kind}", text, mode=0o644)
+        self._do("daemon-reload")
+        self._do("enable", f"{self._unit(name)}.timer")
+        self._do("restart", f"{self._unit(name)}.timer")  # `start` alone keeps the time of before
+
+    def remove(self, name: str) -> None:
+        """Remove a schedule and when it ran last, so that a later one of that name has nothing to make up for."""
+        timer = f"{self._unit(name)}.timer"
+        if self.shell.exists(f"{self.folder}/{timer}"):
+            self._do("disable", "--now", timer)
+            self._do("clean", "--what=state", timer)
+        for kind in ("timer", "service"):  # the timer last would be found again without its service
+            self.shell.run(["rm", "-f", "--", f"{self.folder}/{self._unit(name)}.{kind}"])
+        self._do("daemon-reload")
+
+    def _do(self, *words: str) -> None:
+        self.shell.run([*self._systemctl, *words], deadline=_SECONDS)
+
+    def _unit(self, name: str) -> str:
+        return f"salvor-{self.caller.platform}.{name}"  # neither name has a dot in it
+
+    def _service(self, name: str) -> str:
+        return f"{self._unit(name)}.service"
+
+    def _texts(self, name: str, at: str, run: Sequence[str]) -> dict[str, str]:
+        """The text of each unit, by its kind."""
+        by = {"SALVOR_OPERATOR": f"schedule {name}", **self.caller.environment}
+        environment = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in sorted(by.items()))
+        command = " ".join(_quoted(word).replace("$", "$$") for word in self.caller.argv(*run))
+        platform, folder = self.caller.platform, self.caller.folder.replace("%", "%%")
+        service = _SERVICE.format(
+            says=_SAYS, entry=entry.write(at, run), platform=platform, name=name, folder=folder,
+            environment=environment, command=command,
+        )  # fmt: skip
+        return {"service": service, "timer": _TIMER.format(platform=platform, name=name, at=at)}
+
+
+def _quoted(word: str) -> str:
+    """One word of a unit file, see systemd.service(5), COMMAND LINES: `%` begins a specifier."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'"{escaped}"' if re.search(r"[^A-Za-z0-9_./:=@,+-]", word) or not word else escaped
+
+
+def _moment(text: str) -> datetime | None:
+    """`@1795250000` to a time; None when it never was."""
+    return datetime.fromtimestamp(float(text[1:]), UTC) if re.fullmatch(r"@[1-9]\d*", text) else None
