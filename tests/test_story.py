@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from salvor import events, pages, record, story, timeline
+from salvor import events, handover, pages, record, story, timeline
 from salvor.change import Level
 from salvor.happened import UNFINISHED, Story
 from salvor.journal import Journal
@@ -130,7 +130,7 @@ def test_wherever_a_journal_ends_it_is_told(lines: list[dict[str, Any]]) -> None
     for count in range(len(lines) + 1):
         read = story.tell(lines[:count])
         assert not read.unreadable
-        list(story.screen(read))
+        list(handover.screen(handover.Handover(read)))
         timeline.draw(read)
     for count in range(0, len(lines) + 1, 7):
         read = story.tell(lines[:count])
@@ -164,19 +164,8 @@ any_line = st.fixed_dictionaries(
 @given(st.lists(any_line, max_size=6))
 def test_no_line_of_a_damaged_journal_stops_the_telling(lines: list[dict[str, Any]]) -> None:
     read = story.tell(lines)
-    list(story.screen(read))
+    list(handover.screen(handover.Handover(read)))
     assert len(read.events) + len(read.unreadable) >= len(lines)
-
-
-def test_the_screen_says_what_is_done_owed_and_undoable(usual: Story, eventful: Story) -> None:
-    text = "\n".join(story.screen(usual))
-    assert "RTO         3 min 20 s of 15 min 00 s allowed: met" in text
-    assert f"inv undo --incident={usual.incident}" in text
-    assert "way back    physical 20261121-003000F (also possible: logical)" in text
-    text = "\n".join(story.screen(eventful))
-    assert "MISSED" in text and "owed        record.html: No space left on device" in text
-    assert "inv undo" not in text, "it is closed"
-    assert len(text.splitlines()) <= 24, "one screen"
 
 
 def test_findings_are_grouped_and_each_counts_once(usual: Story) -> None:

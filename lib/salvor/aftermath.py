@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from salvor import clock, evidence, journal, record, show, story
+from salvor import clock, evidence, handover, journal, record, show, story
 from salvor.change import Change, Level, plan_hash
 from salvor.console import approval, one_of, shortest, show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
@@ -158,9 +158,10 @@ def show_incident(incident: str, shown: Shown) -> None:
     """What is done, running, owed and undoable, on one screen."""
     folder = find(one_of("incident", incident))
     told = story.read(folder)
+    this = handover.of(told, folder.parent)
     if isinstance(shown, show.Json):
-        shown.write("incident", incident=folder.name, service=told.service, state=told.state, measured=told.measured)
-    shown.lines(map(show.clean, story.screen(told)))
+        shown.write("incident", **handover.as_json(this))
+    shown.lines(map(show.clean, handover.screen(this)))
 
 
 def check_incident(incident: str, signers: str, shown: Shown) -> None:

@@ -81,10 +81,9 @@ class Report:
         """What the closing look saw."""
         return [each for run in self.story.runs(CLEAN_UP) for each in run.verdicts]
 
-    @property
-    def proofs(self) -> list[Finding]:
-        """What proved the copy, and the service through the route."""
-        return [each for run in self.story.steps if run.name in ("verify", "reroute") for each in run.verdicts]
+    def proofs(self, step: str) -> list[Finding]:
+        """What `verify` saw on the copy, or `reroute` through the route."""
+        return [each for run in self.story.steps if run.name == step for each in run.verdicts]
 
     @property
     def last(self) -> Story | None:
@@ -96,7 +95,7 @@ class Report:
         """`fail` when users would not have been back in time with their data, or something was left behind;
         `unknown` while it is not over; `warn` when something is to be mended.
         """
-        if not self.story.at("closed") and not self.story.failure:
+        if not (self.cleaning or self.story.failure or self.story.at("closed")):
             return Level.UNKNOWN
         if self.rto is None or any(each.level is Level.FAIL for each in self.mends):
             return Level.FAIL

@@ -111,11 +111,8 @@ def _acts(told: Story) -> Iterator[Lesson]:
             (*_, last) = [act for act in told.acts if act.key == key]
             yield Lesson(Level.WARN, f"{events.describe(last.change)} took {count} tries", last.said)
     made = told.made
-    without = [act for act in made if act.change.undo is None and not act.change.destructive]
-    if made and not without:
+    if made and all(act.change.undo for act in made):
         yield Lesson(Level.PASS, "Every change had a way back", f"{len(made)} changes")
-    for act in without:
-        yield Lesson(Level.WARN, f"{events.describe(act.change)} had no way back", act.change.no_undo)
 
 
 def _sittings(told: Story) -> Iterator[Lesson]:

@@ -51,6 +51,26 @@ def hold(service: str, folder: Path, *, by: str, incident: str) -> Iterator[None
         os.close(descriptor)
 
 
+def holder(service: str, folder: Path) -> dict[str, Any] | None:
+    """Who holds the lock now: by, host, pid, since, incident ; None when nobody's name is there.
+
+    Takes no lock, so that nobody who wants it waits for this look.
+    """
+    name = f"{quote(service, safe='')}.lock"
+    for path in (folder.absolute() / ".locks" / name, _in_memory(folder.absolute()) / name):
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            found = _read(descriptor)
+        finally:
+            os.close(descriptor)
+        if found and not _has_ended(found):
+            return found
+    return None
+
+
 def _lock(service: str, folder: Path) -> int:
     """A descriptor that holds the lock, of an empty file."""
     descriptor, path = _open(service, folder.absolute())
@@ -84,11 +104,16 @@ def _open(service: str, folder: Path) -> tuple[int, Path]:
     except OSError as error:
         if error.errno not in _NO_DISK:
             raise _cannot(service, path, error) from error
-    path = _MEMORY / f"salvor-{os.geteuid()}-{hashlib.sha256(bytes(folder)).hexdigest()[:16]}" / name
+    path = _in_memory(folder) / name
     try:
         return _open_file(path), path
     except OSError as error:
         raise _cannot(service, path, error) from error
+
+
+def _in_memory(folder: Path) -> Path:
+    """Where locks are when the disk takes no new file."""
+    return _MEMORY / f"salvor-{os.geteuid()}-{hashlib.sha256(bytes(folder)).hexdigest()[:16]}"
 
 
 def _open_file(path: Path) -> int:

@@ -5,7 +5,7 @@ It contacts no system.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -144,56 +144,3 @@ class _Teller:
         self.story.marks.append(Mark(str(line["kind"]), at, by, str(text)))
 
     _recovered = _failed = _undone = _discarded = _closed = _note = _repaired = _mark
-
-
-def screen(told: Story) -> Iterator[str]:
-    """What is done, running, owed and undoable, as lines for one screen. They are not cleaned for a terminal yet."""
-    name = told.title or told.service
-    yield f"{told.incident}  {told.purpose} of {name} on {told.platform}, runbook {told.runbook}"
-    yield f"state       {told.state}"
-    if told.detected_at:
-        failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S}" if told.failed_at else ""
-        yield f"detected    {told.detected_at:%Y-%m-%d %H:%M:%S} UTC{failed}"
-    for each in told.decisions:
-        others = ", ".join(way.name for way in each.others if way.possible)
-        yield f"broken      {each.system}: {each.seen}"
-        yield f"way back    {each.way.name} {each.way.backup or ''}".rstrip() + (
-            f" (also possible: {others})" if others else ""
-        )
-    for figure in ("rto", "rpo"):
-        yield f"{figure.upper()}         {_against_target(told, figure)}"
-    yield f"done        {len(told.made)} changes" + (
-        f", {len(told.taken_back)} of them taken back" if told.taken_back else ""
-    )
-    for act in told.acts:
-        if act.outcome in ("failed", "unknown") and not act.is_done:
-            yield f"{act.outcome:12}{events.describe(act.change)}: {act.error}"
-    yield from (f"unfinished  {what}" for what in told.unfinished)
-    yield from (f"owed        {owed.what}: {owed.why}" for owed in told.owed if owed.paid is None)
-    yield from _ways_on(told)
-    people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M}" for sitting in told.sittings]
-    yield f"operators   {', '.join(people[:1] + ['...'] * (len(people) > 4) + people[1:][-3:])}"
-
-
-def _against_target(told: Story, figure: str) -> str:
-    limit = clock.write_duration(told.target(figure))
-    seconds = told.measured.get(figure)
-    if seconds is None:
-        return f"not measured ({limit} allowed)"
-    return f"{clock.write_duration(seconds)} of {limit} allowed: {'met' if told.is_met(figure) else 'MISSED'}"
-
-
-def _ways_on(told: Story) -> Iterator[str]:
-    """The commands that fit now."""
-    if told.at("closed"):
-        return
-    back = [act for act in told.made if act not in told.taken_back]
-    without = [act for act in back if act.change.undo is None]
-    if told.at("recovered") is None and told.at("undone") is None:
-        yield f"go on       inv restore --incident={told.incident}"
-    if without:
-        yield f"undo        not past {events.describe(without[-1].change)}: {without[-1].change.no_undo}"
-    elif back:
-        yield f"undo        {len(back)} changes can be taken back: inv undo --incident={told.incident}"
-    if told.at("recovered") or told.at("undone"):
-        yield f"close       inv incident.close --incident={told.incident}"
