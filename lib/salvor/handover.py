@@ -183,7 +183,8 @@ def _steps(told: Story) -> str:
 
 def _done(told: Story) -> str:
     made = ", ".join(events.describe(act.change) for act in told.made)
-    taken = f", {len(told.taken_back)} of them taken back" if told.taken_back else ""
+    back = {act.key for act in told.taken_back}
+    taken = f", {len(back)} of them taken back" if back else ""
     return f"{len(told.made)} changes{taken}{f': {made}' if made else ''}"
 
 
