@@ -4,18 +4,26 @@ proof, touching nothing live.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from salvor import aftermath, clock, console, drill_end, maintenance, sandbox, session, shell, show
+from salvor import (
+    aftermath,
+    clock,
+    console,
+    drill_end,
+    drill_place,
+    drill_platform,
+    maintenance,
+    sandbox,
+    session,
+    show,
+)
 from salvor.budgets import REHEARSAL
 from salvor.change import Finding, Level
-from salvor.sandbox import disasters, processes, survivors, traces
+from salvor.sandbox import disasters, survivors
 from salvor.session import Session
 from salvor.show import Shown
 from salvor.system import Wish
@@ -40,10 +48,15 @@ class Scene:
 
 
 def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool = False) -> None:
-    """The sandbox: break it and bring it back, one scene or two. Another platform, or the scenario `rehearsal` of a
-    sandbox that stands: rehearse on a copy. Raises NotProvenError when a drill failed.
+    """The sandbox: break it and bring it back, one scene or two. A platform with a stand-in, and no service named: all
+    of it. Else, or with the scenario `rehearsal`: rehearse on a copy. Raises NotProvenError when a drill failed.
     """
+    if platform in drill_platform.STAND_INS and not service and scenario != REHEARSAL:
+        drill_platform.run(platform, scenario, shown, keep=keep)
+        return
+    service = service or ("orders" if platform == "sandbox" else "")
     if platform != "sandbox" or scenario == REHEARSAL:
+        console.one_of("service", service)
         rehearse(service, platform, shown, "" if scenario == REHEARSAL else scenario)
         return
     begun = clock.monotonic()
@@ -67,31 +80,12 @@ def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool 
 def _end(played: list[Path], scenes: list[Scene], shown: Shown, *, keep: bool) -> None:
     """Take the sandbox down, look what is left of it, and end each scene's drill with that."""
     begun = clock.monotonic()
-    with in_memory(_signing_key()) as key:
-        if keep:
-            seen = [
-                Finding("sandbox", "nothing of it is left", Level.WARN, "it stands", detail="--keep: it was asked for")
-            ]
-        else:
-            left = _take_down()
-            level = Level.FAIL if left else Level.PASS
-            seen = [Finding("sandbox", "nothing of it is left", level, "; ".join(left) or "none", "none", _LOOKED)]
-            shown.tell("The sandbox is down; the records stay.")
+    with drill_place.in_memory(drill_place.signing_key(sandbox.find().place)) as key:
+        seen = drill_place.taken_down(sandbox, shown, keep=keep)
         seconds = clock.monotonic() - begun
         for folder in played:
             counted = [_counted(scene.survivors) for scene in scenes if scene.incident == folder.name]
             drill_end.finish(folder, seen, seconds, shown, key, counted=counted)
-
-
-_LOOKED = "folders, processes that name it or work in it, and ports"
-
-
-def _take_down() -> list[str]:
-    """Take the sandbox down; what is left of it, in words."""
-    stood = sandbox.find()
-    sandbox.down()
-    processes.until(lambda: not traces.of(stood), 2.0)  # the kernel is still at it
-    return traces.of(stood)
 
 
 def _counted(counted: survivors.Survivors) -> Finding:
@@ -118,28 +112,6 @@ def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown
     counted = survivors.survivors(moment, begun if number else None)
     way = ", ".join(decision.way.name for decision in incident.decisions.values())
     return Scene(disaster, incident.id, way, incident.measured.get("rto"), incident.measured.get("rpo"), counted)
-
-
-def _signing_key() -> Path:
-    """The sandbox's own SSH key, for the operator of a drill."""
-    path = sandbox.find().place / "operator_key"
-    if not path.exists():
-        shell.local().run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "drill", "-f", str(path)])
-    return path
-
-
-@contextmanager
-def in_memory(path: Path) -> Iterator[Path]:
-    """A private file that lives in memory alone, with the content of `path`: it ends with this process, however that
-    ends.
-    """
-    descriptor = os.memfd_create(path.name)
-    try:
-        os.fchmod(descriptor, 0o600)
-        os.write(descriptor, path.read_bytes())
-        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
 
 
 def _clear_up(service: str, incident: str, shown: Shown) -> None:

@@ -61,7 +61,7 @@ def retention(
 )
 def drill(
     c: Context,
-    service: str = "orders",
+    service: str = "",
     scenario: str = "",
     platform: str = "sandbox",
     keep: bool = False,

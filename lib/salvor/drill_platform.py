@@ -1,0 +1,123 @@
+"""A drill of a whole platform on its stand-in: it is broken for real, brought back in its order, and what customers had
+acknowledged is counted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from types import ModuleType
+
+from salvor import clock, drill_end, drill_place, inventory, show, whole_platform
+from salvor.change import Finding, Level
+from salvor.errors import NotProvenError, UsageError
+from salvor.sandbox.survivors import Survivors
+from salvor.show import Shown
+from salvor.whole_platform import Asked, Result
+
+STAND_INS = {"o4o": "salvor.sandbox.o4o"}
+"""The platforms that have a stand-in of their own to be broken, and where it is."""
+WORST = "everything"
+
+_WRITES_BEFORE = 3.0
+"""Seconds of customers at work before the disaster, so that there is something to lose."""
+
+
+def run(platform: str, disaster: str, shown: Shown, *, keep: bool = False) -> None:
+    """Start a fresh stand-in, throw `disaster` at it (empty: everything at once), bring the platform back, and take the
+    stand-in down. Raises NotProvenError when a service is not back, or lost or took more than it may.
+    """
+    begun = clock.monotonic()
+    stand_in, disasters, survivors = _rooms(platform)
+    name = disaster or WORST
+    if name not in disasters.names():
+        raise UsageError(f"There is no disaster {name!r}.", hint=f"the disasters are: {', '.join(disasters.names())}")
+    stand_in.up(fresh=True, tell=shown.tell)
+    for service in inventory.load(platform).in_order():
+        drill_end.end_interrupted(service.name, platform, shown, gone="the stand-in that it played in was removed")
+    results: list[Result] = []
+    counted: Mapping[str, Survivors] = {}
+    try:
+        time.sleep(_WRITES_BEFORE)
+        shown.tell(f"\nDISASTER: {name}: {disasters.names()[name]}")
+        moment: datetime = disasters.strike(name)
+        asked = Asked(failed_at=moment, purpose="drill", scenario=name)
+        results = whole_platform.bring_back(inventory.load(platform), shown, asked, yes=True)
+        shown.tell("\nThe platform after it:")
+        whole_platform.assess(platform, shown)
+        counted = survivors.survivors(moment)
+    finally:
+        _end(stand_in, results, counted, shown, keep=keep)
+    whole_platform.report(results, shown)
+    _report(counted, shown)
+    shown.tell(f"The drill took {clock.write_duration(clock.monotonic() - begun)}.")
+    _refuse_failed(results)
+
+
+def _rooms(platform: str) -> tuple[ModuleType, ModuleType, ModuleType]:
+    package = STAND_INS[platform]
+    return (
+        importlib.import_module(package),
+        importlib.import_module(f"{package}.disasters"),
+        importlib.import_module(f"{package}.survivors"),
+    )
+
+
+def _end(
+    stand_in: ModuleType, results: list[Result], counted: Mapping[str, Survivors], shown: Shown, *, keep: bool
+) -> None:
+    """Take the stand-in down, look what is left of it, and end each service's drill with that."""
+    begun = clock.monotonic()
+    with drill_place.in_memory(drill_place.signing_key(stand_in.find().place)) as key:
+        seen = drill_place.taken_down(stand_in, shown, keep=keep)
+        seconds = clock.monotonic() - begun
+        for result in results:
+            if result.session and result.session.incident.folder.exists():
+                own = [_counted(name, one) for name, one in counted.items() if name == result.service.name]
+                drill_end.finish(result.session.incident.folder, seen, seconds, shown, key, counted=own)
+
+
+def _counted(name: str, counted: Survivors) -> Finding:
+    lost = counted.before - counted.before_survived
+    detail = "acknowledged before the disaster" + (f"; {lost} are lost" if lost else "")
+    level = Level.WARN if lost else Level.PASS
+    return Finding(
+        name, "what was acknowledged is there", level, f"{counted.before_survived} of {counted.before}", "all", detail
+    )
+
+
+def _report(counted: Mapping[str, Survivors], shown: Shown) -> None:
+    header = ("what customers had acknowledged", "before", "of these lost", "until the outage", "of these lost")
+    rows = [
+        (
+            name,
+            f"{one.before}",
+            f"{one.before - one.before_survived}",
+            f"{one.after}",
+            f"{one.after - one.after_survived}",
+        )
+        for name, one in counted.items()
+    ]
+    shown.tell("")
+    shown.lines(show.table(header, rows))
+    if isinstance(shown, show.Json):
+        for name, one in counted.items():
+            shown.write("survivors", of=name, before=one.before, before_survived=one.before_survived, lost=one.lost)
+
+
+def _refuse_failed(results: list[Result]) -> None:
+    """Raise what a service failed with, or NotProvenError when one missed its target."""
+    for each in results:
+        if each.error:
+            raise each.error
+        incident = each.session.incident if each.session else None
+        for name, limit in (("rto", each.service.rto), ("rpo", each.service.rpo)):
+            figure = incident.measured.get(name) if incident else None
+            if each.state == "back" and figure is not None and figure > limit:
+                raise NotProvenError(
+                    f"{each.service.name} is back, and missed its {name.upper()}: {clock.write_duration(figure)} of "
+                    f"{clock.write_duration(limit)} allowed.",
+                    hint=f"inv incident.show --incident={incident.id if incident else ''}",
+                )
