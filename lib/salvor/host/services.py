@@ -24,14 +24,21 @@ script_of() {
     done
     return 1
 }
-# Many write it without a newline, and `read` takes that for an error.
-lives() { process=$(cat -- "$1" 2>/dev/null) && [ -n "$process" ] && kill -0 "$process" 2>/dev/null; }
+# Many write it without a newline, and `read` takes that for an error. One that ended can be signalled until its parent
+# has looked.
+lives() {
+    process=$(cat -- "$1" 2>/dev/null) && [ -n "$process" ] && kill -0 "$process" 2>/dev/null &&
+        ! grep -q '^State:.Z' "/proc/$process/status" 2>/dev/null
+}
 process_of() {
     for file in "/run/$1.pid" "/var/run/$1.pid" "/run/$1/$1.pid" "/var/run/$1/$1.pid"; do
         lives "$file" && echo "$process" && return
     done
     pidof "$1" 2>/dev/null
 }
+# Two that find no server would start two: one at a time, and who looks waits for it.
+pm2_is_started() { [ ! -d "$1" ] || (exec 9<"$1" && flock 9) 2>/dev/null; }
+pm2_saved() { grep -Fq '"name": "'"$2"'"' "$1/dump.pm2" 2>/dev/null; }
 look() {
     silent=none
     if [ -d /run/systemd/system ]; then
@@ -52,12 +59,23 @@ look() {
         echo "service $1 sysvinit $code" $(process_of "$1")
         return
     fi
-    # pm2 starts a server of its own when it is asked and none runs.
-    if lives "${PM2_HOME:-$HOME/.pm2}/pm2.pid"; then
+    # pm2 starts a server of its own when asked and none runs; what it ran goes on without it, and holds the ports.
+    # What it saved (dump.pm2) is known to it, whether it runs or not.
+    home=${PM2_HOME:-$HOME/.pm2}
+    pm2_is_started "$home"
+    if lives "$home/pm2.pid"; then
         said=$(pm2 jlist 2>/dev/null </dev/null | grep '^\[')
-        case $said in *'"name":"'"$1"'"'*) echo "service $1 pm2 $said"; return ;; esac
+        case $said in
+        *'"name":"'"$1"'"'*) echo "service $1 pm2 $said"; return ;;
+        '['*) pm2_saved "$home" "$1" && echo "service $1 pm2 saved" && return ;;
+        *) silent='pm2 does not answer' ;;
+        esac
     elif command -v pm2 >/dev/null; then
         silent='pm2 does not answer'
+        for file in "$home/pids/$1"-*.pid; do
+            lives "$file" && echo "service $1 $silent" && return
+        done
+        pm2_saved "$home" "$1" && echo "service $1 pm2 saved" && return
     fi
     echo "service $1 $silent"
 }
@@ -68,7 +86,22 @@ _ACT = r"""
 case $2 in
 systemd) systemctl "$3" -- "$1" ;;
 supervisor) supervisorctl "$3" "$1" ;;
-pm2) pm2 "$3" "$1" ;;
+pm2)
+    home=${PM2_HOME:-$HOME/.pm2}
+    # dash becomes the last command of a subshell, and would let the lock go
+    (exec 9<"$home" && flock 9; pm2 ping 9<&-; true) >/dev/null 2>&1
+    if [ "$3" = stop ] || pm2 jlist 2>/dev/null | grep -Fq '"name":"'"$1"'"'; then
+        pm2 "$3" "$1"
+    else # of what it saved, this one alone
+        one=$home/salvor-$1.dump
+        node -e 'const [name, file] = process.argv.slice(1), saved = JSON.parse(require("fs").readFileSync(file));
+            console.log(JSON.stringify(saved.filter(one => one.name === name)))' "$1" "$home/dump.pm2" >"$one" &&
+            PM2_DUMP_FILE_PATH=$one PM2_DUMP_BACKUP_FILE_PATH=$one pm2 resurrect
+        code=$?
+        rm -f -- "$one"
+        exit "$code"
+    fi
+    ;;
 sysvinit) script_of "$1" && exec env -i PATH="$PATH" HOME=/ "$script" "$3" ;;
 esac </dev/null
 """
@@ -131,6 +164,8 @@ def _service(name: str, manager: str, said: str = "") -> Service:
 
 def _of_pm2(name: str, said: str) -> tuple[str, str]:
     """The state and processes of an application; there may be several of one name."""
+    if said == "saved":
+        return "stopped", ""
     try:
         found: list[Any] = [one for one in json.loads(said or "[]") if one["name"] == name]
         states = {_PM2.get(one["pm2_env"]["status"], "stopped") for one in found}
