@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,12 +17,14 @@ from salvor.archive import cipher
 from salvor.archive.members import is_archive
 from salvor.archive.settings import ArchivesSettings
 from salvor.bucket import Object
-from salvor.errors import CannotError
+from salvor.errors import CannotError, UsageError
 from salvor.shell import Shell
-from salvor.streams import CHUNK, GZIP, ZSTANDARD, Ahead, Peeked, Readable, told, unpacked
+from salvor.streams import CHUNK, GZIP, ZSTANDARD, Ahead, Peeked, Readable, read_fully, told, unpacked
 
 SILENCE = 120.0
 """Seconds after which a source that gives nothing more is given up."""
+SUM = ".sha256"
+"""What the name of the file beside an archive adds, which holds its checksum."""
 _SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar")
 _DAY = 24 * 3600.0
 
@@ -50,21 +54,29 @@ def stem_of(name: str) -> str | None:
 
 
 class Unpacked:
-    """What an archive unpacks to, read ahead in a thread; `position` tells how many of its own bytes were read.
+    """What an archive unpacks to, read ahead in a thread. `how` says how it was encrypted, for people."""
 
-    `how` says what it is packed with, for people.
-    """
-
-    def __init__(self, ahead: Ahead, position: Callable[[], int], how: str, name: str) -> None:
-        self.position = position
+    def __init__(self, ahead: Ahead, raw: _Counted, how: str, name: str, expected: str | None) -> None:
         self.how = how
-        self._ahead = ahead
-        self._name = name
+        self._ahead, self._raw, self._name, self._expected = ahead, raw, name, expected
+
+    def position(self) -> int:
+        """Bytes of the archive itself that were read."""
+        return self._raw.position
 
     def chunk(self) -> bytes:
-        """The next bytes; none at the end. Raises CannotError when it is cut off, damaged or silent."""
+        """The next bytes; none at the end. Raises CannotError when it is cut off, damaged, silent, or at its end
+        another one than the checksum beside it is of.
+        """
         with told(self._name):
-            return self._ahead.chunk()
+            chunk = self._ahead.chunk()
+        if not chunk and self._expected and self._raw.digest() != self._expected:
+            raise CannotError(
+                f"{self._name} is not what was written: the checksum in {self._name}{SUM} is another one.",
+                safe="what is live is as it was",
+                hint="take another copy of it, or an older backup; or mend the checksum beside it",
+            )
+        return chunk
 
 
 @contextmanager
@@ -76,11 +88,12 @@ def opened(archive: Archive, settings: ArchivesSettings | None, there: Shell) ->
             # Whatever it is read from, a disk that hangs too: the one thread waits, the other one looks at the clock.
             raw = Ahead(stack.enter_context(_raw(archive, there)), SILENCE, name=name)
             stack.callback(raw.close)
-            counted = _Counted(raw)
+            expected = _sum_beside(archive, there)
+            counted = _Counted(raw, summed=expected is not None)
             plain, how = _plain(Peeked(counted), settings, name)
         ahead = Ahead(plain, 2 * SILENCE, name=name)
         stack.callback(ahead.close)
-        yield Unpacked(ahead, lambda: counted.position, how, name)
+        yield Unpacked(ahead, counted, how, name, expected)
 
 
 def _plain(packed: Peeked, settings: ArchivesSettings | None, name: str) -> tuple[Peeked, str]:
@@ -124,16 +137,41 @@ def _makes_sense(head: bytes) -> bool:
 
 
 class _Counted:
-    """Counts what is read of a stream."""
+    """Counts what is read of a stream, and sums it up."""
 
-    def __init__(self, ahead: Ahead) -> None:
+    def __init__(self, ahead: Ahead, *, summed: bool) -> None:
         self._ahead = ahead
+        self._sum = hashlib.sha256() if summed else None
         self.position = 0
 
     def read(self, size: int, /) -> bytes:
         piece = self._ahead.read(size)
         self.position += len(piece)
+        if self._sum:
+            self._sum.update(piece)
         return piece
+
+    def digest(self) -> str:
+        return self._sum.hexdigest() if self._sum else ""
+
+
+def _sum_beside(archive: Archive, there: Shell) -> str | None:
+    """The SHA-256 in the file beside it, as sha256sum(1) writes it; None when there is none."""
+    path = f"{archive.location}{SUM}"
+    try:
+        if path.startswith("s3://"):
+            with closing(Object(path)) as found:
+                text = read_fully(found, 4096).decode(errors="replace")
+        elif archive.there:
+            text = there.read(path) or ""
+        else:
+            text = Path(path).read_text(errors="replace")
+    except (FileNotFoundError, UsageError):
+        return None
+    found_sum = re.match(r"\\?([0-9a-f]{64})\b", text)
+    if not found_sum:
+        raise CannotError(f"{path} holds no SHA-256.", hint=f"write it anew: sha256sum {archive.name}, or remove it")
+    return found_sum[1]
 
 
 @contextmanager

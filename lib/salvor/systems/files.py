@@ -7,14 +7,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
+from math import inf
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from salvor import clock, shell
+from salvor.archive.settings import ArchivesSettings
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
-from salvor.files import backing_up, questions, snapshot
+from salvor.files import archived, backing_up, questions, snapshot
 from salvor.files.place import ABSENT, Beside, Look, Place, room_for
 from salvor.files.restic import Repository
 from salvor.policy import BackedUpSettings
@@ -68,6 +70,7 @@ class FilesSettings(BackedUpSettings):
     ssh: SshSettings = SshSettings()
     run_as: User | None = None
     repositories: tuple[RepositorySettings, ...] = ()
+    archives: ArchivesSettings | None = None
 
     @model_validator(mode="after")
     def _repositories_differ(self) -> FilesSettings:
@@ -165,13 +168,15 @@ class Files(Restorable):
         return ""
 
     def backups(self) -> list[Backup]:
-        """The snapshots in all repositories, newest first."""
-        return snapshot.backups(self)
+        """The snapshots in all repositories, and the archives that it is in, newest first."""
+        found = [*snapshot.backups(self), *archived.backups(self)]
+        return sorted(found, key=lambda backup: backup.taken, reverse=True)
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
-        """The snapshot, or in the runbook's order; what is possible comes first."""
+        """A snapshot or an archive, whichever loses less, or in the runbook's order; what is possible comes first."""
         look = self.place.look()
-        found = [snapshot.way_back(self, look, wish)]
+        found = [snapshot.way_back(self, look, wish), archived.way_back(self, look, wish)]
+        found.sort(key=lambda way: inf if way.loses is None else way.loses)
         if wish.ways:
             found = [
                 way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
@@ -182,7 +187,10 @@ class Files(Restorable):
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""
-        yield from snapshot.verify(self, self.place.look(), way, wish)
+        if way.name == archived.NAME:
+            yield from archived.verify(self, self.place.look(), wish)
+        else:
+            yield from snapshot.verify(self, self.place.look(), way, wish)
 
     @classmethod
     def check_question(cls, question: str) -> None:
@@ -218,7 +226,7 @@ class Files(Restorable):
 
     @verb(deadline=_DAY)
     def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
-        """Build a copy beside what is live: from a snapshot (path, copies)."""
+        """Build a copy beside what is live: from a snapshot (path, copies), or an archive (source, member)."""
         if stage != snapshot.STAGE:
             raise UsageError(f"{self.name}: there is no stage {stage!r}.", hint=f"it is {snapshot.STAGE}")
         look = self.place.look()
@@ -235,7 +243,8 @@ class Files(Restorable):
         if reason := self.unmovable(look):
             raise CannotError(f"{self.name}: {reason}.", safe="nothing was changed")
         room_for(look, self.shell.where, None, None)
-        built, noted = yield from snapshot.build(self, **arguments)
+        build = archived.build if "source" in arguments else snapshot.build
+        built, noted = yield from build(self, **arguments)
         yield Progress(0, None, "", "flushing it to disk")
         self.place.finish(built, {"incident": self.context.incident, "wanted": arguments, **noted})
 
