@@ -1,0 +1,128 @@
+"""What Alertmanager posts to: its webhook. https://prometheus.io/docs/alerting/latest/configuration/#webhook_config"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hmac
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from salvor import secrets
+from salvor.address import host_and_port
+from salvor.errors import CannotError, UsageError
+
+if TYPE_CHECKING:
+    from salvor.watch.watcher import Watcher
+
+_MOST_BYTES = 1024 * 1024
+_SECONDS = 10.0
+_STARTS = 10.0
+
+
+@dataclass(frozen=True)
+class Access:
+    """Where to listen, and what whoever posts has to bring: the whole header Authorization."""
+
+    host: str
+    port: int
+    authorization: str
+
+
+def access(address: str, token: str, user: str, password: str) -> Access:
+    """From what the operator said: HOST:PORT, and a bearer `token`, or a `user` and its `password`, by references.
+
+    Raises UsageError, or CannotError when a secret is not there.
+    """
+    try:
+        host, port = host_and_port(address)
+    except ValueError as error:
+        raise UsageError(f"--alertmanager: {error}.") from error
+    if bool(token) == bool(user and password):
+        raise UsageError(
+            "--alertmanager needs to know who may post: a token, or a user and a password.",
+            hint="add --token=file:PATH, or --user=NAME --password=file:PATH",
+        )
+    if token:
+        return Access(host, port, f"Bearer {secrets.resolve(token)}")
+    pair = base64.b64encode(f"{user}:{secrets.resolve(password)}".encode()).decode()
+    secrets.remember(pair)
+    return Access(host, port, f"Basic {pair}")
+
+
+@contextmanager
+def receiving(access: Access, watcher: Watcher) -> Iterator[int]:
+    """Receive in a thread of its own while the block runs; gives the port. Raises CannotError when it cannot listen."""
+    started = threading.Event()
+    found: list[Any] = []
+
+    def run() -> None:
+        asyncio.run(_serve(access, watcher, started, found))
+
+    thread = threading.Thread(target=run, name="alertmanager", daemon=True)
+    thread.start()
+    if not started.wait(_STARTS) or isinstance(found[0], OSError):
+        why = found[0].strerror if found else "it does not start"
+        raise CannotError(f"Nothing can listen on {access.host}:{access.port}: {why}.", hint="choose another port")
+    port, loop, over = found
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(_STARTS)
+
+
+async def _serve(access: Access, watcher: Watcher, started: threading.Event, found: list[Any]) -> None:
+    import tornado.web
+    from tornado.httpserver import HTTPServer
+
+    known = {rule.metric.alert for rule in watcher.platform.watch.values() if rule.metric.alert}
+
+    class Alerts(tornado.web.RequestHandler):
+        def post(self) -> None:
+            said = self.request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            if not hmac.compare_digest(said, access.authorization.encode()):
+                self.set_status(401)
+                self.set_header("WWW-Authenticate", access.authorization.partition(" ")[0])
+                return
+            try:
+                count, unknown = watcher.alerts.take(json.loads(self.request.body)["alerts"], known)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                self.set_status(400)
+                self.finish(f"these are no alerts: {type(error).__name__}\n")
+                return
+            watcher.wake.set()
+            if unknown:
+                watcher.shown.tell(f"Alerts that no rule names: {', '.join(sorted(unknown)[:10])}")
+            self.finish(f"{count} taken\n")
+
+        def log_exception(self, *_: object) -> None: ...
+
+    application = tornado.web.Application([(r"/alerts", Alerts)], log_function=lambda handler: None)
+    server = HTTPServer(
+        application,
+        max_body_size=_MOST_BYTES,
+        max_buffer_size=2 * _MOST_BYTES,
+        max_header_size=16 * 1024,
+        idle_connection_timeout=_SECONDS,
+        body_timeout=_SECONDS,
+    )
+    over = asyncio.Event()
+    try:
+        import tornado.netutil
+
+        sockets = tornado.netutil.bind_sockets(access.port, access.host)
+        server.add_sockets(sockets)
+        found += [sockets[0].getsockname()[1], asyncio.get_running_loop(), over]
+    except OSError as error:
+        found.append(error)
+        return
+    finally:
+        started.set()
+    await over.wait()
+    server.stop()
+    await server.close_all_connections()

@@ -1,0 +1,138 @@
+"""What a rule does next: decided from what was seen, and from what the journals say was done. Touches nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from salvor import clock
+from salvor.watch.episode import ACTING, ESCALATE, Told, acts_within
+from salvor.watch.metrics import Reading
+from salvor.watch.rules import Escalation, Rule
+from salvor.watch.sighting import Sighting
+
+_TRY_AGAIN = 300.0
+"""Seconds until a channel that did not take a call is tried again."""
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Move:
+    """`wait`; `act`: carry out a stage, or what is left of it; `escalate`: begin to call people; `call` channels;
+    `close` the episode. `why` is in words.
+    """
+
+    kind: Literal["wait", "act", "escalate", "call", "close"]
+    why: str
+    stage: str = ""
+    channels: tuple[str, ...] = ()
+
+
+def looks_back(rule: Rule) -> float:
+    """How many seconds of episodes matter to a rule."""
+    return max(_HOUR, rule.cool_down)
+
+
+def next_move(
+    rule: Rule, escalation: Escalation | None, episodes: Sequence[Told], sighting: Sighting, reading: Reading
+) -> Move:
+    """The next move, from the rule's episodes, the newest first."""
+    told = episodes[0] if episodes and not episodes[0].is_over else None
+    if told is None:
+        return _begin(rule, episodes, sighting, reading)
+    if reading.bad is False:
+        return Move("close", f"better: {reading.figure}")
+    if told.acknowledged:
+        return Move(
+            "wait", f"acknowledged by {told.acknowledged}: nothing is done by itself, and nobody else is called"
+        )
+    if told.cause == "unknown" and reading.bad:
+        return Move("close", f"it can be told again: {reading.figure}")
+    if ESCALATE in told.stages:
+        return _call(escalation, told)
+    if reading.bad is None:
+        return _unknown(rule, sighting, told)
+    return _go_on(rule, episodes, told)
+
+
+def _begin(rule: Rule, episodes: Sequence[Told], sighting: Sighting, reading: Reading) -> Move:
+    """No episode is open: is it time to begin one?"""
+    if reading.bad is None:
+        return _cooled(rule, episodes, "unknown", _unknown(rule, sighting, None))
+    if not reading.bad or sighting.bad_for is None:
+        return Move("wait", "good")
+    if sighting.bad_for < rule.for_:
+        words = f"bad for {clock.write_duration(sighting.bad_for)} of {clock.write_duration(rule.for_)}"
+        return Move("wait", words)
+    return _cooled(rule, episodes, "bad", _go_on(rule, episodes, None))
+
+
+def _cooled(rule: Rule, episodes: Sequence[Told], cause: str, move: Move) -> Move:
+    """`move`, unless an episode of the same cause is over only now."""
+    before = next((told for told in episodes if told.cause == cause and (told.acts or told.calls)), None)
+    if move.kind != "wait" and before and before.last_at:
+        until = before.last_at + timedelta(seconds=rule.cool_down)
+        if clock.now() < until:
+            return Move("wait", f"it cools down until {until:%H:%M:%S} UTC: {before.id} is over only now")
+    return move
+
+
+def _unknown(rule: Rule, sighting: Sighting, told: Told | None) -> Move:
+    """It cannot be told: nothing is done, and after a while people are called."""
+    unknown_for = sighting.unknown_for or 0.0
+    words = f"it cannot be told, for {clock.write_duration(unknown_for)} now"
+    if unknown_for < rule.unknown_for or not rule.escalate:
+        return Move("wait", f"{words}: nothing is done")
+    return Move("escalate", words, ESCALATE)
+
+
+def _go_on(rule: Rule, episodes: Sequence[Told], told: Told | None) -> Move:
+    """It is bad: the next stage, once the one before had its time."""
+    stages = told.stages if told else {}
+    ended: datetime | None = None
+    for name in ACTING:
+        stage = stages.get(name)
+        if stage and stage.ended is None:
+            return Move("act", f"{name} goes on", name)
+        if stage:
+            ended = stage.ended
+        elif rule.actions(name):
+            if wait := _not_yet(rule, ended, name):
+                return wait
+            done = acts_within(episodes, _HOUR)
+            if done + len(rule.actions(name)) > rule.most_per_hour:
+                words = f"it has acted {done} times within an hour, of {rule.most_per_hour} that it may"
+                return Move("escalate", words, ESCALATE) if rule.escalate else Move("wait", words)
+            return Move("act", name, name)
+    if not rule.escalate:
+        return Move("wait", "all that the rule may do is done, and it names nobody to call")
+    if wait := _not_yet(rule, ended, ESCALATE):
+        return wait
+    return Move(
+        "escalate", "it is not better after all that could be done" if ended else "nothing else can be done", ESCALATE
+    )
+
+
+def _not_yet(rule: Rule, ended: datetime | None, name: str) -> Move | None:
+    if ended is None or clock.age(ended).total_seconds() >= rule.better_within:
+        return None
+    return Move("wait", f"{name} at {ended + timedelta(seconds=rule.better_within):%H:%M:%S} UTC, unless it is better")
+
+
+def _call(escalation: Escalation | None, told: Told) -> Move:
+    """People in their order, each after the delay, until one of them acknowledges."""
+    begun = told.stages[ESCALATE].begun
+    due, later = [], []
+    for call in escalation.calls if escalation else ():
+        at, outcome = told.calls.get(call.channel, (None, ""))
+        if outcome == "done" or (at and outcome and clock.age(at).total_seconds() < _TRY_AGAIN):
+            continue
+        if clock.age(begun).total_seconds() >= call.after:
+            due.append(call.channel)
+        else:
+            later.append(f"{call.channel} at {begun + timedelta(seconds=call.after):%H:%M:%S} UTC")
+    if due:
+        return Move("call", f"call {', '.join(due)}", ESCALATE, tuple(due))
+    return Move("wait", f"called, nobody has acknowledged; next: {', '.join(later) or 'nobody is left'}")

@@ -1,0 +1,166 @@
+"""What `inv watch` and its sisters do: watch, show, acknowledge."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from salvor import clock, inventory, lock, show
+from salvor.console import one_of
+from salvor.errors import HeldError, UsageError
+from salvor.inventory import Platform
+from salvor.journal import Journal
+from salvor.session import find, incidents_folder, lease_of, operator
+from salvor.show import Shown
+from salvor.watch.alertmanager import Access, receiving
+from salvor.watch.episode import tell
+from salvor.watch.watcher import Seen, Watcher
+
+_INTERVALS = (1.0, 60.0)
+_PATIENCE = 60.0
+"""Seconds for which an acknowledgement waits for a watcher that writes the journal now."""
+
+
+def _load(platform: str) -> Platform:
+    described = inventory.load(platform)
+    if not described.watch:
+        raise UsageError(
+            f"The platform {platform!r} has no rules to watch.", hint=f"write them below watch: in {described.path}"
+        )
+    return described
+
+
+def watch(
+    platform: str,
+    shown: Shown,
+    *,
+    once: bool = False,
+    every: str = "5s",
+    take: bool = False,
+    access: Access | None = None,
+) -> None:
+    """Watch the rules of a platform until SIGTERM or SIGINT; `once`: one look at each. `every`: 1 s to 60 s.
+
+    Raises HeldError when another watcher watches it; `take` takes it over from another machine.
+    """
+    described = _load(platform)
+    try:
+        seconds = clock.read_duration(every)
+    except ValueError as error:
+        raise UsageError(f"--every: {error}.") from error
+    if not _INTERVALS[0] <= seconds <= _INTERVALS[1]:
+        raise UsageError(f"--every: {every!r} is not between 1s and 60s.")
+    with _alone(platform, shown, take=take), ExitStack() as stack:
+        watcher = Watcher(described, shown)
+        if once:
+            _tell_all(watcher.once(), shown)
+            return
+        if access:
+            port = stack.enter_context(receiving(access, watcher))
+            shown.tell(f"Alertmanager may post to http://{access.host}:{port}/alerts")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before = signal.signal(number, lambda *_: watcher.stop())
+            stack.callback(signal.signal, number, before)
+        shown.tell(f"Watching {len(described.watch)} rules of {platform}, every {clock.write_duration(seconds)}.")
+        watcher.loop(seconds, lambda error: shown.tell(f"A look failed: {type(error).__name__}: {error}"))
+        shown.tell("The watch has ended; nothing is left half done.")
+
+
+@contextmanager
+def _alone(platform: str, shown: Shown, *, take: bool) -> Iterator[None]:
+    """Be the only watcher of a platform, on this machine and among those that share a mirror."""
+    name, hint = f"watch.{platform}", f"inv watch.show --platform={platform} tells what it sees"
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(lock.hold(name, incidents_folder(), by=operator(), incident="watch"))
+            lease = lease_of("watch", platform, "watch", shown.tell)
+            if lease:
+                hint = f"if that one is no more: inv watch --platform={platform} --take"
+                if take:
+                    lease.claim(take=True)
+                lease.check()
+                stack.callback(lease.release)
+            yield
+    except HeldError as error:
+        raise HeldError(
+            f"{platform} is watched already: {error.what}", safe="nothing was changed", hint=hint
+        ) from error
+
+
+def _tell_all(seen: list[Seen], shown: Shown) -> None:
+    if isinstance(shown, show.Json):
+        for each in seen:
+            shown.write("rule", **_as_json(each))
+        return
+    rows = [
+        (
+            each.rule,
+            {True: "BAD", False: "good", None: "unknown"}[each.reading.bad],
+            f"{each.reading.figure} {each.reading.detail}".strip(),
+            each.reading.limit,
+            each.open.id if each.open else "",
+            each.move.why,
+        )
+        for each in seen
+    ]
+    shown.lines(show.table(("rule", "", "now", "limit", "episode", "next"), rows))
+
+
+def _as_json(seen: Seen) -> dict[str, object]:
+    return {
+        "rule": seen.rule,
+        "bad": seen.reading.bad,
+        "figure": seen.reading.figure,
+        "limit": seen.reading.limit,
+        "detail": seen.reading.detail,
+        "bad_for": seen.sighting.bad_for,
+        "unknown_for": seen.sighting.unknown_for,
+        "episode": seen.open.id if seen.open else None,
+        "acknowledged": seen.open.acknowledged or None if seen.open else None,
+        "done": seen.open.done if seen.open else None,
+        "next": {"move": seen.move.kind, "stage": seen.move.stage or None, "why": seen.move.why},
+    }
+
+
+def show_all(platform: str, shown: Shown) -> None:
+    """The rules, what they see now, the open episodes, and what comes next. Nothing is written."""
+    _tell_all(Watcher(_load(platform), shown).see_all(), shown)
+
+
+def acknowledge(episode: str, text: str, shown: Shown) -> None:
+    """Say that a person has it: nothing more is done by itself, and nobody else is called. Who and when is journalled.
+
+    Raises UsageError when it is no episode of the watch, or is over.
+    """
+    folder = find(one_of("episode", episode))
+    told = tell(Journal.read(folder).lines)
+    if told is None or told.is_over:
+        why = "is over" if told else "is no episode of inv watch"
+        raise UsageError(f"--episode: {episode} {why}.", safe="nothing was changed", hint="inv watch.show")
+    if told.acknowledged:
+        shown.tell(f"{episode} was acknowledged by {told.acknowledged}.")
+        return
+    with _journal(folder, shown) as journal:
+        journal.append("acknowledged", text=text, where=socket.gethostname())
+    shown.tell(f"{episode} is acknowledged by {operator()}: nobody else is called, and nothing more is done by itself.")
+
+
+@contextmanager
+def _journal(folder: Path, shown: Shown) -> Iterator[Journal]:
+    """The journal, once the watcher does not write it: an acknowledgement needs no hold on the service."""
+    until = clock.monotonic() + _PATIENCE
+    while True:
+        try:
+            opened = Journal.open(folder, by=operator(), mirror=os.environ.get("SALVOR_MIRROR"), tell=shown.tell)
+            break
+        except HeldError:
+            if clock.monotonic() > until:
+                raise
+            time.sleep(0.2)
+    with opened:
+        yield opened

@@ -1,0 +1,208 @@
+"""The moves of a rule, made: each in a sitting of its own with the episode, whose journal says what was done."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from salvor import clock, console
+from salvor.change import Change, Finding, Level
+from salvor.errors import CannotError, SalvorError
+from salvor.inventory import Platform
+from salvor.run import Plan, PlannedStep, describe
+from salvor.secrets import mask
+from salvor.session import Session, open_session
+from salvor.show import Shown
+from salvor.watch import actions
+from salvor.watch.episode import ESCALATE, Cause, Episode, Stage, Told, sitting, tell
+from salvor.watch.rules import Call
+
+if TYPE_CHECKING:
+    from salvor.watch.watcher import Seen
+
+
+def make(platform: Platform, seen: Seen, shown: Shown, stopping: threading.Event) -> None:
+    """Make the move that follows from a look. Raises HeldError while somebody works on the service."""
+    if seen.move.kind != "wait":
+        _Maker(platform, seen, shown, stopping).make()
+
+
+class _Maker:
+    def __init__(self, platform: Platform, seen: Seen, shown: Shown, stopping: threading.Event) -> None:
+        self.platform, self.seen, self.shown, self.stopping = platform, seen, shown, stopping
+        self.rule = platform.watch[seen.rule]
+        since = seen.sighting.bad_since or seen.sighting.unknown_since or clock.now()
+        cause: Cause = "bad" if seen.reading.bad else "unknown"
+        self.session: Session = sitting(platform, seen.rule, seen.open, cause, since, shown)
+        self.episode = self.session.incident
+        assert isinstance(self.episode, Episode)
+        self._words(since_at=clock.write_time(self.episode.failed_at or since))
+
+    def make(self) -> None:
+        if self.seen.move.kind == "act" and any(one.runbook for one in self.rule.actions(self.seen.move.stage)):
+            self._run_a_runbook(self.seen.move.stage)
+            return
+        with self.session.begin():
+            told = self._told()
+            if self._is_of_no_more_use(told):
+                return
+            match self.seen.move.kind:
+                case "act":
+                    stage = told.stages.get(self.seen.move.stage) or self._begin(self.seen.move.stage, told)
+                    self._act(self.seen.move.stage, stage)
+                case "escalate":
+                    self._note(self.seen.finding())
+                    self.session.runner.note("note", text=f"People are called: {self.seen.move.why}.")
+                    self.session.runner.note("step", step=ESCALATE, phase="begun", planned=0)
+                case "call":
+                    self._call(self.seen.move.channels, told)
+                case "close":
+                    self._close(told)
+
+    def _told(self) -> Told:
+        assert self.session.journal
+        told = tell(self.session.journal.lines)
+        if told is None:
+            raise CannotError(
+                f"The journal of {self.episode.id} cannot be read whole.",
+                safe="nothing was done",
+                hint=f"inv incident.check --incident={self.episode.id}",
+            )
+        return told
+
+    def _is_of_no_more_use(self, told: Told) -> bool:
+        """Whether a person came between the look and the move."""
+        return told.is_over or bool(told.acknowledged and self.seen.move.kind != "close")
+
+    def _words(self, **words: str) -> None:
+        assert isinstance(self.episode, Episode)
+        reading = self.seen.reading
+        self.episode.words |= {"figure": reading.figure, "limit": reading.limit or "good", **words}
+
+    def _note(self, finding: Finding) -> None:
+        self.shown.finding(finding)
+        self.session.runner.note("finding", step="look", finding=finding.to_json())
+
+    # --- act -----------------------------------------------------------------------------------------------------
+
+    def _begin(self, name: str, told: Told) -> Stage:
+        """Plan a stage and write the plan down: these very changes are made, by whoever reads on."""
+        self._note(self.seen.finding())
+        if not told.stages:
+            self._words(next=self._after(name))
+            self.session.runner.tell("acting")
+        changes = []
+        for number, action in enumerate(self.rule.actions(name)):
+            token = f"{self.episode.id}-{name}-{number}"
+            why = f"{self.seen.rule}: {self.seen.reading.figure} ({self.seen.move.stage})"
+            try:
+                changes.append(actions.change(action, self.episode, why, token))
+            except SalvorError as error:
+                self._note(Finding(action.system or "", action.kind, Level.UNKNOWN, "not done", detail=error.what))
+        self._approve(name, changes)
+        self.session.runner.note("step", step=name, phase="begun", planned=len(changes))
+        return Stage(tuple(changes), clock.now())
+
+    def _after(self, name: str) -> str:
+        """What comes after a stage, in words."""
+        then = "; ".join(f"{action.kind} {action.system or ''}".strip() for action in self.rule.then)
+        return (name == "immediately" and then) or (
+            f"people are called ({self.rule.escalate})" if self.rule.escalate else "-"
+        )
+
+    def _approve(self, name: str, changes: Sequence[Change]) -> None:
+        plan = Plan((PlannedStep(name, (), (), tuple(changes)),))
+        self.session.runner.approve(plan, f"by the inventory: rule {self.seen.rule}, {name}")
+
+    def _act(self, name: str, stage: Stage) -> None:
+        """Make what is left of a stage, one after the other; what fails hinders nothing that comes after it."""
+        runner = self.session.runner
+        runner.approved |= {change.key for change in stage.changes}
+        for change in stage.left():
+            if self.stopping.is_set():
+                return
+            try:
+                runner.act(name, [change])
+            except SalvorError as error:  # its outcome is in the journal
+                self.shown.tell(mask(f"{describe(change)} failed: {error.what}"))
+        runner.note("step", step=name, phase="ended", seconds=round(clock.age(stage.begun).total_seconds(), 3))
+
+    def _run_a_runbook(self, name: str) -> None:
+        """A recovery holds the service itself, so the episode lets go of it meanwhile."""
+        with self.session.begin():
+            told = self._told()
+            if self._is_of_no_more_use(told):
+                return
+            stage = told.stages.get(name) or self._begin(name, told)
+            left = stage.left()
+            for change in left:
+                self.session.runner.note("intent", step=name, change=change.to_json())
+        outcomes = [(change, *self._recover(str(change.arguments["runbook"]))) for change in left]
+        with self.session.begin():
+            for change, error, seconds in outcomes:
+                said = {"outcome": "failed", "error": error} if error else {"outcome": "done"}
+                self.session.runner.note("outcome", step=name, key=change.key, seconds=seconds, **said)
+            seconds = round(clock.age(stage.begun).total_seconds(), 3)
+            self.session.runner.note("step", step=name, phase="ended", seconds=seconds)
+
+    def _recover(self, runbook: str) -> tuple[str, float]:
+        """Bring the service back, as `inv restore` does. Why it failed, and how many seconds it took."""
+        begun = clock.monotonic()
+        error = ""
+        try:
+            session = open_session(self.rule.service, self.shown, platform=self.platform.name, runbook_name=runbook)
+            console.recover(session, self.shown, yes=True)
+        except SalvorError as failed:
+            error = mask(str(failed))
+        return error, round(clock.monotonic() - begun, 3)
+
+    # --- people --------------------------------------------------------------------------------------------------
+
+    def _call(self, channels: Sequence[str], told: Told) -> None:
+        self._words(because=self._because(), done=told.done)
+        for channel in channels:
+            later = [call.channel for call in self._people() if call.channel not in (*told.calls, *channels)]
+            self._words(next=", ".join(later) or "-")
+            self._send("called", channel, "critical", f"it is {channel}'s turn")
+
+    def _because(self) -> str:
+        assert self.session.journal
+        notes = [line["text"] for line in self.session.journal.of("note") if "text" in line]
+        return notes[-1] if notes else "-"
+
+    def _people(self) -> Sequence[Call]:
+        return self.platform.escalation[self.rule.escalate].people if self.rule.escalate else ()
+
+    def _send(self, moment: str, channel: str, severity: str, why: str) -> None:
+        outbox = self.episode.outbox
+        assert outbox
+        no_undo = "a message cannot be taken back"
+        change = outbox.change("send", why=why, no_undo=no_undo, moment=moment, channel=channel, severity=severity)
+        self._approve(ESCALATE, [change])
+        self.session.runner.act(ESCALATE, [change])
+        self.session.runner.finish()
+
+    def _close(self, told: Told) -> None:
+        """It is better: whoever was called is told so, and the episode is over."""
+        runner = self.session.runner
+        self._note(self.seen.finding())
+        for name, stage in told.stages.items():
+            if stage.ended is None:
+                self._unfinished(name, stage, told)
+        self._words(done=told.done)
+        for channel, (_, outcome) in told.calls.items():
+            if outcome == "done":
+                self._send("better", channel, "info", "it was called")
+        runner.tell("better")
+        runner.finish()
+        runner.note("closed", result=self.seen.move.why)
+
+    def _unfinished(self, name: str, stage: Stage, told: Told) -> None:
+        """A stage that was cut off: what of it was begun, and nobody saw end."""
+        for key, (step, change) in list(self.episode.interrupted.items()):
+            if step == name:
+                detail = f"{describe(change)}: the watcher ended while it was made, and it is better now"
+                self.session.runner.note("observed", key=key, outcome="unknown", detail=detail)
+        seconds = round(clock.age(stage.begun).total_seconds(), 3)
+        self.session.runner.note("step", step=name, phase="ended", seconds=seconds)

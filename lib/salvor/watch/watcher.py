@@ -1,0 +1,150 @@
+"""The watcher: looks at every rule, each by itself, and makes its next move."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from salvor import clock
+from salvor.change import Finding, Level
+from salvor.errors import HeldError, SalvorError
+from salvor.inventory import Platform
+from salvor.secrets import mask
+from salvor.show import Shown
+from salvor.watch import moves
+from salvor.watch.alerts import Alerts
+from salvor.watch.chain import Move, looks_back, next_move
+from salvor.watch.episode import Episodes, Told
+from salvor.watch.kept import Kept
+from salvor.watch.metrics import Metrics, Reading
+from salvor.watch.sighting import Sighting
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One look at a rule: what was read, for how long it has been so, its episodes, and the move that follows."""
+
+    rule: str
+    reading: Reading
+    sighting: Sighting
+    episodes: list[Told]
+    move: Move
+
+    @property
+    def open(self) -> Told | None:
+        """The episode that is open; None when none is."""
+        return self.episodes[0] if self.episodes and not self.episodes[0].is_over else None
+
+    def finding(self) -> Finding:
+        """What was seen, for the journal and for people."""
+        level = {True: Level.FAIL, False: Level.PASS, None: Level.UNKNOWN}[self.reading.bad]
+        return Finding(self.rule, "metric", level, self.reading.figure, self.reading.limit, self.reading.detail)
+
+
+class Watcher:
+    """Looks at the rules of a platform. Of two at once, only one may `look`: who has the lock."""
+
+    def __init__(self, platform: Platform, shown: Shown) -> None:
+        self.platform, self.shown = platform, shown
+        self.alerts = Alerts(platform.name, shown.tell)
+        self.stopping = threading.Event()
+        self.wake = threading.Event()
+        self._metrics = Metrics(platform, self.alerts)
+        self._episodes = Episodes(platform.name)
+        self._kept = {name: Kept(platform.name, name, shown.tell) for name in platform.watch}
+        self._sightings = {name: Sighting.from_json(kept.read()) for name, kept in self._kept.items()}
+        self._written = dict(self._sightings)
+        self._said: dict[str, str] = {}
+        self._hindered: dict[str, str] = {}
+
+    # --- look ----------------------------------------------------------------------------------------------------
+
+    def see(self, name: str) -> Seen:
+        """Read a rule's metric, and decide what follows. Nothing is written."""
+        rule = self.platform.watch[name]
+        reading = self._metrics.read(rule)
+        sighting = self._sightings[name].after(reading.bad, rule.for_)
+        episodes = self._episodes.of(name, looks_back(rule))
+        escalation = self.platform.escalation.get(rule.escalate or "")
+        return Seen(name, reading, sighting, episodes, next_move(rule, escalation, episodes, sighting, reading))
+
+    def look(self, name: str) -> Seen:
+        """One look at a rule, and its next move. What hinders the move is said, and tried again at the next look."""
+        seen = self.see(name)
+        self._sightings[name] = seen.sighting
+        if seen.sighting.is_worth_keeping_after(self._written[name]):
+            self._kept[name].write(seen.sighting.to_json())
+            self._written[name] = seen.sighting
+        self._say(seen)
+        hindered = ""
+        try:
+            moves.make(self.platform, seen, self.shown, self.stopping)
+        except HeldError as error:
+            hindered = f"{name}: waits: {error.what}"
+        except SalvorError as error:
+            hindered = f"{name}: {seen.move.kind} failed, and is tried again: {error.what}"
+        if hindered and hindered != self._hindered.get(name):
+            self._tell(hindered)
+        self._hindered[name] = hindered
+        return seen
+
+    def _say(self, seen: Seen) -> None:
+        """What is new: a rule that goes on as it did says nothing."""
+        state = seen.move.kind if seen.move.kind != "wait" else seen.move.why.split(" for ")[0]
+        if self._said.get(seen.rule, "good") != state:
+            figure = seen.reading.figure + (f" (limit {seen.reading.limit})" if seen.reading.limit else "")
+            parts = (f"{clock.now():%H:%M:%S} {seen.rule}", figure, seen.reading.detail, seen.move.why)
+            self._tell(": ".join(filter(None, parts)))
+        self._said[seen.rule] = state
+
+    def _tell(self, text: str) -> None:
+        self.shown.tell(mask(text))
+
+    # --- again and again -----------------------------------------------------------------------------------------
+
+    def once(self) -> list[Seen]:
+        """One look at every rule, side by side, and their moves."""
+        return self._each(self.look)
+
+    def see_all(self) -> list[Seen]:
+        """What every rule sees now, and what it would do next. Nothing is written."""
+        return self._each(self.see)
+
+    def _each(self, work: Callable[[str], Seen]) -> list[Seen]:
+        with self._pool() as pool:
+            return list(pool.map(work, self.platform.watch))
+
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=max(1, len(self.platform.watch)), thread_name_prefix="watch")
+
+    def loop(self, every: float, on_error: Callable[[BaseException], None]) -> None:
+        """Look every so many seconds, at once when `wake` is set, until `stopping` is. A rule that is still being
+        looked at, or acts, holds no other one up.
+        """
+        busy: dict[str, Future[Seen]] = {}
+        with self._pool() as pool:
+            while not self.stopping.is_set():
+                for name in self.platform.watch:
+                    if name in busy and not busy[name].done():
+                        continue
+                    busy[name] = pool.submit(self.look, name)
+                    busy[name].add_done_callback(_reporting(on_error))
+                self.wake.wait(every)
+                self.wake.clear()
+            wait(busy.values())
+
+    def stop(self) -> None:
+        """End the loop: what is being changed is brought to its end, and nothing else is begun."""
+        self.stopping.set()
+        self.wake.set()
+
+
+def _reporting(on_error: Callable[[BaseException], None]) -> Callable[[Future[Seen]], None]:
+    def report(future: Future[Seen]) -> None:
+        error = future.exception()
+        if error:
+            on_error(error)
+
+    return report

@@ -1,0 +1,239 @@
+"""The chain of a rule: cache, restart, people, in that order and once each; and all that stops it."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import pytest
+from salvor import clock, evidence, inventory, lock
+from salvor.change import Level
+from salvor.errors import HeldError, UsageError
+from salvor.show import Plain
+from salvor.watch import commands
+
+from tests.watch.place import Place
+
+
+def test_memory_at_its_limit_leads_to_cache_restart_people_in_this_order_and_once_each(place: Place) -> None:
+    place.say(91.5)
+    watcher, said = place.watcher()
+    happened: list[tuple[int, tuple[bool, int, list[str]]]] = []
+    for seconds in range(0, 2400, 5):
+        place.look(watcher, seconds)
+        now = (place.pages == 0, place.restarts, [call for call in place.calls if call.endswith("called")])
+        if not happened or happened[-1][1] != now:
+            happened.append((seconds, now))
+    times = [seconds for seconds, _ in happened]
+    assert [what for _, what in happened] == [
+        (False, 0, []),
+        (True, 0, []),
+        (True, 1, []),
+        (True, 1, ["tickets called", "devops called"]),
+        (True, 1, ["tickets called", "devops called", "lead called"]),
+    ]
+    assert 300 <= times[1] <= 315
+    assert times[2] - times[1] == pytest.approx(120, abs=10)
+    assert times[3] - times[2] == pytest.approx(120, abs=15)
+    assert times[4] - times[3] == pytest.approx(600, abs=15)
+    assert [call for call in place.calls if not call.endswith("called")] == ["team acting"]
+    place.say(40)
+    place.look(watcher, 2405)
+    assert sorted(call for call in place.calls if call.endswith("better")) == [
+        "devops better",
+        "lead better",
+        "team better",
+        "tickets better",
+    ]
+    (journal,) = place.journals()
+    assert journal.lines[-1]["kind"] == "closed"
+    assert "better: 40" in journal.lines[-1]["result"]
+    assert [line["change"]["verb"] for line in journal.of("intent") if line["step"] in ("immediately", "then")] == [
+        "clear",
+        "restart",
+    ]
+    assert not [each for each in evidence.check(journal.folder) if each.level is Level.FAIL]
+    assert "people are called" in said.getvalue() or "call tickets" in said.getvalue()
+
+
+def test_better_midway_stops_the_chain_and_says_so(place: Place) -> None:
+    place.say(90)
+    watcher, said = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+    place.say(60)
+    place.look(watcher, 310)
+    assert "better: 60" in said.getvalue()
+    place.say(90)
+    for seconds in (500, 600, 799):
+        place.look(watcher, seconds)
+    assert place.restarts == 0
+    assert place.calls == ["team acting", "team better"]
+    assert place.journals()[0].lines[-1]["result"] == "better: 60"
+
+
+def test_a_figure_that_flaps_does_not_flap_the_actions(place: Place) -> None:
+    watcher, _ = place.watcher()
+    for seconds in range(0, 3600, 60):
+        place.say(90 if seconds % 120 else 50)
+        place.look(watcher, seconds)
+    assert place.pages == 2
+    assert place.journals() == []
+    begun = 3600
+    for seconds in range(begun, begun + 4 * 3600, 60):  # bad for 6 minutes, good for 1
+        place.say(50 if (seconds - begun) % 420 == 360 else 90)
+        place.look(watcher, seconds)
+    acts = [clock.read_time(line["at"]) for journal in place.journals() for line in journal.of("intent")]
+    assert len(place.journals()) >= 4
+    begins = sorted(clock.read_time(journal.lines[0]["at"]) for journal in place.journals())
+    assert all((b - a).total_seconds() >= 1800 for a, b in itertools.pairwise(begins))
+    assert acts
+
+
+def test_more_actions_than_an_hour_may_have_are_people_s(place: Place) -> None:
+    place.write(most=1)
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in range(0, 700, 10):
+        place.look(watcher, seconds)
+    assert (place.pages, place.restarts) == (0, 0)
+    assert "devops called" in place.calls
+    assert "1 times within an hour" in (place.root / "last-message").read_text()
+
+
+def test_what_cannot_be_told_acts_on_nothing_and_becomes_people_s(place: Place) -> None:
+    place.say(None)
+    watcher, _ = place.watcher()
+    for seconds in range(0, 590, 30):
+        assert place.look(watcher, seconds).reading.bad is None
+    assert place.calls == []
+    for seconds in (600, 605, 610):
+        place.look(watcher, seconds)
+    assert place.calls == ["tickets called", "devops called"]
+    assert (place.pages, place.restarts) == (2, 0)
+    place.say(90)
+    place.look(watcher, 620)
+    (journal,) = place.journals()
+    assert "can be told again" in journal.lines[-1]["result"]
+    for seconds in (640, 900, 921):
+        place.look(watcher, seconds)
+    assert place.pages == 0  # it was seen bad for five minutes now
+
+
+def test_unknown_for_a_while_counts_neither_as_bad_nor_as_good(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in range(0, 241, 30):
+        place.look(watcher, seconds)
+    place.say(None)
+    for seconds in range(270, 481, 30):
+        place.look(watcher, seconds)
+    place.say(90)
+    place.look(watcher, 510)
+    assert place.pages == 2
+    for seconds in range(540, 601, 30):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+
+
+def test_in_the_midst_of_a_chain_unknown_stops_what_is_done_and_calls_people(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in range(0, 311, 10):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+    place.say(None)
+    for seconds in range(320, 950, 10):
+        place.look(watcher, seconds)
+    assert place.restarts == 0
+    assert "devops called" in place.calls
+
+
+def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in range(0, 600, 10):
+        place.look(watcher, seconds)
+    assert "devops called" in place.calls
+    (journal,) = place.journals()
+    with place.at(610):
+        commands.acknowledge(journal.folder.name, "I look", Plain(io.StringIO()))
+    for seconds in range(620, 4000, 60):
+        place.look(watcher, seconds)
+    assert "lead called" not in place.calls
+    (line,) = place.journals()[0].of("acknowledged")
+    assert (line["by"], line["text"], line["at"][11:19]) == ("watcher@here", "I look", "03:10:10")
+    with pytest.raises(UsageError, match="no incident"):
+        commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(io.StringIO()))
+
+
+def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) -> None:
+    place.say(90)
+    watcher, said = place.watcher()
+    with lock.hold("shop", place.root / "incidents", by="kim@ops1", incident="restore"):
+        for seconds in (0, 300, 310, 320):
+            place.look(watcher, seconds)
+    assert place.pages == 2
+    assert place.journals() == []
+    assert said.getvalue().count("kim@ops1 works on shop now") == 1
+    place.look(watcher, 330)
+    assert place.pages == 0
+
+
+def test_a_new_watcher_knows_since_when_it_is_bad(place: Place) -> None:
+    place.say(90)
+    for seconds in (0, 100, 200, 300):
+        watcher, _ = place.watcher()
+        place.look(watcher, seconds)
+    assert place.pages == 0
+
+
+def test_looks_too_far_apart_prove_nothing(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    place.look(watcher, 0)
+    place.look(watcher, 900)
+    assert place.pages == 2
+
+
+def test_of_two_watchers_one_works(place: Place) -> None:
+    with lock.hold("watch.place", place.root / "incidents", by="kim@ops1", incident="watch"):  # noqa: SIM117
+        with pytest.raises(HeldError, match="place is watched already: kim@ops1"):
+            commands.watch("place", Plain(io.StringIO()), once=True)
+
+
+def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) -> None:
+    place.say(90)
+    stream = io.StringIO()
+    with place.at(0):
+        commands.show_all("place", Plain(stream))
+    assert "memory" in stream.getvalue()
+    assert "bad for 0.0 s of 5 min 00 s" in stream.getvalue()
+    assert not (place.root / "incidents").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("{{clear: pages, allow: true}}", "{{clear: pages}}", "21:19: immediately.0: clear needs allow: true"),
+        ("{{restart: program}}", "{{restart: pages}}", "'pages' is a cache: it has no restart"),
+        ("{{restart: program}}", "{{restart: nobody}}", "there is no 'nobody'"),
+        ("above: 85", "above: 85\n    below: 3", "needs one limit"),
+        ("for: 5m", "title: x", "for"),
+        ("escalate: on-call", "escalate: nobody", "there is no 'nobody'"),
+        ("channel: lead", "channel: boss", "there is no 'boss'"),
+        ("messages: people\n    people", "messages: pages\n    people", "'pages' sends no messages"),
+        ("service: shop", "service: shops", "there is no 'shops'"),
+        ("query: memory", "quer: memory", "there is no such setting"),
+    ],
+)
+def test_a_mistake_is_placed(place: Place, old: str, new: str, said: str) -> None:
+    from tests.watch.place import PLATFORM
+
+    assert old in PLATFORM
+    place.write(text=PLATFORM.replace(old, new))
+    with pytest.raises(UsageError) as raised:
+        inventory.load("place")
+    assert said in str(raised.value)
+    assert "place.yaml:" in str(raised.value)
