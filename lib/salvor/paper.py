@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salvor import durable, executed, pages, shell
+from salvor import durable, executed, pages, scratch, shell
 from salvor.errors import SalvorError
 from salvor.secrets import mask
 
@@ -45,13 +44,13 @@ class Paper:
         """
         problem, body = "", ""
         try:
-            with tempfile.TemporaryDirectory(prefix="salvor-paper-") as temporary:
+            with scratch.folder("paper") as temporary:
                 # A process of its own, which the deadline ends whatever a kernel does.
                 given = json.dumps(dict(self.parameters(folder)))
-                argv = [sys.executable, "-m", "salvor.executed", self.template, given, temporary]
+                argv = [sys.executable, "-m", "salvor.executed", self.template, given, str(temporary)]
                 shell.local().run(argv, deadline=DEADLINE, environment={"SALVOR_INCIDENTS": str(folder.parent)})
-                durable.replace(folder / self.notebook, (Path(temporary) / executed.NOTEBOOK).read_bytes())
-                body = (Path(temporary) / executed.BODY).read_text(encoding="utf-8")
+                durable.replace(folder / self.notebook, (temporary / executed.NOTEBOOK).read_bytes())
+                body = (temporary / executed.BODY).read_text(encoding="utf-8")
         except Exception as error:  # noqa: BLE001  whatever papermill, a kernel or a disk does is owed, and stops nothing
             problem = f"{self.notebook}: {words(error)}"
         try:

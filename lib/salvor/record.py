@@ -5,12 +5,11 @@ and the notebook that carries one out.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salvor import durable, errors, executed, pages, story
+from salvor import durable, errors, executed, pages, scratch, story
 from salvor.paper import Paper
 from salvor.show import Plain, clean
 
@@ -77,8 +76,8 @@ def run_notebook(parameters: Mapping[str, Any]) -> int:
     as `carried-out.ipynb` in the incident's folder. Raises UsageError for a parameter that it does not know, before
     anything runs.
     """
-    with tempfile.TemporaryDirectory(prefix="salvor-notebook-") as temporary:
-        output = Path(temporary) / CARRIED_OUT
+    with scratch.folder("notebook") as temporary:
+        output = temporary / CARRIED_OUT
         given = {name: value for name, value in parameters.items() if value not in ("", None)}
         code = _carry_out(given, output)
         problem = _keep(output, is_whole=code == 0) if output.exists() else ""
