@@ -152,8 +152,14 @@ def _differences(last: Story, now: Report) -> Iterator[Difference]:
             yield Difference(name, "not checked", WORDS[level], level)
         elif then[name] is not level:
             yield Difference(name, WORDS[then[name]], WORDS[level], level)
-    for name in then.keys() - here.keys():
-        yield Difference(name, WORDS[then[name]], "not checked any more", Level.WARN)
+    reached = {name.split(":")[0] for name in here}
+    gone = [name for name in then if name not in here]
+    for step in dict.fromkeys(name.split(":")[0] for name in gone):
+        names = [name for name in gone if name.startswith(f"{step}:")]
+        if step not in reached:
+            yield Difference(f"{step}: {len(names)} checks", "made", "not reached", Level.FAIL)
+        else:
+            yield from (Difference(name, WORDS[then[name]], "not checked any more", Level.WARN) for name in names)
 
 
 def _slower(what: str, before: float | None, now: float | None) -> Iterator[Difference]:
@@ -163,7 +169,11 @@ def _slower(what: str, before: float | None, now: float | None) -> Iterator[Diff
     worse = before is not None and now is not None and now > before * _SLOWER and now > before + _SLOWER_BY
     lost = before is not None and now is None
     look = Level.WARN if worse else Level.FAIL if lost else ""
-    yield Difference(what, clock.write_duration(before), clock.write_duration(now), look)
+    yield Difference(what, _figure(before), _figure(now), look)
+
+
+def _figure(seconds: float | None) -> str:
+    return "not reached" if seconds is None else clock.write_duration(seconds)
 
 
 def _ways(told: Story) -> str:

@@ -183,7 +183,7 @@ def _steps(told: Story) -> str:
 
 def _done(told: Story) -> str:
     made = ", ".join(events.describe(act.change) for act in told.made)
-    back = {act.key for act in told.taken_back}
+    back = {act.key for act in told.taken_back} & {act.key for act in told.made}
     taken = f", {len(back)} of them taken back" if back else ""
     return f"{len(told.made)} changes{taken}{f': {made}' if made else ''}"
 

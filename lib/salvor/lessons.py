@@ -33,9 +33,14 @@ def learn(told: Story, steps: Sequence[StepTime]) -> list[Lesson]:
 
 def _end(told: Story) -> Iterator[Lesson]:
     again = f"inv incident.show --incident={told.incident}"
-    if told.failure:
-        yield Lesson(Level.FAIL, "It failed", told.failure.text, again)
-    elif told.unfinished:
+    failed = [mark for mark in told.marks if mark.kind == "failed"]
+    errors = {act.error for act in told.acts}
+    back = told.at("recovered")
+    for mark in failed:
+        if mark.text not in errors:
+            level = Level.WARN if back and back > mark.at else Level.FAIL
+            yield Lesson(level, "It failed", mark.text, again)
+    if told.unfinished and not failed:
         yield Lesson(Level.FAIL, "It did not come to its end", ", ".join(told.unfinished), again)
 
 

@@ -72,7 +72,7 @@ class _Teller:
     def _resumed(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
         self._times.clear()
         story = self.story
-        if left := story.unfinished:
+        if (left := story.unfinished) and not story.failure:  # one that failed said so, and was not interrupted
             story.interruptions.append(Interruption(story.last_moment or at, at, ", ".join(left)))
         story.sittings.append(Sitting(by, at, str(line.get("where", ""))))
 
