@@ -14,6 +14,7 @@ from salvor.journal import Journal
 from salvor.run import Plan, PlannedStep
 from salvor.session import Session, changes_to_discard, find, incidents_folder, of_incident, open_session
 from salvor.show import Shown
+from salvor.ssh_signature import signing_key
 
 
 def of_id(incident: str, shown: Shown) -> Session:
@@ -195,20 +196,6 @@ def close_incident(incident: str, key: str, shown: Shown) -> None:
     else:
         shown.tell("Closed, NOT signed: there is no SSH key. HINT: inv incident.close --incident=ID --key=PATH")
     record_incident(incident, shown)
-
-
-def signing_key(key: str) -> Path | None:
-    """The key to sign with: as asked, SALVOR_SIGNING_KEY, or the operator's own. Raises UsageError when the one asked
-    for is not there.
-    """
-    asked = key or os.environ.get("SALVOR_SIGNING_KEY", "")
-    if asked:
-        path = Path(asked).expanduser()
-        if not path.is_file():
-            raise UsageError(f"--key: there is no file {path}.", hint="ssh-keygen -t ed25519 -f PATH makes one")
-        return path
-    own = [Path.home() / ".ssh" / name for name in ("id_ed25519", "id_ecdsa", "id_rsa")]
-    return next((path for path in own if path.is_file()), None)
 
 
 def record_incident(incident: str, shown: Shown) -> None:

@@ -17,6 +17,7 @@ from salvor.journal import Journal
 from salvor.lease import hold as hold_lease
 from salvor.session import Session
 from salvor.show import Shown
+from salvor.ssh_signature import signing_key
 
 INTERRUPTED = "It was interrupted; the next drill of the service took away what it left."
 
@@ -32,7 +33,7 @@ def rehearsed(sitting: Session, shown: Shown) -> None:
             aftermath.undo(folder.name, shown, yes=True)
     finally:
         seen = _look(folder.name, shown)
-        finish(folder, seen, clock.monotonic() - begun, shown, aftermath.signing_key(""))
+        finish(folder, seen, clock.monotonic() - begun, shown, signing_key(""))
     if left := [finding for finding in seen if finding.level is not Level.PASS]:
         raise NotProvenError(
             f"The drill {folder.name} may have left something: {left[0].subject}: {left[0].check}: {left[0].figure}",
@@ -162,7 +163,7 @@ def end_interrupted(service: str, platform: str, shown: Shown, gone: str = "") -
             if not _is_marked(folder, "undone"):
                 aftermath.undo(folder.name, shown, yes=True)
             seen = _look(folder.name, shown)
-        finish(folder, seen, clock.monotonic() - begun, shown, aftermath.signing_key(""), failed=INTERRUPTED)
+        finish(folder, seen, clock.monotonic() - begun, shown, signing_key(""), failed=INTERRUPTED)
 
 
 def _is_marked(folder: Path, kind: str) -> bool:

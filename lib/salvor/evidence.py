@@ -5,19 +5,19 @@ Everything here can be done with sha256sum and ssh-keygen alone: docs/evidence.m
 
 from __future__ import annotations
 
-import base64
 import re
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salvor import clock, durable, shell
+from salvor import clock, durable, ssh_signature
 from salvor.change import Finding, Level
 from salvor.errors import CannotError, CommandError, NotConvergedError, UsageError
 from salvor.journal import FILE
 from salvor.line import START, digest, parse, split
 from salvor.mirror_store import numbered, store
+from salvor.ssh_signature import signer, ssh_keygen
 
 NAMESPACE = "salvor-journal"
 SEAL = "journal.seal"
@@ -25,8 +25,6 @@ SIGNATURE = "journal.seal.sig"
 PUBLIC_KEY = "journal.seal.pub"
 
 _SEAL = re.compile(rb"([1-9][0-9]{0,9}) ([0-9a-f]{64})\n")
-_SIGN_DEADLINE = 60.0  # a security key waits for a finger
-_DEADLINE = 20.0
 
 
 def sign(folder: Path, key: Path) -> None:
@@ -48,7 +46,7 @@ def sign(folder: Path, key: Path) -> None:
     seal = f"{len(lines)} {digest(lines[-1])}\n".encode()
     key = key.expanduser().absolute()
     try:
-        signed = _ssh_keygen("sign", ["-f", str(key)], seal, deadline=_SIGN_DEADLINE)
+        signed = ssh_signature.sign(seal, key, NAMESPACE)
     except (CannotError, NotConvergedError) as error:
         said = error.stderr.strip().splitlines()[-1:] if isinstance(error, CommandError) else [error.what]
         raise CannotError(
@@ -59,7 +57,7 @@ def sign(folder: Path, key: Path) -> None:
     try:
         durable.replace(folder / SEAL, seal)
         durable.replace(folder / SIGNATURE, signed.encode())
-        durable.replace(folder / PUBLIC_KEY, _signer(signed) + b"\n")
+        durable.replace(folder / PUBLIC_KEY, signer(signed) + b"\n")
     except OSError as error:
         raise CannotError(
             f"The signature of incident {folder.name} cannot be written: {error.strerror}.",
@@ -179,22 +177,22 @@ def _signature(folder: Path, lines: Sequence[bytes], allowed_signers: Path | Non
     incident = folder.name
     try:
         seal = durable.read(folder / SEAL)
-        signer = _signer(durable.read(folder / SIGNATURE).decode("ascii", "replace"))
-        public_key = durable.read(folder / PUBLIC_KEY) if (folder / PUBLIC_KEY).exists() else signer
+        signed_by = signer(durable.read(folder / SIGNATURE).decode("ascii", "replace"))
+        public_key = durable.read(folder / PUBLIC_KEY) if (folder / PUBLIC_KEY).exists() else signed_by
     except (OSError, ValueError) as error:
         said = error.strerror if isinstance(error, OSError) else "it was damaged or edited"
         yield _finding(incident, "signature", Level.FAIL, "", f"no signature of the seal can be read: {said}")
         return
     signature = ["-s", str((folder / SIGNATURE).absolute())]
     try:
-        good = _ssh_keygen("check-novalidate", signature, seal).strip()
+        good = ssh_keygen("check-novalidate", NAMESPACE, signature, seal).strip()
     except CommandError as error:
         yield _finding(incident, "signature", Level.FAIL, "", f"it does not fit the seal: {error.stderr.strip()}")
         return
     except (CannotError, NotConvergedError) as error:
         yield _finding(incident, "signature", Level.UNKNOWN, "", error.what)
         return
-    if public_key.strip() != signer:
+    if public_key.strip() != signed_by:
         yield _finding(incident, "signature", Level.FAIL, "", f"{PUBLIC_KEY} is not the key that signed")
     if allowed_signers is None:
         detail = f"{good}: whose key it is can only a list of allowed signers tell"
@@ -205,9 +203,9 @@ def _signature(folder: Path, lines: Sequence[bytes], allowed_signers: Path | Non
     allowed = ["-f", str(allowed_signers.expanduser().absolute()), *signature, *_at(signed_at)]
     said = ""
     try:
-        for principal in _ssh_keygen("find-principals", allowed).splitlines():
+        for principal in ssh_keygen("find-principals", NAMESPACE, allowed).splitlines():
             try:
-                good = _ssh_keygen("verify", ["-I", principal, *allowed], seal).strip()
+                good = ssh_keygen("verify", NAMESPACE, ["-I", principal, *allowed], seal).strip()
             except CommandError as error:
                 said = error.stderr.strip()
             else:
@@ -223,30 +221,6 @@ def _at(moment: object) -> list[str]:
         return [f"-Overify-time={clock.read_time(str(moment)):%Y%m%d%H%M%S}"]
     except UsageError:
         return []
-
-
-def _ssh_keygen(act: str, arguments: Sequence[str], stdin: bytes = b"", *, deadline: float = _DEADLINE) -> str:
-    namespace = [] if act == "find-principals" else ["-n", NAMESPACE]
-    argv = ["ssh-keygen", "-Y", act, *namespace, *arguments]
-    return shell.local().run(argv, input=stdin, deadline=deadline, environment={"TZ": "UTC"}).stdout
-
-
-def _signer(signature: str) -> bytes:
-    """The public key inside a signature, as a line of an authorized_keys file. Raises ValueError.
-
-    The format is OpenSSH's PROTOCOL.sshsig: `SSHSIG`, a 4 byte version, then the key as a string of its own.
-    """
-    blob = base64.b64decode(
-        "".join(line for line in signature.splitlines() if not line.startswith("---")), validate=True
-    )
-    if not blob.startswith(b"SSHSIG"):
-        raise ValueError("not an SSH signature")
-    key = _string(blob[10:])
-    return _string(key) + b" " + base64.b64encode(key)
-
-
-def _string(data: bytes) -> bytes:
-    return data[4 : 4 + int.from_bytes(data[:4], "big")]
 
 
 def _mirrored(incident: str, lines: Sequence[bytes], location: str) -> Iterator[Finding]:
