@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -53,6 +53,8 @@ def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: st
             hint='add schedules: {nightly: {run: [backup, --service=NAME], at: "02:00"}} to it; or inv schedule.remove',
         )
     wanted = dict(described.schedules)
+    for name, one in wanted.items():
+        _check_words(name, one.words(platform))
     for reference in sorted(_of_environment(described)):
         finding = Finding(_NAME, "secrets", Level.WARN, reference, detail="nothing sets it there; use file:PATH")
         shown.finding(finding)
@@ -113,6 +115,24 @@ def _change(system: Schedules, name: str, wanted: Schedule | None, now: Entry | 
         why = "it is not as it would be written now, or not active"
     undo = back or Undo("remove", {"name": name})
     return system.change("install", why=why, undo=undo, name=name, at=wanted.at, run=list(words))
+
+
+def _check_words(name: str, words: Sequence[str]) -> None:
+    """Raises UsageError when inv would not take these words: better now than at two in the morning."""
+    from invoke.collection import Collection
+    from invoke.exceptions import ParseError
+    from invoke.loader import FilesystemLoader
+    from invoke.parser import Parser
+
+    module, _ = FilesystemLoader(start=str(inventory.root())).load("tasks")
+    try:
+        Parser(contexts=Collection.from_module(module).to_contexts()).parse_argv(list(words))
+    except ParseError as error:
+        raise UsageError(
+            f"The schedule {name!r} would run inv {line(words)}: {error}.",
+            safe="nothing was changed",
+            hint=f"inv --help {words[0]}",
+        ) from error
 
 
 def _of_environment(platform: Platform) -> set[str]:

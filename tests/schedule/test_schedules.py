@@ -1,0 +1,231 @@
+"""Schedules on whole machines: by systemd's timers on one, by a crontab on an old one without systemd."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import salvor.inventory
+from salvor import shell
+from salvor.shell import Shell
+
+from tests import machine
+from tests.machine import Machine
+
+pytestmark = pytest.mark.timeout(120)
+ROOT = str(salvor.inventory.root())
+INVENTORY = """
+systems:
+  shop-db:
+    kind: postgres
+    database: shop
+    members: [{name: a, address: 127.0.0.1, data: /srv/data}]
+    side_port: 5999
+    programs: /usr/lib/postgresql/15/bin
+    operator: {user: salvor, password: "env:SHOP_PASSWORD"}
+services:
+  shop: {rto: 1h, rpo: 1d, systems: [shop-db]}
+schedules:
+  look: {run: [schedule.show, "--json"], at: "AT"}
+  nightly: {run: [backup, --service=shop, "--kind=100% $HOME \\"a b\\""], at: "Sun 02:00"}
+"""
+FOREIGN = b"MAILTO=ops@example.com\n# caf\xe9, in the letters of 1998\n5 4 * * *\troot-backup 2>&1 | logger  \n\n"
+
+
+class On:
+    """A machine, and inv on it."""
+
+    def __init__(self, made: Machine) -> None:
+        self.machine = made
+        self.shell: Shell = shell.connect(made.address, settings=made.settings)
+        self.describe("03:00 UTC")
+
+    def describe(self, at: str, text: str = INVENTORY) -> None:
+        folder = self.machine.root / "srv" / "inventory"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "shop.yaml").write_text(text.replace("AT", at))
+
+    def inv(self, *words: str, good: bool = True) -> str:
+        environment = {"SALVOR_INVENTORY": "/srv/inventory", "SALVOR_INCIDENTS": "/srv/incidents"}
+        argv = [sys.executable, "-m", "invoke", *words, "--platform=shop"]
+        done = self.shell.run(argv, environment=environment, folder=ROOT, deadline=60, check=False)
+        assert (done.exit_code == 0) is good, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+    def shown(self) -> dict[str, dict[str, str]]:
+        return {one["name"]: one for one in map(json.loads, self.inv("schedule.show", "--json").splitlines())}
+
+    def do(self, script: str) -> str:
+        return self.shell.run(["sh", "-c", script], deadline=30).stdout
+
+
+@pytest.fixture(scope="module")
+def booted() -> Iterator[On]:
+    with machine.running(systemd=True) as made:
+        yield On(made)
+
+
+@pytest.fixture(scope="module")
+def old() -> Iterator[On]:
+    with machine.running(systemd=False) as made:
+        yield On(made)
+
+
+@pytest.fixture
+def on_systemd(booted: On) -> Iterator[On]:
+    booted.describe("03:00 UTC")
+    yield booted
+    booted.inv("schedule.remove", "--yes")
+
+
+@pytest.fixture
+def on_cron(old: On) -> Iterator[On]:
+    old.describe("03:00 UTC")
+    yield old
+    old.inv("schedule.remove", "--yes")
+
+
+def until(true: Callable[[], bool], seconds: float = 20) -> bool:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def units(on: On) -> dict[str, str]:
+    folder = on.machine.root / "etc" / "systemd" / "system"
+    return {path.name: path.read_text() for path in folder.glob("salvor-*")}
+
+
+# --------------------------------------------------------------------------------------------------- systemd
+
+
+def test_timers_are_installed_once_and_taken_away(on_systemd: On) -> None:
+    assert "NOT INSTALLED" in on_systemd.inv("schedule.show")
+    assert "schedules: install look" in on_systemd.inv("schedule.install", "--plan").replace("name=", "")
+    assert not units(on_systemd), "a plan writes nothing"
+    on_systemd.inv("schedule.install", "--yes")
+    first = units(on_systemd)
+    assert sorted(first) == [
+        f"salvor-shop.{name}.{kind}" for name in ("look", "nightly") for kind in ("service", "timer")
+    ]
+    assert "Persistent=true" in first["salvor-shop.look.timer"]
+    said = on_systemd.do("cd /etc/systemd/system && systemd-analyze verify salvor-* 2>&1")
+    assert "salvor" not in said, said
+    assert "Nothing to do" in on_systemd.inv("schedule.install", "--yes")
+    assert units(on_systemd) == first
+    listed = on_systemd.do("systemctl list-timers --all --no-legend 'salvor-*'")
+    assert "03:00:00" in listed and "salvor-shop.nightly.timer" in listed
+    assert {one["state"] for one in on_systemd.shown().values()} == {"installed"}
+    on_systemd.inv("schedule.remove", "--yes")
+    assert not units(on_systemd)
+    assert not on_systemd.do("systemctl list-timers --all --no-legend 'salvor-*'")
+    assert "Nothing to do" in on_systemd.inv("schedule.remove", "--yes")
+
+
+def test_every_word_arrives_as_it_was_written(on_systemd: On) -> None:
+    on_systemd.inv("schedule.install", "--yes")
+    on_systemd.do("systemctl start salvor-shop.nightly.service || true")
+    said = on_systemd.do("journalctl --no-pager -u salvor-shop.nightly.service -o cat")
+    assert "there is no backup of kind '100% $HOME \"a b\"'" in said, said
+
+
+def test_what_was_missed_while_the_machine_was_off_is_made_up_for(on_systemd: On) -> None:
+    on_systemd.inv("schedule.install", "--yes")
+    stamp = "/var/lib/systemd/timers/stamp-salvor-shop.look.timer"
+    on_systemd.do(
+        f"systemctl stop salvor-shop.look.timer && touch -d '2 days ago' {stamp} && "
+        "systemctl start salvor-shop.look.timer"
+    )  # as at boot
+    assert until(lambda: on_systemd.shown()["look"]["result"] == "success"), on_systemd.inv("schedule.show")
+
+
+def test_a_time_that_moves_and_a_unit_changed_by_hand_are_mended(on_systemd: On) -> None:
+    on_systemd.inv("schedule.install", "--yes")
+    on_systemd.describe("04:30 UTC")
+    assert on_systemd.shown()["look"]["state"] == "NOT AS INSTALLED"
+    plan = on_systemd.inv("schedule.install", "--plan")
+    assert "it is: 03:00 UTC schedule.show --json" in plan and "at=03:00 UTC" in plan, "the undo is what it was"
+    assert "nightly" not in plan, "the other one is as it is to be"
+    on_systemd.inv("schedule.install", "--yes")
+    assert "04:30:00" in on_systemd.do("systemctl list-timers --all --no-legend salvor-shop.look.timer")
+    on_systemd.do("systemctl disable --now salvor-shop.look.timer")
+    assert on_systemd.shown()["look"]["state"] == "NOT AS INSTALLED"
+    on_systemd.inv("schedule.install", "--yes")
+    assert on_systemd.shown()["look"]["state"] == "installed"
+
+
+def test_what_the_inventory_names_no_more_goes(on_systemd: On) -> None:
+    on_systemd.inv("schedule.install", "--yes")
+    on_systemd.describe("05:00", INVENTORY.replace("  look:", "  other:"))
+    on_systemd.inv("schedule.install", "--yes")
+    assert set(on_systemd.shown()) == {"other", "nightly"}
+
+
+# ------------------------------------------------------------------------------------------------------ cron
+
+
+def crontab(on: On) -> bytes:
+    return b"".join(on.shell.pieces(["sh", "-c", "crontab -l 2>/dev/null || true"], deadline=20))
+
+
+def test_a_block_in_the_crontab_and_every_other_line_as_it_is(on_cron: On) -> None:
+    on_cron.shell.run(["crontab", "-"], input=FOREIGN)
+    on_cron.inv("schedule.install", "--yes")
+    first = crontab(on_cron)
+    assert first.startswith(FOREIGN) and first.count(b"schedule.run") == 2
+    assert "Nothing to do" in on_cron.inv("schedule.install", "--yes")
+    assert crontab(on_cron) == first
+    behind = first + b"# behind \xff\n"
+    on_cron.shell.run(["crontab", "-"], input=behind)
+    on_cron.describe("04:30")
+    on_cron.inv("schedule.install", "--yes")
+    assert b'"04:30"' in crontab(on_cron) and crontab(on_cron).endswith(b"# behind \xff\n")
+    on_cron.inv("schedule.remove", "--yes")
+    assert crontab(on_cron) == FOREIGN + b"# behind \xff\n"
+    on_cron.do("crontab -r")
+    on_cron.inv("schedule.install", "--yes")
+    on_cron.inv("schedule.remove", "--yes")
+    assert "no crontab" in on_cron.do("crontab -l 2>&1 || true")
+
+
+def test_a_block_that_somebody_cut_is_left_alone(on_cron: On) -> None:
+    on_cron.inv("schedule.install", "--yes")
+    whole = crontab(on_cron)
+    cut = b"".join(one for one in whole.splitlines(keepends=True) if not one.startswith(b"# END"))
+    on_cron.shell.run(["crontab", "-"], input=cut)
+    said = on_cron.inv("schedule.install", "--yes", good=False)
+    assert "begin of our block and not its end" in said and "HINT:" in said
+    assert crontab(on_cron) == cut
+    on_cron.shell.run(["crontab", "-"], input=whole)
+
+
+def run_line(on: On) -> str:
+    """What cron would do for the schedule `look`, as it does it."""
+    line = next(one for one in crontab(on).decode().splitlines() if "schedule.run look" in one)
+    command = line.split(None, 5)[5].replace("\\%", "%")
+    return on.shell.run(["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", command], deadline=60).stdout
+
+
+def stamped(on: On) -> Path:
+    return on.machine.root / "srv" / "incidents" / ".schedules" / "shop.look.json"
+
+
+def test_cron_runs_what_is_due_and_what_was_missed_once(on_cron: On) -> None:
+    on_cron.inv("schedule.install", "--yes")
+    assert stamped(on_cron).stat().st_mode & 0o777 == 0o600
+    run_line(on_cron)
+    assert "ended" not in json.loads(stamped(on_cron).read_text()), "it was installed now: nothing is due"
+    stamped(on_cron).write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
+    run_line(on_cron)
+    ran = stamped(on_cron).read_text()
+    assert json.loads(ran)["code"] == 0
+    assert on_cron.shown()["look"]["result"] == "success"
+    run_line(on_cron)
+    assert stamped(on_cron).read_text() == ran, "however often it was missed, it runs once"
