@@ -54,8 +54,10 @@ def extract(
     tree: str = "tree",
     home: str = "",
     trusted: bool = False,
+    host: Shell | None = None,
 ) -> Generator[Progress, None, Extracted]:
-    """Unpack `member` as `INTO/TREE`, a folder or a file, by `tar -x` on `there`. `into` is an empty folder of ours.
+    """Unpack `member` as `INTO/TREE`, a folder or a file, by `tar -x` on `there`. `into` is an empty folder of ours;
+    the archive lies on `host`, when that is another machine.
 
     Modes, times (seconds) and links are as in the archive; owners too, by name and else by number, where root unpacks.
     Files get no set-user-ID and set-group-ID bits. Yields how many of the archive's bytes were read. It cannot be gone
@@ -66,7 +68,7 @@ def extract(
     terms = Terms(place.free, place.users, place.groups, home, trusted)
     label = f"unpacking {member} from {archive.name}"
     yield Progress(0, archive.size, "bytes", label)
-    with opened(archive, settings, there) as source, _feeding(there, into, place.argv) as tar:
+    with opened(archive, settings, host or there) as source, _feeding(there, into, place.argv) as tar:
         vetting = Vetting(archive.location, stem_of(archive.name) or archive.name, member, terms)
         members = Members(source.chunk, archive.location)
         told = clock.monotonic()

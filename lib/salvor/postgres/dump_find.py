@@ -23,12 +23,14 @@ class Source:
     """What a logical restore reads. `name` is what the plan shows and `open_source` takes: an id, a path or an address.
 
     `manifest` is that of a backup of ours, None for a dump that somebody else made; `taken` is None when nobody knows.
+    `member` is the dump's path in the archive of a whole platform that `name` is; empty: `name` is the dump.
     """
 
     name: str
     manifest: Mapping[str, Any] | None
     taken: datetime | None
     size: int | None
+    member: str = ""
 
 
 def find(place: str, database: str, wish: Wish) -> Source:

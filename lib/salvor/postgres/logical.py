@@ -19,6 +19,7 @@ from salvor.change import Backup, Finding, Level, Progress, Staged, State, Undo,
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import (
     beside,
+    dump_chosen,
     dump_find,
     dumps,
     fingerprint,
@@ -50,8 +51,9 @@ NAME = "logical"
 
 
 def backups(system: Postgres) -> list[Backup]:
-    """The dumps, newest first. Raises CannotError when they cannot be read."""
-    return open_store(system.settings.dumps).backups(system.name) if system.settings.dumps else []
+    """The dumps, of their own and in archives, newest first. Raises CannotError when they cannot be read."""
+    found = open_store(system.settings.dumps).backups(system.name) if system.settings.dumps else []
+    return sorted([*found, *dump_chosen.backups(system)], key=lambda backup: backup.taken, reverse=True)
 
 
 def shared_by(system: Postgres, seen: View) -> dict[str, Seen]:
@@ -121,13 +123,15 @@ def ways_back(system: Postgres, seen: View, wish: Wish) -> list[WayBack]:
 
 
 def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
-    place, database = system.settings.dumps, system.settings.database
+    database = system.settings.database
     if wish.source == "latest" and not wish.at and not wish.live_is_sound and wish.damaged_at:
         wish = replace(wish, at=wish.damaged_at)
-    source = dump_find.find(place, database, wish)
+    source = dump_chosen.find(system, wish)
     if source.manifest and source.manifest["database"] != database:
         raise CannotError(f"{source.name} is a dump of {source.manifest['database']}, not of {database}")
-    why = f"dump {source.name}" + (f" of {clock.write_time(source.taken)}" if source.taken else " of an unknown moment")
+    why = f"{source.member} from {source.name}" if source.member else f"dump {source.name}"
+    why += f" of {clock.write_time(source.taken)}" if source.taken else " of an unknown moment"
+    within = {"within": source.member, **dump_chosen.trust(wish)} if source.member else {}
     overrides = dict(wish.overrides or {})
     trust = {"trusted_because": overrides[TRUST_DUMP]} if TRUST_DUMP in overrides else {}
     unfenced = {"unfenced_because": overrides[PROMOTE_WITHOUT_FENCE]} if PROMOTE_WITHOUT_FENCE in overrides else {}
@@ -151,7 +155,7 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
         stage=stage,
         address=server.address,
         backup=source.name,
-        arguments={"stage": stage, "source": source.name, **place_of, **trust},
+        arguments={"stage": stage, "source": source.name, **within, **place_of, **trust},
         promote={"identity": identity, "stage": stage, **place_of, **unfenced},
         promote_undo=Undo("demote", {"identity": identity, "stage": stage, **place_of}),
         loses=max(0.0, clock.age(source.taken).total_seconds()) if source.taken else None,
@@ -245,10 +249,20 @@ def _staged_cluster(system: Postgres) -> Staged | None:
 # --- stage -------------------------------------------------------------------------------------------------------
 
 
-def stage(system: Postgres, stage: str, source: str, member: str = "", trusted_because: str = "") -> Iterator[Progress]:
-    """Build the side database or side cluster from the dump of that name. Finds its work done."""
-    found = dump_find.source(system.settings.dumps, source)
-    path = yield from dump_find.bring(system.settings.dumps, found, _scratch(system))
+def stage(
+    system: Postgres,
+    stage: str,
+    source: str,
+    member: str = "",
+    trusted_because: str = "",
+    within: str = "",
+    archive_trusted_because: str = "",
+) -> Iterator[Progress]:
+    """Build the side database or side cluster from the dump of that name, or from the one `within` that archive. Finds
+    its work done.
+    """
+    found = dump_chosen.source(system, source, within)
+    path = yield from dump_chosen.bring(system, found, _scratch(system), trusted=bool(archive_trusted_because))
     around: dict[str, Any] = (dump_find.read_beside(path, "cluster.json") if found.manifest else None) or {}
     trusted = bool(found.manifest or trusted_because)
     if stage == side_database.STAGE:
@@ -269,6 +283,7 @@ def stage(system: Postgres, stage: str, source: str, member: str = "", trusted_b
         yield from cluster.build(source, found.taken, around, roles, load)
     else:
         raise UsageError(f"{system.name}: there is no stage {stage!r}.")
+    dump_chosen.forget(system, _scratch(system))
 
 
 def _scratch(system: Postgres) -> Path:
@@ -337,6 +352,7 @@ def _roles_of(server: Server) -> str:
 def drop(system: Postgres, stage: str) -> Iterator[Progress]:
     """Remove this incident's stage. Finds its work done."""
     yield Progress(0, None, "", f"removing {stage}")
+    dump_chosen.forget(system, _scratch(system))
     if stage == side_database.STAGE:
         _side_database(system, system.site.view()).drop()
         return
@@ -407,7 +423,8 @@ def expire(system: Postgres, identifiers: Sequence[str]) -> Iterator[Progress]:
 
 def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
     """The content of the stage against the fingerprint that came with the dump, and what was left out. Reads only."""
-    source = dump_find.source(system.settings.dumps, str((way.arguments or {})["source"]))
+    arguments = {name: str(value) for name, value in (way.arguments or {}).items()}
+    source = dump_chosen.source(system, arguments["source"], arguments.get("within", ""))
     try:
         place = _place_of(system, way.stage)
         expected = _expected_of(system, source)

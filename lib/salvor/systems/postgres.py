@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from salvor import clock, secrets, shell
+from salvor.archive.settings import ArchivesSettings
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
 from salvor.errors import CannotError, OutcomeUnknownError, UsageError
 from salvor.policy import BackedUpSettings
@@ -83,6 +84,7 @@ class PostgresSettings(BackedUpSettings):
     operator: OperatorSettings
     pgbackrest: PgBackRestSettings | None = None
     dumps: str = ""
+    archives: ArchivesSettings | None = None
     start: tuple[str, ...] | None = None
     stop: tuple[str, ...] | None = None
 
