@@ -206,16 +206,17 @@ class Place:
 
     # --- stage ---------------------------------------------------------------------------------------------------
 
-    def begin(self, *, anew: bool) -> None:
-        """See that the incident's folder is there, and the folder to build in; `anew`: with nothing in it."""
+    def begin(self) -> None:
+        """See that the incident's folder is there, with an empty folder to build in."""
         script = r"""
             set -eu
             umask 077
-            [ "$2" != anew ] || { rm -f -- "$1/salvor.json" && remove "$1/staged" "$1/building"; }
+            rm -f -- "$1/salvor.json"
+            remove "$1/staged" "$1/building"
             mkdir -p -- "$(dirname -- "$1")"
             mkdir -p -m 700 -- "$1" "$1/building"
         """
-        self._run(script, self.box, "anew" if anew else "", deadline=3600.0)
+        self._run(script, self.box, deadline=3600.0)
 
     def write_marker(self, marker: Mapping[str, Any]) -> None:
         """Write it, atomically, and flushed to disk."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.files import census, snapshot
+from salvor.files import census, environment, snapshot
 from salvor.files.place import Beside, Look
 from salvor.files.restic import Repository, as_json
 from salvor.plain import one_line
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _KINDS = {"file": "f", "dir": "d", "symlink": "l", "fifo": "p", "dev": "b", "chardev": "c"}
 _GO_BITS = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # Go's ModeSetuid, ModeSetgid, ModeSticky
 _SHOWN = 5
+_MOST_SETTINGS = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,7 @@ def of_snapshot(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
     yield _content(system.name, mine, nodes, entries)
     yield _entries(system.name, mine, nodes, entries, by_root=look.is_root)
     yield from _links(system.name, mine, repository, nodes, entries)
+    yield from settings(system, look, mine)
     taken = marker.get("taken")
     yield freshness(system.name, clock.read_time(taken) if taken else None, mine, wish)
 
@@ -183,6 +185,23 @@ def _links(
     if spoilt and not wrong:
         detail = f"restic may have spoilt what is no UTF-8, when it backed it up: {_listed(spoilt)}"
     yield Finding(subject, "where links lead", level, f"{len(wrong)} of {len(found)} differ", "0", detail, mine.tree)
+
+
+def settings(system: Files, look: Look, mine: Beside) -> Iterator[Finding]:
+    """For a single file of settings: what going back changes in it, by the names. Values are never shown."""
+    if mine.staged is None or mine.staged.is_folder or not environment.is_settings(look.path.rpartition("/")[2]):
+        return
+    if max(mine.staged.size, look.live.size if look.live else 0) > _MOST_SETTINGS:
+        return
+    check = "settings, against what is live"
+    try:
+        before = (system.shell.read(look.path) or "") if look.live else ""
+        after = system.shell.read(system.place.staged) or ""
+    except CannotError as error:
+        yield Finding(system.name, check, Level.WARN, "not compared", detail=error.what, evidence=mine.tree)
+        return
+    found = environment.compare(before, after)
+    yield Finding(system.name, check, Level.PASS, found.figure, detail=found.detail, evidence=mine.tree)
 
 
 def _listed(names: Any) -> str:

@@ -25,7 +25,8 @@ ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
 _READING = 3600.0
 _DAY = 24 * 3600.0
-_PATIENCE = 90.0  # seconds of nothing but errors until a repository that was lost midway is given up
+_PATIENCE = 60.0  # seconds of nothing but errors until a repository that was lost midway is given up
+_SILENCE = 600.0  # seconds in which nothing arrives
 _TAG = "salvor:"
 _LOCKED = "repository is already locked"
 _INCOMPLETE = "salvor-incomplete"
@@ -110,9 +111,10 @@ class Repository:
         """A restic command for this repository."""
         return ["restic", "--repo", self.location, *arguments]
 
-    def ask(self, *arguments: str, deadline: float = ANSWERING) -> str:
-        """What a command that only reads prints. Raises CannotError, or OutcomeUnknownError when no answer came."""
+    def ask(self, *arguments: str, deadline: float | None = None) -> str:
+        """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
         assert self.version
+        deadline = deadline or ANSWERING
         argv = self.argv(*arguments, "--no-lock", "--json")
         try:
             return self.shell.run(argv, environment=self._secrets, deadline=deadline).stdout
@@ -178,32 +180,20 @@ class Repository:
         if self.version >= (0, 16):
             arguments.append("--json")
         argv = self.argv(*arguments)
-        verified, said, trouble_since = -1, list[str](), 0.0
-        command = ["sh", "-c", 'exec "$0" "$@" 2>&1', *argv]
+        watch = _Watch(self, snapshot, target)
+        command = ["sh", "-c", _WATCHED, target, *argv]
+        yield Progress(0, snapshot.size, "bytes", watch.label)
         try:
-            with_label = f"{snapshot.short} from {self.name}"
-            yield Progress(0, snapshot.size, "bytes", with_label)
             for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
-                if status := _status(line):
-                    yield Progress(int(status.get("bytes_restored", 0)), status.get("total_bytes"), "bytes", with_label)
-                    trouble_since = 0.0
-                elif done := re.match(r"finished verifying (\d+) files", line):
-                    verified = int(done[1])
-                elif line.startswith(("restoring ", "verifying ")):
-                    yield Progress(0, None, "", line.partition(" ")[0] + f" {with_label}")
-                elif line.strip():
-                    said = [*said[-20:], line]
-                    if "no space left on device" in line or "disk quota exceeded" in line:
-                        raise _full(target, self.shell.where)
-                    if _LOST.search(line):
-                        trouble_since = trouble_since or clock.monotonic()
-                        if clock.monotonic() - trouble_since > _PATIENCE:
-                            raise self._lost(line)
+                if progress := watch.hear(line):
+                    yield progress
         except CommandError as error:
-            raise self.explained("\n".join(said) or error.stderr, argv) from error
-        return verified
+            raise self.explained("\n".join(watch.said) or error.stderr, argv) from error
+        if snapshot.sparse and self.version < (0, 15):
+            self.shell.run(["sh", "-c", _DIG, "sh", target], deadline=_READING)
+        return watch.verified
 
-    def _lost(self, said: str) -> CannotError:
+    def lost(self, said: str) -> CannotError:
         return CannotError(
             f"The repository {self.name} ({self.location}) was lost midway: {secrets.mask(said)[:300]}",
             safe="what is live is as it was",
@@ -315,6 +305,74 @@ class Repository:
                 hint=f"restic check says how much of it; {by_hand}",
             )
         return CannotError(f"restic could not use {which}: {_last(said)}", hint=by_hand)
+
+
+# What is written, by the count of the file system, for versions that say nothing of their progress: up to 0.15.
+_WATCHED = r"""
+while sleep 1 >&-; do stat -f -c 'salvor-disk %b %f %S' -- "$0" || exit; done 2>/dev/null &
+watch=$!
+"$@" 2>&1
+code=$?
+kill "$watch"
+exit "$code"
+"""
+
+# Making holes counts as a change of the file.
+_DIG = r"""
+find "$1" -type f -size +1M -exec sh -c '
+    for file; do
+        time=$(stat -c %y -- "$file")
+        fallocate --dig-holes -- "$file" && touch -m -d "$time" -- "$file"
+    done' sh {} +
+"""
+
+
+class _Watch:
+    """Hears what restic says while it restores."""
+
+    def __init__(self, repository: Repository, snapshot: Snapshot, target: str) -> None:
+        self.label = f"{snapshot.short} from {repository.name}"
+        self.said: list[str] = []
+        self.verified = -1
+        self._repository, self._total, self._target = repository, snapshot.size, target
+        self._used_first = self._done = -1
+        self._trouble = self._heard = clock.monotonic()
+        self._in_trouble = self._reads_back = False
+
+    def hear(self, line: str) -> Progress | None:
+        """What a line says of the progress. Raises DiskFullError, and CannotError when the repository is lost."""
+        if status := _status(line):
+            return self._moved(int(status.get("bytes_restored", 0)), status.get("total_bytes"))
+        if line.startswith("salvor-disk "):
+            total, free, block = map(int, line.split()[1:])
+            used = (total - free) * block
+            self._used_first = used if self._used_first < 0 else self._used_first
+            return None if self._reads_back else self._moved(max(0, used - self._used_first), self._total)
+        if done := re.match(r"finished verifying (\d+) files", line):
+            self.verified = int(done[1])
+        elif line.startswith(("restoring ", "verifying ")):
+            self._reads_back = line.startswith("verifying ")
+            return Progress(0, None, "", f"{line.partition(' ')[0]} {self.label}")
+        elif line.strip():
+            self._complain(line)
+        return None
+
+    def _moved(self, done: int, total: int | None) -> Progress:
+        if done > self._done:
+            self._done, self._heard, self._in_trouble = done, clock.monotonic(), False
+        elif clock.monotonic() - self._heard > _SILENCE:
+            raise self._repository.lost(f"nothing came for {clock.write_duration(_SILENCE)}")
+        return Progress(min(done, total) if total else done, total, "bytes", self.label)
+
+    def _complain(self, line: str) -> None:
+        self.said = [*self.said[-20:], line]
+        if "no space left on device" in line or "disk quota exceeded" in line:
+            raise _full(self._target, self._repository.shell.where)  # restic itself would try every file
+        if _LOST.search(line):
+            if not self._in_trouble:
+                self._in_trouble, self._trouble = True, clock.monotonic()
+            if clock.monotonic() - self._trouble > _PATIENCE:
+                raise self._repository.lost(line)
 
 
 _DAMAGE = (

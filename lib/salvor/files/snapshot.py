@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from salvor import clock
+from salvor import clock, leftovers
 from salvor.change import Backup, Finding, Progress, Undo, WayBack
 from salvor.errors import CannotError
 from salvor.files import proof
@@ -180,9 +180,9 @@ def build(
         if snapshot is None:
             failures.append(f"{copy['repository']} has no snapshot {copy['snapshot'][:8]} any more")
             continue
-        look = system.place.look()
-        room_for(look, system.shell.where, snapshot.size, snapshot.files)
-        system.place.begin(anew=True)
+        leftovers.end(system.shell, system.place.building, system.place.building)
+        system.place.begin()
+        room_for(system.place.look(), system.shell.where, snapshot.size, snapshot.files)
         try:
             verified = yield from system.repository(copy["repository"]).restore(snapshot, path, system.place.building)
         except DiskFullError:

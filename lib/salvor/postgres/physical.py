@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from salvor import clock
+from salvor import clock, leftovers
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, fence
@@ -122,22 +122,7 @@ class Physical:
 
     def _end_leftovers(self) -> None:
         """End what a killed call left working in the stage: two restores of one directory would spoil it."""
-        script = r"""
-            grep -l -s -F -e "--pg1-path=$1" /proc/[0-9]*/cmdline | while read -r line; do
-                tr '\0' '\n' < "$line" 2>/dev/null | grep -q -x -F -e "--pg1-path=$1" || continue
-                process=${line%/cmdline}
-                echo "${process#/proc/}"
-            done"""
-        until = clock.monotonic() + 10
-        while pids := self.live.shell.run(["sh", "-c", script, "sh", self.stage.data], check=False).stdout.split():
-            if clock.monotonic() > until:
-                raise OutcomeUnknownError(
-                    f"pgBackRest of an earlier call still works in {self.stage.data} (process {pids[0]}).",
-                    safe="nothing was changed",
-                    hint="end it, then run the same command again",
-                )
-            self.live.shell.run(["kill", "-KILL", *pids], check=False)
-            time.sleep(0.1)
+        leftovers.end(self.live.shell, f"--pg1-path={self.stage.data}", self.stage.data)
 
     def _salvage(self) -> None:
         """Copy the WAL that the archive does not have from the damaged server's pg_wal, if that can be read.

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from salvor import clock, shell
+from salvor import clock, leftovers, shell
 from salvor.archive.settings import ArchivesSettings
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
@@ -32,10 +32,8 @@ _CONNECTING = 5.0
 
 def _check_path(path: str) -> str:
     parts = path.split("/")
-    if not path.startswith("/") or len(parts) < 3 or {"", ".", ".."} & set(parts[1:]) or not path.isprintable():
-        raise ValueError(
-            f"{path!r} is not the absolute path of a folder or file below another folder, without . and .. in it"
-        )
+    if not path.startswith("/") or {"", ".", ".."} & set(parts[1:]) or not path.isprintable():
+        raise ValueError(f"{path!r} is not the absolute path of a folder or file, without . and .. in it")
     return path
 
 
@@ -254,6 +252,7 @@ class Files(Restorable):
         look = self.place.look()
         mine = self.place.mine(look)
         if stage == snapshot.STAGE and mine and not (look.live and mine.tree == look.live.identity):
+            leftovers.end(self.shell, self.place.building, self.place.building)
             self.place.drop()
 
     @verb(deadline=120.0)

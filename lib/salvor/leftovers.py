@@ -1,0 +1,39 @@
+"""What a killed call left working on a host: it is ended before the same work is begun again."""
+
+from __future__ import annotations
+
+import time
+
+from salvor import clock
+from salvor.errors import OutcomeUnknownError
+from salvor.shell import Shell
+
+_PATIENCE = 10.0
+
+_FIND = r"""
+grep -l -s -F -e "$1" /proc/[0-9]*/cmdline | while read -r line; do
+    process=${line%/cmdline}
+    process=${process#/proc/}
+    [ "$(cat "/proc/$process/comm" 2>/dev/null)" != grep ] || continue  # our own
+    tr '\0' '\n' < "$line" 2>/dev/null | grep -q -x -F -e "$1" || continue
+    tr '\0' '\n' < "$line" 2>/dev/null | grep -q -x -F -e salvor-leftovers && continue
+    echo "$process"
+done
+"""
+
+
+def end(shell: Shell, argument: str, where: str) -> None:
+    """End every process on a host that has `argument` among its arguments, and that works in `where`.
+
+    Raises OutcomeUnknownError when one goes on after 10 s.
+    """
+    until = clock.monotonic() + _PATIENCE
+    while found := shell.run(["sh", "-c", _FIND, "salvor-leftovers", argument], check=False).stdout.split():
+        if clock.monotonic() > until:
+            raise OutcomeUnknownError(
+                f"What an earlier call began still works in {where} on {shell.where} (process {found[0]}).",
+                safe="nothing was changed",
+                hint="end it, then run the same command again",
+            )
+        shell.run(["kill", "-KILL", *found], check=False)
+        time.sleep(0.1)

@@ -1,0 +1,217 @@
+"""Several repositories: which is asked, which is passed over, what is kept in them, and whose backups are whose."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from salvor.change import Level, Progress
+from salvor.errors import CannotError, UsageError
+from salvor.files import restic as engine
+from salvor.system import Wish
+
+from tests.files.lab import INCIDENT, PASSWORD, Lab, act, everything, restic
+from tests.files.test_tree import HOUR, judged, staged, way_of
+
+
+def first_pack(repository: Path) -> Path:
+    """The largest pack: it holds files, the smaller ones folders."""
+    return max(
+        (path for path in (repository / "data").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
+
+
+def flip_bits(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    for at in range(100, len(content) - 4000, max(1, len(content) // 50)):
+        content[at] ^= 0x55
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and says nothing."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(50)
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+# ------------------------------------------------------------------------------------------ which one gives it
+
+
+def test_a_damaged_repository_is_told_and_the_next_one_gives_it(wide_lab: Lab) -> None:
+    lab, system = wide_lab, wide_lab.open()
+    act(system, "backup", kind="snapshot")
+    was = everything(lab.tree)
+    flip_bits(first_pack(lab.root / "local"))
+    way = way_of(system)
+    assert way.arguments
+    told = [one.label for one in act(system, "stage", **way.arguments)]
+    assert "local could not give it" in told
+    assert everything(lab.box / "staged") == was
+    assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
+
+
+def test_when_the_only_repository_is_damaged_it_is_named_and_nothing_is_touched(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    flip_bits(first_pack(lab.root / "local"))
+    way, was = way_of(system), everything(lab.tree)
+    assert way.arguments
+    with pytest.raises(CannotError, match="Damaged: the repository local") as caught:
+        act(system, "stage", **way.arguments)
+    assert caught.value.hint
+    assert everything(lab.tree) == was
+    assert not [one for one in system.observe().staged if one.complete]
+
+
+def test_a_wrong_password_is_called_one(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    (lab.root / "password").write_text("another")
+    assert way_of(lab.open()).why.startswith("local: The password of the repository local")
+
+
+def test_a_repository_that_says_nothing_is_passed_over_in_time(
+    lab: Lab, silent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    act(lab.open(), "backup", kind="snapshot")
+    monkeypatch.setattr(engine, "ANSWERING", 2.0)
+    system = Lab(lab.root, {"off-site": f"rest:http://{silent}/", **lab.repositories}).open()
+    way = way_of(system)
+    assert way.possible
+    assert "from local" in way.why
+    assert f"off-site is passed over: The repository off-site (rest:http://{silent}/) gave no answer" in way.why
+
+
+def test_a_repository_that_is_not_there_is_told(lab: Lab) -> None:
+    lost = Lab(lab.root, {"local": str(lab.root / "nowhere")})
+    assert "There is nothing to read at the repository local" in way_of(lost.open()).why
+
+
+# ------------------------------------------------------------------------------------------ whose and which
+
+
+def test_only_backups_of_this_tree_are_offered(lab: Lab) -> None:
+    system, here = lab.open(), os.uname().nodename
+    restic(lab.repositories["local"], "backup", "--host", "web-2", str(lab.tree))
+    restic(lab.repositories["local"], "backup", "--host", here, str(lab.tree / "sub"))
+    act(lab.open(lab.tree / "sub", name="another"), "backup", kind="snapshot")
+    assert system.backups() == []
+    restic(
+        lab.repositories["local"], "backup", "--host", here, "--tag", "by-cron", str(lab.tree.parent), "/etc/hostname"
+    )
+    (found,) = system.backups()
+    was = everything(lab.tree)
+    staged(system)
+    assert everything(lab.box / "staged") == {**was, "sparse": everything(lab.box / "staged")["sparse"]}
+    assert found.usable
+
+
+def test_the_newest_before_the_moment_is_chosen(lab: Lab) -> None:
+    system, begun = lab.open(), datetime(2026, 11, 20, 2, tzinfo=UTC)
+    for hours in range(3):
+        moment = begun + timedelta(hours=hours)
+        restic(
+            lab.repositories["local"], "backup", "--time", f"{moment:%Y-%m-%d %H:%M:%S}", "--tag", "salvor:media",
+            str(lab.tree), TZ="UTC",
+        )  # fmt: skip
+    newest, middle, oldest = (one.id for one in system.backups())
+    assert way_of(system).backup == newest
+    assert way_of(system, Wish(at=begun + timedelta(hours=1))).backup == middle
+    assert way_of(system, Wish(damaged_at=begun + timedelta(hours=1))).backup == oldest
+    assert way_of(system, Wish(source=oldest)).backup == oldest
+    assert "the oldest is of 2026-11-20T02:00" in way_of(system, Wish(at=begun - timedelta(hours=1))).why
+    assert "has the snapshot 0123456789" in way_of(system, Wish(source="0123456789")).why
+    assert "is no snapshot's id" in way_of(system, Wish(source="/backup/o.tar.gz")).why
+    assert "a tree has no name to go back to" in way_of(system, Wish(target="name:x")).why
+
+
+# ------------------------------------------------------------------------------------------ backing up
+
+
+def test_one_success_is_enough_and_what_failed_is_said(lab: Lab) -> None:
+    password = {"off-site": "/proc/nowhere", **lab.repositories}
+    said = act(Lab(lab.root, password).open(), "backup", kind="snapshot")
+    assert said[-1].label.startswith("1 of 2 repositories have it; off-site: ")
+    with pytest.raises(CannotError, match="no repository took the backup: off-site: "):
+        act(Lab(lab.root, {"off-site": "/proc/nowhere"}).open(), "backup", kind="snapshot")
+
+
+def test_the_first_backup_makes_the_repository_and_says_how_much_it_holds(lab: Lab) -> None:
+    system = Lab(lab.root, {"new": str(lab.root / "new")}).open()
+    said = act(system, "backup", kind="snapshot")
+    (found,) = system.backups()
+    size = sum({path.stat().st_ino: path.stat().st_size for path in lab.tree.rglob("*") if path.is_file()}.values())
+    assert (found.size, found.repository, found.usable) == (size, "new", True)
+    assert found.fingerprint == {"tree": json.loads(restic(lab.root / "new", "snapshots", "--json"))[0]["tree"]}
+    assert any(one.unit == "bytes" and one.done for one in said)
+
+
+def test_what_is_gone_or_fenced_is_not_backed_up(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "fence", identity=system.observe().identity)
+    with pytest.raises(CannotError, match="is fenced: it is broken"):
+        act(system, "backup", kind="snapshot")
+    lab.tree.chmod(0o700)
+    shutil.rmtree(lab.tree)
+    with pytest.raises(CannotError, match="is not there"):
+        act(system, "backup", kind="snapshot")
+
+
+# ------------------------------------------------------------------------------------------ upkeep
+
+
+def test_a_lock_that_a_killed_process_left_stops_nothing(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    (one,) = system.backups()
+    with subprocess.Popen(
+        ["restic", "--repo", lab.repositories["local"], "backup", "--stdin"],
+        env=os.environ | {"RESTIC_PASSWORD": PASSWORD}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+    ) as killed:  # fmt: skip
+        while not list((lab.root / "local" / "locks").iterdir()):
+            assert killed.poll() is None
+        killed.kill()
+    assert way_of(system).possible
+    act(system, "expire", repository="local", backups=[one.id])
+    assert system.backups() == []
+    act(system, "expire", repository="local", backups=[one.id])
+
+
+def test_nothing_goes_from_the_local_disk_while_it_alone_has_the_newest(wide_lab: Lab) -> None:
+    lab, system = wide_lab, wide_lab.open()
+    act(system, "backup", kind="snapshot")
+    old = [one.id for one in system.backups() if one.repository == "local"]
+    act(lab.open(), "backup", kind="snapshot")
+    (lab.root / "off-site").rename(lab.root / "away")
+    with pytest.raises(CannotError, match="only local has the newest backup; two must have it"):
+        act(system, "expire", repository="local", backups=old)
+    (lab.root / "away").rename(lab.root / "off-site")
+    act(system, "expire", repository="local", backups=old)
+    assert [one.repository for one in system.backups()].count("local") == 1
+    with pytest.raises(UsageError, match="has no repository 'moon'"):
+        act(system, "expire", repository="moon", backups=old)
+
+
+def test_a_restored_tree_wants_a_backup_until_it_has_one(lab: Lab) -> None:
+    system = lab.open()
+    (change,) = system.redundancy()
+    progress: list[Progress] = list(system.apply(change))
+    assert progress
+    assert list(system.redundancy()) == []
+    way = staged(system)
+    act(system, "promote", **way.promote)
+    (again,) = system.redundancy()
+    list(system.apply(again))
+    assert list(system.redundancy()) == []
+    assert system.observe().origin == INCIDENT
