@@ -100,7 +100,7 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
                 stages[step] = replace(stages[step], ended=at)
             case "intent" if step in ACTING and not line.get("undoing"):
                 acts.append(at)
-            case "intent" if step == ESCALATE:
+            case "intent" if step == ESCALATE and line["change"]["arguments"].get("moment") == "called":
                 channel = str(line["change"]["arguments"].get("channel", ""))
                 sent[line["change"]["key"]] = channel
                 calls[channel] = at, ""

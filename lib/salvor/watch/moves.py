@@ -49,7 +49,7 @@ class _Maker:
                 return
             match self.seen.move.kind:
                 case "act":
-                    stage = told.stages.get(self.seen.move.stage) or self._begin(self.seen.move.stage, told)
+                    stage = told.stages.get(self.seen.move.stage) or self._begin(self.seen.move.stage)
                     self._act(self.seen.move.stage, stage)
                 case "escalate":
                     self._note(self.seen.finding())
@@ -86,12 +86,9 @@ class _Maker:
 
     # --- act -----------------------------------------------------------------------------------------------------
 
-    def _begin(self, name: str, told: Told) -> Stage:
+    def _begin(self, name: str) -> Stage:
         """Plan a stage and write the plan down: these very changes are made, by whoever reads on."""
         self._note(self.seen.finding())
-        if not told.stages:
-            self._words(next=self._after(name))
-            self.session.runner.tell("acting")
         changes = []
         for number, action in enumerate(self.rule.actions(name)):
             token = f"{self.episode.id}-{name}-{number}"
@@ -118,6 +115,8 @@ class _Maker:
     def _act(self, name: str, stage: Stage) -> None:
         """Make what is left of a stage, one after the other; what fails hinders nothing that comes after it."""
         runner = self.session.runner
+        self._words(next=self._after(name))
+        runner.tell("acting")  # once: what was sent is not sent again
         runner.approved |= {change.key for change in stage.changes}
         for change in stage.left():
             if self.stopping.is_set():
@@ -134,8 +133,10 @@ class _Maker:
             told = self._told()
             if self._is_of_no_more_use(told):
                 return
-            stage = told.stages.get(name) or self._begin(name, told)
+            stage = told.stages.get(name) or self._begin(name)
             left = stage.left()
+            self._words(next=self._after(name))
+            self.session.runner.tell("acting")
             for change in left:
                 self.session.runner.note("intent", step=name, change=change.to_json())
         outcomes = [(change, *self._recover(str(change.arguments["runbook"]))) for change in left]
