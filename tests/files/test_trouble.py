@@ -1,0 +1,267 @@
+"""What goes wrong midway: killed, out of reach, out of room; and places where no name can be swapped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from salvor.change import Level
+from salvor.errors import CannotError, OutcomeUnknownError, SalvorError
+from salvor.files import restic as engine
+
+from tests.files import rest_server
+from tests.files.lab import Lab, act, everything, restic
+from tests.files.rest_server import Served
+from tests.files.test_tree import HOUR, demote, judged, promote, staged, way_of
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def far(lab: Lab) -> Iterator[tuple[Lab, Served]]:
+    """The tree's repository behind a server; files of a megabyte in the tree."""
+    for number in range(3):
+        (lab.tree / f"large-{number}").write_bytes(os.urandom(1 << 20))
+    act(lab.open(), "backup", kind="snapshot")
+    with rest_server.serving(lab.root / "local") as served:
+        yield Lab(lab.root, {"far": served.location}), served
+
+
+def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+_STAGE = """
+import sys
+from pathlib import Path
+from tests.files.lab import Lab, act
+from tests.files.test_tree import staged
+staged(Lab(Path(sys.argv[1]), {"far": sys.argv[2]}).open())
+"""
+
+
+def restics(lab: Lab) -> list[int]:
+    """The processes that restore into this lab."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == b"restic" and os.fsencode(lab.box / "building") in words:
+            found.append(int(process.name))
+    return found
+
+
+def test_killed_midway_the_same_again_ends_as_if_nothing_had_been(far: tuple[Lab, Served]) -> None:
+    lab, served = far
+    was, served.pause = everything(lab.tree), 0.05
+    operator = subprocess.Popen(
+        [sys.executable, "-c", _STAGE, str(lab.root), served.location],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, cwd=ROOT,
+    )  # fmt: skip
+    until(lambda: bool(served.given > 20 and restics(lab)))
+    operator.kill()
+    operator.wait(5)
+    assert restics(lab), "restic goes on without its operator"
+    assert [one.complete for one in lab.open().observe().staged] == [False]
+    served.pause = 0.0
+    way = staged(lab.open())
+    assert not restics(lab)
+    assert Level.FAIL not in judged(lab.open().verify(way, HOUR)).values()
+    assert everything(lab.box / "staged") == was
+    assert everything(lab.tree) == was
+
+
+def test_restic_killed_midway_is_an_error_and_the_same_again_works(far: tuple[Lab, Served]) -> None:
+    lab, served = far
+    was, served.pause = everything(lab.tree), 0.05
+    system = lab.open()
+    way = way_of(system)
+    assert way.arguments
+    progress = system.apply(system.change("stage", why="-", no_undo="-", **way.arguments))
+    with pytest.raises(SalvorError) as caught:
+        for _ in progress:
+            for process in restics(lab):
+                os.kill(process, signal.SIGKILL)
+    assert "HINT" in str(caught.value)
+    served.pause = 0.0
+    staged(system)
+    assert everything(lab.box / "staged") == was
+
+
+def test_a_repository_lost_midway_is_told_and_the_same_again_works(
+    far: tuple[Lab, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, served = far
+    was, served.pause = everything(lab.tree), 0.05
+    monkeypatch.setattr(engine, "_PATIENCE", 0.5)
+    system = lab.open()
+    way = way_of(system)
+    assert way.arguments
+    with pytest.raises(CannotError, match="was lost midway") as caught:
+        for _ in system.apply(system.change("stage", why="-", no_undo="-", **way.arguments)):
+            if served.given > 3:
+                served.stop()
+    assert "what is live is as it was" in str(caught.value)
+    assert everything(lab.tree) == was
+    served.pause = 0.0
+    served.start()
+    staged(system)
+    assert everything(lab.box / "staged") == was
+
+
+# ------------------------------------------------------------------------------------------ disks
+
+
+@pytest.fixture
+def disk(lab: Lab) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    place = lab.root / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,nr_inodes=400", "none", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@needs_root
+def test_a_disk_without_room_is_told_before_and_one_that_fills_up_is_cleared(lab: Lab, disk: Path) -> None:
+    tree = disk / "media"
+    tree.mkdir()
+    (tree / "large").write_bytes(os.urandom(5 << 20))
+    system, was = lab.open(tree), everything(tree)
+    act(system, "backup", kind="snapshot")
+    told = way_of(system).why
+    assert told.startswith("The stage needs 0.01 GB, where 0.00 GB are free")
+    restic(lab.repositories["local"], "backup", str(tree))  # by somebody who does not say how large it is
+    way = way_of(system)
+    assert way.possible
+    assert way.arguments
+    with pytest.raises(CannotError, match=r"The disk of .* is full") as caught:
+        act(system, "stage", **way.arguments)
+    assert "what is live is as it was" in str(caught.value)
+    assert everything(tree) == was
+    assert os.listdir(disk) == ["media"]  # noqa: PTH208
+    (tree / "more").write_bytes(os.urandom(2 << 20))
+    act(system, "discard", identity="-", kept="kept-nothing")
+    (tree / "large").unlink()
+    promote(system, staged(system))
+    assert everything(tree) == was
+
+
+@needs_root
+def test_names_are_counted_too(lab: Lab, disk: Path) -> None:
+    tree = disk / "media"
+    tree.mkdir()
+    for number in range(300):
+        (tree / str(number)).touch()
+    system = lab.open(tree)
+    act(system, "backup", kind="snapshot")
+    assert "301 files, where there is room for" in way_of(system).why
+
+
+@needs_root
+def test_what_is_mounted_cannot_be_swapped_and_says_so(lab: Lab, disk: Path) -> None:
+    (disk / "inner").mkdir()
+    assert "is a mount point, so it cannot be renamed" in way_of(lab.open(disk)).why
+    (lab.tree / "inner").mkdir()
+    subprocess.run(["mount", "--bind", disk, lab.tree / "inner"], check=True)
+    try:
+        assert f"{lab.tree}/inner is mounted inside {lab.tree}" in way_of(lab.open()).why
+    finally:
+        subprocess.run(["umount", lab.tree / "inner"], check=True)
+
+
+# ------------------------------------------------------------------------------------------ the swap
+
+
+@pytest.fixture
+def without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with neither perl nor python3."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for folder in ("/bin", "/usr/bin"):
+        for program in Path(folder).iterdir():
+            if not program.name.startswith(("perl", "python")) and not (programs / program.name).exists():
+                (programs / program.name).symlink_to(program)
+    monkeypatch.setenv("PATH", str(programs))
+
+
+def test_two_renames_do_it_where_names_cannot_be_exchanged(lab: Lab, without_exchange: None) -> None:
+    system, was = lab.open(), everything(lab.tree)
+    act(system, "backup", kind="snapshot")
+    (lab.tree / "plain").unlink()
+    live, ruined = system.observe().identity, everything(lab.tree)
+    way = staged(system)
+    assert "swapped in by two renames" in way.why
+    promote(system, way)
+    assert everything(lab.tree) == was
+    demote(system, way)
+    assert everything(lab.tree) == ruined
+    lab.tree.rename(lab.box / "kept")  # killed between the two
+    promote(system, way)
+    assert everything(lab.tree) == was
+    assert [one.identity for one in system.observe().kept] == [live]
+    lab.tree.rename(lab.box / "staged")  # and on the way back
+    demote(system, way)
+    assert everything(lab.tree) == ruined
+    assert [one.complete for one in system.observe().staged] == [True]
+
+
+def test_killed_right_after_the_exchange_of_names(lab: Lab) -> None:
+    system, was = lab.open(), everything(lab.tree)
+    act(system, "backup", kind="snapshot")
+    live = system.observe().identity
+    way = staged(system)
+
+    def as_killed(done: Path, undone: Path) -> None:
+        """As the exchange of names leaves it, before the last rename."""
+        done.rename(undone)
+
+    promote(system, way)
+    as_killed(lab.box / "kept", lab.box / "staged")
+    state = system.observe()
+    assert (state.origin, state.staged, [one.identity for one in state.kept]) == (system.context.incident, (), [live])
+    promote(system, way)
+    assert [one.identity for one in system.observe().kept] == [live]
+    as_killed(lab.box / "kept", lab.box / "staged")
+    demote(system, way)
+    assert system.observe().identity == live
+    as_killed(lab.box / "staged", lab.box / "kept")
+    assert system.observe().kept == ()
+    demote(system, way)
+    assert [one.complete for one in system.observe().staged] == [True]
+    assert everything(lab.box / "staged") == was
+
+
+def test_killed_between_the_marker_and_the_rename(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    way = staged(system)
+    identity = system.observe().staged[0].identity
+    (lab.box / "building" / "a").mkdir(parents=True)
+    built = Path(str(lab.box / "building") + str(lab.tree))
+    built.parent.mkdir(parents=True)
+    (lab.box / "staged").rename(built)
+    assert [one.complete for one in system.observe().staged] == [False]
+    shutil.rmtree(lab.root / "local")  # what is whole needs no repository any more
+    assert way.arguments
+    act(system, "stage", **way.arguments)
+    assert [(one.identity, one.complete) for one in system.observe().staged] == [(identity, True)]
+    assert not (lab.box / "building").exists()
+
+
+def test_a_host_that_does_not_answer_is_unknown_not_down() -> None:
+    with pytest.raises((CannotError, OutcomeUnknownError)):
+        Lab(Path("/nowhere")).open(address="127.0.0.1", ssh={"port": 1, "user": "nobody"}).ways_back(HOUR)
