@@ -116,7 +116,7 @@ def test_a_kernel_that_never_answers_costs_the_notebook_only(tmp_path: Path, mon
     problem = record.make(folder)
     assert problem.startswith("record.ipynb: ") and "\n" not in problem
     html = (folder / record.PAGE).read_text()
-    assert "this page was made from the journal without it" in html
+    assert "this page was made without it" in html
     assert page_reader.faults(page_reader.read(html)) == []
     assert not (folder / record.NOTEBOOK).exists()
 

@@ -23,6 +23,7 @@ from salvor.session import incidents_folder
 from salvor.shell import Result, Shell
 from salvor.show import Shown
 from salvor.ssh.host import Host
+from salvor.ssh.settings import SshSettings
 
 HERE = "this-machine"
 _AT_ONCE = 50
@@ -54,8 +55,8 @@ class Health:
 
 
 def places(platform: Platform) -> dict[str, Place]:
-    """The machines that the inventory names, each once: systems of the kind host, and where members of a database run.
-    Raises UsageError when there is none.
+    """The machines that the inventory names, each once: systems of the kind host, and where members of a database,
+    trees of files and applications are. Raises UsageError when there is none.
     """
     from salvor.systems.host import HostSettings
     from salvor.systems.postgres import PostgresSettings
@@ -68,9 +69,16 @@ def places(platform: Platform) -> dict[str, Place]:
         if isinstance(one, PostgresSettings)
         for member in one.members
     ]
+    of_others = [
+        (address or HERE, name, Host(address, way), ())
+        for name, one in described
+        if not isinstance(one, HostSettings)
+        and isinstance(address := getattr(one, "address", None), str)
+        and isinstance(way := getattr(one, "ssh", None), SshSettings)
+    ]
     found: dict[tuple[str, int | None], tuple[str, Place]] = {}
-    for name, system, host, services in (*own, *of_databases):
-        served = {one.name for one in platform.services.values() if system in one.systems}
+    for name, system, host, services in (*own, *of_databases, *of_others):
+        served = {one.name for one in platform.services.values() if system in (*one.systems, *one.applications)}
         key = (host.address, host.ssh.port)
         first, place = found.get(key, (name, Place(host, services, frozenset())))
         found[key] = (first, Place(place.host, place.services, place.names | {name, system} | served))

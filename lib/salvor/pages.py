@@ -52,8 +52,14 @@ def section(name: str, *, template: str = "sections.html", **data: Any) -> str:
     return str(getattr(_environment().get_template(template).module, name)(**data))
 
 
-def page(title: str, headline: str, body: str, note: str = "") -> str:
-    """A whole page, self-contained: it asks no network for anything and runs no script. `body` is HTML."""
+JOURNAL = "`journal.jsonl` alone, which is the evidence; this page is only its picture"
+"""What the page of an incident or a drill is made from."""
+
+
+def page(title: str, headline: str, body: str, note: str = "", source: str = JOURNAL) -> str:
+    """A whole page, self-contained: it asks no network for anything and runs no script. `body` is HTML, `source` says
+    what it was made from.
+    """
     from markupsafe import Markup
 
     headings: list[tuple[str, Markup]] = []
@@ -68,6 +74,7 @@ def page(title: str, headline: str, body: str, note: str = "") -> str:
         "headline": headline,
         "headings": headings,
         "note": note,
+        "source": source,
         "made": clock.now(),
         "style": style(),
     }

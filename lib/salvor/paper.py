@@ -35,6 +35,8 @@ class Paper:
     heads: Callable[[Path], tuple[str, str]]
     body: Callable[[Path], str]
     parameters: Callable[[Path], Mapping[str, Any]]
+    source: str = pages.JOURNAL
+    """What it tells of, in words."""
 
     def make(self, folder: Path) -> str:
         """Write the notebook and the page into an incident's folder, mode 600, each whole or not at all.
@@ -61,8 +63,8 @@ class Paper:
 
     def html(self, folder: Path, body: str = "", problem: str = "") -> str:
         """The page around `body`; without one it is made from the journal alone, and `problem` says why."""
-        note = f"The notebook could not be executed: this page was made from the journal without it. {problem}"
-        return pages.page(*self.heads(folder), body or self.body(folder), note if problem else "")
+        note = f"The notebook could not be executed: this page was made without it. {problem}"
+        return pages.page(*self.heads(folder), body or self.body(folder), note if problem else "", self.source)
 
 
 def words(error: Exception) -> str:

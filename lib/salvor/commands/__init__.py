@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from invoke.collection import Collection
@@ -29,8 +29,10 @@ _HELP = {
 }
 
 
-def command(*positional: str, **help_: str) -> Callable[[_Body], _Body]:
-    """An invoke task with our help texts and exit codes."""
+def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Callable[[_Body], _Body]:
+    """An invoke task with our help texts and exit codes. `optional` names options that need no value: then it is
+    True.
+    """
 
     def make(body: _Body) -> _Body:
         import functools
@@ -47,6 +49,7 @@ def command(*positional: str, **help_: str) -> Callable[[_Body], _Body]:
         made = task(
             wrapped,
             positional=list(positional),
+            optional=list(optional),
             help={name: text for name, text in texts.items() if text},
             auto_shortflags=False,
         )
@@ -55,11 +58,11 @@ def command(*positional: str, **help_: str) -> Callable[[_Body], _Body]:
     return make
 
 
-def collection(name: str, *, default: Any = None, **tasks: Any) -> Collection:
-    """Commands that share a first word: `inv NAME.TASK`; `default` is what `inv NAME` alone does."""
+def collection(name: str, *, default: Any = None, also: str = "show", **tasks: Any) -> Collection:
+    """Commands that share a first word: `inv NAME.TASK`; `default` is what `inv NAME` does, as `inv NAME.ALSO`."""
     made = Collection(name)
     if default is not None:
-        made.add_task(default, name="show", default=True)
+        made.add_task(default, name=also, default=True)
     for task_name, one in tasks.items():
         made.add_task(one, name=task_name.rstrip("_"))
     return made

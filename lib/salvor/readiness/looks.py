@@ -1,0 +1,224 @@
+"""What the systems of a platform say today, all asked side by side: one that hangs holds up no other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from salvor import clock, fleet, hosts, secrets
+from salvor.change import Backup, Reachable, State
+from salvor.deadline import within
+from salvor.errors import SalvorError, UsageError
+from salvor.incident import new_id
+from salvor.inventory import Platform, Service
+from salvor.plain import one_line
+from salvor.session import incidents_folder
+from salvor.ssh.settings import DoorSettings
+from salvor.system import Context, Outbox, Restorable, Route, kind
+
+DEADLINE = 20.0
+"""Seconds that each look has."""
+_CONNECTING = 5.0
+_MOST_AT_ONCE = 500
+_REFERENCE = re.compile(r"(env|file|cmd):(?!//)")
+
+_Key = TypeVar("_Key")
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something that the inventory says and reality does not: `what` it is of, and the next command."""
+
+    what: str
+    problem: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Newest:
+    """The newest usable backup of a system; `id` is empty when it has none, and `problem` says why.
+
+    `reaches` is the newest moment that can be restored (UTC). `size` is bytes that a restore of it brings back.
+    `can_tell` is False when nobody could be asked for the backups.
+    """
+
+    system: str
+    id: str = ""
+    way: str = ""
+    kind: str = ""
+    taken_seconds_ago: float = 0.0
+    loses: float = 0.0
+    size: int = 0
+    problem: str = ""
+    can_tell: bool = True
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything that was seen, by the names of systems; `hosts` by the names of machines, with the systems there."""
+
+    states: Mapping[str, State]
+    backups: Mapping[str, Newest]
+    drift: Mapping[str, tuple[Drift, ...]]
+
+
+def look(platform: Platform, services: Iterable[Service]) -> Seen:
+    """Look at every system of these services. Changes nothing and sends nothing."""
+    names = list(dict.fromkeys(name for service in services for name in parts(service)))
+    incident = new_id("readiness")  # it is never begun: systems name what they stage after one
+    context = Context(incident, incidents_folder() / incident, dict)
+    works: dict[tuple[str, str], Callable[[], Any]] = {}
+    for name in names:
+        role = kind(platform.settings[name].kind)
+        # Each look has a system of its own: they are made for one thread.
+        works["state", name] = partial(_observe, platform, name, context)
+        works["drift", name] = partial(_drift, platform, name, context)
+        if issubclass(role, Restorable):
+            works["backups", name] = partial(_backups, platform, name, context)
+    works["hosts", ""] = partial(_hosts, platform, names)
+    answers = side_by_side(works)
+    machines = answers.pop(("hosts", ""))
+    drift: dict[str, tuple[Drift, ...]] = {}
+    for name in names:
+        found = answers["drift", name]
+        drift[name] = found if isinstance(found, tuple) else (Drift(name, _said(found)),)
+    if isinstance(machines, Exception):
+        machines = dict.fromkeys(names, (Drift("machines", _said(machines)),))
+    for name, found in machines.items():
+        drift[name] = (*drift[name], *found)
+    return Seen(
+        {name: _state(answers["state", name]) for name in names},
+        {name: _newest(name, found) for (what, name), found in answers.items() if what == "backups"},
+        drift,
+    )
+
+
+def parts(service: Service) -> list[str]:
+    """The names of all systems that a recovery of this service needs."""
+    messages = [service.messages] if service.messages else []
+    return [*service.systems, *service.applications, *service.routes, *messages]
+
+
+def side_by_side(works: Mapping[_Key, Callable[[], Any]], seconds: float = DEADLINE) -> dict[_Key, Any]:
+    """What each work returns, or the exception that it ended with: a TimeoutError after `seconds`."""
+
+    def answer(work: Callable[[], Any]) -> Any:
+        try:
+            return within(seconds, work)
+        except Exception as error:  # noqa: BLE001  said in the words of the one who asked
+            return error
+
+    with ThreadPoolExecutor(max(1, min(len(works), _MOST_AT_ONCE)), thread_name_prefix="look") as pool:
+        return dict(zip(works, pool.map(answer, works.values()), strict=True))
+
+
+def _observe(platform: Platform, name: str, context: Context) -> State:
+    return platform.open(name, context).observe()
+
+
+def _backups(platform: Platform, name: str, context: Context) -> list[Backup]:
+    return platform.open(name, context).backups()
+
+
+def _said(error: object) -> str:
+    return one_line(error.what if isinstance(error, SalvorError) else f"{error}" or type(error).__name__, most=300)
+
+
+def _state(answer: State | Exception) -> State:
+    if isinstance(answer, State):
+        return answer
+    return State(Reachable.UNKNOWN, "unknown", None, _said(answer))
+
+
+def _newest(system: str, answer: list[Backup] | Exception) -> Newest:
+    if isinstance(answer, Exception):
+        return Newest(system, problem=f"its backups cannot be listed: {_said(answer)}", can_tell=False)
+    usable = [each for each in answer if each.usable]
+    if not usable:
+        count = f", and {len(answer)} that cannot be used" if answer else ""
+        return Newest(system, problem=f"{system} has no usable backup{count}")
+    newest = max(usable, key=lambda each: each.taken)
+    reaches = max(each.window[1] if each.window else each.taken for each in usable)
+    return Newest(
+        system,
+        newest.id,
+        newest.way,
+        newest.kind,
+        clock.age(newest.taken).total_seconds(),
+        max(0.0, clock.age(reaches).total_seconds()),
+        newest.content if newest.content is not None else newest.size,
+    )
+
+
+# ------------------------------------------------------------------------------- the inventory against reality
+
+
+def _drift(platform: Platform, name: str, context: Context) -> tuple[Drift, ...]:
+    """What of a system is written in the inventory and not there: secrets, key files, contacts, records."""
+    settings = platform.settings[name]
+    role = kind(settings.kind)
+    if issubclass(role, Outbox):
+        outbox = platform.open(name, context)
+        assert isinstance(outbox, Outbox)
+        mend = f"mend the channel in {platform.path}"
+        return tuple(Drift(f"{name}: {channel}", why, mend) for channel, why in outbox.unreachable().items())
+    found = [*_secrets(name, settings), *_keys(name, settings)]
+    if issubclass(role, Route):
+        state = _observe(platform, name, context)
+        if state.reachable is Reachable.UP and state.address is None:
+            found.append(Drift(name, f"it leads nowhere: {state.summary}", "make the record, or mend the inventory"))
+    return tuple(found)
+
+
+def _values(value: object) -> Iterator[object]:
+    """Everything in settings, however deep."""
+    yield value
+    inner: Iterable[object] = ()
+    if isinstance(value, BaseModel):
+        inner = (getattr(value, field) for field in type(value).model_fields)
+    elif isinstance(value, Mapping):
+        inner = value.values()
+    elif isinstance(value, (list, tuple)):
+        inner = value
+    for each in inner:
+        yield from _values(each)
+
+
+def _secrets(name: str, settings: BaseModel) -> Iterator[Drift]:
+    references = {text for text in _values(settings) if isinstance(text, str) and _REFERENCE.match(text)}
+    for reference in sorted(references):
+        try:
+            secrets.resolve(reference)
+        except SalvorError as error:
+            yield Drift(name, _said(error), one_line(error.hint))
+
+
+def _keys(name: str, settings: BaseModel) -> Iterator[Drift]:
+    for door in (value for value in _values(settings) if isinstance(value, DoorSettings)):
+        for key in door.keys:
+            if not Path(key).expanduser().is_file():
+                yield Drift(name, f"the SSH key {key} is not there", f"ls -l {key}")
+
+
+def _hosts(platform: Platform, names: Iterable[str]) -> dict[str, tuple[Drift, ...]]:
+    """The machines of these systems that cannot be reached, or are not who they were, by the names of the systems."""
+    try:
+        places = hosts.places(platform)
+    except UsageError:  # the platform names no machine
+        return {}
+    wanted = {place: set(one.names) & set(names) for place, one in places.items() if one.host.address}
+    asked = {place: places[place].host for place, systems in wanted.items() if systems}
+    found: dict[str, tuple[Drift, ...]] = {}
+    for answered in fleet.each(asked, lambda _, shell: shell.run(["true"], deadline=_CONNECTING), deadline=_CONNECTING):
+        if answered.error:
+            one = Drift(f"machine {answered.host}", _said(answered.error), one_line(answered.error.hint))
+            for system in wanted[answered.host]:
+                found[system] = (*found.get(system, ()), one)
+    return found

@@ -1,0 +1,189 @@
+"""The readiness of a platform's services: looked at now, and kept as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from salvor import brief, clock, inventory
+from salvor.brief import Brief
+from salvor.inventory import Platform, Service
+from salvor.readiness import expected, looks, rules
+from salvor.readiness.expected import Expected
+from salvor.readiness.looks import Drift, Newest, Seen
+from salvor.readiness.rules import Facts, Proof, Reason
+from salvor.secrets import mask_data
+from salvor.session import incidents_folder
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_MOST_RUNS = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One service. Times are UTC, durations in seconds; `loses` is the RPO of now, None when it cannot be told."""
+
+    service: str
+    title: str
+    tier: int
+    verdict: str
+    reasons: tuple[Reason, ...]
+    backups: tuple[Newest, ...]
+    proofs: tuple[Proof, ...]
+    expected: Expected | None
+    rto: float
+    loses: float | None
+    rpo: float
+    needs: Mapping[str, str]
+    drift: tuple[Drift, ...]
+
+    @property
+    def proof(self) -> Proof | None:
+        """The oldest of its systems' last proofs; one that never was comes first. None: it has no data to restore."""
+        return min(self.proofs, key=lambda proof: proof.at.timestamp() if proof.at else 0.0, default=None)
+
+    @property
+    def backup(self) -> Newest | None:
+        """The oldest of its systems' newest usable backups; one that is missing comes first."""
+        return max(self.backups, key=lambda each: (not each.id, each.taken_seconds_ago), default=None)
+
+    @property
+    def told_backup(self) -> str:
+        """The newest usable backup in words."""
+        if self.backup is None:
+            return "no data"
+        if not self.backup.id:
+            return "none" if self.backup.can_tell else "cannot tell"
+        return f"{self.backup.kind} {self.backup.id}, {clock.write_duration(self.backup.taken_seconds_ago)} old"
+
+    @property
+    def told_proof(self) -> str:
+        """The last proven restore in words."""
+        if self.proof is None:
+            return "no data"
+        if self.proof.at is None:
+            return "never"
+        return f"{clock.write_duration(clock.age(self.proof.at).total_seconds())} ago, {self.proof.purpose}"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The services of a platform as they were at `looked_at`, in the order in which they would be brought back."""
+
+    platform: str
+    title: str
+    looked_at: datetime
+    rows: tuple[Row, ...]
+
+    @property
+    def most_runs(self) -> int:
+        """How many runs of a service are reckoned with at most."""
+        return expected.MOST_RUNS
+
+    def count(self, verdict: str) -> int:
+        """How many services have this verdict."""
+        return sum(row.verdict == verdict for row in self.rows)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, masked; `from_json` reads it back."""
+        data: dict[str, Any] = mask_data(_adapter().dump_python(self, mode="json"))
+        return data
+
+
+def from_json(text: str | bytes) -> Report:
+    """The report that `to_json` wrote. Raises pydantic's ValidationError."""
+    return _adapter().validate_json(text)
+
+
+def _adapter() -> TypeAdapter[Report]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Report)
+
+
+# ------------------------------------------------------------------------------------------------ looking
+
+
+def look(platform: str, service: str = "") -> Report:
+    """Look at the services of a platform, or at one and what it depends on. Raises UsageError when there is none."""
+    described = inventory.load(platform)
+    services = [*_needs(described, described.service(service))] if service else described.in_order()
+    seen = looks.look(described, services)
+    runs = _runs(described)
+    rows: dict[str, Row] = {}
+    for one in services:
+        rows[one.name] = _row(described, one, seen, runs.get(one.name, []), rows)
+    return Report(described.name, described.title, clock.now(), tuple(rows.values()))
+
+
+def _needs(platform: Platform, service: Service) -> list[Service]:
+    """A service after all that it depends on."""
+    needed = {service.name}
+    order = platform.in_order()
+    for one in reversed(order):
+        if one.name in needed:
+            needed |= set(one.depends_on)
+    return [one for one in order if one.name in needed]
+
+
+def _runs(platform: Platform) -> dict[str, list[Brief]]:
+    """The incidents and drills of each service, the newest first."""
+    found: dict[str, list[Brief]] = {name: [] for name in platform.services}
+    for each in brief.newest_first(incidents_folder(), platform.name):
+        if each and each.service in found and each.purpose in ("incident", "drill"):
+            found[each.service].append(each)
+    return found
+
+
+def _row(platform: Platform, service: Service, seen: Seen, runs: Sequence[Brief], before: Mapping[str, Row]) -> Row:
+    names = looks.parts(service)
+    backups = tuple(seen.backups[name] for name in service.systems if name in seen.backups)
+    ways = {each.system: each.way for each in backups if each.id} or dict.fromkeys(service.applications, "start")
+    facts = Facts(
+        service,
+        platform.name,
+        {name: seen.states[name] for name in names},
+        backups,
+        tuple(_proof(each.system, runs) for each in backups),
+        expected.reckon(runs, ways, sum(each.size for each in backups)),
+        tuple(dict.fromkeys(drift for name in names for drift in seen.drift[name])),
+        {name: before[name].verdict for name in service.depends_on},
+        tuple((run.incident, run.purpose) for run in runs if not run.is_over and "recovered" not in run.marks),
+        tuple((run.incident, what) for run in runs if not run.is_over for what in run.owed),
+        _proof_ages(platform, service),
+    )
+    reasons = rules.judge(facts)
+    return Row(
+        service.name,
+        service.title or service.name,
+        service.tier,
+        rules.verdict(reasons),
+        reasons,
+        backups,
+        facts.proofs,
+        facts.expected,
+        service.rto,
+        facts.loses,
+        service.rpo,
+        facts.needs,
+        facts.drift,
+    )
+
+
+def _proof(system: str, runs: Iterable[Brief]) -> Proof:
+    """The newest proof of a system. A standby that was promoted proves no backup."""
+    for run in runs:
+        for proof in reversed(run.proofs):
+            if proof.system == system and proof.backup:
+                return Proof(system, proof.at, run.incident, run.purpose)
+    return Proof(system)
+
+
+def _proof_ages(platform: Platform, service: Service) -> dict[str, float]:
+    """Seconds for which a proof of a system holds, where the inventory says so."""
+    policies = {name: getattr(platform.settings[name], "expect", None) for name in service.systems}
+    return {name: policy.proven for name, policy in policies.items() if policy and policy.proven}
