@@ -211,6 +211,21 @@ def record_incident(incident: str, shown: Shown) -> None:
     shown.tell(f"The record: {shortest(folder / record.PAGE)}")
 
 
+def review_incident(incident: str, actions: str, shown: Shown) -> None:
+    """Make review.ipynb, review.html and review.md, from the journal alone."""
+    from salvor import review
+
+    folder = find(one_of("incident", incident))
+    if error := review.make(folder, actions):
+        raise CannotError(
+            f"The review could not be made: {error}",
+            safe=f"the journal is whole: {folder / 'journal.jsonl'}",
+            hint=f"inv incident.review --incident={incident}",
+        )
+    for name in (review.PAGE, review.MARKDOWN, review.NOTEBOOK):
+        shown.tell(f"The review: {shortest(folder / name)}")
+
+
 def note(incident: str, text: str, shown: Shown) -> None:
     """Write a note into an incident's journal."""
     session = of_id(incident, shown)

@@ -64,4 +64,15 @@ def note(c: Context, incident: str = "", text: str = "") -> None:
     aftermath.note(incident, text, show.choose())
 
 
-TASKS = (incidents, collection("incident", show=show, check=check, close=close, record=record, note=note, take=take))
+@command(actions="more actions than those in the notes: WHAT @OWNER; WHAT @OWNER")
+def review(c: Context, incident: str = "", actions: str = "", json: bool = False) -> None:
+    """Write the review after an incident, from its journal: review.ipynb, review.html and review.md."""
+    from salvor import aftermath, show
+
+    aftermath.review_incident(incident, actions, show.choose(as_json=json))
+
+
+TASKS = (
+    incidents,
+    collection("incident", show=show, check=check, close=close, record=record, note=note, review=review, take=take),
+)
