@@ -135,6 +135,7 @@ class Ahead:
         self._ready: queue.Queue[bytes | BaseException] = queue.Queue(chunks)
         self._unread = b""
         self._ended: bytes | BaseException | None = None
+        self._hangs = False
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"reading {name}", daemon=True)
         self._thread.start()
@@ -159,6 +160,7 @@ class Ahead:
         try:
             item = self._ready.get(timeout=self._deadline) if self._ended is None else self._ended
         except queue.Empty:
+            self._hangs = True
             raise CannotError(
                 f"Nothing could be read from {self._name} for {self._deadline:.0f} s.",
                 hint="see whether its disk, host or bucket answers, then run the same command again",
@@ -176,6 +178,7 @@ class Ahead:
         return first
 
     def close(self) -> None:
-        """Stop reading; the thread ends with its current read."""
+        """Stop reading; the thread ends with its current read, which is not waited for when it hangs."""
         self._closed.set()
-        self._thread.join(timeout=5)
+        if not self._hangs:
+            self._thread.join(timeout=5)

@@ -163,7 +163,10 @@ def _sum_beside(archive: Archive, there: Shell) -> str | None:
             with closing(Object(path)) as found:
                 text = read_fully(found, 4096).decode(errors="replace")
         elif archive.there:
-            text = there.read(path) or ""
+            found_text = there.read(path)
+            if found_text is None:
+                return None
+            text = found_text
         else:
             text = Path(path).read_text(errors="replace")
     except (FileNotFoundError, UsageError):
