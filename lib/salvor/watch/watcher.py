@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 
 from salvor import clock
 from salvor.change import Finding, Level
@@ -121,30 +122,34 @@ class Watcher:
 
     def loop(self, every: float, on_error: Callable[[BaseException], None]) -> None:
         """Look every so many seconds, at once when `wake` is set, until `stopping` is. A rule that is still being
-        looked at, or acts, holds no other one up.
+        looked at, or acts, holds no other one up; it is looked at again when that is done.
         """
         busy: dict[str, Future[Seen]] = {}
+        passed_over: set[str] = set()
+
+        def ended(name: str, future: Future[Seen]) -> None:
+            error = future.exception()
+            if error:
+                on_error(error)
+            if name in passed_over:
+                passed_over.discard(name)
+                self.wake.set()
+
         with self._pool() as pool:
             while not self.stopping.is_set():
+                self.wake.clear()
                 for name in self.platform.watch:
                     if name in busy and not busy[name].done():
-                        continue
+                        passed_over.add(name)
+                        if not busy[name].done():
+                            continue
+                    passed_over.discard(name)
                     busy[name] = pool.submit(self.look, name)
-                    busy[name].add_done_callback(_reporting(on_error))
+                    busy[name].add_done_callback(partial(ended, name))
                 self.wake.wait(every)
-                self.wake.clear()
             wait(busy.values())
 
     def stop(self) -> None:
         """End the loop: what is being changed is brought to its end, and nothing else is begun."""
-        self.stopping.set()
+        self.stopping.set()  # before the other: whoever is woken finds it
         self.wake.set()
-
-
-def _reporting(on_error: Callable[[BaseException], None]) -> Callable[[Future[Seen]], None]:
-    def report(future: Future[Seen]) -> None:
-        error = future.exception()
-        if error:
-            on_error(error)
-
-    return report

@@ -1,0 +1,238 @@
+"""The receiver of Alertmanager's webhook: with the real Prometheus and Alertmanager, and with whoever else posts."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor import inventory
+from salvor.errors import UsageError
+from salvor.show import Plain
+from salvor.watch import alertmanager
+from salvor.watch.alertmanager import Access
+from salvor.watch.watcher import Watcher
+
+from tests.watch.place import PLATFORM, Place
+
+RULES = (
+    PLATFORM[: PLATFORM.index("watch:")]
+    + """
+watch:
+  crowded:
+    service: shop
+    metric: {{alert: TooManySessions, labels: {{instance: shop}}}}
+    immediately: [{{clear: pages, allow: true}}]
+    then: [{{restart: program}}]
+    better_within: 1h
+"""
+)
+ACCESS = Access("127.0.0.1", 0, "Bearer of good alerts")
+
+
+def until(what: Callable[[], object], seconds: float = 30.0) -> bool:
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        if what():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextmanager
+def watching(place: Place, access: Access = ACCESS) -> Iterator[tuple[Watcher, int]]:
+    """A watcher that goes on and receives, and its port."""
+    place.write(text=RULES)
+    watcher = Watcher(inventory.load("place"), Plain(io.StringIO()))
+    errors: list[BaseException] = []
+    with alertmanager.receiving(access, watcher) as port:
+        thread = threading.Thread(target=watcher.loop, args=(60.0, errors.append))
+        thread.start()
+        try:
+            yield watcher, port
+        finally:
+            watcher.stop()
+            thread.join(20)
+    assert not errors
+    assert not thread.is_alive()
+
+
+def post(port: int, body: bytes, authorization: str = ACCESS.authorization) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/alerts", body, {"Authorization": authorization})
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:  # noqa: S310
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def alert(status: str = "firing", name: str = "TooManySessions", **labels: str) -> bytes:
+    labels = {"alertname": name, "instance": "shop", **labels}
+    return json.dumps(
+        {"alerts": [{"status": status, "labels": labels, "fingerprint": "f" + labels["instance"]}]}
+    ).encode()
+
+
+def test_firing_acts_and_resolved_ends_the_episode(place: Place) -> None:
+    with watching(place) as (_, port):
+        assert post(port, alert()) == 200
+        assert until(lambda: place.pages == 0)
+        assert post(port, alert("resolved")) == 200
+        assert until(lambda: place.journals()[0].lines[-1]["kind"] == "closed")
+        assert place.restarts == 0
+
+
+def test_what_fires_is_known_after_the_watcher_was_killed(place: Place) -> None:
+    place.write(text=RULES)
+    watcher, _ = place.watcher()
+    watcher.alerts.take(json.loads(alert())["alerts"], {"TooManySessions"})
+    again, _ = place.watcher()
+    again.once()
+    assert place.pages == 0
+
+
+def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> None:
+    with watching(place) as (watcher, port):
+        for authorization in ("", "Bearer of bad alerts", "Basic of good alerts", "bearer of good alerts", "\u00e9"):
+            assert post(port, alert(), authorization) == 401
+        assert post(port, alert(name="SomethingElse")) == 200
+        assert post(port, alert(instance="another")) == 200
+        for body in (b"", b"[]", b"{}", b'{"alerts": 3}', b'{"alerts": [{}]}', b"\xff", b'{"alerts": [{"labels": 1}]}'):
+            assert post(port, body) == 400
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            assert post(port, b'{"alerts": []}' + b" " * 2_000_000) == 400
+            raise ConnectionError
+        assert not watcher.alerts.firing("TooManySessions", {"instance": "shop"})
+        with socket.create_connection(("127.0.0.1", port)) as silent:  # who says nothing holds nobody up
+            silent.sendall(b"POST /alerts HTTP/1.1\r\n")
+            assert post(port, alert()) == 200
+        assert until(lambda: place.pages == 0)
+
+
+def test_a_user_and_a_password_do_too(place: Place, tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("open sesame\n")
+    secret.chmod(0o600)
+    with pytest.raises(UsageError, match="who may post"):
+        alertmanager.access("127.0.0.1:9", "", "", "")
+    with pytest.raises(UsageError, match="HOST:PORT"):
+        alertmanager.access("nowhere", f"file:{secret}", "", "")
+    pair = base64.b64encode(b"am:open sesame").decode()
+    access = alertmanager.access("127.0.0.1:1", "", "am", f"file:{secret}")
+    with watching(place, Access("127.0.0.1", 0, access.authorization)) as (_, port):
+        assert post(port, alert(), f"Basic {pair}") == 200
+        assert until(lambda: place.pages == 0)
+
+
+# ------------------------------------------------------------------------------------------ the real ones
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+PROMETHEUS = """
+global: {{scrape_interval: 250ms, evaluation_interval: 250ms}}
+alerting: {{alertmanagers: [{{static_configs: [{{targets: ["127.0.0.1:{alertmanager}"]}}]}}]}}
+rule_files: [{folder}/rules.yml]
+scrape_configs: [{{job_name: shop, static_configs: [{{targets: ["127.0.0.1:{shop}"], labels: {{instance: shop}}}}]}}]
+"""
+ALERTS = """
+groups: [{name: shop, rules: [{alert: TooManySessions, expr: shop_sessions > 10, for: 500ms}]}]
+"""
+ALERTMANAGER = """
+route: {{receiver: salvor, group_wait: 100ms, group_interval: 500ms, repeat_interval: 1h}}
+receivers:
+  - name: salvor
+    webhook_configs:
+      - url: http://127.0.0.1:{salvor}/alerts
+        http_config: {{authorization: {{type: Bearer, credentials: of good alerts}}}}
+"""
+
+
+@contextmanager
+def prometheus(folder: Path, salvor: int, shop: int) -> Iterator[int]:
+    """A Prometheus that scrapes the shop, and its Alertmanager that posts to us; gives Prometheus' port."""
+    if not (shutil.which("prometheus") and shutil.which("prometheus-alertmanager")):
+        pytest.skip("not installed here: prometheus, prometheus-alertmanager")
+    port, other = free_port(), free_port()
+    (folder / "prometheus.yml").write_text(PROMETHEUS.format(alertmanager=other, folder=folder, shop=shop))
+    (folder / "rules.yml").write_text(ALERTS)
+    (folder / "alertmanager.yml").write_text(ALERTMANAGER.format(salvor=salvor))
+    listening = "--web.listen-address=127.0.0.1"
+    own = [f"--storage.tsdb.path={folder}/data", f"{listening}:{port}"]
+    others = [f"--storage.path={folder}/kept", f"{listening}:{other}", "--cluster.listen-address="]
+    commands = [
+        ["prometheus", f"--config.file={folder}/prometheus.yml", *own],
+        ["prometheus-alertmanager", f"--config.file={folder}/alertmanager.yml", *others],
+    ]
+    with (folder / "said").open("wb") as said:
+        running = [subprocess.Popen(command, stdout=said, stderr=said) for command in commands]
+        try:
+            yield port
+        finally:
+            for process in running:
+                process.kill()
+                process.wait(10)
+
+
+@contextmanager
+def a_shop(sessions: list[int]) -> Iterator[int]:
+    """A shop that tells Prometheus how many sessions it has."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = f"shop_sessions {sessions[0]}\n".encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/plain; version=0.0.4")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
+def test_the_real_prometheus_and_alertmanager(place: Place, tmp_path: Path) -> None:
+    sessions = [3]
+    folder = tmp_path / "prometheus"
+    folder.mkdir()
+    with watching(place) as (_, port), a_shop(sessions) as shop, prometheus(folder, port, shop) as asked:
+        query = PLATFORM.replace("http://127.0.0.1:{port}", f"http://127.0.0.1:{asked}").replace(
+            "query: memory", "query: 'shop_sessions{{instance=\"shop\"}}'"
+        )
+
+        def seen() -> Any:
+            place.write(text=query)
+            (one,) = Watcher(inventory.load("place"), Plain(io.StringIO())).see_all()
+            return one.reading
+
+        assert until(lambda: seen().figure == "3"), (folder / "said").read_text()[-2000:]
+        assert seen().bad is False
+        assert place.pages == 2
+        sessions[0] = 99
+        begun = time.monotonic()
+        assert until(lambda: place.pages == 0), (folder / "said").read_text()[-2000:]
+        assert time.monotonic() - begun < 15
+        assert until(lambda: seen().bad is True)
+        sessions[0] = 1
+        assert until(lambda: place.journals()[0].lines[-1]["kind"] == "closed"), (folder / "said").read_text()[-2000:]
