@@ -23,7 +23,7 @@ DATA = {"change", "clock", "errors"}
 MAY = {
     "steps": {"system", "change", "incident", "checks", "clock", "errors", "steps"},
     "runbooks": {"steps"},
-    "system": DATA | {"systems"},  # the folder that it finds the kinds in, and no kind by its name
+    "system": DATA | {"audit", "systems"},  # the folder that it finds the kinds in, and no kind by its name
     "incident": {"system", "change", "checks", "clock", "errors", "inventory"},
     "change": set(),
     "errors": set(),

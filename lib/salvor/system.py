@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -32,6 +32,9 @@ from salvor.change import (
     WayBack,
 )
 from salvor.errors import UsageError
+
+if TYPE_CHECKING:
+    from salvor.audit import Audited
 
 Where = Literal["live", "staged", "route"]
 """Where a check looks: at what is live, at what is staged, or at whatever the route leads to."""
@@ -229,6 +232,12 @@ class Restorable(System):
     def side_servers(self) -> list[str]:
         """What runs for this incident's stages, or listens where only a stage would, in words. Reads only."""
         return []
+
+    def audit(self, *, deep: bool) -> Iterator[Audited]:
+        """What is wrong with its repositories of backups: integrity, permissions, room, WAL. `deep` reads all of them.
+        Reads only. Raises CannotError when one cannot be looked at.
+        """
+        yield from ()
 
     def expiry(self, verdicts: Sequence[Verdict]) -> Iterator[Change]:
         """What removes the backups that a policy lets go: a change for each repository. Kinds whose settings can say

@@ -15,13 +15,14 @@ from salvor import clock, secrets
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, CommandError
 from salvor.postgres.server import Server
-from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of
+from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of, unbroken_since
 from salvor.shell import Shell
 
 NAME = "pgBackRest"
 _BACKUP_SECONDS = 24 * 3600.0
 _RESTORE_SECONDS = 24 * 3600.0
 _EXPIRE_SECONDS = 3600.0
+_LISTING_SECONDS = 600.0
 _FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
 
 
@@ -45,6 +46,8 @@ class Stored:
     version: str
     annotations: Mapping[str, str]
     needs: tuple[str, ...] = ()
+    wal: tuple[str, str] = ("", "")
+    """The first and the last WAL segment that make it consistent."""
 
     @property
     def consistent_from(self) -> datetime:
@@ -121,6 +124,7 @@ class Repository:
                     version=database["version"],
                     annotations=one.get("annotation") or {},
                     needs=tuple(one.get("reference") or ()),
+                    wal=(one["archive"]["start"], one["archive"]["stop"]),
                 )
             )
         return sorted(found, key=lambda one: one.stopped, reverse=True)
@@ -155,18 +159,53 @@ class Repository:
         listed = self._list(f"{self._archive}/{folder}")
         return {name[:24]: time for name, time in listed.items() if time and re.match(r"[0-9A-F]{24}-", name)}
 
-    def _list(self, path: str) -> dict[str, datetime | None]:
-        """The files (with their times) and folders in a path of the repository."""
+    def _list(self, path: str, number: int = 0) -> dict[str, datetime | None]:
+        """The files (with their times) and folders in a path of the repository (0: of the first)."""
         if not path:
             return {}
         # repo-ls knows no --stanza where it gets a path, and takes the passphrase of the stanza from its files.
         argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "repo-ls", path]
+        argv += [f"--repo={number}"] if number else []
         listed = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
         return {
             name: datetime.fromtimestamp(one["time"], UTC) if "time" in one else None
             for name, one in listed.items()
             if name != "."
         }
+
+    @cached_property
+    def segments(self) -> frozenset[str]:
+        """The WAL segments in the archive of the cluster's current version, by their names of 24 hex digits."""
+        if not self._archive:
+            return frozenset()
+        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--recurse", "repo-ls"]
+        said = self.shell.run([*argv, self._archive], environment=self.environment, deadline=_LISTING_SECONDS).stdout
+        return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", said, re.MULTILINE))
+
+    def leads_on(self, one: Stored) -> bool:
+        """Whether the WAL after a backup is there without a gap; if not, it leads to its own moment only."""
+        return one.wal[1] >= self._unbroken.get(one.timeline, "G")
+
+    @cached_property
+    def _unbroken(self) -> dict[int, str]:
+        return unbroken_since(self.segments)
+
+    def vanished(self) -> list[str]:
+        """The backups that `info` lists and whose folder is not there any more: neither `info` nor `verify` looks."""
+        there = {
+            number: self._list(f"backup/{self.stanza}", number) for number in {one.repository for one in self.stored}
+        }
+        return [one.label for one in self.stored if one.label not in there[one.repository]]
+
+    def verify(self) -> list[str]:
+        """What `pgbackrest verify` finds damaged: it reads every file of every backup, and all WAL. Its exit code is 0
+        whatever it finds.
+        """
+        argv = self.argv("--output=text", "--log-level-file=off", "verify")
+        said = self.shell.run(argv, environment=self.environment, deadline=_BACKUP_SECONDS).stdout
+        if "status: error" not in said:
+            return []
+        return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
 
     def lineage(self, current: int | None, server: Server) -> Lineage:
         """The timelines that lead to `current` (None: to the newest in the archive).
@@ -214,7 +253,7 @@ class Repository:
                 size=one.stored,
                 location=f"pgBackRest repository {one.repository}, stanza {self.stanza}",
                 window=(one.consistent_from, until)
-                if until and until > one.consistent_from and self.is_of(one.system_identifier)
+                if until and until > one.consistent_from and self.is_of(one.system_identifier) and self.leads_on(one)
                 else None,
                 fingerprint=json.loads(one.annotations["fingerprint"]) if "fingerprint" in one.annotations else None,
                 usable=not one.broken,

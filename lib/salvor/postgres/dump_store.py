@@ -64,6 +64,13 @@ class Store(ABC):
         """The folder where its files are on this machine once they are fetched."""
 
     @abstractmethod
+    def damaged(self, manifest: Mapping[str, Any], *, deep: bool) -> str:
+        """What is wrong with a backup's files, by their sizes, or by their checksums too (`deep`); empty: nothing.
+
+        Raises CannotError when the place cannot be read.
+        """
+
+    @abstractmethod
     def remove(self, identifier: str) -> None:
         """Remove a backup for good: first it is no backup any more, then its files go. One that is not there needs
         nothing; what a killed call left is removed by the next backup.
@@ -165,6 +172,21 @@ class Folder(Store):
         shutil.rmtree(folder, ignore_errors=True)
         os.close(self._lock)
 
+    def damaged(self, manifest: Mapping[str, Any], *, deep: bool) -> str:
+        """See `Store.damaged`."""
+        folder = self.root / safe_name(str(manifest["id"]))
+        for name, expected in manifest["files"].items():
+            path = folder / safe_name(name)
+            try:
+                size = path.stat().st_size
+                if size != expected["size"]:
+                    return f"{path} has {size} bytes, not {expected['size']}"
+                if deep and sum_of(path) != expected["sha256"]:
+                    return f"{path} is not what was written"
+            except OSError as error:
+                return f"{path}: {error.strerror}"
+        return ""
+
     def remove(self, identifier: str) -> None:
         """See `Store.remove`: it gets the name of one that is not whole."""
         folder = self.root / safe_name(identifier)
@@ -260,6 +282,24 @@ class Bucket(Store):
     def give_up(self, folder: Path) -> None:
         """Remove the temporary folder; what was uploaded without a manifest is removed by a later run."""
         shutil.rmtree(folder, ignore_errors=True)
+
+    def damaged(self, manifest: Mapping[str, Any], *, deep: bool) -> str:
+        """See `Store.damaged`. Deep: every byte is read from the bucket, none is kept."""
+        prefix = f"{self.prefix}{safe_name(str(manifest['id']))}/"
+        with asking(self.place) as s3:
+            pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
+            sizes = {one["Key"].removeprefix(prefix): one["Size"] for page in pages for one in page.get("Contents", [])}
+            for name, expected in manifest["files"].items():
+                if sizes.get(name) != expected["size"]:
+                    return f"{self.place}/{manifest['id']}/{name} has {sizes.get(name)} bytes, not {expected['size']}"
+                if deep:
+                    body = s3.get_object(Bucket=self.bucket, Key=f"{prefix}{name}")["Body"]
+                    read = hashlib.sha256()
+                    for piece in body.iter_chunks(1024 * 1024):
+                        read.update(piece)
+                    if read.hexdigest() != expected["sha256"]:
+                        return f"{self.place}/{manifest['id']}/{name} is not what was written"
+        return ""
 
     def remove(self, identifier: str) -> None:
         """See `Store.remove`. Where the bucket keeps versions, the very version goes, so that the room is free."""

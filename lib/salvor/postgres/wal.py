@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,6 +29,26 @@ def end_of(segment: str, segment_size: int = 16 * 1024 * 1024) -> int:
     """The first LSN behind a WAL segment, by its file name; `segment_size` in bytes."""
     number = int(segment[8:16], 16) * (0x100000000 // segment_size) + int(segment[16:24], 16)
     return (number + 1) * segment_size
+
+
+def unbroken_since(segments: Iterable[str]) -> dict[int, str]:
+    """Of each timeline the first segment of the run without a gap that ends with its newest one; names of 24 digits.
+
+    How many segments make one of the numbers in the middle (256 of 16 MB each, 64 of 64 MB) shows in the names, as soon
+    as there are two such numbers.
+    """
+    ordered = sorted(segments)
+    lows = [int(one[16:], 16) for one in ordered]
+    several = len({one[8:16] for one in ordered}) > 1
+    each = 1 << max(lows).bit_length() if several else 0x100
+    found: dict[int, str] = {}
+    before = -1
+    for one, low in zip(ordered, lows, strict=True):
+        timeline, number = timeline_of(one), int(one[8:16], 16) * each + low
+        if timeline not in found or number != before + 1:
+            found[timeline] = one
+        before = number
+    return found
 
 
 @dataclass(frozen=True)

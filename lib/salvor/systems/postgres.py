@@ -11,10 +11,23 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from salvor import clock, secrets, shell
 from salvor.archive.settings import ArchivesSettings
+from salvor.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
 from salvor.errors import CannotError, OutcomeUnknownError, UsageError
 from salvor.policy import BackedUpSettings
-from salvor.postgres import backrest, beside, failover, fence, logical, proof, rebuild, restore_point, sessions, ways
+from salvor.postgres import (
+    audit,
+    backrest,
+    beside,
+    failover,
+    fence,
+    logical,
+    proof,
+    rebuild,
+    restore_point,
+    sessions,
+    ways,
+)
 from salvor.postgres.backrest import Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
@@ -244,6 +257,10 @@ class Postgres(Restorable):
                 why="there is no backup of this cluster",
                 no_undo="it only adds a backup; the policy removes it",
             )
+
+    def audit(self, *, deep: bool) -> Iterator[Audited]:
+        """Its dumps, its pgBackRest repositories and the WAL that goes there."""
+        yield from audit.look(self, deep=deep)
 
     def expiry(self, verdicts: Sequence[Verdict]) -> Iterator[Change]:
         """What the policy lets go. Of a pgBackRest repository the WAL goes with it that is older than what is kept
