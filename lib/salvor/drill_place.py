@@ -11,6 +11,7 @@ from types import ModuleType
 from salvor import shell
 from salvor.change import Finding, Level
 from salvor.sandbox import processes, traces
+from salvor.sandbox.survivors import Survivors
 from salvor.show import Shown
 
 _LOOKED = "folders, processes that name it or work in it, and ports"
@@ -49,3 +50,12 @@ def taken_down(stand_in: ModuleType, shown: Shown, *, keep: bool) -> list[Findin
     left = traces.of(stood)
     shown.tell("The sandbox is down; the records stay.")
     return [Finding("sandbox", check, Level.FAIL if left else Level.PASS, "; ".join(left) or "none", "none", _LOOKED)]
+
+
+def counted(subject: str, survived: Survivors) -> Finding:
+    """How much of what customers had acknowledged before the disaster is there after the cutover."""
+    lost = survived.before - survived.before_survived
+    detail = "acknowledged before the disaster" + (f"; {lost} are lost" if lost else "")
+    level = Level.WARN if lost else Level.PASS
+    figure = f"{survived.before_survived} of {survived.before}"
+    return Finding(subject, "what was acknowledged is there", level, figure, "all", detail)

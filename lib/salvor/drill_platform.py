@@ -11,7 +11,6 @@ from datetime import datetime
 from types import ModuleType
 
 from salvor import clock, drill_end, drill_place, inventory, show, whole_platform
-from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, UsageError
 from salvor.sandbox.survivors import Survivors
 from salvor.show import Shown
@@ -75,17 +74,8 @@ def _end(
         seconds = clock.monotonic() - begun
         for result in results:
             if result.session and result.session.incident.folder.exists():
-                own = [_counted(name, one) for name, one in counted.items() if name == result.service.name]
+                own = [drill_place.counted(name, one) for name, one in counted.items() if name == result.service.name]
                 drill_end.finish(result.session.incident.folder, seen, seconds, shown, key, counted=own)
-
-
-def _counted(name: str, counted: Survivors) -> Finding:
-    lost = counted.before - counted.before_survived
-    detail = "acknowledged before the disaster" + (f"; {lost} are lost" if lost else "")
-    level = Level.WARN if lost else Level.PASS
-    return Finding(
-        name, "what was acknowledged is there", level, f"{counted.before_survived} of {counted.before}", "all", detail
-    )
 
 
 def _report(counted: Mapping[str, Survivors], shown: Shown) -> None:

@@ -154,10 +154,10 @@ def _differences(last: Story, now: Report) -> Iterator[Difference]:
             yield Difference(name, WORDS[then[name]], WORDS[level], level)
     reached = {name.split(":")[0] for name in here}
     gone = [name for name in then if name not in here]
-    for step in dict.fromkeys(name.split(":")[0] for name in gone):
-        names = [name for name in gone if name.startswith(f"{step}:")]
-        if step not in reached:
-            yield Difference(f"{step}: {len(names)} checks", "made", "not reached", Level.FAIL)
+    for part in dict.fromkeys(name.split(":")[0] for name in gone):
+        names = [name for name in gone if name.startswith(f"{part}:")]
+        if part not in reached:
+            yield Difference(f"{part}: {len(names)} checks", "made", "not reached", Level.FAIL)
         else:
             yield from (Difference(name, WORDS[then[name]], "not checked any more", Level.WARN) for name in names)
 
