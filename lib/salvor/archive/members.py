@@ -142,7 +142,9 @@ class Members:
 def _segments(info: tarfile.TarInfo) -> list[tuple[int, int]]:
     """Where in a file its data is, offset and size: the whole of it, or the parts of a sparse one."""
     sparse = cast("list[tuple[int, int]] | None", info.sparse)  # typeshed says bytes
-    return [(0, info.size)] if sparse is None else sparse
+    if sparse is None:
+        return [(0, info.size)]
+    return [part for part in sparse if part[1]]  # GNU's old form is filled up with empty ones
 
 
 def _is_possible(info: tarfile.TarInfo, stored: int) -> bool:
