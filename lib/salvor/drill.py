@@ -5,28 +5,26 @@ proof, touching nothing live.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from salvor import (
     aftermath,
     clock,
-    console,
     drill_end,
     drill_place,
     drill_platform,
     maintenance,
+    rehearsal,
     sandbox,
     session,
     show,
 )
 from salvor.budgets import REHEARSAL
-from salvor.change import Finding, Level
 from salvor.sandbox import disasters, survivors
 from salvor.session import Session
 from salvor.show import Shown
-from salvor.system import Wish
 
 SCENES = ("wrong-update", "kill-primary")
 """Without a wish: a wrong statement, undone from the backup; then the primary dies, and its standby takes over."""
@@ -56,8 +54,7 @@ def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool 
         return
     service = service or ("orders" if platform == "sandbox" else "")
     if platform != "sandbox" or scenario == REHEARSAL:
-        console.one_of("service", service)
-        rehearse(service, platform, shown, "" if scenario == REHEARSAL else scenario)
+        rehearsal.run(service, platform, shown, "" if scenario == REHEARSAL else scenario)
         return
     begun = clock.monotonic()
     shown.tell("Starting a fresh sandbox: PostgreSQL with a standby, backups, DNS, a shop, and customers who buy.")
@@ -84,17 +81,10 @@ def _end(played: list[Path], scenes: list[Scene], shown: Shown, *, keep: bool) -
         seen = drill_place.taken_down(sandbox, shown, keep=keep)
         seconds = clock.monotonic() - begun
         for folder in played:
-            counted = [_counted(scene.survivors) for scene in scenes if scene.incident == folder.name]
+            counted = [
+                drill_place.counted("the shop", scene.survivors) for scene in scenes if scene.incident == folder.name
+            ]
             drill_end.finish(folder, seen, seconds, shown, key, counted=counted)
-
-
-def _counted(counted: survivors.Survivors) -> Finding:
-    """How many acknowledged orders are there after the cutover."""
-    lost = counted.before - counted.before_survived
-    figure = f"{counted.before_survived} of {counted.before}"
-    detail = "those acknowledged before the disaster" + (f"; {lost} are lost" if lost else "")
-    level = Level.WARN if lost else Level.PASS
-    return Finding("the shop", "acknowledged orders are there", level, figure, "all", detail)
 
 
 def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown, played: list[Path]) -> Scene:
@@ -108,7 +98,7 @@ def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown
     )
     incident = sitting.incident
     played.append(incident.folder)
-    _recover(sitting, shown)
+    drill_end.recover(sitting, shown)
     counted = survivors.survivors(moment, begun if number else None)
     way = ", ".join(decision.way.name for decision in incident.decisions.values())
     return Scene(disaster, incident.id, way, incident.measured.get("rto"), incident.measured.get("rpo"), counted)
@@ -142,37 +132,3 @@ def _report(scenes: list[Scene], shown: Shown) -> None:
             shown.write(
                 "scene", disaster=scene.disaster, incident=scene.incident, way=scene.way, rto=scene.rto, rpo=scene.rpo
             )
-
-
-def _recover(sitting: Session, shown: Shown) -> None:
-    """Carry the drill out. One that fails before anything was begun has a journal too: that is its result."""
-    try:
-        console.recover(sitting, shown, yes=True)
-    except Exception as error:
-        drill_end.note_failure(sitting, error)
-        raise
-
-
-def rehearse(service: str, platform: str, shown: Shown, way: str = "") -> None:
-    """Stage the newest backup beside what is live, prove it, and remove it again: the recovery's path up to the
-    cutover. `way` is the way back to rehearse (empty: the first that is open). Raises NotProvenError when it failed.
-    """
-    drill_end.end_interrupted(service, platform, shown)
-    sitting = session.open_session(
-        service,
-        shown,
-        platform=platform,
-        wish=Wish(),
-        runbook_name=REHEARSAL,
-        purpose="drill",
-        scenario=f"{REHEARSAL} {way}".strip(),
-        anew=True,
-    )
-    sitting.incident.wish = replace(sitting.incident.wish, ways=(way,) if way else sitting.incident.wish.ways)
-    try:
-        _recover(sitting, shown)
-    finally:
-        if sitting.incident.folder.exists():
-            drill_end.rehearsed(sitting, shown)
-    drill_end.refuse_failed([sitting.incident.folder])
-    shown.tell(f"{service}: the newest backup was restored beside what is live, proven, and removed again.")

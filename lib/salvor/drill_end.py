@@ -22,6 +22,15 @@ from salvor.ssh_signature import signing_key
 INTERRUPTED = "It was interrupted; the next drill of the service took away what it left."
 
 
+def recover(sitting: Session, shown: Shown) -> None:
+    """Carry the drill out. One that fails before anything was begun has a journal too: that is its result."""
+    try:
+        console.recover(sitting, shown, yes=True)
+    except Exception as error:
+        note_failure(sitting, error)
+        raise
+
+
 def rehearsed(sitting: Session, shown: Shown) -> None:
     """End a rehearsal: drop what it staged, look, close, report. Raises what kept it from being taken away, or
     NotProvenError when something is left.

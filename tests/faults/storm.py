@@ -42,7 +42,7 @@ import salvor.sandbox
 import salvor.systems.dns
 import salvor.systems.outbox
 import salvor.systems.postgres
-from salvor import clock, console, drill, session
+from salvor import clock, console, rehearsal, session
 from salvor.errors import SalvorError
 from salvor.journal import Journal
 from salvor.sandbox import disasters, folders
@@ -216,7 +216,7 @@ class Storm:
 
     def command(self) -> int:
         if self.disaster == NOTHING:
-            drill.rehearse("orders", "sandbox", Plain())
+            rehearsal.run("orders", "sandbox", Plain())
         else:
             sitting = session.open_session("orders", Plain(), failed_at=self.moment, runbook_name=self.runbook)
             console.recover(sitting, Plain(), yes=True)

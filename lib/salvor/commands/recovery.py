@@ -80,6 +80,7 @@ notify = _step("notify", "Send the messages that are owed (one step of restore).
 
 @command(
     step="only the step restore: stage the copy beside what is live",
+    test="restore beside what is live, prove, measure and remove it again: nothing live is touched",
     notebook="carry it out by papermill, in notebooks/incident.ipynb",
 )
 def restore(
@@ -94,6 +95,7 @@ def restore(
     incident: str = "",
     override: str = "",
     step: bool = False,
+    test: bool = False,
     notebook: bool = False,
     plan: bool = False,
     approve: str = "",
@@ -101,7 +103,7 @@ def restore(
     json: bool = False,
 ) -> None:
     """Bring a service back, or all of a platform: the whole runbook. The same command again resumes where it was."""
-    from salvor import arguments, console, record, show, whole_platform
+    from salvor import arguments, console, record, rehearsal, show, whole_platform
 
     wishes = {
         "source": from_,
@@ -111,6 +113,9 @@ def restore(
         "runbook": runbook,
         "override": override,
     }
+    if test:
+        rehearsal.run(service, platform, show.choose(as_json=json), wish=arguments.wish(**wishes)[0])
+        return
     if not (service or incident or notebook or step):
         wish, failure = arguments.wish(**wishes)
         asked = whole_platform.Asked(wish, failure, runbook)
