@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from salvor import executed, notebook, record
+from salvor import executed, live, notebook, record
 from salvor.errors import UsageError
 from salvor.journal import Journal
 
@@ -257,6 +257,19 @@ def test_an_error_in_a_cell_is_words_and_no_traceback(kernel: Kernel) -> None:
             break
     assert message["content"]["traceback"] == ["UsageError"]
     assert "has no service 'nothing'" in message["content"]["evalue"]
+
+
+def test_a_message_may_end_when_the_next_step_has_begun(capsys: pytest.CaptureFixture[str]) -> None:
+    watcher = live.Progressing()
+    watcher.step("notify", "")
+    watcher.begun(told.DECLARED)
+    watcher.step("isolate", "")
+    watcher.begun(told.FENCE)
+    watcher.ended(told.DECLARED, "done", 0.4, "")
+    watcher.ended(told.FENCE, "done", 0.1, "")
+    watcher.step("restore", "")
+    watcher.begun(told.STAGE)
+    assert list(watcher._changes) == [told.STAGE.key], "what has ended is not shown again"
 
 
 # ------------------------------------------------------------------------------------------------ after the fact

@@ -11,7 +11,7 @@ from typing import Any
 
 from salvor import arguments, clock, session, story
 from salvor.change import Change, Finding, Progress
-from salvor.console import approval, make_record, show_end, telling_failure
+from salvor.console import approval, make_record, second_person, show_end, telling_failure
 from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageError
 from salvor.happened import Story
 from salvor.notebook import Walk, display, for_people
@@ -43,6 +43,7 @@ class Live(Walk):
             display("quiet", text=f"Nothing is left to do for {self._session.incident.service.name}.")
             return
         display("plan", changes=self._whole.changes, last=self._session.history.last, hash=self._whole.hash)
+        self._show_who_waits(self._whole)
         if given["approve"]:
             self._approved(self._whole)
 
@@ -109,6 +110,11 @@ class Live(Walk):
         display("findings", caption=f"What {step} sees now", found=found)
         hash_ = planned.hash if planned.changes else ""
         display("plan", changes=planned.changes, last=self._session.history.last, hash=hash_)
+        self._show_who_waits(planned)
+
+    def _show_who_waits(self, plan: Plan) -> None:
+        if told := second_person(self._session, self._session.steps_of_two(plan)):
+            display("quiet", text=told)
 
     @for_people
     def act(self, step: str, approve: str = "", again: bool = False) -> None:
@@ -224,8 +230,9 @@ class Progressing:
         display("quiet", text=text)
 
     def step(self, name: str, docstring: str) -> None:
-        self._changes.clear()
-        self._handle = _handle()  # here, in the cell's own thread; changes run in others
+        with self._lock:  # a message may still be on its way, in a thread of its own
+            self._changes = {key: one for key, one in self._changes.items() if not one.outcome}
+            self._handle = _handle()  # here, in the cell's own thread; changes run in others
 
     def finding(self, finding: Finding) -> None:
         """Nothing: what a step saw is shown as a table when it ends."""
