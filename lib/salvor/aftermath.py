@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from salvor import clock, evidence, handover, journal, record, show, story
+from salvor import brief, clock, evidence, handover, journal, record, show, story
 from salvor.change import Change, Level, plan_hash
 from salvor.console import approval, one_of, shortest, show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
@@ -128,7 +128,10 @@ def list_incidents(shown: Shown) -> None:
     """One line an incident, the newest first."""
     rows = []
     for folder in journal.incidents(incidents_folder()):
-        told = story.read(folder)
+        told = brief.read(folder)  # there may be thousands
+        if told is None:
+            rows.append((folder.name, "", "", "its journal cannot be read", "", ""))
+            continue
         if isinstance(shown, show.Json):
             shown.write(
                 "incident",
@@ -144,8 +147,8 @@ def list_incidents(shown: Shown) -> None:
                 told.purpose,
                 told.service,
                 told.state,
-                clock.write_duration(told.measured.get("rto")),
-                clock.write_duration(told.measured.get("rpo")),
+                clock.write_duration(told.figure("rto")),
+                clock.write_duration(told.figure("rpo")),
             )
         )
     shown.lines(
