@@ -1,4 +1,4 @@
-"""The sandbox: a small real platform to break."""
+"""The sandbox: a small real platform to break, and the stand-ins of customers' platforms."""
 
 from __future__ import annotations
 
@@ -6,45 +6,55 @@ from invoke.context import Context
 
 from salvor.commands import collection, command
 
+_PLATFORM = "which one: sandbox, or a platform of the inventory that has a stand-in (o4o)"
 
-@command(fresh="remove what stands first")
-def up(c: Context, fresh: bool = False) -> None:
+
+@command(fresh="remove what stands first", platform=_PLATFORM)
+def up(c: Context, fresh: bool = False, platform: str = "sandbox") -> None:
     """Start the sandbox: a small real platform on loopback. Says what already runs."""
-    from salvor import sandbox
+    from salvor.sandbox import platforms
 
-    sandbox.up(fresh=fresh, tell=print)
+    platforms.package(platform).up(fresh=fresh, tell=print)
 
 
-@command()
-def status(c: Context) -> None:
+@command(platform=_PLATFORM)
+def status(c: Context, platform: str = "sandbox") -> None:
     """What of the sandbox runs."""
-    from salvor import sandbox, show
+    from salvor import show
+    from salvor.sandbox import platforms
 
     print(
         "\n".join(
             show.table(
                 ("part", "", "what it says"),
-                [(part.name, "up" if part.up else "DOWN", part.detail) for part in sandbox.status()],
+                [
+                    (part.name, "up" if part.up else "DOWN", part.detail)
+                    for part in platforms.package(platform).status()
+                ],
             )
         )
     )
 
 
-@command("disaster", disaster="drop-table, kill-primary, lose-datadir, corrupt-pages, wrong-update or freeze-primary")
-def break_(c: Context, disaster: str) -> None:
+@command(
+    "disaster",
+    disaster="drop-table, kill-primary, lose-datadir, corrupt-pages, wrong-update or freeze-primary; o4o has others",
+    platform=_PLATFORM,
+)
+def break_(c: Context, disaster: str, platform: str = "sandbox") -> None:
     """Throw a disaster at the sandbox; prints the moment of the damage."""
     from salvor import clock
-    from salvor.sandbox import disasters
+    from salvor.sandbox import platforms
 
-    print(f"{disaster} at {clock.write_time(disasters.strike(disaster))}")
+    print(f"{disaster} at {clock.write_time(platforms.package(platform, 'disasters').strike(disaster))}")
 
 
-@command()
-def down(c: Context) -> None:
+@command(platform=_PLATFORM)
+def down(c: Context, platform: str = "sandbox") -> None:
     """Stop the sandbox and remove everything of it."""
-    from salvor import sandbox
+    from salvor.sandbox import platforms
 
-    sandbox.down()
+    platforms.package(platform).down()
     print("The sandbox is down; nothing of it is left.")
 
 

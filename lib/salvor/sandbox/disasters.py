@@ -7,33 +7,26 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock, sandbox
-from salvor.errors import CannotError, UsageError
-from salvor.sandbox import database, folders, processes
+from salvor.errors import CannotError
+from salvor.sandbox import database, folders, harm, processes
+from salvor.sandbox.harm import Struck, struck
 from salvor.sandbox.layout import Layout
 
 if TYPE_CHECKING:
     from salvor.postgres.server import Connection
 
+__all__ = ["Struck", "names", "strike", "struck", "wake"]
+
 _PAGE = 8192
-
-
-@dataclass(frozen=True)
-class Struck:
-    """A disaster that was done. `moment` (UTC) is the last one at which the data was whole and served."""
-
-    disaster: str
-    moment: datetime
-    member: str
 
 
 def names() -> dict[str, str]:
     """Every disaster, and what it does in one line."""
-    return {name: (function.__doc__ or "").splitlines()[0] for name, function in _DISASTERS.items()}
+    return harm.words(_DISASTERS)
 
 
 def strike(name: str) -> datetime:
@@ -41,8 +34,7 @@ def strike(name: str) -> datetime:
 
     Raises UsageError when there is no such disaster, CannotError when there is no sandbox, or no primary to strike.
     """
-    if name not in _DISASTERS:
-        raise UsageError(f"There is no disaster {name!r}.", hint=f"the disasters are: {', '.join(_DISASTERS)}")
+    harm.refuse_unknown(name, _DISASTERS)
     found = sandbox.find()
     member = database.primary(found)
     if not member:
@@ -51,15 +43,8 @@ def strike(name: str) -> datetime:
             hint="inv sandbox.status",
         )
     moment = _DISASTERS[name](found, member)
-    _note(found, Struck(name, moment, member))
+    harm.note(found, Struck(name, moment, member))
     return moment
-
-
-def struck(found: Layout) -> list[Struck]:
-    """The disasters that were done to this sandbox, oldest first."""
-    path = found.place / "disasters.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [Struck(**{**data, "moment": clock.read_time(data["moment"])}) for data in map(json.loads, lines)]
 
 
 def wake() -> None:
@@ -157,12 +142,3 @@ def _tree(found: Layout, member: str) -> list[processes.Process]:
     postmasters = database.server(found, member).processes()
     tree = processes.working_in(found.data(member))
     return sorted(tree, key=lambda process: process.pid not in postmasters)
-
-
-def _note(found: Layout, done: Struck) -> None:
-    line = {"disaster": done.disaster, "moment": clock.write_time(done.moment), "member": done.member}
-    descriptor = os.open(found.place / "disasters.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        os.write(descriptor, (json.dumps(line) + "\n").encode())
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,7 @@ import salvor
 from salvor import clock
 from salvor.errors import CannotError, OutcomeUnknownError
 
-_SERVER_PROGRAMS = ("postgres", "pgbackrest", "pg_basebackup")
+_PROGRAMS = ("postgres", "pgbackrest", "pg_basebackup", "node", "restic", "tar", "gzip")
 _children: dict[int, subprocess.Popen[bytes]] = {}
 
 
@@ -70,13 +70,13 @@ def find(argv: Sequence[str]) -> list[Process]:
 
 
 def working_in(folder: Path) -> list[Process]:
-    """The PostgreSQL and pgBackRest processes that work in `folder` or below, also when it was removed under them."""
+    """The servers and the tools of backups that work in `folder` or below, also when it was removed under them."""
     found = []
     for process, _ in _all():
         with suppress(OSError):
             working = _link(process, "cwd")
             program = _link(process, "exe")
-            if program.name in _SERVER_PROGRAMS and working.is_relative_to(folder):
+            if program.name in _PROGRAMS and working.is_relative_to(folder):
                 found.append(process)
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -44,11 +45,22 @@ def survivors(moment: datetime, since: datetime | None = None) -> Survivors:
     The outage is the longest pause between two acknowledgements that ends after `moment`, if it is over a second: at 50
     orders a second nothing else pauses for long. Raises CannotError when the live database does not answer.
     """
-    acknowledged = writer.acknowledged(sandbox.find().acknowledged)
+    return count(writer.acknowledged(sandbox.find().acknowledged), moment, since, _present)
+
+
+def count(
+    acknowledged: Sequence[tuple[str, datetime]],
+    moment: datetime,
+    since: datetime | None,
+    present: Callable[[list[str]], set[str]],
+) -> Survivors:
+    """The same for anything that was acknowledged (reference and time, oldest first): `present` tells which of some
+    references are there.
+    """
     stopped, back = _outage(acknowledged, moment)
     before = [(reference, at) for reference, at in acknowledged if at <= moment and (since is None or since < at)]
     after = [(reference, at) for reference, at in acknowledged if moment < at and (stopped is None or at <= stopped)]
-    there = _present([reference for reference, _ in (*before, *after)])
+    there = present([reference for reference, _ in (*before, *after)])
     return Survivors(
         before=len(before),
         before_survived=sum(reference in there for reference, _ in before),
@@ -60,7 +72,7 @@ def survivors(moment: datetime, since: datetime | None = None) -> Survivors:
     )
 
 
-def _outage(acknowledged: list[tuple[str, datetime]], moment: datetime) -> tuple[datetime | None, datetime | None]:
+def _outage(acknowledged: Sequence[tuple[str, datetime]], moment: datetime) -> tuple[datetime | None, datetime | None]:
     times: list[datetime | None] = [at for _, at in acknowledged]
     pauses = [
         ((later or clock.now()) - earlier, earlier, later)
