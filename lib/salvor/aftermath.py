@@ -115,6 +115,7 @@ def _refuse_when_later(session: Session) -> None:
             break
         lines = Journal.read(folder).lines
         same = lines and lines[0]["service"] == mine.service.name and lines[0]["platform"] == mine.platform.name
+        same = same and lines[0]["purpose"] != "watch"  # it restarts and clears, and builds on nothing
         acted = any(line["kind"] == "intent" for line in lines)
         if same and acted and not any(line["kind"] == "undone" for line in lines):
             raise CannotError(

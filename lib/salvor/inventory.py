@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -22,6 +23,9 @@ from salvor.watch import references
 from salvor.watch.rules import Escalation, Rule
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SANDBOX = "sandbox"
+"""The platform that is there to be broken."""
+
 _SECTIONS = ("systems", "services", "watch", "escalation", "schedules")
 _Model = TypeVar("_Model", bound=BaseModel)
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -148,6 +152,33 @@ def names() -> list[str]:
 
 def load(name: str) -> Platform:
     """Read and check a platform: `inventory/NAME.yaml` or every YAML file in `inventory/NAME/`.
+def meant(service: str) -> str:
+    """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service, else the
+    sandbox. Raises UsageError when several have it.
+    """
+    if named := os.environ.get("SALVOR_PLATFORM"):
+        return named
+    found = [name for name in names() if service and service in _services(name)]
+    if len(found) > 1:
+        raise UsageError(
+            f"--platform: {service!r} is a service of {' and of '.join(found)}.",
+            safe="nothing was changed",
+            hint=f"say which: --platform={found[0]}",
+        )
+    return found[0] if found else SANDBOX
+
+
+def _services(platform: str) -> set[str]:
+    """The names of a platform's services, as far as its files can be read: whoever loads it is told what is wrong."""
+    found: set[str] = set()
+    with suppress(SalvorError, OSError):
+        for path in _paths(platform):
+            data = located_yaml.read(path).data
+            services = data.get("services") if isinstance(data, dict) else None
+            found |= set(services) if isinstance(services, dict) else set()
+    return found
+
+
 
     Raises UsageError with file, line, column, what is wrong and the mend.
     """

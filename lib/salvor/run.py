@@ -399,8 +399,8 @@ class Runner:
         undoing: dict[str, str] = {}
         for key, change in reversed(begun.items()):
             if change.undo is None:
-                if not self._waits(change):
-                    continue  # a message stays sent, and hinders nothing
+                if self.incident.purpose == "watch" or not self._waits(change):
+                    continue  # no act of a watch builds on another; a message stays sent, and hinders nothing
                 raise CannotError(
                     f"{describe(change)} cannot be undone: {change.no_undo}",
                     safe="nothing was undone; what is live now stays live",
