@@ -366,3 +366,17 @@ def test_values_are_what_was_written(tmp_path: Path) -> None:
         "f": True,
         "g": 10,
     }
+
+
+def test_the_platform_that_has_the_service_is_meant(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SALVOR_PLATFORM", raising=False)
+    write(home, GOOD)
+    write(home, "services: [", "broken.yaml")
+    assert inventory.meant("auth") == "ours"
+    assert (inventory.meant("nope"), inventory.meant("")) == ("sandbox", "sandbox")
+    write(home, GOOD, "theirs.yaml")
+    with pytest.raises(UsageError, match="of ours and of theirs") as refused:
+        inventory.meant("auth")
+    assert "--platform=ours" in refused.value.hint
+    monkeypatch.setenv("SALVOR_PLATFORM", "theirs")
+    assert inventory.meant("auth") == "theirs"

@@ -14,7 +14,7 @@ _Body = TypeVar("_Body", bound=Callable[..., None])
 
 _HELP = {
     "service": "the service, as the inventory names it (restore, assess: without it, all of the platform)",
-    "platform": "the platform: a folder or file of inventory/",
+    "platform": "a folder or file of inventory/ (default: SALVOR_PLATFORM, else the one that has the service)",
     "incident": "the id of an incident; without it, the open one of the service",
     "from_": "what to restore from: latest, a backup id, a path, s3://... or file://...",
     "at": "restore to this time (ISO 8601 with an offset)",
@@ -42,7 +42,7 @@ def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Cal
         def wrapped(*arguments: Any, **named: Any) -> None:
             from salvor.console import ends_with_exit_code
 
-            ends_with_exit_code(body)(*arguments, **named)
+            ends_with_exit_code(_on_its_platform(body))(*arguments, **named)
 
         names = [name for name in inspect.signature(body).parameters if name != "c"]
         texts = {name.rstrip("_"): help_.get(name, _HELP.get(name, "")) for name in names}
@@ -56,6 +56,19 @@ def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Cal
         return cast(_Body, made)
 
     return make
+
+
+def _on_its_platform(body: Callable[..., None]) -> Callable[..., None]:
+    """`body`, with the platform that is meant where none was named."""
+
+    def called(*arguments: Any, **named: Any) -> None:
+        if named.get("platform") == "":
+            from salvor import inventory
+
+            named["platform"] = inventory.meant(named.get("service", ""))
+        body(*arguments, **named)
+
+    return called
 
 
 def collection(name: str, *, default: Any = None, also: str = "show", **tasks: Any) -> Collection:

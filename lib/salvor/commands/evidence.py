@@ -15,7 +15,7 @@ from salvor.commands import command
 )
 def readiness(
     c: Context,
-    platform: str = "sandbox",
+    platform: str = "",
     service: str = "",
     prometheus: str = "",  # invoke makes it True where no value is given
     report: bool = False,
@@ -35,7 +35,7 @@ def readiness(
 )
 def trends(
     c: Context,
-    platform: str = "sandbox",
+    platform: str = "",
     service: str = "",
     by: str = "month",
     report: bool = False,

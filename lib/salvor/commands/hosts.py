@@ -15,7 +15,7 @@ _WHICH = "which: names or patterns of machines, systems or services, separated b
 
 
 @command(limit=_LIMIT)
-def hosts(c: Context, platform: str = "sandbox", limit: str = "", json: bool = False) -> None:
+def hosts(c: Context, platform: str = "", limit: str = "", json: bool = False) -> None:
     """Look at the machines of the platform, side by side: what is wrong comes first."""
     from salvor import hosts, show
 
@@ -31,7 +31,7 @@ def hosts(c: Context, platform: str = "sandbox", limit: str = "", json: bool = F
 )
 def run(
     c: Context,
-    platform: str = "sandbox",
+    platform: str = "",
     limit: str = "",
     command: str = "",
     batch: int = 0,
@@ -53,7 +53,7 @@ def _on_hosts(verb: str, summary: str) -> Callable[..., None]:
     def body(
         c: Context,
         limit: str = "",
-        platform: str = "sandbox",
+        platform: str = "",
         plan: bool = False,
         approve: str = "",
         yes: bool = False,
@@ -76,7 +76,7 @@ def _on_service(verb: str, summary: str) -> Callable[..., None]:
         c: Context,
         name: str,
         limit: str = "",
-        platform: str = "sandbox",
+        platform: str = "",
         plan: bool = False,
         approve: str = "",
         yes: bool = False,

@@ -56,6 +56,18 @@ def take(c: Context, incident: str = "") -> None:
     takeover.take(one_of("incident", incident), show.choose().tell)
 
 
+@command(
+    hash="the hash of the plan that you read, where nobody is at the terminal",
+    key="the SSH key to sign with (default: SALVOR_SIGNING_KEY; ~/.ssh/id_ed25519 too where it must be signed)",
+)
+def approve(c: Context, incident: str = "", hash: str = "", key: str = "", json: bool = False) -> None:
+    """As a second person, read the plan that waits for you, and approve it."""
+    from salvor import show
+    from salvor.approval import giving
+
+    giving.approve(incident, hash, key, show.choose(as_json=json))
+
+
 @command(text="what to note, with who and why")
 def note(c: Context, incident: str = "", text: str = "") -> None:
     """Write a note into an incident's journal."""
@@ -74,5 +86,15 @@ def review(c: Context, incident: str = "", actions: str = "", json: bool = False
 
 TASKS = (
     incidents,
-    collection("incident", show=show, check=check, close=close, record=record, note=note, review=review, take=take),
+    collection(
+        "incident",
+        show=show,
+        check=check,
+        close=close,
+        record=record,
+        note=note,
+        review=review,
+        take=take,
+        approve=approve,
+    ),
 )

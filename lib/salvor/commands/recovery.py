@@ -35,7 +35,7 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
 
 
 @command()
-def assess(c: Context, service: str = "", platform: str = "sandbox", incident: str = "", json: bool = False) -> None:
+def assess(c: Context, service: str = "", platform: str = "", incident: str = "", json: bool = False) -> None:
     """Look at a service, or at all: what is broken, and which way leads back. Changes and writes nothing."""
     from salvor import console, show, whole_platform
 
@@ -52,7 +52,7 @@ def _step(name: str, summary: str) -> Callable[..., None]:
     def body(
         c: Context,
         service: str = "",
-        platform: str = "sandbox",
+        platform: str = "",
         incident: str = "",
         plan: bool = False,
         approve: str = "",
@@ -91,7 +91,7 @@ def restore(
     target: str = "",
     failed_at: str = "",
     runbook: str = "",
-    platform: str = "sandbox",
+    platform: str = "",
     incident: str = "",
     override: str = "",
     step: bool = False,

@@ -11,7 +11,7 @@ from salvor.commands import collection, command
 
 
 @command()
-def show(c: Context, platform: str = "sandbox", json: bool = False) -> None:
+def show(c: Context, platform: str = "", json: bool = False) -> None:
     """Show what runs by itself: when next, when last, and whether it is installed on this machine."""
     from salvor import schedule_work
     from salvor import show as show_
@@ -22,7 +22,7 @@ def show(c: Context, platform: str = "sandbox", json: bool = False) -> None:
 def _changing(name: str, summary: str) -> Callable[..., None]:
     def body(
         c: Context,
-        platform: str = "sandbox",
+        platform: str = "",
         plan: bool = False,
         approve: str = "",
         yes: bool = False,
@@ -43,7 +43,7 @@ remove = _changing("remove", "Let no schedule of the platform run by itself here
 
 
 @command("name", name="the schedule, as the inventory names it")
-def run(c: Context, name: str, platform: str = "sandbox") -> None:
+def run(c: Context, name: str, platform: str = "") -> None:
     """Run a schedule if it is due: what cron calls every few minutes."""
     from salvor import schedule_work
 

@@ -11,7 +11,7 @@ from salvor.commands import command
 def protect(
     c: Context,
     service: str = "",
-    platform: str = "sandbox",
+    platform: str = "",
     plan: bool = False,
     approve: str = "",
     yes: bool = False,
@@ -24,26 +24,43 @@ def protect(
 
 
 @command(kind="full, diff, incr (pgBackRest) or dump")
-def backup(c: Context, service: str = "", kind: str = "incr", platform: str = "sandbox", json: bool = False) -> None:
+def backup(c: Context, service: str = "", kind: str = "incr", platform: str = "", json: bool = False) -> None:
     """Back a service up, with a fingerprint of its contents."""
     from salvor import maintenance, show
 
     maintenance.backup(service, platform, kind, show.choose(as_json=json))
 
 
-@command()
-def backups(c: Context, service: str = "", platform: str = "sandbox", json: bool = False) -> None:
-    """List the backups: age, size, window, last proof, against the service's RPO."""
-    from salvor import maintenance, show
+@command(
+    optional=("prometheus",),
+    check="look for what is wrong with them, of one service or of all; exit code 6: failed, 8: warns",
+    deep="with --check: read every byte of them (checksums, pgbackrest verify, restic check --read-data)",
+    prometheus="with --check: print metrics in its text format; --prometheus=FILE writes them for node_exporter",
+)
+def backups(
+    c: Context,
+    service: str = "",
+    platform: str = "",
+    check: bool = False,
+    deep: bool = False,
+    prometheus: str = "",
+    json: bool = False,
+) -> None:
+    """List the backups: age, size, window, last proof, against the service's RPO; or --check them."""
+    from salvor import backup_report, maintenance, show
 
-    maintenance.backups(service, platform, show.choose(as_json=json))
+    shown = show.choose(as_json=json)
+    if check or deep or prometheus:
+        backup_report.report(service, platform, shown, deep=deep, prometheus=prometheus)
+    else:
+        maintenance.backups(service, platform, shown)
 
 
 @command()
 def retention(
     c: Context,
     service: str = "",
-    platform: str = "sandbox",
+    platform: str = "",
     plan: bool = False,
     approve: str = "",
     yes: bool = False,
@@ -63,7 +80,7 @@ def drill(
     c: Context,
     service: str = "",
     scenario: str = "",
-    platform: str = "sandbox",
+    platform: str = "",
     keep: bool = False,
     json: bool = False,
 ) -> None:

@@ -18,7 +18,7 @@ from salvor.commands import collection, command
 )
 def watch(
     c: Context,
-    platform: str = "sandbox",
+    platform: str = "",
     once: bool = False,
     every: str = "5s",
     alertmanager: str = "",
@@ -38,7 +38,7 @@ def watch(
 
 
 @command()
-def show(c: Context, platform: str = "sandbox", json: bool = False) -> None:
+def show(c: Context, platform: str = "", json: bool = False) -> None:
     """The rules, what they see now, the open episodes, and what would be done next. Changes and writes nothing."""
     from salvor import show
     from salvor.watch import commands
