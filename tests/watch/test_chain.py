@@ -213,9 +213,26 @@ def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) ->
     assert not (place.root / "incidents").exists()
 
 
+def test_a_journal_that_is_damaged_stops_the_rule(place: Place) -> None:
+    place.say(90)
+    watcher, said = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    path = place.journals()[0].folder / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    number = next(n for n, line in enumerate(lines) if b'"kind":"outcome"' in line)
+    path.write_bytes(b"".join([*lines[:number], b"{damaged\n", *lines[number + 1 :]]))
+    place.fill()
+    for seconds in range(310, 1000, 60):
+        place.look(watcher, seconds)
+    assert (place.pages, place.restarts, len(place.journals())) == (2, 0, 1)
+    assert "is damaged (inv incident.check)" in said.getvalue()
+
+
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ("  memory:\n", "  shop:\n", "'shop' is the name of a service"),
         ("{{clear: pages, allow: true}}", "{{clear: pages}}", "21:19: immediately.0: clear needs allow: true"),
         ("{{restart: program}}", "{{restart: pages}}", "'pages' is a cache: it has no restart"),
         ("{{restart: program}}", "{{restart: nobody}}", "there is no 'nobody'"),

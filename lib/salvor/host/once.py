@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.shell import Shell
 
-_TOKEN = re.compile(r"[A-Za-z0-9-]{1,200}")
+_OCCASION = re.compile(r"[A-Za-z0-9-]{1,200}")
 _BEGUN = 75
 _ONCE = r"""
 umask 077
@@ -32,15 +32,15 @@ exit "$code"
 """
 
 
-def run(shell: Shell, command: Sequence[str], token: str, *, deadline: float) -> None:
-    """Run it, unless it was run for this token: then it ends as it did. What it was is kept for 30 days there.
+def run(shell: Shell, command: Sequence[str], occasion: str, *, deadline: float) -> None:
+    """Run it, unless it was run for this occasion: then it ends as it did. What it was is kept for 30 days there.
 
     Raises CommandError when it ends with another exit code than 0, OutcomeUnknownError after `deadline` seconds, and
     when it was begun before and nobody saw its end.
     """
-    if not _TOKEN.fullmatch(token):
-        raise CannotError(f"{token!r} cannot name a run; it takes letters, digits and hyphens.")
-    result = shell.run(["sh", "-c", _ONCE, "sh", token, *command], deadline=deadline, check=False)
+    if not _OCCASION.fullmatch(occasion):
+        raise CannotError(f"{occasion!r} cannot name a run; it takes letters, digits and hyphens.")
+    result = shell.run(["sh", "-c", _ONCE, "sh", occasion, *command], deadline=deadline, check=False)
     if result.exit_code == _BEGUN and "salvor: begun before" in result.stderr:
         raise OutcomeUnknownError(
             f"{command[0]} was begun on {shell.where} before, and nobody saw its end.",

@@ -140,11 +140,11 @@ class Host(Machine):
             services.act(self._shell, service, "restart", deadline=90.0)
 
     @verb(deadline=3700, destructive=True)
-    def execute(self, command: list[str], token: str, deadline: float) -> None:
-        """Run a command there, once for each `token` (letters, digits, hyphens), within `deadline` seconds. Raises
+    def execute(self, command: list[str], occasion: str, deadline: float) -> None:
+        """Run a command there, once for an `occasion` (letters, digits, hyphens), within `deadline` seconds. Raises
         CommandError when it fails, OutcomeUnknownError when it was begun and nobody saw its end: it is not run again.
         """
-        once.run(self._shell, command, token, deadline=deadline)
+        once.run(self._shell, command, occasion, deadline=deadline)
 
 
 def _identity(seen: Facts) -> str:

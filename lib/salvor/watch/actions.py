@@ -12,8 +12,8 @@ RECOVER = "recover"
 """The verb of a runbook's action: its system is the service that is brought back."""
 
 
-def change(action: Action, incident: Incident, why: str, token: str) -> Change:
-    """The change that an action is, from a look at its system. `token` names this one time of a command.
+def change(action: Action, incident: Incident, why: str, occasion: str) -> Change:
+    """The change that an action is, from a look at its system. `occasion` names this one time of a command.
 
     Raises CannotError when the system cannot be looked at, or there is nothing to go back to.
     """
@@ -29,7 +29,7 @@ def change(action: Action, incident: Incident, why: str, token: str) -> Change:
             why=why,
             no_undo="what a command did, nobody knows",
             command=list(action.run or ()),
-            token=token,
+            occasion=occasion,
             deadline=action.deadline,
         )
     if action.kind == "reset_connections":

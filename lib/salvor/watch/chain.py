@@ -40,6 +40,8 @@ def next_move(
 ) -> Move:
     """The next move, from the rule's episodes, the newest first."""
     told = episodes[0] if episodes and not episodes[0].is_over else None
+    if told and told.is_damaged:
+        return Move("wait", f"nothing is done: the journal of {told.id} is damaged (inv incident.check)")
     if told is None:
         return _begin(rule, episodes, sighting, reading)
     if reading.bad is False:

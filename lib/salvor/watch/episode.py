@@ -12,13 +12,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from salvor import brief, clock, journal
+from salvor import brief, clock
 from salvor.change import Change
 from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform
-from salvor.journal import Journal
+from salvor.journal import Journal, incidents
 from salvor.run import Runner, Watcher, describe
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session, incidents_folder, operator
@@ -58,6 +58,8 @@ class Told:
     acts: tuple[datetime, ...] = ()
     acknowledged: str = ""
     is_over: bool = False
+    is_damaged: bool = False
+    """Whether some of it cannot be read: what was done is then not known."""
     last_at: datetime | None = None
 
     @property
@@ -128,15 +130,15 @@ class Episodes:
 
     def __init__(self, platform: str) -> None:
         self._platform = platform
-        self._over: dict[str, Told | None] = {}
+        self._over: dict[str, Told] = {}
 
     def of(self, rule: str, back: float) -> list[Told]:
         """Those of a rule, the newest first, back to the first that was over more than `back` seconds ago."""
         found = []
-        for folder in journal.incidents(incidents_folder()):
+        for folder in incidents(incidents_folder()):
             if brief.service_of(folder.name) != rule:
                 continue
-            told = self._read(folder, rule)
+            told = self._read(folder)
             if told is None:
                 continue
             found.append(told)
@@ -144,18 +146,20 @@ class Episodes:
                 break
         return found
 
-    def _read(self, folder: Path, rule: str) -> Told | None:
+    def _read(self, folder: Path) -> Told | None:
         if folder.name in self._over:
             return self._over[folder.name]
+        damaged = Told(folder.name, "bad", clock.now(), is_damaged=True)
         try:
-            lines = Journal.read(folder).lines
+            journal = Journal.read(folder)
         except CannotError:
-            lines = []
-        first = lines[0] if lines else {}
-        told = tell(lines) if (first.get("platform"), first.get("rule")) == (self._platform, rule) else None
-        if told is None or told.is_over:
+            return damaged
+        if journal.lines and journal.lines[0].get("platform", self._platform) != self._platform:
+            return None
+        told = None if journal.damaged else tell(journal.lines)
+        if told and told.is_over:
             self._over[folder.name] = told
-        return told
+        return told or damaged
 
 
 @dataclass

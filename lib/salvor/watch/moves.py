@@ -11,7 +11,7 @@ from salvor.change import Change, Finding, Level
 from salvor.errors import CannotError, SalvorError
 from salvor.inventory import Platform
 from salvor.run import Plan, PlannedStep, describe
-from salvor.secrets import mask
+from salvor.secrets import mask, mask_data
 from salvor.session import Session, open_session
 from salvor.show import Shown
 from salvor.watch import actions
@@ -91,10 +91,10 @@ class _Maker:
         self._note(self.seen.finding())
         changes = []
         for number, action in enumerate(self.rule.actions(name)):
-            token = f"{self.episode.id}-{name}-{number}"
+            occasion = f"{self.episode.id}-{name}-{number}"
             why = f"{self.seen.rule}: {self.seen.reading.figure} ({self.seen.move.stage})"
             try:
-                changes.append(actions.change(action, self.episode, why, token))
+                changes.append(_legible(actions.change(action, self.episode, why, occasion)))
             except SalvorError as error:
                 self._note(Finding(action.system or "", action.kind, Level.UNKNOWN, "not done", detail=error.what))
         self._approve(name, changes)
@@ -207,3 +207,10 @@ class _Maker:
                 self.session.runner.note("observed", key=key, outcome="unknown", detail=detail)
         seconds = round(clock.age(stage.begun).total_seconds(), 3)
         self.session.runner.note("step", step=name, phase="ended", seconds=seconds)
+
+
+def _legible(change: Change) -> Change:
+    """`change`, unless the journal would mask some of it: it is read back from there."""
+    if mask_data(change.to_json()) != change.to_json():
+        raise CannotError(f"what looks like a secret is in {describe(change)}, and could not be read back")
+    return change

@@ -52,6 +52,8 @@ def check(
             _known(escalation.ticket, channels, (*where, "ticket"), refuse)
     for name, rule in rules.items():
         where = ("watch", name)
+        if name in services:
+            refuse(where, f"{name!r} is the name of a service, and its incidents bear it.", "rename the rule")
         _known(rule.service, services, (*where, "service"), refuse)
         if rule.escalate:
             _known(rule.escalate, escalations, (*where, "escalate"), refuse)
