@@ -75,3 +75,9 @@ class HeldError(SalvorError):
     """Another operator works on this service."""
 
     exit_code = 7
+
+
+class WarnedError(SalvorError):
+    """Everything can be restored, and something should be seen to before it cannot."""
+
+    exit_code = 8
