@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from salvor.sandbox import cluster, parts, processes
+from salvor.sandbox import parts, processes
 from salvor.sandbox.o4o.layout import APPLICATIONS, Layout
 from salvor.sandbox.parts import Part
 
@@ -30,6 +30,8 @@ def up(*, fresh: bool = False, tell: Callable[[str], object] = print) -> None:
     data stays. Raises UsageError when its folder is somebody's, HeldError when another call is at work, CannotError
     when a part does not start.
     """
+    from salvor.sandbox import cluster
+
     with parts.alone(Layout):
         if fresh:
             _remove()
@@ -60,6 +62,7 @@ def _bring_up(sandbox: Layout, tell: Callable[[str], object]) -> None:
 
 def _make(sandbox: Layout, tell: Callable[[str], object]) -> None:
     """The database, the files, and their first backups, where they are not made yet."""
+    from salvor.sandbox import cluster
     from salvor.sandbox.o4o import backups, content, database, pm2
 
     with ThreadPoolExecutor(2) as pool:

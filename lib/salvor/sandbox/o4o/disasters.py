@@ -69,7 +69,7 @@ def _ransomware(found: Layout) -> datetime:
     """Somebody encrypts every file of the media, gives it another name, and leaves a note that asks for money."""
     _refuse_missing(found.media)
     moment = clock.now()
-    for path in sorted(found.media.rglob("*")):
+    for path in sorted(found.media.rglob("[!.]*")):  # not what is being uploaded
         if path.is_file() and not path.is_symlink():
             _encrypt(path)
     for folder in (found.media, *(path for path in found.media.rglob("*") if path.is_dir())):
@@ -125,7 +125,7 @@ _DISASTERS: dict[str, Callable[[Layout], datetime]] = {
 
 
 def _refuse_missing(path: Path) -> None:
-    if not path.exists():
+    if not path.exists() or not path.stat().st_size:
         raise CannotError(
-            f"{path} is not there, so there is nothing left to break.", hint="inv sandbox.status --platform=o4o"
+            f"{path} is not there, or empty: there is nothing left to break.", hint="inv sandbox.status --platform=o4o"
         )

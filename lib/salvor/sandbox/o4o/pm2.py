@@ -95,7 +95,8 @@ def start(sandbox: Layout, tell: Callable[[str], object]) -> None:
             "interpreter": argv[0],
             "cwd": str(sandbox.root / "srv"),
             "env": {"PYTHONPATH": os.pathsep.join(search)},
-            # One that cannot start gives up soon, and says why in its log.
+            # One that cannot start is given up soon, and says why in its log.
+            "min_uptime": 10_000,
             "max_restarts": 2,
             "kill_timeout": 3000,
             "vizion": False,

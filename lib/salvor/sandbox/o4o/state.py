@@ -15,7 +15,7 @@ def of_files(sandbox: Layout) -> list[Part]:
     """The settings, the media and the release."""
     settings = sandbox.settings.read_text(encoding="utf-8").splitlines() if sandbox.settings.exists() else []
     values = sum("=" in line for line in settings)
-    media = [path for path in sandbox.media.rglob("*") if path.is_file()]
+    media = [path for path in sandbox.media.rglob("[!.]*") if path.is_file()]  # not what is being uploaded
     broken = sum(not _is_picture(path) for path in media)
     release = (sandbox.build / "manifest.json").exists()
     return [
