@@ -35,7 +35,7 @@ _ENTER = r"""
 cd -P -- "$1" && [ "$(pwd -P)" = "$1" ] || exit 45
 """
 _LOOK = rf"""{_ENTER}
-echo "$(date -u +%s) $(find . -xdev \( -type f -o -type l \) | head -n 1000001 | wc -l) $(ls -di . | tr -dc 0-9)"
+echo "$(date -u +%s) $(find . -xdev \( -type f -o -type l \) -print0 | tr -dc '\000' | wc -c) $(ls -di . | tr -dc 0-9)"
 """
 # Directories stay: whoever writes into them need not make them again. -delete follows no link, also not one that is
 # put in the place of a directory meanwhile.
@@ -45,7 +45,7 @@ mark=$(mktemp) || exit 1
 trap 'rm -f -- "$mark"' EXIT
 touch -d "@$2" "$mark" || exit 1
 find . -xdev \( -type f -o -type l \) ! -newer "$mark" -delete
-find . -xdev \( -type f -o -type l \) ! -newer "$mark" | wc -l
+find . -xdev \( -type f -o -type l \) ! -newer "$mark" -print0 | tr -dc '\000' | wc -c
 """
 _WRONG = {44: "is no directory there", 45: "is reached by a link; write the path that it leads to"}
 
