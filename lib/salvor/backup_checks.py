@@ -68,6 +68,7 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
     for due in known.due:
         yield _due(system, good, due, known.expect.within)
     yield from _sizes(system, good, known.expect)
+    yield from _changed(system, backups, known.earlier)
     if known.keep:
         yield from _kept(system, backups, known.keep, known.earlier)
     yield _proven(system, good, known.expect)
@@ -126,6 +127,16 @@ def _sizes(system: str, good: Sequence[Backup], expect: Expect) -> Iterator[Find
             yield Finding(system, SIZE, Level.FAIL, figure, limit, detail)
         else:
             yield Finding(system, SIZE, Level.PASS, figure, detail=detail)
+
+
+def _changed(system: str, backups: Sequence[Backup], earlier: Mapping[str, Backup]) -> Iterator[Finding]:
+    """A backup never changes: one that has another size than at the last look was cut off, or written over."""
+    for one in backups:
+        before = earlier.get(_key(one))
+        if before and before.size != one.size:
+            figure = f"{one.id} has {write_bytes(one.size)}"
+            detail = f"{write_bytes(before.size)} when it was looked at last, in {one.repository}"
+            yield Finding(system, audit.INTEGRITY, Level.FAIL, figure, detail=detail)
 
 
 def _kept(system: str, backups: Sequence[Backup], keep: Keep, earlier: Mapping[str, Backup]) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from salvor.show import Shown
 from salvor.system import Restorable
 
 _ARCHIVE = "archive"
-"""The way back of a file that holds backups of several systems."""
+"""The kind of a backup that is a file with those of several systems."""
 
 
 def carry_out(
@@ -60,12 +60,12 @@ def verdicts_of(incident: Incident, history: History) -> list[tuple[Restorable, 
     """
     mine = [(system, _verdicts(system, history)) for system in incident.systems if _keep(system)]
     every = [one for _, verdicts in mine for one in verdicts]
-    if any(one.backup.way == _ARCHIVE and not one.stays for one in every):
+    if any(one.backup.kind == _ARCHIVE and not one.stays for one in every):
         names = {system.name for system, _ in mine}
         others = [incident.system(name) for name in incident.platform.settings if name not in names]
         for other in others:
             if isinstance(other, Restorable):
-                every += [one for one in _verdicts(other, history) if one.backup.way == _ARCHIVE]
+                every += [one for one in _verdicts(other, history) if one.backup.kind == _ARCHIVE]
     agreed = iter(together(every))
     return [(system, [next(agreed) for _ in verdicts]) for system, verdicts in mine]
 

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from salvor import audit, clock, secrets, shell
+from salvor.archive import audit as archives
 from salvor.audit import WAL, Audited
 from salvor.change import Finding, Level
+from salvor.postgres import dump_chosen
 from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Sighting
 from salvor.postgres.dump_store import open_store
@@ -37,6 +39,8 @@ def look(system: Postgres, *, deep: bool) -> Iterator[Audited]:
     """The dumps, the pgBackRest repositories and the archiver. `deep` reads every byte of them."""
     if system.settings.dumps:
         yield from _of_dumps(system.name, system.settings.dumps, deep)
+    if system.settings.archives:
+        yield from archives.look(system.settings.archives, dump_chosen.host(system), system.name, deep=deep)
     if system.settings.pgbackrest:
         said = _ask_archiver(system.site.view().primary)  # before the archive is listed, or it would be ahead of it
         repository = system.site.repository(system.site.reachable_member())

@@ -31,7 +31,7 @@ _WHOLE = re.compile(r"\d{8}_\d{6}|\.enc$|\.(tar\.|t)(gz|zst)$")
 def backups(system: Postgres) -> list[Backup]:
     """The archives that the dump is in, newest first. Raises CannotError when they cannot be read."""
     settings = system.settings.archives
-    return listing.backups(settings, _host(system), system=system.name, way="logical") if settings else []
+    return listing.backups(settings, host(system), system=system.name, way="logical") if settings else []
 
 
 def find(system: Postgres, wish: Wish) -> Source:
@@ -63,7 +63,7 @@ def source(system: Postgres, name: str, within: str) -> Source:
     """The dump of that name, or the one `within` the archive of that name. Raises UsageError, CannotError."""
     if not within:
         return dump_find.source(system.settings.dumps, name)
-    found = listing.locate(name, _host(system))
+    found = listing.locate(name, host(system))
     return Source(found.location, None, found.taken, None, member=within)
 
 
@@ -84,7 +84,7 @@ def _in_archive(system: Postgres, wish: Wish) -> Source | None:
         return None
     if not named and wish.source != "latest" and stem_of(wish.source) is None:
         return None
-    found = listing.find(settings, _host(system), wish)
+    found = listing.find(settings, host(system), wish)
     return Source(found.location, None, found.taken, None, member=settings.member)
 
 
@@ -103,11 +103,11 @@ def _take_out(system: Postgres, source: Source, scratch: Path, *, trusted: bool)
         shutil.rmtree(place, ignore_errors=True)
         shutil.rmtree(building, ignore_errors=True)
         durable.make_folder(building)
-        host = _host(system)
-        archive = listing.locate(source.name, host)
+        there = host(system)
+        archive = listing.locate(source.name, there)
         yield from extract(
             archive, system.settings.archives, source.member, shell.local(), str(building),
-            tree=path.name, trusted=trusted, host=host,
+            tree=path.name, trusted=trusted, host=there,
         )  # fmt: skip
         building.rename(place)
     return path
@@ -131,6 +131,6 @@ def _is_archive(name: str) -> bool:
     return stem_of(last) is not None and _WHOLE.search(last) is not None
 
 
-def _host(system: Postgres) -> Shell:
+def host(system: Postgres) -> Shell:
     """The machine where archives lie that are not here: a member's."""
     return shell.on_demand(f"the host of {system.name}", lambda: system.site.reachable_member().server.shell)

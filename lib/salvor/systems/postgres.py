@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from salvor import clock, secrets, shell
+from salvor.archive import audit as archive
 from salvor.archive.settings import ArchivesSettings
 from salvor.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
@@ -19,6 +20,7 @@ from salvor.postgres import (
     audit,
     backrest,
     beside,
+    dump_chosen,
     failover,
     fence,
     logical,
@@ -447,6 +449,8 @@ class Postgres(Restorable):
             yield from stored.expire(int(number), backups, wal_since)
         elif repository == self.settings.dumps:
             yield from logical.expire(self, backups)
+        elif (archives := self.settings.archives) and repository == archives.folder:
+            yield from archive.remove(archives, dump_chosen.host(self), backups)
         else:
             raise UsageError(f"{self.name}: it has no repository {repository!r}.", safe="nothing was removed")
 

@@ -1,0 +1,60 @@
+"""What is wrong with the archives of a platform, and the removal of those that no policy keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from salvor import audit, bucket, shell
+from salvor.archive import listing
+from salvor.archive.members import Members
+from salvor.archive.settings import ArchivesSettings
+from salvor.archive.source import SUM, Archive, opened
+from salvor.audit import Audited
+from salvor.change import Progress
+from salvor.errors import CannotError
+from salvor.shell import Shell
+
+
+def look(settings: ArchivesSettings, there: Shell, system: str, *, deep: bool) -> Iterator[Audited]:
+    """Their integrity, room and permissions. `deep` decrypts and unpacks all of them, and keeps nothing.
+
+    Raises CannotError when the folder cannot be read.
+    """
+    found = listing.archives(settings.folder, there)
+    problems = [f"{one.name} is empty" for one in found if not one.size]
+    if deep:
+        problems += [said for one in found if one.size and (said := _damage(one, settings, there))]
+    yield audit.integrity(system, problems, f"{len(found)} archives", how="unpacked" if deep else "")
+    if not settings.folder.startswith("s3://"):
+        here = Path(settings.folder).is_dir()
+        yield from audit.place(shell.local() if here else there, system, settings.folder, settings.folder)
+
+
+def _damage(archive: Archive, settings: ArchivesSettings, there: Shell) -> str:
+    """Why an archive cannot be read to its end; empty when it can."""
+    try:
+        with opened(archive, settings, there) as unpacked:
+            for _ in Members(unpacked.chunk, archive.name):
+                pass
+            while unpacked.chunk():
+                pass
+    except CannotError as error:
+        return error.what
+    return ""
+
+
+def remove(settings: ArchivesSettings, there: Shell, names: Sequence[str]) -> Iterator[Progress]:
+    """Remove archives by their names, each with the checksum beside it. Raises CannotError."""
+    doomed = [one for one in listing.archives(settings.folder, there) if one.name in names]
+    for count, one in enumerate(doomed):
+        yield Progress(count, len(doomed), "archives", f"removing {one.name}")
+        if one.location.startswith("s3://"):
+            place, key = bucket.split(one.location)
+            with bucket.asking(one.location) as s3:
+                for each in (key, f"{key}{SUM}"):
+                    s3.delete_object(Bucket=place, Key=each)
+        else:
+            where = there if one.there else shell.local()
+            where.run(["rm", "-f", "--", one.location, f"{one.location}{SUM}"])
+    yield Progress(len(doomed), len(doomed), "archives", "removed")
