@@ -59,8 +59,15 @@ def scale(shell: Shell, name: str, instances: int, *, deadline: float, environme
     so already is no error. Raises CannotError, or NotConvergedError when it is not so within `deadline` seconds.
     """
     until = clock.monotonic() + deadline
-    if count(shell, name, environment) == instances:
+    before = count(shell, name, environment)
+    if before == instances:
         return
+    if not before and not name.endswith("@"):
+        raise CannotError(
+            f"{shell.where} has no {name} under pm2, so it has nothing to scale.",
+            safe="nothing was changed",
+            hint="there: pm2 list; a template of systemd is named by template: NAME@",
+        )
     command = ["sh", "-c", PATH + _SCALE, "sh", name, str(instances)]
     shell.run(command, deadline=deadline, environment=environment)
     while (now := count(shell, name, environment)) != instances:
