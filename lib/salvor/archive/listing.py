@@ -18,7 +18,6 @@ from salvor.shell import Shell
 from salvor.system import Wish
 
 _DATED = re.compile(r"(\d{8})_(\d{6})")
-_SHARED = "the whole archive is of other systems too: only its own policy removes it"
 # A name with a line break in it is none that a backup gives.
 _LIST = r"""
 [ -d "$1" ] || exit 44
@@ -48,7 +47,6 @@ def backups(settings: ArchivesSettings, there: Shell, *, system: str, way: str) 
             usable=one.size > 0,
             detail=f"{settings.member} in it; time by the clock of {_clock(one, there)}" if one.size else "it is empty",
             repository=settings.folder,
-            hold=_SHARED,
         )
         for one in archives(settings.folder, there)
         if one.taken
@@ -150,7 +148,7 @@ def find(settings: ArchivesSettings | None, there: Shell, wish: Wish) -> Archive
     usable = [each for each in found if each.size and each.taken]
     if wish.at:
         usable = [each for each in usable if each.taken and each.taken <= wish.at]
-    elif wish.damaged_at and not wish.live_is_sound:
+    elif wish.damaged_at:
         usable = [each for each in usable if each.taken and each.taken < wish.damaged_at]
     if not usable:
         until = wish.at or wish.damaged_at

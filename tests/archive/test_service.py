@@ -1,0 +1,221 @@
+"""A whole service back from one archive: a database, two trees and a file, through the chain that an operator runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from salvor import aftermath, clock, console
+from salvor.change import Level
+from salvor.errors import SalvorError
+from salvor.session import Session, open_session
+from salvor.show import Plain
+from salvor.system import System, Wish
+
+from tests.archive import made
+from tests.archive.made import PASSWORD, encrypt, listing
+from tests.postgres.conftest import programs
+from tests.postgres.logical import world
+
+pytestmark = pytest.mark.timeout(120)
+TAKEN = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
+MEMBERS = {"media": "uploads", "build": "build", "environment": ".env"}
+
+
+class Shop:
+    """A cluster with 500 orders, what a shop has on its disk, and last night's archive of all of it."""
+
+    def __init__(self, root: Path, made_: world.World) -> None:
+        self.root, self.database = root, made_
+        self.top = made.platform(root)
+        self.before = {name: listing(self.top / member) for name, member in MEMBERS.items()}
+        self.folder = root / "backup"
+        self.folder.mkdir(mode=0o700)
+        (root / "password").write_text(PASSWORD)
+        (root / "password").chmod(0o600)
+        (root / "inventory").mkdir()
+        (root / "inventory/shop.yaml").write_text(yaml.safe_dump(self.inventory()))
+
+    def inventory(self) -> dict[str, Any]:
+        archives = {"folder": str(self.folder), "password": f"file:{self.root}/password"}
+        settings = self.database.system.settings.model_dump(mode="json", exclude={"dumps"}, exclude_defaults=True)
+        trees = {
+            name: {"kind": "files", "path": str(self.top / member), "archives": archives | {"member": member}}
+            for name, member in MEMBERS.items()
+        }
+        database = settings | {"kind": "postgres", "archives": archives | {"member": "database.sql.gz"}}
+        service = {
+            "rto": "1h",
+            "rpo": "1d",
+            "systems": ["database", *trees],
+            "checks": [
+                {"name": "orders", "system": "database", "sql": "select count(*) from orders", "at_least": 500},
+                {"name": "pictures", "system": "media", "ask": "files *.jpg", "at_least": 2},
+                {"name": "the address", "system": "environment", "ask": "lines ^DATABASE_URL=", "at_least": 1},
+            ],
+        }
+        return {"systems": {"database": database, **trees}, "services": {"shop": service}}
+
+    def dump(self, target: Path, *options: str) -> None:
+        environment = os.environ | {"PGPASSWORD": world.PASSWORD}
+        argv = [str(programs() / "pg_dump"), "-h", "127.0.0.1", "-p", str(self.database.port), "-U", "salvor", "orders"]
+        with target.open("wb") as file:
+            subprocess.run([*argv, *options], env=environment, stdout=file, check=True, timeout=60)
+
+    def back_up(self, taken: datetime = TAKEN, *options: str) -> Path:
+        """What the customer's script does."""
+        plain = self.top / "database.sql"
+        self.dump(plain)
+        made.run("gzip", "-f", plain)
+        archive = made.pack(self.top, self.folder / f"o4o_backup_{taken.astimezone():%Y%m%d_%H%M%S}.tar.gz")
+        (self.top / "database.sql.gz").unlink()
+        if options:
+            plain, archive = archive, encrypt(archive, *options)
+            plain.unlink()
+        return archive
+
+    def destroy(self) -> None:
+        with self.database.shop() as connection:
+            connection.execute("update orders set note = 'gone'")
+            connection.execute("delete from orders where id > 20")
+        shutil.rmtree(self.top / "uploads")
+        (self.top / "build/index.html").write_text("pay 3 bitcoin")
+        (self.top / ".env").write_text("")
+
+    def session(self, **wishes: Any) -> Session:
+        return open_session("shop", Plain(), platform="shop", wish=Wish(**wishes))
+
+    def restore(self, **wishes: Any) -> Session:
+        session = self.session(**wishes)
+        console.recover(session, Plain(), yes=True)
+        return session
+
+    def now(self) -> dict[str, Any]:
+        return {name: listing(self.top / member) for name, member in MEMBERS.items() if (self.top / member).exists()}
+
+    def count(self) -> int:
+        """By the operator, whom no fence keeps out."""
+        with self.database.server.connect("orders") as connection:
+            row = connection.execute("select count(*) from orders").fetchone()
+        assert row
+        return int(row[0])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[world.World]:
+    home = Path(tempfile.mkdtemp(prefix="salvor-archive-"))
+    home.chmod(0o755)
+    run_as = "postgres" if os.geteuid() == 0 else None
+    if run_as:
+        shutil.chown(home, run_as, run_as)
+    running = world.World(home, run_as)
+    try:
+        running.make()
+        with running.server.connect(writes=True) as connection:
+            connection.execute("create database accounts")  # others share the cluster: the database alone is replaced
+        yield running
+    finally:
+        for data in home.glob("data*"):
+            if data.is_dir():
+                replace(running.server, data=str(data)).kill()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def shop(cluster: world.World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path / "inventory"))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
+    with cluster.shop() as connection:
+        connection.execute("truncate orders restart identity")
+        connection.execute("insert into orders (note) select md5(g::text) from generate_series(1, 500) g")
+    return Shop(tmp_path, cluster)
+
+
+def test_a_service_comes_back_from_one_archive_and_goes_back_again(shop: Shop) -> None:
+    archive = shop.back_up(TAKEN, "-pbkdf2")
+    shop.destroy()
+    destroyed = shop.now()
+    session = shop.restore(source=str(archive))
+    assert shop.now() == shop.before
+    assert shop.count() == 500
+    assert not list((shop.root / "incidents").rglob("*.sql.gz"))  # nothing of the dump stays behind
+    aftermath.undo(session.incident.id, Plain(), yes=True)
+    assert shop.now() == destroyed
+    assert shop.count() == 20
+
+
+def test_latest_is_the_newest_archive_and_at_the_newest_before(shop: Shop) -> None:
+    old, new = shop.back_up(TAKEN - timedelta(days=1)), shop.back_up(TAKEN)
+    (shop.folder / "o4o_backup_20991231_000000.tar.gz").touch()  # empty: a backup that failed
+    (shop.folder / "notes_20991231.txt").touch()
+    (shop.folder / f"{new.name}.sha256").touch()
+    for system in shop.session().incident.systems:
+        listed = [(one.id, one.usable, one.taken) for one in system.backups()]
+        assert listed[1:] == [(new.name, True, TAKEN), (old.name, True, TAKEN - timedelta(days=1))]
+        assert listed[0][1] is False
+        for wish, chosen in (
+            (Wish(), new),
+            (Wish(at=TAKEN), new),
+            (Wish(at=TAKEN - timedelta(seconds=1)), old),
+            (Wish(source=old.name), old),
+            (Wish(damaged_at=TAKEN, live_is_sound=False), new if system.name == "database" else old),
+        ):
+            assert [way.backup for way in system.ways_back(wish) if way.possible] in ([chosen.name], [str(chosen)])
+        assert not any(way.possible for way in system.ways_back(Wish(at=TAKEN - timedelta(days=9))))
+
+
+def test_a_damaged_archive_leaves_everything_as_it_was(shop: Shop) -> None:
+    archive = shop.back_up()
+    content = archive.read_bytes()
+    archive.write_bytes(content[:-2000])
+    with pytest.raises(SalvorError, match="truncated") as error:
+        shop.restore(source=str(archive))
+    assert "HINT" in str(error.value)
+    assert (shop.top / "uploads/one.jpg").exists()
+    assert shop.count() == 500
+    assert not list((shop.root / "incidents").rglob("*.sql*"))
+    assert not list(shop.top.glob("*.salvor-*/*"))
+    archive.write_bytes(content)  # the same command again goes on
+    shop.restore(source=str(archive))
+    assert shop.now() == shop.before
+
+
+def carry_out(system: System, verb: str, **arguments: Any) -> None:
+    for _ in system.apply(system.change(verb, why="-", no_undo="-", **arguments)):
+        pass
+
+
+@pytest.mark.parametrize("options", [("-Fc",), ()])
+def test_the_dump_may_have_any_form(shop: Shop, options: tuple[str, ...]) -> None:
+    """Whatever the member is called."""
+    shop.dump(shop.top / "database.sql.gz", *options)
+    archive = made.pack(shop.top, shop.folder / "o4o_backup_20260101_000000.tar.gz")
+    with shop.database.shop() as connection:
+        connection.execute("delete from orders")
+    database = shop.session(source=str(archive)).incident.systems[0]
+    way = next(way for way in database.ways_back(Wish(source=str(archive))) if way.possible)
+    carry_out(database, "stage", **(way.arguments or {}))
+    assert database.ask("select count(*) from orders", way.stage) == 500
+    levels = {finding.check: finding.level for finding in database.verify(way, Wish(source=str(archive)))}
+    assert levels["freshness"] is Level.PASS
+    carry_out(database, "drop", stage=way.stage)
+
+
+def test_what_is_staged_again_is_found(shop: Shop) -> None:
+    archive = shop.back_up()
+    media = shop.session(source=str(archive)).incident.system("media")
+    way = media.ways_back(Wish(source=str(archive)))[0]  # type: ignore[attr-defined]
+    for _ in range(2):
+        carry_out(media, "stage", **way.arguments)
+    (staged,) = media.observe().staged
+    assert staged.complete
+    assert clock.write_time(staged.fresh or TAKEN) == clock.write_time(TAKEN)
