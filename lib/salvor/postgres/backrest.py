@@ -372,7 +372,9 @@ def write_target_time(moment: datetime) -> str:
 
 
 def recovery_options(target: str, timeline: int) -> list[str]:
-    """pgBackRest's options for `latest`, `immediate`, `time:...`, `before:...` (exclusive), `name:...` or `lsn:...`."""
+    """pgBackRest's options for `latest`, `immediate`, `time:...`, `before:...` (exclusive), `name:...`, `lsn:...`, or
+    `before-lsn:...` (exclusive).
+    """
     kind, _, value = target.partition(":")
     along = f"--target-timeline={timeline}"
     match kind:
@@ -384,5 +386,7 @@ def recovery_options(target: str, timeline: int) -> list[str]:
             moment = write_target_time(clock.read_time(value, argument="--at"))
             exclusive = ["--target-exclusive"] if kind == "before" else []
             return ["--type=time", f"--target={moment}", *exclusive, "--target-action=pause", along]
+        case "before-lsn":
+            return ["--type=lsn", f"--target={value}", "--target-exclusive", "--target-action=pause", along]
         case _:
             return [f"--type={kind}", f"--target={value}", "--target-action=pause", along]

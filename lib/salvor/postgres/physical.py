@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock, leftovers
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
-from salvor.postgres import beside, fence
+from salvor.postgres import beside, dropped, fence
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.server import ABSENT, Look, Server
@@ -82,16 +82,29 @@ class Physical:
             yield from self._restore(
                 backup, target, timeline, look, whole=bool(marker.get("incident") == self.incident)
             )
-            beside.write_marker(self.stage, wanted | {"phase": "restored"})
             marker = wanted
+            beside.write_marker(self.stage, marker | {"phase": "restored"})
         damaged = self.live.look()
         known_end = self._known_end(timeline, damaged) if target == "latest" else 0
         self.stage.launch(self._overrides([self.stage.look(), damaged]))
         yield from self._replay(target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
+        if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
+            yield from self._before_a_drop(backup, timeline, wanted)
         if phase not in ("complete", "promoting"):
             marker = beside.read_marker(self.stage.look().marker)
             stamp = {"phase": "complete", "completed_at": clock.write_time(clock.now())}
             beside.write_marker(self.stage, marker | stamp)
+
+    def _before_a_drop(self, backup: str, timeline: int, wanted: Mapping[str, Any]) -> Iterator[Progress]:
+        """When a DROP DATABASE was under way at the target, restore once more, to the position where it began."""
+        while found := dropped.began(self.stage, self.repository):
+            database, lsn = found
+            yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
+            yield from self._restore(backup, f"before-lsn:{lsn}", timeline, self.stage.look(), whole=False)
+            stamp = {"phase": "restored", "stopped_before_drop_of": database, "at": lsn}
+            beside.write_marker(self.stage, {**wanted, **stamp})
+            self.stage.launch(self._overrides([self.stage.look(), self.live.look()]))
+            yield from self._replay(f"before-lsn:{lsn}", 0)
 
     def _restore(self, backup: str, target: str, timeline: int, look: Look, *, whole: bool) -> Iterator[Progress]:
         """The files of the backup, and the WAL that only the damaged server has."""
@@ -100,6 +113,7 @@ class Physical:
         if whole:  # it was built for another wish, or was live meanwhile
             self.remove()
             look = self.stage.look()
+        self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
         size = self.repository.backup(backup).size
         if look.directory is None:
             beside.room_for(self.live, size)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
+from typing import Any
 
 from psycopg import sql
 
@@ -62,7 +63,7 @@ def stage(
     level = Level.PASS if mine in known else Level.FAIL
     limit = ", ".join(sorted(known))
     yield Finding(subject, "system identifier", level, figure=mine, limit=limit, evidence=evidence)
-    yield _recovered(subject, facts, target, evidence)
+    yield _recovered(subject, facts, target, read_marker(look.marker), evidence)
     yield _fresh(subject, facts, target, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
     stored = next((one for one in site.repository(member).stored if one.label == backup), None)
@@ -87,14 +88,20 @@ def _same_cluster(subject: str, look: Look, primary: Look | None, evidence: str)
     )
 
 
-def _recovered(subject: str, facts: Facts, target: str, evidence: str) -> Finding:
+def _recovered(subject: str, facts: Facts, target: str, marker: Mapping[str, Any], evidence: str) -> Finding:
     at_rest = facts.paused or target == "latest" or not facts.in_recovery
+    earlier = marker.get("stopped_before_drop_of")
+    paused = (
+        f"the replay is paused at {marker.get('at')}, just before the DROP of the database {earlier} began"
+        if earlier
+        else "the replay is paused there"
+    )
     return Finding(
         subject,
         "recovery reached its target",
         Level.PASS if at_rest else Level.FAIL,
         figure=target,
-        detail="all WAL there is was replayed" if target == "latest" else "the replay is paused there",
+        detail="all WAL there is was replayed" if target == "latest" else paused,
         evidence=evidence,
     )
 
@@ -161,11 +168,18 @@ def _checksums(subject: str, look: Look, facts: Facts, evidence: str) -> Finding
 
 def _integrity(subject: str, server: Server, evidence: str) -> Iterator[Finding]:
     """pg_amcheck where its extension is installed; elsewhere every page of every table is read."""
+    import psycopg
+
     with server.session() as connection:
         names = [row[0] for row in connection.execute("select datname from pg_database where datallowconn order by 1")]
     for name in names:
-        with server.session(name) as connection:
-            has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
+        try:
+            with server.session(name) as connection:
+                has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
+        except psycopg.Error as error:
+            detail = secrets.mask(str(error)).strip()
+            yield Finding(subject, f"integrity of {name}", Level.FAIL, "not readable", detail=detail, evidence=evidence)
+            continue
         proof = amcheck if has_amcheck else every_page
         yield proof(subject, server, name, evidence)
 

@@ -276,6 +276,13 @@ class Server:
                 )
             time.sleep(0.1)
 
+    def remove_locks(self) -> None:
+        """Remove the lock files of a server that no process belongs to.
+
+        Left there, it refuses to start when that number is another process's by now, or still a zombie's.
+        """
+        self.shell.run(["sh", "-c", _REMOVE_LOCKS, "sh", self.data])
+
     def launch(self, overrides: Mapping[str, str] | None = None) -> None:
         """Start it and do not wait. Overridden settings need pg_ctl, so they pass a service manager by."""
         if self.processes() and not self._has_shut_down():
@@ -289,9 +296,7 @@ class Server:
         options = [*(["-h", self.address, "-p", str(self.port)] if overrides else [])]
         for name, value in settings.items():
             options += ["-c", f"{name}={value}"]
-        # No process works in this directory, so its lock files are of the dead. Left there, the server refuses to start
-        # when that number is another process's by now, or still a zombie's.
-        self.shell.run(["sh", "-c", _REMOVE_LOCKS, "sh", self.data])
+        self.remove_locks()
         argv = [self.program("pg_ctl"), "-D", self.data, "-l", self.log, "-W", "-s"]
         if options:
             argv += ["-o", shlex.join(options)]  # pg_ctl gives this to a shell

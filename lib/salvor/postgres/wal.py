@@ -25,6 +25,12 @@ def timeline_of(segment: str) -> int:
     return int(segment[:8], 16)
 
 
+def name_of(timeline: int, lsn: int, segment_size: int) -> str:
+    """The file name of the WAL segment that holds an LSN; `segment_size` in bytes."""
+    number, each = lsn // segment_size, 0x100000000 // segment_size
+    return f"{timeline:08X}{number // each:08X}{number % each:08X}"
+
+
 def end_of(segment: str, segment_size: int = 16 * 1024 * 1024) -> int:
     """The first LSN behind a WAL segment, by its file name; `segment_size` in bytes."""
     number = int(segment[8:16], 16) * (0x100000000 // segment_size) + int(segment[16:24], 16)

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import threading
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import psycopg
 import pytest
@@ -15,6 +16,58 @@ from salvor.system import Wish
 from tests.postgres.recovery.clusters import Cluster, is_up
 
 WISH = Wish(rpo=30.0)
+
+
+@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "with commits elsewhere meanwhile"])
+def test_a_dropped_database_is_there_just_before_its_drop(cluster: Cluster, busy: bool) -> None:
+    """Its files are gone, and it is marked, before the DROP commits: no time between two commits is early enough."""
+    cluster.write("a", 20)
+    stop = threading.Event()
+
+    def commit_elsewhere() -> None:
+        with cluster.server("a").connect("postgres", deadline=60.0, writes=True) as connection:
+            connection.execute("create table if not exists busy (at timestamptz)")
+            while not stop.wait(0.001):
+                connection.execute("insert into busy values (now())")
+
+    others = threading.Thread(target=commit_elsewhere)
+    seen: list[datetime] = []
+
+    def see_it_marked() -> None:
+        with cluster.server("a").connect("postgres", deadline=60.0) as connection:
+            while not seen and not stop.is_set():
+                question = "select clock_timestamp() from pg_database where datconnlimit = -2"
+                seen.extend(at for (at,) in connection.execute(question))
+
+    watcher = threading.Thread(target=see_it_marked)
+    for thread in (others, watcher) if busy else ():
+        thread.start()
+    with cluster.server("a").session("postgres", deadline=30.0, writes=True) as connection:
+        if busy:
+            time.sleep(0.2)
+        connection.execute("drop database orders with (force)")
+        if busy:
+            time.sleep(0.2)  # commits behind it, or the WAL would end before the moment asked for
+        else:
+            (at,) = connection.execute("select timestamp from pg_last_committed_xact()").fetchall()[0]
+            seen.append(at - timedelta(microseconds=1))
+    stop.set()
+    for thread in (others, watcher) if busy else ():
+        thread.join()
+    assert seen
+    wish = Wish(rpo=30.0, live_is_sound=False, damaged_at=seen[0])
+    way = cluster.way("physical", wish)
+    identity = cluster.observe().identity
+    cluster.do("fence", identity=identity)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    findings = list(cluster.system.verify(way, wish))
+    assert {finding.level for finding in findings} == {Level.PASS}, findings
+    assert any("just before the DROP of the database orders" in finding.detail for finding in findings)
+    cluster.do("stage", **way.arguments)  # finds its work done
+    cluster.do("promote", **way.promote)
+    assert is_up(cluster.observe())
+    assert not cluster.missing("a")
 
 
 def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None:
