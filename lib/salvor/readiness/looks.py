@@ -106,12 +106,12 @@ def parts(service: Service) -> list[str]:
     return [*service.systems, *service.applications, *service.routes, *messages]
 
 
-def side_by_side(works: Mapping[_Key, Callable[[], Any]], seconds: float = DEADLINE) -> dict[_Key, Any]:
-    """What each work returns, or the exception that it ended with: a TimeoutError after `seconds`."""
+def side_by_side(works: Mapping[_Key, Callable[[], Any]]) -> dict[_Key, Any]:
+    """What each work returns, or the exception that it ended with: a TimeoutError after DEADLINE."""
 
     def answer(work: Callable[[], Any]) -> Any:
         try:
-            return within(seconds, work)
+            return within(DEADLINE, work)
         except Exception as error:  # noqa: BLE001  said in the words of the one who asked
             return error
 
@@ -172,7 +172,7 @@ def _drift(platform: Platform, name: str, context: Context) -> tuple[Drift, ...]
     found = [*_secrets(name, settings), *_keys(name, settings)]
     if issubclass(role, Route):
         state = _observe(platform, name, context)
-        if state.reachable is Reachable.UP and state.address is None:
+        if state.reachable is Reachable.UP and not state.address:
             found.append(Drift(name, f"it leads nowhere: {state.summary}", "make the record, or mend the inventory"))
     return tuple(found)
 

@@ -131,17 +131,16 @@ def in_time(facts: Facts) -> Iterator[Reason]:
 
 
 def it_was_proven(facts: Facts) -> Iterator[Reason]:
-    """A restore that was never proven, or not for 35 days: at risk."""
+    """A restore that was never proven, or too long ago: at risk."""
     for proof in facts.proofs:
         if proof.at is None:
             yield Reason(AT_RISK, f"no restore of {proof.system} was ever proven", facts.command("drill"))
-        elif clock.age(proof.at).total_seconds() > OLD_PROOF:
-            ago = clock.write_duration(clock.age(proof.at).total_seconds())
-            yield Reason(
-                AT_RISK,
-                f"the last proven restore of {proof.system} was {ago} ago: drill monthly",
-                facts.command("drill"),
-            )
+            continue
+        age, limit = clock.age(proof.at).total_seconds(), facts.proof_ages.get(proof.system, OLD_PROOF)
+        if age > limit:
+            text = f"the last proven restore of {proof.system} was {clock.write_duration(age)} ago"
+            allowed = f"{clock.write_duration(limit)} are allowed"
+            yield Reason(AT_RISK, f"{text}, and {allowed}", facts.command("drill"))
 
 
 def the_inventory_is_true(facts: Facts) -> Iterator[Reason]:
