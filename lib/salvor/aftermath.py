@@ -44,8 +44,9 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
         _refuse_when_over(session, "undone")
         changes, undoing = session.runner.undo_plan(session.journal)
         _refuse_moved(plan, changes)
-        session.runner.approve(plan, how)
+        session.approve(plan, how)
         with telling_failure(session):
+            session.confirm("undo", changes)
             session.runner.undo(changes, undoing)
     shown.tell(f"The world is as before {incident}. The record: inv incident.close --incident={incident}")
 
@@ -69,7 +70,8 @@ def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: st
         _refuse_when_over(session)
         session.incident.look_again()
         _refuse_moved(plan, changes_to_discard(session.incident))
-        session.runner.approve(plan, how)
+        session.approve(plan, how)
+        session.confirm("discard", changes)
         session.runner.act("discard", changes)
         session.incident.look_again()
         if left := changes_to_discard(session.incident):

@@ -95,22 +95,25 @@ def approval(
         return f"--approve={approve}"
     if yes or not changes:
         return "--yes" if yes else "nothing to approve"
-    if isinstance(shown, show.Json) or not sys.stdin.isatty():
-        raise CannotError(
-            "The plan was not approved: nobody is at the terminal.",
-            safe="nothing was changed",
-            hint=f"--approve={hash_}, or --yes",
-        )
+    refuse_nobody(shown, f"--approve={hash_}, or --yes")
     for change in changes:
         if change.destructive:
             identity = show.clean(str(change.arguments.get("identity", change.system)))
-            _typed(f"{show.clean(describe(change))} removes it for good. Type {identity} to allow it: ", identity)
+            typed(f"{show.clean(describe(change))} removes it for good. Type {identity} to allow it: ", identity)
     if not any(change.destructive for change in changes):
-        _typed(f"Make these {len(changes)} changes? Type yes: ", "yes")
+        typed(f"Make these {len(changes)} changes? Type yes: ", "yes")
     return "typed at the terminal"
 
 
-def _typed(question: str, expected: str) -> None:
+def refuse_nobody(shown: Shown, instead: str) -> None:
+    """Raise CannotError when nobody is at the terminal who could be asked; `instead` are the arguments that do."""
+    if isinstance(shown, show.Json) or not sys.stdin.isatty():
+        raise CannotError(
+            "The plan was not approved: nobody is at the terminal.", safe="nothing was changed", hint=instead
+        )
+
+
+def typed(question: str, expected: str) -> None:
     """Ask, and raise CannotError when anything else is typed, or nothing."""
     try:
         answer = input(question)
@@ -241,17 +244,32 @@ def telling_failure(session: Session) -> Iterator[None]:
 
 
 def show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool = True) -> None:
-    """The plan: `whole`, or its changes and the ways back alone."""
+    """The plan: `whole`, or its changes and the ways back alone; and which of its steps wait for a second person."""
+    waiting = session.steps_of_two(plan)
     if isinstance(shown, show.Json):
-        shown.write(
-            "plan", hash=plan.hash, incident=session.incident.id, steps=[_step_json(step) for step in plan.steps]
-        )
+        steps = [_step_json(step) for step in plan.steps]
+        shown.write("plan", hash=plan.hash, incident=session.incident.id, steps=steps, second_person=waiting)
         return
     if not whole:
         chosen = [finding for step in plan.steps for finding in step.findings if finding.check.startswith("way back")]
         shown.lines(f"  {show.finding_line(finding)}" for finding in chosen)
         plan = Plan(tuple(PlannedStep(step.name, (), (), step.changes) for step in plan.steps if step.changes))
     shown.lines(show.plan_lines(plan, session.history.last))
+    if told := second_person(session, waiting):
+        shown.tell(told)
+
+
+def second_person(session: Session, steps: Sequence[str]) -> str:
+    """That these steps wait for a second person, and for how long; empty when none does."""
+    rule = session.incident.service.second_person
+    if not steps or rule is None:
+        return ""
+    who = f"one of {', '.join(rule.people)}" if rule.people else "somebody"
+    return (
+        f"NOTE: {', '.join(steps)} {'wait' if len(steps) > 1 else 'waits'} until {who} other than "
+        f"{session.incident.operator} approves the plan, {clock.write_duration(rule.within)} at most: "
+        f"inv incident.approve --incident={session.incident.id}"
+    )
 
 
 def _step_json(step: PlannedStep) -> dict[str, Any]:

@@ -56,10 +56,18 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     flush_folder(path.parent)
 
 
-def read(path: Path) -> bytes:
-    """All of the file at `path`, which must not be a link. Raises OSError."""
-    descriptor = os.open(path, os.O_RDONLY | _SAFE)
+def read(path: Path, *, most: int | None = None) -> bytes:
+    """All of the file at `path`, which must not be a link. Raises OSError.
+
+    With `most`, it may also not be a pipe or a device, which would hold the reader up, or have more bytes than that.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _SAFE | (0 if most is None else os.O_NONBLOCK))
     try:
+        found = os.fstat(descriptor)
+        if most is not None and not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        if most is not None and found.st_size > most:
+            raise OSError(errno.EFBIG, f"it has more than {most} bytes", str(path))
         return _read(descriptor)
     finally:
         os.close(descriptor)

@@ -48,9 +48,9 @@ def _level(line: Mapping[str, Any]) -> str:
             return str(Level(line["finding"]["level"]))
         case "outcome" | "observed":
             return _LEVELS.get(line["outcome"], "unknown")
-        case "recovered" | "proven" | "paid":
+        case "recovered" | "proven" | "paid" | "confirmed":
             return "pass"
-        case "owed" | "repaired":
+        case "owed" | "repaired" | "refused":
             return "warn"
         case "failed":
             return "fail"
@@ -86,6 +86,15 @@ def _decision(line: Mapping[str, Any], change: str) -> str:
 
 def _approved(line: Mapping[str, Any], change: str) -> str:
     return f"approved plan {line['hash']} with {len(line['changes'])} changes ({line['how']})"
+
+
+def _asked(line: Mapping[str, Any], change: str) -> str:
+    return f"asked a second person to approve plan {line['hash']}, for {', '.join(line['steps'])}"
+
+
+def _confirmed(line: Mapping[str, Any], change: str) -> str:
+    signed = f", signed with {line['key']}" if line.get("key") else ", not signed"
+    return f"{line['who']} approved plan {line['hash']} as the second person ({line['where']}){signed}"
 
 
 def _intent(line: Mapping[str, Any], change: str) -> str:
@@ -128,6 +137,9 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "finding": _finding,
     "decision": _decision,
     "approved": _approved,
+    "asked": _asked,
+    "confirmed": _confirmed,
+    "refused": lambda line, change: f"an approval does not count: {line['why']}",
     "intent": _intent,
     "outcome": _outcome,
     "observed": _observed,

@@ -67,6 +67,8 @@ class Incident:
     """How it ended (closed, undone, discarded); empty while it is open."""
     approvals: dict[str, set[str]] = field(default_factory=dict)
     """The keys of the changes that were approved, by the hash of their plan."""
+    asked: str = ""
+    """The hash of the plan that a second person was asked to approve last."""
     interrupted: dict[str, tuple[str, Change]] = field(default_factory=dict)
     """What was begun and not seen to end, by its key: the step, and the change."""
     _halted: set[str] = field(default_factory=set, repr=False)
@@ -142,6 +144,12 @@ class Incident:
     def whole_wish(self, *, live_is_sound: bool = True) -> Wish:
         """What the operator wished, with the service's limits and what is known of the damage."""
         return replace(self.wish, damaged_at=self.failed_at, live_is_sound=live_is_sound, rpo=self.service.rpo)
+
+    @property
+    def steps_of_two(self) -> tuple[str, ...]:
+        """The steps that need a second person. A rehearsal has none: it touches nothing that is live."""
+        rule = self.service.second_person
+        return rule.steps if rule and self.runbook != "rehearsal" else ()
 
     # --- what it is like now -------------------------------------------------------------------------------------
 
@@ -331,6 +339,7 @@ class Incident:
             "rto_target": clock.write_duration(self.service.rto),
             "rpo_target": clock.write_duration(self.service.rpo),
             "error": self.error or None,
+            "plan": self.asked or None,
             **{
                 name: clock.write_duration(value) if isinstance(value, float) else value
                 for name, value in self.measured.items()  # a copy for each change: messages read it in other threads
@@ -354,6 +363,8 @@ class Incident:
                 self._weigh_all(ended=line["phase"] == "ended")
             case "approved":
                 self.approvals[line["hash"]] = {change["key"] for change in line["changes"]}
+            case "asked":
+                self.asked = line["hash"]
             case "measured":
                 figures = {name: value for name, value in line.items() if name not in _FRAME}
                 self.measured = {**self.measured, **figures}
@@ -387,7 +398,7 @@ class Incident:
     def learn_anew(self, lines: list[dict[str, Any]]) -> None:
         """Take in a whole journal, and forget what this process decided without writing it down."""
         self.decisions, self.findings, self.measured, self.approvals = {}, [], {}, {}
-        self.recovered_once, self.over = False, ""
+        self.recovered_once, self.over, self.asked = False, "", ""
         self._proven, self._proving, self.interrupted, self._halted = set(), {}, {}, set()
         for line in lines:
             self.learn(line)

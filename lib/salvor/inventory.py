@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from salvor import clock, located_yaml, secrets
+from salvor.approval.settings import SecondPerson
 from salvor.checks import Check
 from salvor.errors import SalvorError, UsageError
 from salvor.located_yaml import Document, Location
@@ -22,10 +23,10 @@ from salvor.system import Application, Context, Outbox, Restorable, Route, Setti
 from salvor.watch import references
 from salvor.watch.rules import Escalation, Rule
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SANDBOX = "sandbox"
 """The platform that is there to be broken."""
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _SECTIONS = ("systems", "services", "watch", "escalation", "schedules")
 _Model = TypeVar("_Model", bound=BaseModel)
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -63,6 +64,7 @@ class Service(BaseModel):
     routes: tuple[Name, ...] = ()
     messages: Name | None = None
     checks: tuple[Check, ...] = ()
+    second_person: SecondPerson | None = None
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,6 @@ def names() -> list[str]:
     return sorted(name for name in found if _NAME.fullmatch(name))
 
 
-def load(name: str) -> Platform:
-    """Read and check a platform: `inventory/NAME.yaml` or every YAML file in `inventory/NAME/`.
 def meant(service: str) -> str:
     """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service, else the
     sandbox. Raises UsageError when several have it.
@@ -179,6 +179,8 @@ def _services(platform: str) -> set[str]:
     return found
 
 
+def load(name: str) -> Platform:
+    """Read and check a platform: `inventory/NAME.yaml` or every YAML file in `inventory/NAME/`.
 
     Raises UsageError with file, line, column, what is wrong and the mend.
     """

@@ -8,6 +8,7 @@ say what every line was; and `cat` of them in their order is the journal.
 
 from __future__ import annotations
 
+import errno
 import re
 import secrets
 from pathlib import Path
@@ -31,8 +32,8 @@ class Store(Protocol):
         """The names of the lines that are there."""
         ...
 
-    def get(self, name: str) -> bytes:
-        """What is kept under `name`."""
+    def get(self, name: str, *, most: int | None = None) -> bytes:
+        """What is kept under `name`; with `most`, only if it has no more bytes than that."""
         ...
 
     def put(self, name: str, content: bytes) -> None:
@@ -113,8 +114,8 @@ class _Folder:
         except FileNotFoundError:
             return set()
 
-    def get(self, name: str) -> bytes:
-        return durable.read(self.folder / name)
+    def get(self, name: str, *, most: int | None = None) -> bytes:
+        return durable.read(self.folder / name, most=most)
 
     def put(self, name: str, content: bytes) -> None:
         self.root.stat()
@@ -151,11 +152,13 @@ class _Bucket:
         except (BotoCoreError, ClientError) as error:
             raise OSError(str(error)) from error
 
-    def get(self, name: str) -> bytes:
+    def get(self, name: str, *, most: int | None = None) -> bytes:
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             answer = self._open().get_object(Bucket=self.bucket, Key=self.prefix + name)
+            if most is not None and answer["ContentLength"] > most:
+                raise OSError(errno.EFBIG, f"it has more than {most} bytes")
             return bytes(answer["Body"].read())
         except (BotoCoreError, ClientError) as error:
             raise OSError(str(error)) from error

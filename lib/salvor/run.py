@@ -79,6 +79,8 @@ class Runner:
     watcher: Watcher
     journal: Journal | None = None
     approved: set[str] = field(default_factory=set)
+    confirmed: set[str] = field(default_factory=set)
+    """The keys of the changes that a second person approved."""
     still_ours: Callable[[], None] = lambda: None
     """Asked before each change. Raises HeldError when somebody on another machine took the service over."""
     _messages: dict[str, tuple[Change, Future[str]]] = field(default_factory=dict)
@@ -181,7 +183,7 @@ class Runner:
         for finding in planned.findings:
             self._write("finding", step=planned.name, finding=finding.to_json())
 
-    def _refuse_unapproved(self, name: str, changes: Iterable[Change]) -> None:
+    def _refuse_unapproved(self, name: str, changes: Sequence[Change]) -> None:
         moved = [change for change in changes if change.key not in self.approved]
         if moved:
             listed = "\n".join(f"  {describe(change)}  ({change.why})" for change in moved)
@@ -189,6 +191,14 @@ class Runner:
                 f"The world moved: {name} now plans what nobody approved:\n{listed}",
                 safe="none of these was done; what was live is as it was",
                 hint="look at the new plan with --plan, then run the same command again",
+            )
+        alone = [change for change in changes if change.key not in self.confirmed]
+        if alone and name in self.incident.steps_of_two:
+            listed = "\n".join(f"  {describe(change)}" for change in alone)
+            raise PlanMovedError(
+                f"{name} now plans what no second person approved:\n{listed}",
+                safe="none of these was done; what was live is as it was",
+                hint="run the same command again: it asks for the approval of the new plan",
             )
 
     def _look_back(self, name: str, planned: Sequence[Change]) -> None:
@@ -420,6 +430,7 @@ class Runner:
 
     def undo(self, changes: Sequence[Change], undoing: dict[str, str]) -> None:
         """Make the changes of `undo_plan`, one after the other, tell who must know, and note that it is undone."""
+        self._refuse_unapproved("undo", changes)
         for change in changes:
             self._make_surely("undo", [change], undoing)
         self.tell("undone")

@@ -9,13 +9,14 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from salvor import brief, clock, inventory, journal, lock, runbook_files
+from salvor.approval.waiting import Gate
 from salvor.change import Change, Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
 from salvor.history import History
@@ -94,6 +95,9 @@ class Session:
     resumed: bool = False
     others: frozenset[str] | None = None
     """The incidents that were there when this one was prepared; None: nobody looked."""
+    _gate: Gate | None = None
+    _to_ask: bool = False
+    """Whether the second person is still to be told that they are asked."""
 
     @property
     def journal(self) -> Journal | None:
@@ -144,6 +148,7 @@ class Session:
             hold_lease(lease) as self.runner.still_ours,
         ):
             opened = self._open_journal(folder)
+            self._gate = self._second_person()
             try:
                 yield
             finally:
@@ -194,15 +199,68 @@ class Session:
                     hint="the same command again goes on with that one",
                 )
 
+    def _second_person(self) -> Gate | None:
+        rule, runner = self.incident.service.second_person, self.runner
+        if rule is None or not self.incident.steps_of_two:
+            return None
+
+        def tell(text: str) -> None:
+            with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
+                runner.watcher.tell(text)
+
+        return Gate(
+            self.incident.folder,
+            self.incident.operator,
+            rule,
+            plans=lambda: self.incident.approvals,
+            tell=tell,
+            note=runner.note,
+            still_ours=runner.still_ours,
+        )
+
+    def steps_of_two(self, plan: Plan) -> list[str]:
+        """The steps of a plan that would wait for a second person."""
+        return [step.name for step in plan.steps if step.changes and step.name in self.incident.steps_of_two]
+
     def approve(self, plan: Plan, how: str) -> None:
-        """Note what the operator approved."""
+        """Note what the operator approved; when steps of it need a second person, ask for one now, so that nobody has
+        to wait once they are reached. Call inside `begin`.
+        """
         self.runner.approve(plan, how)
+        steps = self.steps_of_two(plan)
+        keys = [change.key for step in plan.steps if step.name in steps for change in step.changes]
+        if self._gate and keys and not self._gate.find(keys):
+            self.runner.note("asked", hash=plan.hash, steps=steps, within=self._gate.rule.within)
+            self._to_ask = True
+
+    def confirm(self, step: str, changes: Sequence[Change]) -> None:
+        """Wait until a second person has approved these approved changes, if the step needs one. Call inside `begin`.
+
+        Raises CannotError when nobody did in time: nothing of the step was done.
+        """
+        self._send_question()
+        keys = {change.key for change in changes}
+        if self._gate and step in self.incident.steps_of_two and keys and keys <= self.runner.approved:
+            self.runner.confirmed |= self._gate.wait(step, self.incident.asked, keys).keys
+
+    def _send_question(self) -> None:
+        """Tell the second person, once it is known what is broken and after all were told that."""
+        if self._to_ask:
+            self._to_ask = False
+            self.tell("asked")
 
     def act(self, name: str) -> PlannedStep:
-        """Carry one step out; `assess` first when nothing is pinned yet. Call inside `begin`."""
+        """Carry one step out; `assess` first when nothing is pinned yet. Call inside `begin`.
+
+        What needs a second person waits for one, and is then planned again: the world may have moved meanwhile.
+        """
         if not self.incident.decisions and name != "assess":
             self.runner.run(assess)
+        if name in self.incident.steps_of_two:
+            self.confirm(name, self.runner.plan([self.step(name)]).changes)
         planned = self.runner.run(self.step(name))
+        if name == "notify":
+            self._send_question()
         if name == "verify":
             self._note_proven()
         if name == "reroute" and self.incident.decisions and not self.incident.recovered_once:

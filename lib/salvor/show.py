@@ -60,15 +60,22 @@ def plan_lines(plan: Plan, last: Callable[[str, str], float | None] = lambda sys
         for change in step.changes:
             number += 1
             took = last(change.system, change.verb)
-            lines.append(f"  {number}. {clean(describe(change))}")
-            lines.append(f"       why    {clean(change.why)}")
-            lines.append(f"       undo   {clean(way_back(change))}")
+            lines += change_lines(number, change)
             lines.append(
                 f"       took   {'never done before' if took is None else clock.write_duration(took) + ' last time'}"
             )
     count = len(plan.changes)
     lines.append("Nothing to do." if not count else f"{count} change{'s' if count > 1 else ''}. Plan hash: {plan.hash}")
     return lines
+
+
+def change_lines(number: int, change: Change) -> list[str]:
+    """One change for people: what, why, and its way back."""
+    return [
+        f"  {number}. {clean(describe(change))}",
+        f"       why    {clean(change.why)}",
+        f"       undo   {clean(way_back(change))}",
+    ]
 
 
 def way_back(change: Change) -> str:

@@ -112,6 +112,12 @@ class _Teller:
         changes = tuple(map(Change.from_json, line["changes"]))
         self.story.approvals.append(Approval(at, by, str(line["hash"]), str(line["how"]), changes))
 
+    def _confirmed(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        known = [each for each in self.story.approvals if each.hash == str(line["hash"])]
+        how = f"second person, {line['where']}, " + (f"signed with {line['key']}" if line["key"] else "not signed")
+        changes = known[-1].changes if known else ()
+        self.story.approvals.append(Approval(at, str(line["who"]), str(line["hash"]), how, changes))
+
     def _intent(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
         key, undoing = str(line["change"]["key"]), str(line.get("undoing", ""))
         act = Act(int(line["n"]), str(line["step"]), key, Change.from_json(line["change"]), by, at, undoing)

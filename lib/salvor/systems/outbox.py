@@ -24,12 +24,13 @@ _MOMENTS: dict[str, tuple[Severity, ...]] = {
     "recovered": ("info", "customer"),
     "failed": ("critical",),
     "undone": ("warning",),
+    "asked": ("critical",),
     "acting": ("warning",),
     "called": ("critical",),
     "better": ("info",),
 }
-"""The severities of each moment's messages; the last three are those of automatic recovery. Customers are told of what
-they see: that it broke, and that it is back.
+"""The severities of each moment's messages: `asked` is for a second person, the last three are those of automatic
+recovery. Customers are told of what they see: that it broke, and that it is back.
 """
 _KINDS = {"critical": "failure", "warning": "warning"}
 """Apprise's words for how bad it is."""
