@@ -55,7 +55,9 @@ def make_repository(place: Path) -> None:
     key["data"] = base64.b64encode(nonce + hidden + Poly1305.generate_tag(one_time, hidden)).decode()
     text = json.dumps(key)
     file.unlink()
-    (place / "keys" / hashlib.sha256(text.encode()).hexdigest()).write_text(text)
+    file = file.with_name(hashlib.sha256(text.encode()).hexdigest())
+    file.write_text(text)
+    file.chmod(0o400)
 
 
 def _derive(key: dict[str, Any]) -> bytes:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from salvor.change import Level, Progress
+from salvor.audit import Room
+from salvor.change import Finding, Level, Progress
 from salvor.errors import CannotError, UsageError
 from salvor.files import restic as engine
 from salvor.system import Wish
@@ -215,3 +216,25 @@ def test_a_restored_tree_wants_a_backup_until_it_has_one(lab: Lab) -> None:
     list(system.apply(again))
     assert list(system.redundancy()) == []
     assert system.observe().origin == INCIDENT
+
+
+def test_an_audit_says_what_is_damaged_open_or_silent(wide_lab: Lab) -> None:
+    lab, system = wide_lab, wide_lab.open()
+    act(system, "backup", kind="snapshot")
+    good = [one for one in system.audit(deep=True) if isinstance(one, Finding)]
+    assert {(one.check, one.level) for one in good} == {("integrity", Level.PASS), ("permissions", Level.PASS)}
+    assert [one.repository for one in system.audit(deep=False) if isinstance(one, Room)] == ["local", "off-site"]
+    flip_bits(first_pack(lab.root / "local"))
+    (lab.root / "off-site").rename(lab.root / "away")
+    found = [one for one in system.audit(deep=True) if isinstance(one, Finding) and one.level is not Level.PASS]
+    assert [(one.check, one.level) for one in found] == [
+        ("integrity", Level.FAIL),
+        ("integrity", Level.UNKNOWN),
+        ("integrity", Level.FAIL),
+    ]
+    assert "damaged of repository local" in found[0].figure
+    assert "There is nothing to read at the repository off-site" in found[1].detail
+    (lab.root / "local" / "config").chmod(0o644)
+    assert ("permissions", Level.FAIL) in [
+        (one.check, one.level) for one in system.audit(deep=False) if isinstance(one, Finding)
+    ]

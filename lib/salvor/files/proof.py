@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _KINDS = {"file": "f", "dir": "d", "symlink": "l", "fifo": "p", "dev": "b", "chardev": "c"}
 _GO_BITS = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # Go's ModeSetuid, ModeSetgid, ModeSticky
+_ANY_BIT = sum(_GO_BITS)
 _SHOWN = 5
 _MOST_SETTINGS = 1024 * 1024
 
@@ -63,7 +64,7 @@ def expected(repository: Repository, snapshot_id: str, path: str) -> Nodes:
         mode = int(said.get("mode", 0))
         node = Node(
             _KINDS[said["type"]],
-            mode & 0o777 | sum(bit for go, bit in _GO_BITS.items() if mode & go),
+            mode & 0o777 | (sum(bit for go, bit in _GO_BITS.items() if mode & go) if mode & _ANY_BIT else 0),
             int(said.get("uid", 0)),
             int(said.get("gid", 0)),
             int(said.get("size", 0)),
@@ -73,11 +74,16 @@ def expected(repository: Repository, snapshot_id: str, path: str) -> Nodes:
     return found
 
 
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
+
+
 def _nanoseconds(text: str) -> int:
-    """RFC 3339 with up to nine digits and an offset."""
-    digits = re.search(r"\.(\d+)", text)
-    whole = datetime.fromisoformat(re.sub(r"\.\d+", "", text)).astimezone(UTC)
-    return int(whole.timestamp()) * 10**9 + (int(digits[1].ljust(9, "0")) if digits else 0)
+    """RFC 3339 with up to nine digits and an offset. Raises CannotError for what is none."""
+    found = _TIME.fullmatch(text)
+    if not found:
+        raise CannotError(f"restic gave {text!r} as a time.")
+    whole, digits, offset = found.groups()
+    return int(datetime.fromisoformat(whole + offset).timestamp()) * 10**9 + int((digits or "0").ljust(9, "0"))
 
 
 def of_snapshot(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:

@@ -138,12 +138,12 @@ class Repository:
         uid, gid, size, mode (the bits of Go's os.FileMode), mtime. Names that are no UTF-8 have U+FFFD for each byte.
         """
         argv = self.argv("ls", "--no-lock", "--json", snapshot)
+        rest = b""
         try:
-            for line in self.shell.stream(argv, deadline=_READING, environment=self._secrets):
-                if line.startswith("{"):
-                    one = json.loads(line)
-                    if one.get("struct_type") == "node" or one.get("message_type") == "node":
-                        yield one
+            for piece in self.shell.pieces(argv, deadline=_READING, environment=self._secrets):
+                *lines, rest = (rest + piece).split(b"\n")
+                nodes = b",".join(line for line in lines if b'"node"' in line)
+                yield from json.loads(f"[{nodes.decode()}]")  # many at once: a tree may have a million
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
 
@@ -165,6 +165,20 @@ class Repository:
         """
         said = json.loads(self.ask("stats", "--mode", "restore-size", snapshot, deadline=_READING))
         return int(said["total_size"]), int(said["total_file_count"])
+
+    def check(self, *, deep: bool) -> None:
+        """Let restic check its structure, which reads every folder of every snapshot; `deep`: every byte of the files
+        too. Raises DamagedError, and CannotError when it cannot be asked.
+        """
+        assert self.version
+        argv = self.argv("check", "--no-lock", *(["--read-data"] if deep else []))
+        try:
+            self.shell.run(argv, environment=self._secrets, deadline=_DAY if deep else _READING)
+        except CommandError as error:
+            found = self.explained(error.stderr, argv)
+            if "repository contains errors" in error.stderr:
+                raise DamagedError(found.what, safe="it was only read", hint=found.hint) from error
+            raise found from error
 
     # --- restore -------------------------------------------------------------------------------------------------
 

@@ -13,10 +13,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from salvor import clock, leftovers, shell
+from salvor.archive import audit as archives
 from salvor.archive.settings import ArchivesSettings
+from salvor.audit import Audited
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
-from salvor.files import archived, backing_up, questions, snapshot
+from salvor.files import archived, audit, backing_up, questions, snapshot
 from salvor.files.place import ABSENT, Beside, Look, Place, room_for
 from salvor.files.restic import Repository
 from salvor.policy import BackedUpSettings
@@ -172,7 +174,10 @@ class Files(Restorable):
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """A snapshot or an archive, whichever loses less, or in the runbook's order; what is possible comes first."""
-        look = self.place.look()
+        try:
+            look = self.place.look()
+        except SalvorError as error:
+            return [WayBack(name, False, error.what) for name in (snapshot.NAME, archived.NAME)]
         found = [snapshot.way_back(self, look, wish), archived.way_back(self, look, wish)]
         found.sort(key=lambda way: inf if way.loses is None else way.loses)
         if wish.ways:
@@ -198,6 +203,10 @@ class Files(Restorable):
     def ask(self, statement: str, where: str) -> Any:
         """The figure that a question asks for, such as `files *.jpg`. `where`: live, a stage's name, `address:HOST`."""
         return questions.ask(self, statement, self.place.staged if where == snapshot.STAGE else self.place.real)
+
+    def audit(self, *, deep: bool) -> Iterator[Audited]:
+        """Its repositories and archives: their integrity, room and permissions."""
+        yield from audit.look(self, deep=deep)
 
     def redundancy(self) -> Iterator[Change]:
         """A backup of what is live now, when no repository has one that is as young as it."""
@@ -323,9 +332,12 @@ class Files(Restorable):
         yield from backing_up.back_up(self)
 
     @verb(deadline=_DAY, destructive=True)
-    def expire(self, repository: str, backups: list[str]) -> None:
-        """Remove these snapshots from a repository, for good."""
-        backing_up.expire(self, repository, backups)
+    def expire(self, repository: str, backups: list[str]) -> Iterator[Progress]:
+        """Remove these snapshots from a repository, or these archives, for good."""
+        if self.settings.archives and repository == self.settings.archives.folder:
+            yield from archives.remove(self.settings.archives, self.shell, backups)
+        else:
+            backing_up.expire(self, repository, backups)
 
     def _another(self, look: Look, identity: str) -> CannotError:
         return CannotError(
