@@ -1,0 +1,1 @@
+"""What is shipped for the monitoring of others: alert rules for Prometheus."""

@@ -1,0 +1,68 @@
+"""The alert rules that are shipped, by the real promtool; and that they ask for figures that there are."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import yaml
+from salvor import backup_metrics, monitoring, prometheus
+from salvor.audit import Room
+from salvor.backup_checks import CHECKS, Known
+from salvor.backup_report import Looked
+from salvor.change import Backup, Finding, Level
+from salvor.policy import Expect
+
+RULES = Path(monitoring.__file__).parent / "salvor.rules.yaml"
+TESTS = Path(__file__).with_name("rules.yaml")
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+needs_promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="Prometheus is not installed")
+
+
+def promtool(*words: str | Path, given: str = "") -> str:
+    done = subprocess.run(
+        ["promtool", *map(str, words)], input=given, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def figures() -> str:
+    def dump(day: int) -> Backup:
+        taken = NOW.replace(day=day)
+        more = {"proven": NOW, "repository": 'a "b"\\c'}
+        return Backup(f"d{day}", "db", "logical", "dump", taken, 10**6 * day, "here", **more)  # type: ignore[arg-type]
+
+    known = Known(30.0, expect=Expect.model_validate({"oldest": "12h", "smallest": "1MB"}))
+    found = [Finding("db", check, Level.WARN) for check in CHECKS]
+    looked = Looked("db", known, [dump(20), dump(19), dump(18)], found, [Room("r", "/r", 1000, 500)])
+    return prometheus.text(backup_metrics.metrics("o4o", [looked], NOW))
+
+
+@needs_promtool
+def test_prometheus_accepts_the_rules_and_they_fire_when_they_should() -> None:
+    assert "12 rules found" in promtool("check", "rules", RULES)
+    assert "SUCCESS" in promtool("test", "rules", TESTS)
+
+
+@needs_promtool
+def test_prometheus_accepts_the_figures() -> None:
+    promtool("check", "metrics", given=figures())
+
+
+def test_every_rule_asks_for_what_is_written_and_is_tested() -> None:
+    rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+    written = set(re.findall(r"^(salvor_\w+)", figures(), re.MULTILINE))
+    asked = {name for rule in rules for name in re.findall(r"salvor_\w+", rule["expr"])}
+    assert asked <= written
+    checks = {one for rule in rules for one in re.findall(r'check=~?"([a-z|]+)"', rule["expr"])}
+    assert {part for one in checks for part in one.split("|")} == set(CHECKS) - {"size"}, (
+        "sizes have a rule of their own"
+    )
+    tested: list[dict[str, list[dict[str, str]]]] = yaml.safe_load(TESTS.read_text())["tests"]
+    fired = {one["alertname"] for each in tested for one in each["alert_rule_test"] if one.get("exp_alerts")}
+    assert fired == {rule["alert"] for rule in rules}
