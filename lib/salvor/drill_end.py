@@ -163,12 +163,13 @@ def end_interrupted(service: str, platform: str, shown: Shown, gone: str = "") -
     for folder in journal.incidents(session.incidents_folder()):
         opened = journal.first_line(folder)
         mine = (opened.get("purpose"), opened.get("platform"), opened.get("service")) == ("drill", platform, service)
-        if not mine or _is_marked(folder, "closed"):
+        is_rehearsal = opened.get("runbook") == REHEARSAL  # one with a cutover belongs to a stand-in that still stands
+        if not (mine and (gone or is_rehearsal)) or _is_marked(folder, "closed"):
             continue
         shown.tell(f"The drill {folder.name} was interrupted; what it left is taken away first.")
         begun = clock.monotonic()
         seen = [Finding(service, "nothing is left of it", Level.PASS, "none", "none", gone)]
-        if not gone and opened.get("runbook") == REHEARSAL:
+        if not gone:
             if not _is_marked(folder, "undone"):
                 aftermath.undo(folder.name, shown, yes=True)
             seen = _look(folder.name, shown)
