@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+import yaml
 from pydantic import ValidationError
 from salvor import inventory
 from salvor.errors import CannotError
@@ -21,7 +22,7 @@ from salvor.systems.host import Host
 from salvor.watch import metrics
 from salvor.watch.alerts import Alerts
 from salvor.watch.metrics import Metrics, Reading
-from salvor.watch.rules import Rule
+from salvor.watch.rules import Action, Escalation, Metric, Rule
 
 from tests.watch.place import Place
 
@@ -256,9 +257,9 @@ def test_prometheus_that_fails_or_is_slow_cannot_be_told(
         {"for": "0s"},
         {"escalate": None},
         {"cool_down": "10s"},
-        {"then": [{"run": ["a"], "on": "web"}]},
+        {"then": [{"run": ["a"], "host": "web"}]},
         {"then": [{"run": ["a"], "allow": True}]},
-        {"then": [{"run": ["a", "--password=hunter22"], "on": "web", "allow": True}]},
+        {"then": [{"run": ["a", "--password=hunter22"], "host": "web", "allow": True}]},
         {"then": [{"restart": "a", "clear": "b", "allow": True}]},
         {"then": [{"reset_connections": "db", "allow": True}]},
         {"then": [{"scale": "api"}]},
@@ -271,3 +272,19 @@ def test_a_rule_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
     Rule.model_validate(good)
     with pytest.raises(ValidationError):
         Rule.model_validate({**good, **change})
+
+
+def test_the_page_that_explains_rules_shows_rules_that_are_right() -> None:
+    page = (inventory.root() / "docs/watch.md").read_text()
+    example = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
+    for rule in example["watch"].values():
+        Rule.model_validate(rule)
+    for escalation in example["escalation"].values():
+        Escalation.model_validate(escalation)
+    rows = [row.split("`")[1] for row in page.splitlines() if row.startswith("| `{")]
+    for row in map(yaml.safe_load, rows):
+        if {"figure", "running", "prometheus", "check", "alert"} & set(row):
+            Metric.model_validate(row)
+        else:
+            Action.model_validate(row)
+    assert len(rows) == 12

@@ -87,8 +87,8 @@ def write(place: Place, made: Machine, immediately: list[dict[str, Any]], then: 
 
 
 def test_memory_over_its_limit_restarts_runs_scales_and_rolls_back(place: Place, made: Machine, there: Shell) -> None:
-    script = {"run": ["/srv/script"], "on": "web", "allow": True}
-    write(place, made, [script, {"restart": "shop", "on": "web"}], [{"scale": "api", "to": 3}, {"roll_back": "api"}])
+    script = {"run": ["/srv/script"], "host": "web", "allow": True}
+    write(place, made, [script, {"restart": "shop", "host": "web"}], [{"scale": "api", "to": 3}, {"roll_back": "api"}])
     memory(there, 85)
     watcher, said = place.watcher()
     for seconds in (0, 299, 301):

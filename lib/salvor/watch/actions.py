@@ -21,7 +21,7 @@ def change(action: Action, incident: Incident, why: str, occasion: str) -> Chang
         undo = "its own incident has the way back: inv undo"
         return Change(incident.service.name, RECOVER, {"runbook": action.runbook}, why, None, undo, destructive=True)
     system = incident.system(action.system)
-    if action.kind == "restart" and action.on:
+    if action.kind == "restart" and action.host:
         return _restart_there(action, system, why)
     if action.kind == "run":
         return system.change(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from salvor import clock, console
 from salvor.change import Change, Finding, Level
-from salvor.errors import CannotError, SalvorError
+from salvor.errors import CannotError
 from salvor.inventory import Platform
 from salvor.run import Plan, PlannedStep, describe
 from salvor.secrets import mask, mask_data
@@ -95,8 +95,8 @@ class _Maker:
             why = f"{self.seen.rule}: {self.seen.reading.figure} ({self.seen.move.stage})"
             try:
                 changes.append(_legible(actions.change(action, self.episode, why, occasion)))
-            except SalvorError as error:
-                self._note(Finding(action.system or "", action.kind, Level.UNKNOWN, "not done", detail=error.what))
+            except Exception as error:  # noqa: BLE001  whatever hinders one action, the others are done
+                self._note(Finding(action.system or "", action.kind, Level.UNKNOWN, "not done", detail=_reason(error)))
         self._approve(name, changes)
         self.session.runner.note("step", step=name, phase="begun", planned=len(changes))
         return Stage(tuple(changes), clock.now())
@@ -123,8 +123,8 @@ class _Maker:
                 return
             try:
                 runner.act(name, [change])
-            except SalvorError as error:  # its outcome is in the journal
-                self.shown.tell(mask(f"{describe(change)} failed: {error.what}"))
+            except Exception as error:  # noqa: BLE001  its outcome is in the journal
+                self.shown.tell(f"{describe(change)} failed: {_reason(error)}")
         runner.note("step", step=name, phase="ended", seconds=round(clock.age(stage.begun).total_seconds(), 3))
 
     def _run_a_runbook(self, name: str) -> None:
@@ -154,8 +154,8 @@ class _Maker:
         try:
             session = open_session(self.rule.service, self.shown, platform=self.platform.name, runbook_name=runbook)
             console.recover(session, self.shown, yes=True)
-        except SalvorError as failed:
-            error = mask(str(failed))
+        except Exception as failed:  # noqa: BLE001  what was begun is never left without an outcome: it would be repeated
+            error = _reason(failed)
         return error, round(clock.monotonic() - begun, 3)
 
     # --- people --------------------------------------------------------------------------------------------------
@@ -214,3 +214,7 @@ def _legible(change: Change) -> Change:
     if mask_data(change.to_json()) != change.to_json():
         raise CannotError(f"what looks like a secret is in {describe(change)}, and could not be read back")
     return change
+
+
+def _reason(error: Exception) -> str:
+    return mask(getattr(error, "what", "") or f"{type(error).__name__}: {error}")

@@ -75,15 +75,15 @@ def _actions(rule: Rule) -> Iterator[tuple[Location, Action]]:
 def _able(action: Action, settings: Mapping[str, Settings], where: Location, refuse: Refuse) -> None:
     if action.system is None:
         return
-    place = (*where, "on" if action.on else action.kind)
-    if action.on:
-        _machine(action.on, settings, place, refuse)
+    place = (*where, "host" if action.host else action.kind)
+    if action.host:
+        _machine(action.host, settings, place, refuse)
     else:
         _known(action.system, settings, place, refuse)
     found = kind(settings[action.system].kind)
-    is_able = _VERBS[action.kind] in found.verbs() and (bool(action.on) or not issubclass(found, Machine))
+    is_able = _VERBS[action.kind] in found.verbs() and (bool(action.host) or not issubclass(found, Machine))
     if not is_able:
-        mend = "add on: MACHINE, and name the service there" if issubclass(found, Machine) else "name another system"
+        mend = "add host: MACHINE, and name the service there" if issubclass(found, Machine) else "name another system"
         refuse(place, f"{action.system!r} is a {settings[action.system].kind}: it has no {action.kind}.", mend)
     if action.kind == "roll_back" and not getattr(settings[action.system], "releases", None):
         refuse(place, f"{action.system!r} has no releases.", f"add releases: FOLDER to {action.system}")

@@ -81,10 +81,10 @@ class Metric(_Part):
 class Action(_Part):
     """One thing to do, exactly one of:
 
-    `restart`: an application, or with `on` a service of that machine; `clear`: a cache; `reset_connections`: sessions
+    `restart`: an application, or with `host` a service of that machine; `clear`: a cache; `reset_connections`: sessions
     of a database that are idle in a transaction for so long (`idle_in_transaction`), of a `role` or an `application`;
     `scale`: an application `to` so many instances; `roll_back`: an application to its release before; `run`: a
-    command `on` a machine, with its `deadline`; `runbook`: a recovery of the rule's service, alone in its stage.
+    command on the machine `host`, with its `deadline`; `runbook`: a recovery of the rule's service, alone in its stage.
     """
 
     restart: str | None = None
@@ -97,7 +97,7 @@ class Action(_Part):
     to: int | None = Field(default=None, ge=1, le=1000)
     roll_back: str | None = None
     run: tuple[str, ...] | None = Field(default=None, min_length=1)
-    on: str | None = None
+    host: str | None = None
     deadline: Annotated[Seconds, Field(gt=0, le=3600)] = 60.0
     runbook: str | None = None
     allow: bool = False
@@ -110,7 +110,7 @@ class Action(_Part):
     @property
     def system(self) -> str | None:
         """The system that it is done to; None for a runbook, which is done to the rule's service."""
-        return None if self.runbook else self.on or str(getattr(self, self.kind))
+        return None if self.runbook else self.host or str(getattr(self, self.kind))
 
     @field_validator("run")
     @classmethod
@@ -124,8 +124,8 @@ class Action(_Part):
         named = [name for name in _ACTIONS if getattr(self, name) is not None]
         if len(named) != 1:
             raise ValueError(f"an action is exactly one of {', '.join(_ACTIONS)}")
-        if (self.run is not None and not self.on) or (self.on and self.run is None and self.restart is None):
-            raise ValueError("on: MACHINE goes with run, and with the restart of a service there")
+        if (self.run is not None and not self.host) or (self.host and self.run is None and self.restart is None):
+            raise ValueError("host: MACHINE goes with run, and with the restart of a service there")
         if (self.scale is None) != (self.to is None):
             raise ValueError("scale and to go together")
         limits = [one for one in (self.idle_in_transaction, self.role, self.application) if one is not None]
