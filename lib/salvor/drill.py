@@ -15,6 +15,7 @@ from salvor import (
     drill_end,
     drill_place,
     drill_platform,
+    inventory,
     maintenance,
     rehearsal,
     sandbox,
@@ -22,7 +23,7 @@ from salvor import (
     show,
 )
 from salvor.budgets import REHEARSAL
-from salvor.sandbox import disasters, survivors
+from salvor.sandbox import disasters, platforms, survivors
 from salvor.session import Session
 from salvor.show import Shown
 
@@ -49,7 +50,7 @@ def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool 
     """The sandbox: break it and bring it back, one scene or two. A platform with a stand-in, and no service named: all
     of it. Else, or with the scenario `rehearsal`: rehearse on a copy. Raises NotProvenError when a drill failed.
     """
-    if platform in drill_platform.STAND_INS and not service and scenario != REHEARSAL:
+    if platform in platforms.PACKAGES and platform != inventory.SANDBOX and not service and scenario != REHEARSAL:
         drill_platform.run(platform, scenario, shown, keep=keep)
         return
     service = service or ("orders" if platform == "sandbox" else "")
@@ -91,7 +92,8 @@ def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown
     """Play one disaster. The incident's folder is in `played` before anything can fail."""
     begun = clock.now()
     time.sleep(_WRITES_BEFORE)
-    shown.tell(f"\nDISASTER: {disaster}: {disasters.names()[disaster]}")
+    shown.tell("")
+    shown.tell(f"DISASTER: {disaster}: {disasters.names()[disaster]}")
     moment: datetime = disasters.strike(disaster)
     sitting: Session = session.open_session(
         service, shown, platform=platform, failed_at=moment, purpose="drill", scenario=disaster, anew=True
@@ -106,7 +108,8 @@ def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown
 
 def _clear_up(service: str, incident: str, shown: Shown) -> None:
     """After a scene: what it kept goes, and the service becomes redundant again, as it would the day after."""
-    shown.tell("\nThe day after: what was kept is discarded, the standby is rebuilt.")
+    shown.tell("")
+    shown.tell("The day after: what was kept is discarded, the standby is rebuilt.")
     aftermath.discard(incident, shown, yes=True)
     maintenance.protect(service, "sandbox", shown, yes=True)
 

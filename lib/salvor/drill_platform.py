@@ -4,20 +4,22 @@ acknowledged is counted.
 
 from __future__ import annotations
 
-import importlib
+import io
+import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import ModuleType
 
-from salvor import clock, drill_end, drill_place, inventory, show, whole_platform
+from salvor import clock, console, drill_end, drill_index, drill_place, inventory, show, whole_platform
 from salvor.errors import NotProvenError, UsageError
+from salvor.incident import Incident
+from salvor.sandbox import platforms
 from salvor.sandbox.survivors import Survivors
-from salvor.show import Shown
+from salvor.show import Plain, Shown
 from salvor.whole_platform import Asked, Result
 
-STAND_INS = {"o4o": "salvor.sandbox.o4o"}
-"""The platforms that have a stand-in of their own to be broken, and where it is."""
 WORST = "everything"
 
 _WRITES_BEFORE = 3.0
@@ -29,7 +31,7 @@ def run(platform: str, disaster: str, shown: Shown, *, keep: bool = False) -> No
     stand-in down. Raises NotProvenError when a service is not back, or lost or took more than it may.
     """
     begun = clock.monotonic()
-    stand_in, disasters, survivors = _rooms(platform)
+    stand_in, disasters, survivors = (platforms.package(platform, room) for room in ("", "disasters", "survivors"))
     name = disaster or WORST
     if name not in disasters.names():
         raise UsageError(f"There is no disaster {name!r}.", hint=f"the disasters are: {', '.join(disasters.names())}")
@@ -40,11 +42,13 @@ def run(platform: str, disaster: str, shown: Shown, *, keep: bool = False) -> No
     counted: Mapping[str, Survivors] = {}
     try:
         time.sleep(_WRITES_BEFORE)
-        shown.tell(f"\nDISASTER: {name}: {disasters.names()[name]}")
+        shown.tell("")
+        shown.tell(f"DISASTER: {name}: {disasters.names()[name]}")
         moment: datetime = disasters.strike(name)
         asked = Asked(failed_at=moment, purpose="drill", scenario=name)
         results = whole_platform.bring_back(inventory.load(platform), shown, asked, yes=True)
-        shown.tell("\nThe platform after it:")
+        shown.tell("")
+        shown.tell("The platform after it:")
         whole_platform.assess(platform, shown)
         counted = survivors.survivors(moment)
     finally:
@@ -55,15 +59,6 @@ def run(platform: str, disaster: str, shown: Shown, *, keep: bool = False) -> No
     _refuse_failed(results)
 
 
-def _rooms(platform: str) -> tuple[ModuleType, ModuleType, ModuleType]:
-    package = STAND_INS[platform]
-    return (
-        importlib.import_module(package),
-        importlib.import_module(f"{package}.disasters"),
-        importlib.import_module(f"{package}.survivors"),
-    )
-
-
 def _end(
     stand_in: ModuleType, results: list[Result], counted: Mapping[str, Survivors], shown: Shown, *, keep: bool
 ) -> None:
@@ -72,10 +67,25 @@ def _end(
     with drill_place.in_memory(drill_place.signing_key(stand_in.find().place)) as key:
         seen = drill_place.taken_down(stand_in, shown, keep=keep)
         seconds = clock.monotonic() - begun
-        for result in results:
-            if result.session and result.session.incident.folder.exists():
-                own = [drill_place.counted(name, one) for name, one in counted.items() if name == result.service.name]
-                drill_end.finish(result.session.incident.folder, seen, seconds, shown, key, counted=own)
+        for finding in seen:
+            shown.finding(finding)
+        shown.tell("Making the reports.")
+        played = [one.session.incident for one in results if one.session and one.session.incident.folder.exists()]
+
+        def finish(incident: Incident) -> list[str]:
+            own = [drill_place.counted(name, one) for name, one in counted.items() if name == incident.service.name]
+            said = io.StringIO()
+            drill_end.finish(incident.folder, seen, seconds, Plain(said), key, counted=own)
+            return [line for line in said.getvalue().splitlines() if line.startswith("owed")]
+
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            for lines in pool.map(finish, played):
+                shown.lines(lines)
+    if played:
+        index = drill_index.make(played[0].folder.parent) or console.shortest(
+            played[0].folder.parent / drill_index.PAGE
+        )
+        shown.tell(f"  all drills: {index}")
 
 
 def _report(counted: Mapping[str, Survivors], shown: Shown) -> None:

@@ -24,11 +24,13 @@ def run(service: str, platform: str, shown: Shown, way: str = "", wish: Wish | N
     for each in inventory.load(platform).in_order():
         if not each.systems:
             continue
-        shown.tell(f"\n{each.title or each.name} (tier {each.tier}):")
+        shown.tell("")
+        shown.tell(f"{each.title or each.name} (tier {each.tier}):")
         try:
             _run(each.name, platform, shown, way, wish or Wish())
         except SalvorError as error:
-            shown.tell(f"\n{error}")
+            shown.tell("")
+            shown.tell(f"{error}")
             failed[each.name] = error
     if failed:
         raise NotProvenError(

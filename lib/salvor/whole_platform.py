@@ -130,7 +130,8 @@ def bring_back(
     results: dict[str, Result] = {}
     for service in platform.in_order():
         waits = [name for name in service.depends_on if results[name].state in ("failed", "not begun")]
-        shown.tell(f"\n{service.title or service.name} (tier {service.tier}):")
+        shown.tell("")
+        shown.tell(f"{service.title or service.name} (tier {service.tier}):")
         if waits:
             results[service.name] = Result(service, "not begun", told=f"it waits for {', '.join(waits)}")
             shown.tell(f"  not begun: {results[service.name].told}")
@@ -156,7 +157,8 @@ def _restore(
 
 
 def _failed_with(service: Service, session: Session | None, error: SalvorError, shown: Shown) -> Result:
-    shown.tell(f"\n{error}")
+    shown.tell("")
+    shown.tell(f"{error}")
     return Result(service, "failed", session, error.what, error)
 
 
