@@ -42,12 +42,13 @@ class Due:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of a system beside its backups: the service's RPO (seconds), its policies, when backups are due,
-    and the backups that the last look saw (by id: when it was seen last).
+    """What is known of a system beside its backups: the service's RPO (seconds), its policies (`own`: of single
+    repositories), when backups are due, and the backups that the last look saw (by id: when it was seen last).
     """
 
     rpo: float
     keep: Keep | None = None
+    own: Mapping[str, Keep] = field(default_factory=dict)
     expect: Expect = field(default_factory=Expect)
     due: tuple[Due, ...] = ()
     earlier: Mapping[str, Backup] = field(default_factory=dict)
@@ -70,7 +71,7 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
     yield from _sizes(system, good, known.expect)
     yield from _changed(system, backups, known.earlier)
     if known.keep:
-        yield from _kept(system, backups, known.keep, known.earlier)
+        yield from _kept(system, backups, known.keep, known)
     yield _proven(system, good, known.expect)
 
 
@@ -139,14 +140,14 @@ def _changed(system: str, backups: Sequence[Backup], earlier: Mapping[str, Backu
             yield Finding(system, audit.INTEGRITY, Level.FAIL, figure, detail=detail)
 
 
-def _kept(system: str, backups: Sequence[Backup], keep: Keep, earlier: Mapping[str, Backup]) -> Iterator[Finding]:
+def _kept(system: str, backups: Sequence[Backup], keep: Keep, known: Known) -> Iterator[Finding]:
     """Whether everything that the policy keeps is there, and nothing that it let go long ago."""
-    gone = list(_vanished(backups, keep, earlier).values())
+    gone = list(vanished(backups, known).values())
     if gone:
         shown = ", ".join(f"{one.id} in {one.repository}" for one in gone[:3]) + (", ..." if len(gone) > 3 else "")
         detail = f"{shown}: the last look saw it, and the policy keeps it"
         yield Finding(system, RETENTION, Level.FAIL, f"{len(gone)} vanished", detail=detail)
-    verdicts = decide(backups, keep)
+    verdicts = decide(backups, keep, known.own)
     left = [one.backup for one in verdicts if not one.stays and clock.age(one.backup.taken) > _OVERDUE]
     if left:
         figure = f"{len(left)} are there that the policy lets go"
@@ -155,16 +156,14 @@ def _kept(system: str, backups: Sequence[Backup], keep: Keep, earlier: Mapping[s
         yield Finding(system, RETENTION, Level.PASS, f"{sum(1 for one in verdicts if one.stays)} kept")
 
 
-def _vanished(backups: Sequence[Backup], keep: Keep, earlier: Mapping[str, Backup]) -> dict[str, Backup]:
-    there = {_key(one) for one in backups}
-    lost = {key: one for key, one in earlier.items() if key not in there}
-    stay = {_key(one.backup) for one in decide([*backups, *lost.values()], keep) if one.stays}
-    return {key: one for key, one in lost.items() if key in stay}
-
-
 def vanished(backups: Sequence[Backup], known: Known) -> dict[str, Backup]:
     """What an earlier look saw, is not there any more, and would be kept by the policy."""
-    return _vanished(backups, known.keep, known.earlier) if known.keep else {}
+    there = {_key(one) for one in backups}
+    lost = {key: one for key, one in known.earlier.items() if key not in there}
+    if not known.keep:
+        return {}
+    stay = {_key(one.backup) for one in decide([*backups, *lost.values()], known.keep, known.own) if one.stays}
+    return {key: one for key, one in lost.items() if key in stay}
 
 
 def _key(backup: Backup) -> str:

@@ -150,7 +150,9 @@ def _known(system: Restorable, platform: Platform, memory: _Memory) -> Known:
             kinds = _PHYSICAL if kind in _PHYSICAL else (kind,) if kind else ()
             due.append(Due(f"schedule {name}", schedule.calendar, kinds if system.settings.kind == "postgres" else ()))
     rpo = min((one.rpo for one in services), default=0.0)
-    return Known(rpo, settings.keep if settings else None, expect, tuple(due), memory.backups(system.name))
+    if settings is None:
+        return Known(rpo, due=tuple(due), earlier=memory.backups(system.name))
+    return Known(rpo, settings.keep, settings.own_policies, expect, tuple(due), memory.backups(system.name))
 
 
 class _Memory:

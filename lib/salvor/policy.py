@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -66,3 +67,8 @@ class BackedUpSettings(Settings):
 
     keep: Keep | None = None
     expect: Expect = Expect()
+
+    @property
+    def own_policies(self) -> Mapping[str, Keep]:
+        """The policies of single repositories, by the names that their backups have; none where the kind has none."""
+        return {}

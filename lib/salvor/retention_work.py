@@ -73,7 +73,11 @@ def verdicts_of(incident: Incident, history: History) -> list[tuple[Restorable, 
 def _verdicts(system: Restorable, history: History) -> list[Verdict]:
     backups = [replace(one, proven=history.proven(system.name, one.id)) for one in system.backups()]
     keep = _keep(system)
-    return decide(backups, keep) if keep else [Verdict(one, ("it has no policy",)) for one in backups]
+    return (
+        decide(backups, keep, system.settings.own_policies)
+        if keep
+        else [Verdict(one, ("it has no policy",)) for one in backups]
+    )
 
 
 def _keep(system: Restorable) -> Keep | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -21,7 +21,7 @@ from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.files import archived, audit, backing_up, questions, snapshot
 from salvor.files.place import ABSENT, Beside, Look, Place, room_for
 from salvor.files.restic import Repository
-from salvor.policy import BackedUpSettings
+from salvor.policy import BackedUpSettings, Keep
 from salvor.secrets import SecretReference
 from salvor.shell import Shell
 from salvor.ssh import host
@@ -49,7 +49,9 @@ def _check_location(location: str) -> str:
 
 
 class RepositorySettings(BaseModel):
-    """A restic repository, as the tree's host reaches it. `environment`: what the storage's client asks for."""
+    """A restic repository, as the tree's host reaches it. `environment`: what the storage's client asks for. `keep`: a
+    policy of its own, for one with less room than the others.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -57,6 +59,7 @@ class RepositorySettings(BaseModel):
     location: Annotated[str, AfterValidator(_check_location)]
     password: SecretReference
     environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretReference] = {}
+    keep: Keep | None = None
 
 
 class FilesSettings(BackedUpSettings):
@@ -71,6 +74,11 @@ class FilesSettings(BackedUpSettings):
     run_as: User | None = None
     repositories: tuple[RepositorySettings, ...] = ()
     archives: ArchivesSettings | None = None
+
+    @property
+    def own_policies(self) -> Mapping[str, Keep]:
+        """The policies of single repositories, by their names."""
+        return {one.name: one.keep for one in self.repositories if one.keep}
 
     @model_validator(mode="after")
     def _repositories_differ(self) -> FilesSettings:
