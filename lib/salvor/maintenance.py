@@ -7,7 +7,7 @@ from dataclasses import replace
 from salvor import clock, inventory, show
 from salvor.change import Backup, Change
 from salvor.console import approval, one_of, show_plan
-from salvor.errors import CannotError
+from salvor.errors import CannotError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
@@ -16,6 +16,8 @@ from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session, incidents_folder, operator
 from salvor.show import Shown
 from salvor.system import Wish
+
+ARCHIVE = "archive"
 
 
 def _session(service: str, platform: str, shown: Shown) -> Session:
@@ -40,14 +42,46 @@ def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: st
 
 
 def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
-    """Back up every system of a service. `kind` is full, diff or incr (by pgBackRest), or dump."""
+    """Back up every system of a service. `kind` is full, diff or incr (by pgBackRest), dump, or archive: of every
+    system of the platform that is in the same archives, all in one.
+    """
     session = _session(service, platform, shown)
-    changes = tuple(
-        system.change("backup", kind=kind, why="asked for", no_undo="it only adds a backup; the policy removes it")
-        for system in session.incident.systems
-    )
+    if kind == ARCHIVE:
+        changes: tuple[Change, ...] = (_archive(session),)
+    else:
+        changes = tuple(
+            system.change("backup", kind=kind, why="asked for", no_undo="it only adds a backup; the policy removes it")
+            for system in session.incident.systems
+        )
     _carry_out(session, "backup", changes, "asked for by inv backup")
     backups(service, platform, shown)
+
+
+def _archive(session: Session) -> Change:
+    """What writes an archive of all systems that share one with this service. Named by this machine's clock, as those
+    that others write are.
+    """
+    settings = session.incident.platform.settings
+    places = {name: place for name, one in settings.items() if (place := getattr(one, "archives", None))}
+    first = next((system for system in session.incident.systems if system.name in places), None)
+    if first is None:
+        raise UsageError(
+            f"--kind={ARCHIVE}: no system of {session.incident.service.name} is in an archive.",
+            hint="add archives: {folder: ..., member: ...} to its systems",
+        )
+    folder, encrypted = places[first.name].folder, places[first.name].password is not None
+    together = [name for name, place in places.items() if place.folder == folder]
+    members = [places[name].member for name in together]
+    if len(set(members)) < len(members):
+        raise UsageError(f"Two of {', '.join(together)} are the same member of the archives in {folder}.")
+    at = clock.now().astimezone()
+    return first.change(
+        "write_archive",
+        name=f"{session.incident.platform.name}_backup_{at:%Y%m%d_%H%M%S}.tar.gz{'.enc' if encrypted else ''}",
+        systems=together,
+        why=f"asked for: {', '.join(members)}",
+        no_undo="it only adds a backup; the policy removes it",
+    )
 
 
 def backups(service: str, platform: str, shown: Shown) -> None:

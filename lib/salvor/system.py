@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -56,13 +56,19 @@ class Context:
     """What a system knows of the incident it works for. Names of stages and kept copies follow from `incident`.
 
     `folder` is the incident's folder (it may not exist: a plan writes nothing); `facts` are the incident's figures for
-    the texts of messages; `address_of` gives the address of another system of the platform (for a route's target).
+    the texts of messages; `address_of` gives the address of another system of the platform (for a route's target), and
+    `system_of` the system itself (for an archive of several).
     """
 
     incident: str
     folder: Path
     facts: Callable[[], Mapping[str, Any]]
     address_of: Callable[[str], str | None] = lambda name: None
+    system_of: Callable[[str], System] = field(default=lambda name: _alone(name))
+
+
+def _alone(name: str) -> System:
+    raise UsageError(f"There is no system {name!r} beside this one.")
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import yaml
-from salvor import aftermath, clock, console
+from salvor import aftermath, clock, console, maintenance
 from salvor.change import Level
 from salvor.errors import SalvorError
 from salvor.session import Session, open_session
@@ -219,3 +219,24 @@ def test_what_is_staged_again_is_found(shop: Shop) -> None:
     (staged,) = media.observe().staged
     assert staged.complete
     assert clock.write_time(staged.fresh or TAKEN) == clock.write_time(TAKEN)
+
+
+def test_an_archive_that_is_written_is_one_that_anybody_can_read_and_brings_all_back(shop: Shop) -> None:
+    maintenance.backup("shop", "shop", "archive", Plain())
+    (archive,) = shop.folder.glob("*.enc")
+    assert archive.name.startswith("shop_backup_")
+    assert {path.stat().st_mode & 0o777 for path in shop.folder.iterdir()} == {0o600}
+    assert {path.name for path in shop.folder.iterdir()} == {archive.name, f"{archive.name}.sha256"}
+    made.run("sh", "-c", 'cd "$1" && sha256sum -c --quiet *.sha256', "sh", shop.folder)
+    by_hand = shop.root / "by hand"
+    by_hand.mkdir()
+    script = 'openssl enc -d -aes-256-cbc -pbkdf2 -in "$1" -pass env:P | tar -xzf - -C "$2"'
+    made.run("sh", "-c", script, "sh", archive, by_hand, P=PASSWORD)
+    for name, member in MEMBERS.items():
+        assert listing(by_hand / member) == shop.before[name]
+    made.run("sh", "-c", 'gunzip -c "$1" | grep -q "database dump complete"', "sh", by_hand / "database.sql.gz")
+    assert not list((shop.root / "incidents").rglob("*.sql.gz"))
+    shop.destroy()
+    shop.restore(source=archive.name)
+    assert shop.now() == shop.before
+    assert shop.count() == 500

@@ -23,7 +23,7 @@ def protect(
     maintenance.protect(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
 
 
-@command(kind="full, diff, incr (pgBackRest) or dump")
+@command(kind="full, diff, incr (pgBackRest), dump, or archive: one file of all that shares it")
 def backup(c: Context, service: str = "", kind: str = "incr", platform: str = "", json: bool = False) -> None:
     """Back a service up, with a fingerprint of its contents."""
     from salvor import maintenance, show

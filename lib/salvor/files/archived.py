@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NAME = "archive"
 _SHOWN = 5
+_READING, _SILENCE = 24 * 3600.0, 300.0
 
 
 def backups(system: Files) -> list[Backup]:
@@ -168,3 +169,15 @@ def verify(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
         yield Finding(system.name, "owners", Level.WARN, "not restored", detail=why, evidence=mine.tree)
     taken = marker.get("taken")
     yield proof.freshness(system.name, clock.read_time(taken) if taken else None, mine, wish)
+
+
+_PACK = 'tar -c -f - --format=gnu -C "$(dirname -- "$1")" -- "$(basename -- "$1")" || [ $? = 1 ]'  # 1: a file changed
+
+
+def pack(system: Files) -> Iterator[bytes]:
+    """What is live, as a tar stream. Raises CannotError when it is not there, or broken."""
+    look = system.place.look()
+    if look.live is None or look.is_fenced:
+        what = "is fenced: it is broken" if look.live else "is not there"
+        raise CannotError(f"{system.name}: {look.path} {what}; no archive was written.", hint="inv assess")
+    yield from system.shell.pieces(["sh", "-c", _PACK, "sh", look.path], deadline=_READING, idle=_SILENCE)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Generator
+import tarfile
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -16,10 +17,11 @@ from salvor.archive.extract import extract
 from salvor.archive.source import stem_of
 from salvor.archive.vetting import TRUST_ARCHIVE
 from salvor.change import Backup, Progress
-from salvor.errors import SalvorError
-from salvor.postgres import dump_find
+from salvor.errors import CannotError, SalvorError
+from salvor.postgres import dump_find, dumps
 from salvor.postgres.dump_find import Source
 from salvor.shell import Shell
+from salvor.streams import CHUNK
 from salvor.system import Wish
 
 if TYPE_CHECKING:
@@ -111,6 +113,32 @@ def _take_out(system: Postgres, source: Source, scratch: Path, *, trusted: bool)
         )  # fmt: skip
         building.rename(place)
     return path
+
+
+def pack(system: Postgres, scratch: Path) -> Iterator[bytes]:
+    """A dump of the live primary, in the form that the member's name says, as a tar stream. It is of one moment."""
+    settings, primary = system.settings.archives, system.site.view().primary
+    assert settings
+    if not primary.is_up or primary.is_fenced:
+        raise CannotError(f"{system.name}: no live primary to dump: {primary.describe()}.", hint="inv assess")
+    name = PurePosixPath(settings.member).name
+    form = ["--format=plain", *(["--compress=1"] if name.endswith(".gz") else [])]
+    path = scratch / name
+    shutil.rmtree(scratch, ignore_errors=True)
+    durable.make_folder(scratch)
+    try:
+        dumps.to_file(
+            primary.member.server, system.settings.database, path, form if ".sql" in name else ["--format=custom"]
+        )
+        with path.open("rb") as file:
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime, info.mode = path.stat().st_size, int(path.stat().st_mtime), 0o600
+            yield info.tobuf(tarfile.GNU_FORMAT)
+            while piece := file.read(CHUNK):
+                yield piece
+            yield bytes(-info.size % tarfile.BLOCKSIZE + 2 * tarfile.BLOCKSIZE)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def forget(system: Postgres, scratch: Path) -> None:

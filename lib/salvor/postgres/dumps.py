@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -106,6 +106,14 @@ def _dump(server: Server, database: str, folder: Path, snapshot: str, jobs: int)
     found = reading.result()
     found = replace(found, sequences=_sequences(found, server, folder / "dump"))
     durable.replace(folder / "fingerprint.json", json.dumps(found.to_json()).encode())
+
+
+def to_file(server: Server, database: str, path: Path, form: Sequence[str]) -> None:
+    """Dump `database` into one file, mode 600; `form` are pg_dump's options for it. Raises CannotError."""
+    environment = {"PGPASSWORD": secrets.resolve(server.operator.password), "PGOPTIONS": "-c statement_timeout=0"}
+    where = make_conninfo(host=server.address, port=server.port, user=server.operator.user, dbname=database)
+    dump = [_program(server, "pg_dump"), "--no-password", "--lock-wait-timeout=60s", *form, f"--file={path}"]
+    shell.local().run([*_UMASK, *dump, f"--dbname={where}"], deadline=_SECONDS, environment=environment)
 
 
 _UMASK = ["sh", "-c", 'umask 077; exec "$@"', "sh"]

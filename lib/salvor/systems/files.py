@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from math import inf
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -15,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from salvor import clock, leftovers, shell
 from salvor.archive import audit as archives
 from salvor.archive.settings import ArchivesSettings
+from salvor.archive.system import Archived
 from salvor.audit import Audited
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
@@ -26,7 +28,7 @@ from salvor.secrets import SecretReference
 from salvor.shell import Shell
 from salvor.ssh import host
 from salvor.ssh.settings import Address, SshSettings, User
-from salvor.system import Restorable, Wish, verb
+from salvor.system import Wish, verb
 
 _DAY = 24 * 3600.0
 _CONNECTING = 5.0
@@ -91,7 +93,7 @@ class FilesSettings(BackedUpSettings):
         return self
 
 
-class Files(Restorable):
+class Files(Archived):
     """A tree or a single file of a host. What it does is in `salvor.files`; this ties it together."""
 
     Settings = FilesSettings
@@ -338,6 +340,10 @@ class Files(Restorable):
     def backup(self, kind: str) -> Iterator[Progress]:
         """Back up what is live to every repository; one success is needed."""
         yield from backing_up.back_up(self)
+
+    def pack(self, scratch: Path) -> Iterator[bytes]:
+        """What is live, as a tar stream, for an archive of the whole platform."""
+        yield from archived.pack(self)
 
     @verb(deadline=_DAY, destructive=True)
     def expire(self, repository: str, backups: list[str]) -> Iterator[Progress]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from salvor import clock, secrets, shell
 from salvor.archive import audit as archive
 from salvor.archive.settings import ArchivesSettings
+from salvor.archive.system import Archived
 from salvor.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
 from salvor.errors import CannotError, OutcomeUnknownError, UsageError
@@ -39,7 +41,7 @@ from salvor.secrets import SecretReference
 from salvor.shell import Shell
 from salvor.ssh.host import Host
 from salvor.ssh.settings import SshSettings
-from salvor.system import Outcome, Restorable, Wish, verb
+from salvor.system import Outcome, Wish, verb
 
 _DAY = 24 * 3600.0
 
@@ -117,7 +119,7 @@ class PostgresSettings(BackedUpSettings):
         return self
 
 
-class Postgres(Restorable):
+class Postgres(Archived):
     """A PostgreSQL cluster. What it does is in `salvor.postgres`, by way back; this ties it together."""
 
     Settings = PostgresSettings
@@ -437,6 +439,10 @@ class Postgres(Restorable):
         yield from repository.take(kind, server, _socket_folder(server), keeps_all=keeps_all)
         repository = self.site.repository(primary.member)  # one that has looked after the backup, not before
         yield from restore_point.note(server, self.settings.database, repository, repository.stored[0].label)
+
+    def pack(self, scratch: Path) -> Iterator[bytes]:
+        """A dump of the live primary, as a tar stream, for an archive of the whole platform."""
+        yield from dump_chosen.pack(self, scratch)
 
     @verb(deadline=_DAY, destructive=True)
     def expire(self, repository: str, backups: list[str], wal_since: str = "") -> Iterator[Progress]:

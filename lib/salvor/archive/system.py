@@ -1,0 +1,39 @@
+"""What every kind of system has in common that archives of a whole platform can hold."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from salvor.archive.settings import ArchivesSettings
+from salvor.archive.write import write
+from salvor.change import Progress
+from salvor.errors import UsageError
+from salvor.system import Restorable, verb
+
+_DAY = 24 * 3600.0
+
+
+class Archived(Restorable):
+    """A system that can be a member of an archive. Its settings have `archives`."""
+
+    @abstractmethod
+    def pack(self, scratch: Path) -> Iterator[bytes]:
+        """What of it belongs into an archive, as a tar stream with one file or folder on top. `scratch` is an empty
+        folder of ours. Raises CannotError.
+        """
+
+    @verb(deadline=_DAY)
+    def write_archive(self, name: str, systems: list[str]) -> Iterator[Progress]:
+        """Write an archive of these systems, among them this one, into the folder that its settings name."""
+        parts = {}
+        for one in map(self.context.system_of, systems):
+            settings = one.settings.archives if isinstance(one, Archived) else None
+            if settings is None or not isinstance(one, Archived):
+                raise UsageError(f"{one.name} is in no archive: its settings have no archives.")
+            parts[settings.member] = partial(one.pack, self.context.folder / "packing" / one.name)
+        settings = self.settings.archives
+        assert isinstance(settings, ArchivesSettings)
+        yield from write(settings, name, parts, self.context.folder / "packing")
