@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -23,8 +24,10 @@ def texts(element: Element) -> str:
     return " ".join("".join(element.itertext()).split())
 
 
-def faults(root: Element) -> list[str]:
-    """What is wrong for a reader who does not see the page, or has no network."""
+def faults(root: Element, links: tuple[str, ...] = ()) -> list[str]:
+    """What is wrong for a reader who does not see the page, or has no network. `links`: how the names of the pages
+    beside end that it may lead to.
+    """
     found = []
     ids = [each.get("id") for each in root.iter() if each.get("id")]
     found += [f"the id {name} stands twice" for name in {name for name in ids if ids.count(name) > 1}]
@@ -36,7 +39,8 @@ def faults(root: Element) -> list[str]:
         for name, value in each.items():
             if name.startswith("on"):
                 found.append(f"{each.tag} runs a script: {name}")
-            if name in ("src", "srcset", "href", "action") and not str(value).startswith("#"):
+            beside = name == "href" and links and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", value) and value.endswith(links)
+            if name in ("src", "srcset", "href", "action") and not (str(value).startswith("#") or beside):
                 found.append(f"{each.tag} leads away: {value}")
             if name in ("aria-labelledby", "aria-describedby"):
                 found += [f"{name}: there is no {one}" for one in str(value).split() if one not in ids]
