@@ -299,8 +299,9 @@ def show_end(session: Session, shown: Watcher) -> None:
             "from the newest commit that survived to the failure"
         )
         shown.tell(f"  go back:    inv undo --incident={incident.id}")
-        shown.tell(f"  keep it:    inv discard --incident={incident.id}   (removes what was live before)")
-        shown.tell(f"  protect it: inv protect --service={incident.service.name}   (its standbys and backups)")
+        if incident.broken:  # programs that were started again leave nothing behind
+            shown.tell(f"  keep it:    inv discard --incident={incident.id}   (removes what was live before)")
+            shown.tell(f"  protect it: inv protect --service={incident.service.name}   (its standbys and backups)")
 
 
 def target(seconds: float | None, limit: float) -> str:
