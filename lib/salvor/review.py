@@ -21,6 +21,7 @@ from salvor.happened import Mark, Story
 from salvor.lessons import Lesson, learn
 from salvor.notebook import Opened, display, display_style, for_people, read_parameters
 from salvor.paper import Paper, words
+from salvor.secrets import mask
 
 NOTEBOOK = "review.ipynb"
 PAGE = "review.html"
@@ -193,8 +194,8 @@ def read_action(text: str) -> Action:
 
 
 def read_actions(text: str) -> tuple[Action, ...]:
-    """Actions, one a line or separated by semicolons."""
-    return tuple(read_action(part) for part in re.split(r"[;\n]", text) if part.strip())
+    """Actions, one a line or separated by semicolons. Masked before they are taken apart: a part is hard to know."""
+    return tuple(read_action(part) for part in re.split(r"[;\n]", mask(text)) if part.strip())
 
 
 def read(folder: Path, actions: str = "") -> Review:
