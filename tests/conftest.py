@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 import salvor.sandbox
+import salvor.sandbox.o4o.database
+import salvor.sandbox.o4o.layout
 import salvor.systems
-from salvor.sandbox import configuration, database, processes
+from salvor.sandbox import configuration, database, o4o, platforms, processes
+from salvor.sandbox.folders import Folders
 from salvor.sandbox.layout import Layout
 
 from tests import world
@@ -34,19 +37,22 @@ def kinds_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def place_for_a_sandbox() -> Iterator[Path]:
-    """A new folder named in SALVOR_SANDBOX, and one for incidents; whatever stands there at the end is torn down."""
+def place_for_a_sandbox(platform: str = "sandbox") -> Iterator[Path]:
+    """A new folder for the stand-in of a platform, and one for incidents; whatever stands there at the end is torn
+    down.
+    """
     base = Path(tempfile.mkdtemp(prefix="salvor-test-"))
+    name = f"SALVOR_{platform.upper()}"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SALVOR_SANDBOX", str(base / "sandbox"))
+        patch.setenv(name, str(base / "sandbox"))
         patch.setenv("SALVOR_INCIDENTS", str(base / "incidents"))
         if os.geteuid() == 0:
             base.chmod(0o711)  # the servers' user has to pass
-            patch.setenv("SALVOR_SANDBOX_ROOT", str(base / "data"))
+            patch.setenv(f"{name}_ROOT", str(base / "data"))
         try:
             yield base
         finally:
-            salvor.sandbox.down()
+            platforms.package(platform).down()
             shutil.rmtree(base)
 
 
@@ -75,11 +81,46 @@ def a_sandbox(cluster: Path) -> Iterator[Layout]:
     with place_for_a_sandbox():
         mine = Layout.plan(Layout.home())
         mine.make()
-        parts = [cluster / name for name in ("secrets", "dumps", *Layout.SERVER_FOLDERS, "database-is-made")]
-        subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
+        _copy_database(cluster, mine)
         configuration.write(mine)
         salvor.sandbox.up(tell=lambda text: None)
         assert processes.until(lambda: database.streams(mine) and all(part.up for part in salvor.sandbox.status()), 20)
+        yield mine
+
+
+def _copy_database(cluster: Path, mine: Folders) -> None:
+    """The data, the secrets and the backups of a database whose servers are stopped."""
+    parts = [cluster / name for name in ("secrets", "dumps", *mine.SERVER_FOLDERS, "database-is-made")]
+    subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
+
+
+@pytest.fixture(scope="session")
+def o4o_cluster() -> Iterator[Path]:
+    """The database of the o4o stand-in, for all tests of the session."""
+    with place_for_a_sandbox("o4o"):
+        made = o4o.layout.Layout.plan(o4o.layout.Layout.home())
+        made.make()
+        o4o.database.make(made, tell=lambda text: None)
+        o4o.database.server(made).stop()
+        yield made.root
+
+
+@contextmanager
+def an_o4o(cluster: Path) -> Iterator[o4o.layout.Layout]:
+    """An o4o stand-in that stands, begun with a copy of the database `cluster`."""
+    with half_an_o4o(cluster) as mine:
+        o4o.up(tell=lambda text: None)
+        yield mine
+
+
+@contextmanager
+def half_an_o4o(cluster: Path) -> Iterator[o4o.layout.Layout]:
+    """An o4o stand-in that has nothing but a copy of the database `cluster`."""
+    with place_for_a_sandbox("o4o"):
+        mine = o4o.layout.Layout.plan(o4o.layout.Layout.home())
+        mine.make()
+        _copy_database(cluster, mine)
+        o4o.database.configure(mine)
         yield mine
 
 

@@ -65,21 +65,20 @@ def _make(sandbox: Layout, tell: Callable[[str], object]) -> None:
     from salvor.sandbox import cluster
     from salvor.sandbox.o4o import backups, content, database, pm2
 
+    new = not backups.are_made(sandbox)
     with ThreadPoolExecutor(2) as pool:
         made = pool.submit(database.start_missing if cluster.is_made(sandbox) else database.make, sandbox, tell)
-        try:
-            if not content.is_made(sandbox):
-                content.make(sandbox)
-                tell("files: 2,000 pictures, the release, logs and .env")
-            if not backups.are_made(sandbox):
-                backups.take(sandbox)
-                tell("files: first snapshots taken, in two repositories")
-            pm2.install(tell)
-        finally:
-            made.result()
-    if not backups.are_made(sandbox):
-        tell(f"archive: {backups.archive(sandbox).name}")
-        backups.note_made(sandbox)
+        if not content.is_made(sandbox):
+            content.make(sandbox)
+            tell("files: 2,000 pictures, the release, logs and .env")
+        taken = pool.submit(backups.take, sandbox) if new else None
+        pm2.install(tell)
+        made.result()
+        if taken:
+            archive = backups.archive(sandbox)
+            taken.result()
+            tell(f"backups: a snapshot in each of two repositories, and {archive.name}")
+            backups.note_made(sandbox)
 
 
 def _wait_for_applications(sandbox: Layout) -> None:

@@ -77,6 +77,9 @@ def _node() -> Path:
 
 def start(sandbox: Layout, tell: Callable[[str], object]) -> None:
     """Have every application run that does not, and pm2 know them after its own end, too."""
+    missing = [name for name, argv in commands(sandbox).items() if not processes.find(argv)]
+    if not missing:
+        return
     pm2 = install(tell)
     home = sandbox.root / "pm2"
     program = sandbox.root / "bin" / "pm2"
@@ -105,7 +108,7 @@ def start(sandbox: Layout, tell: Callable[[str], object]) -> None:
         for name, argv in commands(sandbox).items()
     ]
     ecosystem.write_text(json.dumps({"apps": applications}, indent=1), encoding="utf-8")
-    run(sandbox, "start", str(ecosystem))
+    run(sandbox, "start", str(ecosystem), "--only", ",".join(missing))
     run(sandbox, "save", "--force")
 
 
