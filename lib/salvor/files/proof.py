@@ -98,10 +98,15 @@ def of_snapshot(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
     with ThreadPoolExecutor(max_workers=2, thread_name_prefix="listing") as pool:
         should = pool.submit(expected, repository, chosen, path)
         entries = list(census.take(system.shell, system.place.staged))
+        has_links = any(one.kind == "l" for one in entries)
+        lead = pool.submit(repository.links, chosen, path) if has_links else None
         nodes = should.result()
+        links = lead.result() if lead else []
     yield _content(system.name, mine, nodes, entries)
     yield _entries(system.name, mine, nodes, entries, by_root=look.is_root)
-    yield from _links(system.name, mine, repository, nodes, entries)
+    yield from _hard_links(system.name, mine, repository, nodes, entries)
+    if links or has_links:
+        yield _links(system.name, mine, nodes, entries, links)
     yield from settings(system, look, mine)
     taken = marker.get("taken")
     yield freshness(system.name, clock.read_time(taken) if taken else None, mine, wish)
@@ -161,36 +166,39 @@ def _differs(entry: census.Entry, node: Node) -> str:
     return "owner" if (entry.uid, entry.gid) != (node.uid, node.gid) else ""
 
 
-def _links(
+def _hard_links(
     subject: str, mine: Beside, repository: Repository, nodes: Nodes, entries: list[census.Entry]
 ) -> Iterator[Finding]:
-    """Hard links, by what they spare; and where symbolic ones lead."""
-    chosen = str(mine.marker["snapshot"])
+    """Hard links, by what they spare."""
     names = sum(node.size for each in nodes.values() for node in each if node.kind == "f")
     once = sum({one.node: one.size for one in entries if one.kind == "f"}.values())
     if not mine.marker.get("alone"):
         why = "not compared: the snapshot holds more than this tree"
         yield Finding(subject, "hard links", Level.WARN, f"{once} bytes", "", why, mine.tree)
     elif once != names or mine.marker.get("size") != names:
-        should = repository.restored_size(chosen)[0]
+        should = repository.restored_size(str(mine.marker["snapshot"]))[0]
         level = Level.PASS if should == once else Level.FAIL
         yield Finding(subject, "hard links", level, f"{once} bytes", f"{should} bytes", "each counted once", mine.tree)
-    found = {as_json(one.path): as_json(one.target) for one in entries if one.kind == "l"}
-    if not found:
-        return
+
+
+def _links(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entry], links: list[str]) -> Finding:
+    """Where symbolic links lead. `nodes` are in the order of `links`, but for names that differ only in bytes that are
+    no UTF-8.
+    """
     path = str(mine.marker["path"])
+    should = [name for name, each in nodes.items() for node in each if node.kind == "l"]
     targets = {
-        name.removeprefix(path).lstrip("/"): target
-        for name, target in repository.link_targets(chosen).items()
-        if name.removeprefix(path).lstrip("/") in found
+        name: said.removeprefix(f"{path}/{name}" if name else path).removeprefix(" -> ")
+        for name, said in zip(should, links, strict=False)
     }
+    found = {as_json(one.path): as_json(one.target) for one in entries if one.kind == "l"}
     wrong = [f"{name} -> {target}" for name, target in found.items() if targets.get(name) != target]
     spoilt = [name for name, target in found.items() if "\ufffd" in target]
     level = Level.FAIL if wrong else Level.WARN if spoilt else Level.PASS
     detail = _listed(wrong)
     if spoilt and not wrong:
         detail = f"restic may have spoilt what is no UTF-8, when it backed it up: {_listed(spoilt)}"
-    yield Finding(subject, "where links lead", level, f"{len(wrong)} of {len(found)} differ", "0", detail, mine.tree)
+    return Finding(subject, "where links lead", level, f"{len(wrong)} of {len(found)} differ", "0", detail, mine.tree)
 
 
 def settings(system: Files, look: Look, mine: Beside) -> Iterator[Finding]:

@@ -147,17 +147,15 @@ class Repository:
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
 
-    def link_targets(self, snapshot: str) -> dict[str, str]:
-        """Where the symbolic links of a snapshot lead, by their paths; in both, U+FFFD for each byte that is no UTF-8.
-
-        Only the listing for people has them, in the same order as the other one, which has the paths without doubt.
+    def links(self, snapshot: str, path: str) -> list[str]:
+        """The symbolic links of a snapshot at or below `path`, as `PATH -> TARGET`, in the order of `listing`, with
+        U+FFFD for each byte that is no UTF-8. Only restic's listing for people says where links lead; a name may hold
+        an arrow, so only the other listing says where it ends.
         """
-        paths = [one["path"] for one in self.listing(snapshot) if one["type"] == "symlink"]
         argv = self.argv("ls", "--no-lock", "--long", snapshot)
         said = b"".join(self.shell.pieces(argv, deadline=_READING, environment=self._secrets))
-        links = [one.removesuffix(b"\n") for one in _RECORD.split(said) if one.startswith(b"L")]
-        shown = [as_json(_HEAD.sub(b"", one)) for one in links]
-        return {path: text.removeprefix(f"{path} -> ") for path, text in zip(paths, shown, strict=True)}
+        links = [as_json(_HEAD.sub(b"", one.removesuffix(b"\n"))) for one in _RECORD.split(said) if one[:1] == b"L"]
+        return [one for one in links if one.startswith((f"{path} -> ", f"{path}/"))]
 
     def restored_size(self, snapshot: str) -> tuple[int, int]:
         """Bytes and entries of a snapshot as they would be restored, each hard linked file once. Reads the whole
