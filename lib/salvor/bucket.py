@@ -64,7 +64,8 @@ class Object:
     def __init__(self, uri: str) -> None:
         self._uri = uri
         self._at = 0
-        self._tag = head(uri)["ETag"]
+        known = head(uri)
+        self._tag, self._size = known["ETag"], known["ContentLength"]
         with asking(uri) as self._s3:
             self._body = self._open()
 
@@ -73,6 +74,8 @@ class Object:
         from botocore.exceptions import HTTPClientError, IncompleteReadError, ResponseStreamingError
         from urllib3.exceptions import HTTPError
 
+        if self._at >= self._size:
+            return b""  # S3 refuses a range that begins at the end
         with _told(self._uri):
             for left in reversed(range(_TRIES)):
                 try:
