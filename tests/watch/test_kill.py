@@ -97,6 +97,9 @@ def wrong_with(place: Place) -> list[str]:
         keys = {line["change"]["key"] for line in journal.of("intent") if line["step"] in ("immediately", "then")}
         if len(keys) != 2:
             found.append(f"{len(keys)} actions were begun")
+        ends = Counter(line["key"] for line in journal.of("outcome") if line["key"] in keys)
+        if set(ends.values()) != {1}:
+            found.append(f"actions ended more than once: {ends}")
     return found
 
 
