@@ -226,7 +226,11 @@ def _read(path: Path) -> Document:
         _ENVIRONMENT.sub(lambda match: os.environ.get(match[1]) or match[2] or "", str(source))
     ).expanduser()
     if not expanded.is_file():
-        hint = "start the sandbox: inv sandbox.up" if "sandbox" in path.parts else f"write that file, or mend {place}"
+        from salvor.sandbox.platforms import PACKAGES
+
+        platform = path.parent.name
+        up = f"start its stand-in: inv sandbox.up --platform={platform}"
+        hint = up if platform in PACKAGES else f"write that file, or mend {place}"
         raise UsageError(f"{place}: the variables file {expanded} is not there.", hint=hint)
     return located_yaml.read(path, _variables(located_yaml.read(expanded)))
 

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shlex
 import shutil
 import sys
 import tempfile
@@ -24,9 +25,9 @@ _INSTALLING = 180.0
 _PROGRAM = """\
 #!/bin/sh
 # pm2, which is at home here and nowhere else, and asks nobody in the world for newer versions.
-cd '{home}' && exec env -i PATH=/usr/bin:/bin HOME='{home}' PM2_HOME='{home}' PM2_DISABLE_VERSION_CHECK=true \\
+cd {home} && exec env -i PATH=/usr/bin:/bin HOME={home} PM2_HOME={home} PM2_DISABLE_VERSION_CHECK=true \\
     PM2_DUMP_FILE_PATH="$PM2_DUMP_FILE_PATH" PM2_DUMP_BACKUP_FILE_PATH="$PM2_DUMP_BACKUP_FILE_PATH" \\
-    '{node}' '{pm2}' "$@"
+    {node} {pm2} "$@"
 """
 
 
@@ -83,7 +84,9 @@ def start(sandbox: Layout, tell: Callable[[str], object]) -> None:
     pm2 = install(tell)
     home = sandbox.root / "pm2"
     program = sandbox.root / "bin" / "pm2"
-    program.write_text(_PROGRAM.format(home=home, node=_node(), pm2=pm2), encoding="utf-8")
+    program.write_text(
+        _PROGRAM.format(home=home, node=shlex.quote(str(_node())), pm2=shlex.quote(str(pm2))), encoding="utf-8"
+    )
     program.chmod(0o700)
     node = sandbox.root / "bin" / "node"
     node.unlink(missing_ok=True)
