@@ -80,7 +80,7 @@ def test_repositories_and_ways_are_counted_each_by_itself() -> None:
 
 def test_a_local_copy_goes_when_two_others_have_it_and_not_before() -> None:
     def copies(day: int, *places: str) -> list[Backup]:
-        return [backup(day, id=f"{place}-{day}", repository=place, fingerprint={"tree": day}) for place in places]
+        return [backup(day, id=f"{place}-{day}", repository=place) for place in places]
 
     backups = [
         *copies(0, "local", "s3", "azure"),

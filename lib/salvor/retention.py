@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from salvor.change import NEWEST, Backup, Verdict, canonical
+from salvor.change import NEWEST, Backup, Verdict
 from salvor.policy import Keep
 
 PROVEN = "last proven"
@@ -45,11 +45,11 @@ def decide(backups: Iterable[Backup], keep: Keep, own: Mapping[str, Keep] = Mapp
 
 def _by_repository(backups: Sequence[Backup], keep: Keep, own: Mapping[str, Keep]) -> list[Verdict]:
     """The verdicts on the backups of one way back; newest first, as they came."""
-    holders: dict[str, set[str]] = defaultdict(set)
+    holders: dict[datetime, set[str]] = defaultdict(set)  # one run gives every repository the same moment
     for one in backups:
         if one.usable:
-            holders[_content(one)].add(one.repository)
-    wanted = {_content(one.backup) for one in _decide(backups, keep) if one.stays} if own else set()
+            holders[one.taken].add(one.repository)
+    wanted = {one.backup.taken for one in _decide(backups, keep) if one.stays} if own else set()
     found = []
     for repository in dict.fromkeys(one.repository for one in backups):
         of_it = [one for one in backups if one.repository == repository]
@@ -58,16 +58,11 @@ def _by_repository(backups: Sequence[Backup], keep: Keep, own: Mapping[str, Keep
             continue
         spared = {}
         for one in of_it:
-            others = len(holders[_content(one)] - {repository})
-            if _content(one) in wanted and others < COPIES:
+            others = len(holders[one.taken] - {repository})
+            if one.taken in wanted and others < COPIES:
                 spared[one.id] = f"{others} of {COPIES} other repositories have it"
         found += _decide(of_it, own[repository], spared)
     return found
-
-
-def _content(backup: Backup) -> str:
-    """What tells that two repositories hold the same."""
-    return canonical(backup.fingerprint) if backup.fingerprint else backup.id
 
 
 def _decide(ordered: Sequence[Backup], keep: Keep, spared: Mapping[str, str] = MappingProxyType({})) -> list[Verdict]:

@@ -1,0 +1,94 @@
+"""The policy of a tree's backups, carried out by restic: what stays can be restored, what goes is gone."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor import clock
+from salvor.policy import Keep
+from salvor.retention import decide
+from salvor.systems.files import Files
+
+from tests.files.lab import Lab, act, restic
+
+NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)
+PLACES = ("local", "off-site", "azure")
+
+
+@pytest.fixture
+def lab(tmp_path: Path, empty_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """A small tree and three repositories."""
+    monkeypatch.setenv("RESTIC_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "password").write_text("only-for-these-tests")
+    (tmp_path / "password").chmod(0o600)
+    for name in PLACES:
+        shutil.copytree(empty_repository, tmp_path / name)
+    made = Lab(tmp_path, {name: str(tmp_path / name) for name in PLACES})
+    made.tree.mkdir(parents=True)
+    return made
+
+
+def opened(lab: Lab, **keeps: dict[str, int]) -> Files:
+    repositories = [
+        {"name": name, "location": location, "password": f"file:{lab.root / 'password'}"}
+        | ({"keep": keeps[name]} if name in keeps else {})
+        for name, location in lab.repositories.items()
+    ]
+    return lab.open(repositories=repositories, keep={"daily": 2})
+
+
+def back_up(lab: Lab, days: int) -> None:
+    (lab.tree / "file").write_text(f"as it was {days} days ago")
+    with clock.use(lambda: NOW - timedelta(days=days)):
+        act(lab.open(), "backup", kind="snapshot")
+
+
+def retain(system: Files) -> list[Any]:
+    """Carry the policy out; what it planned."""
+    keep = system.settings.keep
+    assert keep
+    changes = list(system.expiry(decide(system.backups(), keep, system.settings.own_policies)))
+    for change in changes:
+        list(system.apply(change))
+    return changes
+
+
+def left(system: Files) -> dict[str, list[int]]:
+    """The days ago of each repository's backups."""
+    return {
+        name: sorted((NOW - one.taken).days for one in system.backups() if one.repository == name) for name in PLACES
+    }
+
+
+def test_restic_forgets_what_the_policy_lets_go_and_keeps_the_rest_whole(lab: Lab) -> None:
+    for days in (3, 2, 1):
+        back_up(lab, days)
+    system = opened(lab)
+    assert len(retain(system)) == 3, "one change for each repository"
+    assert left(system) == {"local": [1, 2], "off-site": [1, 2], "azure": [1, 2]}
+    assert not retain(opened(lab)), "a second time there is nothing to do"
+    for name in PLACES:
+        restic(lab.repositories[name], "check", "--read-data")
+    restic(lab.repositories["azure"], "restore", "latest", "--target", str(lab.root / "out"))
+    assert (lab.root / "out" / str(lab.tree).lstrip("/") / "file").read_text() == "as it was 1 days ago"
+
+
+def test_a_local_copy_goes_earlier_when_two_others_have_it(lab: Lab) -> None:
+    back_up(lab, 2)
+    (lab.root / "azure").rename(lab.root / "away")
+    (lab.root / "azure").touch()  # where no repository can be made
+    back_up(lab, 1)
+    (lab.root / "azure").unlink()
+    (lab.root / "away").rename(lab.root / "azure")
+    back_up(lab, 0)
+    system = opened(lab, local={"daily": 1})
+    assert left(system) == {"local": [0, 1, 2], "off-site": [0, 1, 2], "azure": [0, 2]}
+    verdicts = decide(system.backups(), Keep(daily=2), system.settings.own_policies)
+    (spared,) = [one for one in verdicts if one.reasons and "other repositories" in one.reasons[0]]
+    assert (spared.backup.repository, spared.reasons) == ("local", ("1 of 2 other repositories have it",))
+    retain(system)
+    assert left(system) == {"local": [0, 1], "off-site": [0, 1], "azure": [0, 2]}
