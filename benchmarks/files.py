@@ -137,8 +137,7 @@ def compare(folder: Path, megabytes: int, rounds: int) -> None:
     parts: list[dict[str, float]] = []
     taken: dict[str, list[float]] = {name: [] for name in ("salvor", *ways)}
     for number in range(rounds):
-        names = list(taken)
-        for name in names[number % len(names) :] + names[: number % len(names)]:
+        for name in random.sample(list(taken), len(taken)):
             os.sync()
             if name == "salvor":
                 seconds, each = salvor(folder)

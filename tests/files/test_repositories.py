@@ -158,6 +158,19 @@ def test_the_first_backup_makes_the_repository_and_says_how_much_it_holds(lab: L
     assert any(one.unit == "bytes" and one.done for one in said)
 
 
+def test_what_a_killed_init_left_is_cleared_and_a_lost_config_is_not_made_anew(lab: Lab) -> None:
+    system, repository = lab.open(), lab.root / "local"
+    (orphan,) = (repository / "keys").iterdir()
+    (repository / "config").unlink()
+    act(system, "backup", kind="snapshot")
+    assert not orphan.exists()
+    assert len(system.backups()) == 1
+    (repository / "config").unlink()
+    with pytest.raises(CannotError, match="holds data, and its file `config` is gone"):
+        act(system, "backup", kind="snapshot")
+    assert not (repository / "config").exists()
+
+
 def test_what_is_gone_or_fenced_is_not_backed_up(lab: Lab) -> None:
     system = lab.open()
     act(system, "fence", identity=system.observe().identity)

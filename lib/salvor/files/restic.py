@@ -193,7 +193,7 @@ class Repository:
             arguments.append("--json")
         argv = self.argv(*arguments)
         watch = _Watch(self, snapshot, target)
-        command = ["sh", "-c", _WATCHED, target, *argv]
+        command = ["sh", "-c", _WATCHED, target, " ".join(self._secrets), *argv]
         yield Progress(0, snapshot.size, "bytes", watch.label)
         try:
             for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
@@ -288,6 +288,8 @@ class Repository:
         except CannotError as error:
             if "Is there a repository at the following location" not in str(error.__cause__):
                 raise
+            if self.location.startswith("/"):
+                self._clear_of_a_killed_init()
             # restic asks itself first, and refuses where one is: the words above are also said of a storage that does
             # not answer.
             argv = self.argv("init")
@@ -295,6 +297,23 @@ class Repository:
                 self.shell.run(argv, environment=self._secrets, deadline=60.0)
             except CommandError as failed:
                 raise self.explained(failed.stderr, argv) from failed
+
+    def _clear_of_a_killed_init(self) -> None:
+        """Remove the key that a killed `restic init` left: it writes the key first and the config last, and of two keys
+        with one password a repository is opened by whichever comes first. Raises CannotError where a config was lost.
+        """
+        script = r"""
+            [ -d "$1/keys" ] && ! [ -e "$1/config" ] || exit 0
+            [ -z "$(find "$1/data" "$1/snapshots" -type f 2>/dev/null | head -n 1)" ] || exit 46
+            rm -f -- "$1"/keys/*
+        """
+        result = self.shell.run(["sh", "-c", script, "sh", self.location], check=False)
+        if result.exit_code == 46:
+            raise DamagedError(
+                f"Damaged: the repository {self.name} ({self.location}) holds data, and its file `config` is gone.",
+                safe="nothing was changed",
+                hint="copy that file back from wherever it is; without it restic reads nothing here",
+            )
 
     # --- errors --------------------------------------------------------------------------------------------------
 
@@ -321,7 +340,12 @@ class Repository:
 
 # What is written, by the count of the file system, for versions that say nothing of their progress: up to 0.15.
 _WATCHED = r"""
-while sleep 1 >&-; do stat -f -c 'salvor-disk %b %f %S' -- "$0" || exit; done 2>/dev/null &
+secrets=$1
+shift
+(
+    unset $secrets
+    while sleep 1 >&-; do stat -f -c 'salvor-disk %b %f %S' -- "$0" || exit; done 2>/dev/null
+) &
 watch=$!
 "$@" 2>&1
 code=$?
