@@ -19,6 +19,8 @@ from salvor.errors import SalvorError, UsageError
 from salvor.located_yaml import Document, Location
 from salvor.schedule import settings as schedule
 from salvor.schedule.settings import Schedule
+from salvor.status import settings as status
+from salvor.status.settings import Notice
 from salvor.system import Application, Context, Outbox, Restorable, Route, Settings, System, kind
 from salvor.watch import references
 from salvor.watch.rules import Escalation, Rule
@@ -27,7 +29,7 @@ SANDBOX = "sandbox"
 """The platform that is there to be broken."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
-_SECTIONS = ("systems", "services", "watch", "escalation", "schedules")
+_SECTIONS = ("systems", "services", "watch", "escalation", "schedules", "notices")
 _Model = TypeVar("_Model", bound=BaseModel)
 _ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -79,6 +81,8 @@ class Platform:
     watch: Mapping[str, Rule] = field(default_factory=dict)
     escalation: Mapping[str, Escalation] = field(default_factory=dict)
     schedules: Mapping[str, Schedule] = field(default_factory=dict)
+    notices: Mapping[str, Notice] = field(default_factory=dict)
+    status: status.Page = field(default_factory=status.Page)
     documents: tuple[Document, ...] = field(repr=False, default=())
 
     def service(self, name: str) -> Service:
@@ -254,6 +258,7 @@ class _Builder:
         self.name = name
         self.documents = documents
         self.title = ""
+        self.status: dict[str, Any] = {}
         self.where: dict[Location, Document] = {}
 
     def error(self, location: Location, what: str, hint: str = "") -> UsageError:
@@ -287,6 +292,9 @@ class _Builder:
             name: self.validate(Schedule, entry, ("schedules", name)) for name, entry in entries["schedules"].items()
         }
         schedule.check(schedules, services, self.refuse)
+        notices = {name: self.validate(Notice, entry, ("notices", name)) for name, entry in entries["notices"].items()}
+        page = self.validate(status.Page, self.status, ("status",))
+        status.check(page, notices, services, self.refuse)
         verbs = {verb for one in settings.values() for verb in kind(one.kind).verbs()}
         secrets.leave_readable({self.name, *services, *settings, *rules, *verbs})
         return Platform(
@@ -298,6 +306,8 @@ class _Builder:
             rules,
             escalations,
             schedules,
+            notices,
+            page,
             tuple(self.documents),
         )
 
@@ -309,6 +319,9 @@ class _Builder:
         for section, content in document.data.items():
             if section == "title":
                 self.title = str(content)
+            elif section == "status" and isinstance(content, dict):
+                self.where |= {("status", name): document for name in content}
+                self.status |= content
             elif section in entries:
                 if not isinstance(content, dict):
                     raise UsageError(
@@ -337,7 +350,7 @@ class _Builder:
             elif section != "variables_from":
                 raise UsageError(
                     f"{document.place((section,))}: {section!r} is not known here.",
-                    hint=f"the sections are title, variables_from, {', '.join(_SECTIONS)}",
+                    hint=f"the sections are title, variables_from, status, {', '.join(_SECTIONS)}",
                 )
 
     def system(self, name: str, entry: dict[str, Any]) -> Settings:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from salvor import brief, clock, inventory, journal, lock, runbook_files
 from salvor.approval.waiting import Gate
@@ -32,6 +32,11 @@ from salvor.steps import Step
 from salvor.steps.assess import assess
 from salvor.system import Wish
 
+if TYPE_CHECKING:
+    from salvor.status.publish import Refresher
+
+STATUS_DEADLINE = 20.0
+"""Seconds that the end of a command waits for the status page, which is published in the background."""
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9-]{1,63}-[0-9a-f]{4}")
 
 
@@ -96,6 +101,7 @@ class Session:
     others: frozenset[str] | None = None
     """The incidents that were there when this one was prepared; None: nobody looked."""
     _gate: Gate | None = None
+    _status: Refresher | None = None
     _to_ask: bool = False
     """Whether the second person is still to be told that they are asked."""
 
@@ -148,12 +154,14 @@ class Session:
             hold_lease(lease) as self.runner.still_ours,
         ):
             opened = self._open_journal(folder)
-            self._gate = self._second_person()
+            self._gate, self._status = self._second_person(), self._status_page()
             try:
                 yield
             finally:
                 try:
                     self.runner.finish()
+                    if self._status:
+                        self._status.finish(STATUS_DEADLINE)
                 finally:
                     opened.close()
 
@@ -198,6 +206,15 @@ class Session:
                     safe="nothing was changed",
                     hint="the same command again goes on with that one",
                 )
+
+    def _status_page(self) -> Refresher | None:
+        """What publishes the status page anew, if the inventory says where. A drill tells customers nothing."""
+        incident = self.incident
+        if not incident.platform.status.publish or incident.purpose != "incident":
+            return None
+        from salvor.status.publish import Refresher
+
+        return Refresher(incident.platform.name, self.runner.owe)
 
     def _second_person(self) -> Gate | None:
         rule, runner = self.incident.service.second_person, self.runner
@@ -261,6 +278,8 @@ class Session:
         planned = self.runner.run(self.step(name))
         if name == "notify":
             self._send_question()
+            if self._status and not self.incident.recovered_once:
+                self._status.ask()
         if name == "verify":
             self._note_proven()
         if name == "reroute" and self.incident.decisions and not self.incident.recovered_once:
@@ -308,6 +327,8 @@ class Session:
         )
         assert self.runner.journal
         incident.learn(self.runner.journal.append("recovered"))
+        if self._status:
+            self._status.ask()
 
     def _measured(self, **figures: object) -> None:
         assert self.runner.journal

@@ -1,0 +1,451 @@
+"""The status page: what it calls each service, what it tells customers and what not, and how it comes to them."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+from salvor import clock, console, inventory
+from salvor.change import Finding, Level, Reachable, State
+from salvor.errors import CannotError, NotProvenError, UsageError
+from salvor.inventory import Platform
+from salvor.show import Json, Plain
+from salvor.status import look, page, publish, told
+from salvor.status.settings import Words
+from salvor.status.states import Seen, Status, judge, worst
+
+from tests import page_reader, world
+from tests.browser import CHROMIUM, chromium
+from tests.world import GOOD, World
+
+STATUS = """
+status:
+  title: {{en: World, ko: 세계}}
+  services: {{things: {{en: Your things, ko: 물건 보관}}}}
+  publish: {place}
+  follow: https://status.world.example
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path)
+    (tmp_path / "www").mkdir()
+    say(made, STATUS.format(place=tmp_path / "www"))
+    return made
+
+
+def say(place: World, text: str) -> None:
+    """Add to the inventory."""
+    path = place.root / "inventory/world.yaml"
+    path.write_text(path.read_text() + text)
+
+
+def platform() -> Platform:
+    return inventory.load("world")
+
+
+def status_of_things() -> Status:
+    return look.report(platform()).all["things"]
+
+
+def published(place: World) -> str:
+    return (place.root / "www/index.html").read_text()
+
+
+# ------------------------------------------------------------------------------------------ what it is called
+
+UP = State(Reachable.UP, "one", True, "up")
+DOWN = State(Reachable.DOWN, "one", None, "down")
+HIDDEN = State(Reachable.UNKNOWN, "unknown", None, "no answer")
+READ_ONLY = State(Reachable.UP, "one", False, "it takes no writes")
+PASS, FAIL, UNKNOWN = (Finding("x", "y", level) for level in (Level.PASS, Level.FAIL, Level.UNKNOWN))
+
+
+@pytest.mark.parametrize(
+    ("seen", "more", "expected"),
+    [
+        (Seen({"db": UP}, (PASS,), (PASS,)), {}, Status.OPERATIONAL),
+        (Seen({}), {}, Status.OPERATIONAL),
+        (Seen({"db": DOWN, "web": UP}, (PASS,)), {}, Status.OUTAGE),
+        (Seen({"db": UP}, (FAIL, FAIL)), {}, Status.OUTAGE),
+        (Seen({"db": UP}, (FAIL, PASS)), {}, Status.DEGRADED),
+        (Seen({"db": UP}, (FAIL, UNKNOWN)), {}, Status.DEGRADED),
+        (Seen({"db": UP}, (PASS,), (FAIL, FAIL)), {}, Status.DEGRADED),
+        (Seen({"db": UP}, (), (FAIL,)), {}, Status.DEGRADED),
+        (Seen({"db": READ_ONLY}, (PASS,)), {}, Status.DEGRADED),
+        (Seen({"db": UP}, (PASS,)), {"has_incident": True}, Status.DEGRADED),
+        (Seen({"db": UP}, (PASS,)), {"needs": [Status.OUTAGE]}, Status.DEGRADED),
+        (Seen({"db": UP}, (PASS,)), {"needs": [Status.DEGRADED, Status.MAINTENANCE]}, Status.OPERATIONAL),
+        (Seen({"db": HIDDEN}, (PASS,)), {}, Status.UNKNOWN),
+        (Seen({"db": UP}, (UNKNOWN, PASS)), {}, Status.UNKNOWN),
+        (Seen({}, is_complete=False), {}, Status.UNKNOWN),
+        (Seen({"db": DOWN}, (FAIL,)), {"in_maintenance": True, "has_incident": True}, Status.MAINTENANCE),
+    ],
+)
+def test_the_status_of_a_service(seen: Seen, more: dict[str, Any], expected: Status) -> None:
+    told_of: dict[str, Any] = {"in_maintenance": False, "has_incident": False, "needs": [], **more}
+    assert judge(seen, **told_of) is expected
+
+
+def test_the_headline_is_the_worst() -> None:
+    assert worst([]) is Status.OPERATIONAL
+    assert worst([Status.MAINTENANCE, Status.DEGRADED, Status.OPERATIONAL]) is Status.DEGRADED
+    assert set(page.STATES) == set(page.HEADLINES) == set(Status)
+
+
+def test_as_the_world_changes(place: World) -> None:
+    assert status_of_things() is Status.OPERATIONAL
+    place.damage()
+    assert status_of_things() is Status.DEGRADED  # it answers, and its data is wrong
+    (place.store / "live/data").unlink()
+    assert status_of_things() is Status.OUTAGE
+
+
+def test_what_hangs_is_not_called_down(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "DEADLINE", 0.3)
+    over = threading.Event()
+    monkeypatch.setattr("salvor.incident.Incident.observe_all", lambda self, systems: over.wait(20))
+    begun = time.monotonic()
+    assert status_of_things() is Status.UNKNOWN
+    assert time.monotonic() - begun < 3
+    over.set()
+
+
+# ------------------------------------------------------------------------------------------ what customers read
+
+
+def test_the_page_says_it_in_both_languages_and_names_nothing_of_ours(place: World) -> None:
+    place.damage()
+    console.recover(place.session(), Plain(io.StringIO()), yes=True)
+    place.damage()
+    text = published_now(place)
+    words = page_reader.texts(page_reader.read(text))
+    for expected in (
+        "물건 보관",
+        "Your things",
+        "일부 장애",
+        "Degraded",
+        "복구 완료",
+        "Resolved",
+        "세계",
+        "World",
+        " UTC",
+        " KST",
+    ):
+        assert expected in words
+    for ours in (
+        "store",
+        "sign",
+        "things is",
+        "tester",
+        "127.0.0.1",
+        "10.0.0.1",
+        str(place.root),
+        socket.gethostname(),
+    ):
+        assert ours not in words.replace("Your things", "")
+    assert place.journals()[0].folder.name not in text
+    assert not re.search(r"\bthings\b", text.replace("Your things", ""))
+    assert re.search(r'<meta http-equiv="refresh" content="30">', text)
+
+
+def published_now(place: World) -> str:
+    publish.publish(platform())
+    return published(place)
+
+
+def test_the_page_is_valid_and_can_be_used_without_seeing_it(place: World) -> None:
+    now = clock.now()
+    say(
+        place,
+        f"notices:\n  move:\n    from: {(now - timedelta(hours=1)).isoformat()}\n"
+        f"    until: {(now + timedelta(hours=1)).isoformat()}\n    affects: [things]\n"
+        "    text: {en: We move., ko: 이전 작업을 합니다.}\n",
+    )
+    place.damage()
+    console.recover(place.session(), Plain(io.StringIO()), yes=True)
+    root = page_reader.read(published_now(place))
+    allowed = {"there is a script", "a leads away: https://status.world.example"}
+    assert set(page_reader.faults(root)) <= allowed
+    languages = {each.get("lang") for each in root.iter() if each.get("lang")}
+    assert languages == {"en", "ko"}
+    assert all(clock.read_time(str(each.get("datetime"))) for each in root.iter("time"))
+    words = page_reader.texts(root)
+    assert "We move." in words and "이전 작업을 합니다." in words and "점검 중" in words and "Expected end" in words
+
+
+def test_words_of_the_inventory_are_only_words(place: World) -> None:
+    path = place.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("en: Your things", 'en: "<script>alert(1)</script> \\u202e&amp;"'))
+    text = published_now(place)
+    assert text.count("<script>") == 1
+    assert "&lt;script&gt;alert(1)" in text and "\u202e" not in text
+    page_reader.read(text)
+
+
+def test_a_service_that_is_not_named_is_not_shown(place: World) -> None:
+    path = place.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("  services: {things: {en: Your things, ko: 물건 보관}}\n", ""))
+    assert look.report(platform()).rows == ()  # it has no title
+    path.write_text(path.read_text().replace("  things:\n", "  things:\n    title: All things\n"))
+    assert [row.words.ko for row in look.report(platform()).rows] == ["All things"]
+
+
+# ------------------------------------------------------------------------------------------ how old it is
+
+
+def made_at(place: World, ago: timedelta) -> Path:
+    moment = clock.now() - ago
+    with clock.use(lambda: moment):
+        file = place.root / f"{int(ago.total_seconds())}.html"
+        file.write_text(page.html(look.report(platform())))
+    return file
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here: apt-get install chromium")
+def test_a_page_that_nobody_makes_any_more_says_so(place: World) -> None:
+    new, old = made_at(place, timedelta()), made_at(place, timedelta(minutes=47))
+    seen = "getComputedStyle(document.querySelector('.stale')).display"
+    with chromium(place.root) as browser:
+        browser.open(new.as_uri())
+        assert browser.evaluate(seen) == "none"
+        browser.open(old.as_uri())
+        assert browser.evaluate(seen) == "block"
+        said = browser.evaluate("document.querySelector('.stale').innerText")
+        assert "47분 동안 갱신되지 않았습니다" in said and "for 47 minutes" in said
+        browser.call("Emulation.setScriptExecutionDisabled", value=True)
+        browser.open(old.as_uri())
+        made = page._utc(clock.now() - timedelta(minutes=47))[:-6]
+        assert made in browser.evaluate("document.body.innerText"), "without a script, the time itself says it"
+
+
+# ------------------------------------------------------------------------------------------ how it comes to them
+
+
+def test_it_is_replaced_whole_for_a_web_server_to_read(place: World) -> None:
+    for _ in range(2):
+        _, where = publish.publish(platform())
+    assert where == str(place.root / "www/index.html")
+    assert stat.S_IMODE(Path(where).stat().st_mode) == 0o644
+    assert [path.name for path in (place.root / "www").iterdir()] == ["index.html"]
+
+
+def test_many_who_publish_at_once_leave_a_whole_page(place: World) -> None:
+    here = platform()
+    with ThreadPoolExecutor(6) as pool:
+        for _ in pool.map(lambda _: publish.publish(here), range(12)):
+            page_reader.read(published(place))
+
+
+def test_a_place_that_does_not_take_it_keeps_what_it_has(place: World) -> None:
+    before = published_now(place)
+    (place.root / "www").rename(place.root / "gone")
+    with pytest.raises(CannotError, match="there is no such folder") as refused:
+        publish.publish(platform())
+    assert not (place.root / "www").exists(), "a share that is not mounted is not made"
+    assert "says how old it is" in refused.value.safe
+    assert (place.root / "gone/index.html").read_text() == before
+
+
+def test_to_a_bucket(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="status")
+        _, where = publish.publish(platform(), "s3://status/world/")
+        assert where == "s3://status/world/index.html"
+        kept = s3.get_object(Bucket="status", Key="world/index.html")
+        assert kept["ContentType"] == "text/html; charset=utf-8" and "max-age=15" in kept["CacheControl"]
+        page_reader.read(kept["Body"].read().decode())
+        with pytest.raises(CannotError, match="nowhere"):
+            publish.publish(platform(), "s3://nowhere/world")
+
+
+@pytest.mark.parametrize("wrong", ["s3:///x", "s3://b/x?y=1"])
+def test_what_is_no_place_is_refused(place: World, wrong: str) -> None:
+    with pytest.raises(UsageError, match="--publish"):
+        publish.publish(platform(), wrong)
+
+
+# ------------------------------------------------------------------------------------------ in an incident
+
+
+def test_it_is_published_when_an_incident_is_declared_and_recovered(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    put = publish._put
+
+    def noted(where: str, content: bytes) -> str:
+        said.append(page_reader.texts(page_reader.read(content.decode())))
+        return put(where, content)
+
+    monkeypatch.setattr(publish, "_put", noted)
+    place.damage()
+    session = place.session()
+    act = session.act
+
+    def slowly(name: str) -> Any:
+        done = act(name)
+        if name == "notify" and not said:
+            until = time.monotonic() + 10
+            while not said and time.monotonic() < until:
+                time.sleep(0.02)
+        return done
+
+    monkeypatch.setattr(session, "act", slowly)
+    console.recover(session, Plain(io.StringIO()), yes=True)
+    assert len(said) == 2
+    assert "Being restored" in said[0] and "일부 장애" in said[0]
+    assert "Resolved" in said[1] and "모든 서비스가 정상입니다" in said[1]
+
+
+def test_a_place_that_hangs_holds_no_recovery_up_and_is_owed(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = threading.Event()
+    monkeypatch.setattr(publish, "_put", lambda where, content: str(hold.wait(30)))
+    monkeypatch.setattr("salvor.session.STATUS_DEADLINE", 0.5)
+    place.damage()
+    begun = time.monotonic()
+    console.recover(place.session(), Plain(io.StringIO()), yes=True)
+    assert time.monotonic() - begun < 8
+    assert place.live == GOOD
+    assert [line["what"] for line in place.journals()[0].of("owed")] == ["the status page"]
+    hold.set()
+
+
+def test_a_place_that_is_gone_is_owed(place: World) -> None:
+    (place.root / "www").rmdir()
+    place.damage()
+    console.recover(place.session(), Plain(io.StringIO()), yes=True)
+    assert place.live == GOOD
+    owed = place.journals()[0].of("owed")
+    assert owed and all("there is no such folder" in line["why"] for line in owed)
+
+
+# ------------------------------------------------------------------------------------------ notices
+
+
+def given(**more: Any) -> Mapping[str, object]:
+    now = clock.now()
+    return {
+        "from": (now - timedelta(minutes=5)).isoformat(),
+        "until": (now + timedelta(hours=1)).isoformat(),
+        "affects": ["things"],
+        "text": {"en": "We move.", "ko": "이전 작업을 합니다."},
+        **more,
+    }
+
+
+def test_a_notice_by_command_is_told_at_once_until_its_end(place: World) -> None:
+    told.notice("world", "move-1", given(), Plain(io.StringIO()), remove=False)
+    assert "We move." in published(place) and "점검 중" in published(place)
+    later = clock.now() + timedelta(hours=2)
+    with clock.use(lambda: later):
+        assert "We move." not in published_now(place)
+        assert status_of_things() is Status.OPERATIONAL
+    told.notice("world", "move-1", given(), Plain(io.StringIO()), remove=True)
+    assert "We move." not in published(place)
+    with pytest.raises(UsageError, match="no notice 'move-1'"):
+        told.notice("world", "move-1", given(), Plain(io.StringIO()), remove=True)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"from": "tomorrow"},
+        {"until": "2020-01-01T00:00:00+00:00"},
+        {"affects": ["nothing"]},
+        {"text": {"en": "", "ko": ""}},
+        {"text": {"en": "password=hunter2hunter2", "ko": "x"}},
+    ],
+)
+def test_a_notice_that_makes_no_sense_is_refused(place: World, wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        told.notice("world", "move-1", given(**wrong), Plain(io.StringIO()), remove=False)
+    for name in ("../x", "", "a b"):
+        with pytest.raises(UsageError, match="no name"):
+            told.notice("world", name, given(), Plain(io.StringIO()), remove=False)
+    assert not list(place.root.rglob("move-1.json"))
+
+
+def test_a_damaged_notice_stops_no_page(place: World) -> None:
+    told.notice("world", "move-1", given(), Plain(io.StringIO()), remove=False)
+    (file,) = place.root.rglob("move-1.json")
+    for content in (b"", b"{}", b"[]", b"x" * 100_000):
+        file.write_bytes(content)
+        assert "We move." not in published_now(place)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ("status: {publish: www}", "status.publish|publish: write a folder's whole path"),
+        ("status: {follow: http://plain.example}", "https://HOST"),
+        ("status: {services: {nothing: x}}", "there is no service 'nothing'"),
+        ("status: {colour: red}", "no such setting"),
+        ("notices: {n: {from: 2026-01-02T00:00Z, until: 2026-01-01T00:00Z, text: x}}", "ends before it begins"),
+        ("notices: {n: {from: 2026-01-02T00:00Z, until: 2026-01-03T00:00Z, text: x, affects: [y]}}", "no service 'y'"),
+    ],
+)
+def test_the_inventory_refuses_what_makes_no_sense(place: World, wrong: str, said: str) -> None:
+    path = place.root / "inventory/world.yaml"
+    path.write_text(path.read_text().split("\nstatus:")[0] + f"\n{wrong}\n")
+    with pytest.raises(UsageError, match=said) as refused:
+        platform()
+    assert re.search(r"world\.yaml:\d+:\d+", refused.value.what)
+
+
+# ------------------------------------------------------------------------------------------ for operators
+
+
+def test_the_command_says_it_and_ends_with_its_exit_code(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    told.status("world", Plain(), publish=False, place="", check=True)
+    assert "things" in capsys.readouterr().out
+    place.damage()
+    with pytest.raises(NotProvenError, match=r"things \(degraded\)"):
+        told.status("world", Json(), publish=True, place="", check=True)
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["status"] for each in said if each["kind"] == "service"] == ["degraded"]
+    assert "일부 장애" in unescape(published(place))
+
+
+def test_by_the_command_itself(place: World) -> None:
+    def inv(*words: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "processes")}
+        argv = [sys.executable, "-m", "invoke", *words, "--platform=world"]
+        folder = Path(__file__).parents[2]
+        return subprocess.run(
+            argv, env=environment, cwd=folder, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    done = inv("status", "--publish")
+    assert done.returncode == 0 and f"Published: {place.root}/www/index.html" in done.stdout, done.stderr
+    (place.root / "other").mkdir()
+    assert inv("status", f"--publish={place.root}/other").returncode == 0
+    page_reader.read((place.root / "other/index.html").read_text())
+
+
+def test_words_may_be_the_same_in_both_languages() -> None:
+    assert Words.model_validate("API") == Words(en="API", ko="API")
