@@ -144,7 +144,7 @@ def test_a_secret_among_the_parameters_of_a_notebook_is_not_kept(
 def test_what_a_verb_raises_is_masked_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A real recovery on the small world, whose engine prints its password, in a real kernel for the record."""
+    """A real recovery on the small world, whose engine prints its password."""
     for name, value in world.environment(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("DATABASE_PASSWORD", "correct-horse-비밀")
@@ -163,11 +163,11 @@ def test_what_a_verb_raises_is_masked_everywhere(
     with pytest.raises(CommandError):
         console.recover(sitting, Plain(), yes=True)
     folder = sitting.incident.folder
-    assert record.make(folder) == ""
+    (folder / record.PAGE).write_text(record.page(folder))
     aftermath.show_incident(folder.name, Plain())
     assert "[secret]" in capsys.readouterr().out
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert {path.name for path in files} >= {"journal.jsonl", "record.html", "record.ipynb"}
+    assert {path.name for path in files} >= {"journal.jsonl", "record.html"}
     for path in files:
         assert secret not in path.read_text(), path.name
     assert "login with [secret] refused" in (folder / "journal.jsonl").read_text()

@@ -61,41 +61,24 @@ class Walkthrough(Opened):
         self._session: Session | None = None
         self._plan: Plan | None = None
         self._counted: list[Finding] = []
+        self._is_up = False
 
     @for_people
     def up(self) -> None:
         """Start the sandbox, or find the one of an earlier try. Raises CannotError when somebody else's stands."""
-        standing = sandbox.status()
-        mark = Layout.home() / _MARK
-        if standing and not mark.exists():
-            raise CannotError(
-                f"A sandbox stands in {Layout.home()}, and this notebook did not make it.",
-                safe="it was not touched",
-                hint="inv sandbox.down, if nobody needs it; or another one: SALVOR_SANDBOX=/tmp/my-sandbox jupyter lab",
-            )
+        _refuse_foreign()
         display(
             "quiet", text="Making a small platform: a database with a standby and backups, DNS, a shop. About 10 s."
         )
         sandbox.up(tell=lambda text: None)
-        mark.touch(mode=0o600)
-        self._refuse_others()
+        (Layout.home() / _MARK).touch(mode=0o600)
+        _refuse_namesake()
+        self._is_up = True
         parts = [
             Finding(part.name, "runs", Level.PASS if part.up else Level.FAIL, detail=part.detail)
             for part in sandbox.status()
         ]
         display("findings", caption="What runs", found=parts)
-
-    def _refuse_others(self) -> None:
-        """Raise UsageError when the inventory's `sandbox` is not the one that stands: nothing else is ever broken."""
-        root = sandbox.find().root
-        database = inventory.load("sandbox").settings["orders-db"]
-        assert isinstance(database, PostgresSettings)
-        if any(not member.data.startswith(f"{root}/") for member in database.members):
-            raise UsageError(
-                "The platform `sandbox` of this inventory is not the sandbox that stands.",
-                safe="nothing was broken",
-                hint="unset SALVOR_INVENTORY",
-            )
 
     @for_people
     def look(self) -> None:
@@ -106,6 +89,8 @@ class Walkthrough(Opened):
     @for_people
     def break_it(self) -> None:
         """Throw the disaster at the sandbox."""
+        if not self._is_up:
+            raise CannotError("The sandbox of this walk is not up.", safe="nothing was broken", hint="learn.up()")
         self._moment = disasters.strike(self._disaster)
         text = f"{self._disaster}: {disasters.names()[self._disaster]} At {clock.write_time(self._moment)}."
         display("problem", what=text)
@@ -153,8 +138,13 @@ class Walkthrough(Opened):
 
     @for_people
     def undo(self) -> None:
-        """Take everything back, as `inv undo` does: the world is as before, and so broken."""
-        aftermath.undo(self._incident().id, Plain(), yes=True)
+        """Take everything back, as `inv undo` does: the world is as before, and so broken. Where a change has no way
+        back, which the plan said, it is told again, and nothing is undone.
+        """
+        try:
+            aftermath.undo(self._incident().id, Plain(), yes=True)
+        except CannotError as error:
+            display("problem", what=error.what, safe=error.safe, hint=error.hint)
 
     @for_people
     def down(self) -> None:
@@ -162,6 +152,7 @@ class Walkthrough(Opened):
         if not sandbox.status():
             display("quiet", text="There is no sandbox: nothing is left to remove.")
             return
+        _refuse_foreign()
         begun = clock.monotonic()
         with drill_place.in_memory(drill_place.signing_key(Layout.home())) as key:
             seen = drill_place.taken_down(sandbox, Plain(), keep=False)
@@ -185,4 +176,26 @@ class Walkthrough(Opened):
             purpose="drill",
             scenario=f"walkthrough {self._disaster}",
             anew=True,
+        )
+
+
+def _refuse_foreign() -> None:
+    """Raise CannotError when a sandbox stands that a walkthrough did not make."""
+    if sandbox.status() and not (Layout.home() / _MARK).exists():
+        raise CannotError(
+            f"A sandbox stands in {Layout.home()}, and this notebook did not make it.",
+            safe="it was not touched",
+            hint="inv sandbox.down, if nobody needs it; or another one: SALVOR_SANDBOX=/tmp/my-sandbox jupyter lab",
+        )
+
+
+def _refuse_namesake() -> None:
+    """Raise UsageError when the inventory's `sandbox` is not the one that stands: nothing else is ever broken."""
+    root, database = sandbox.find().root, inventory.load("sandbox").settings["orders-db"]
+    assert isinstance(database, PostgresSettings)
+    if any(not member.data.startswith(f"{root}/") for member in database.members):
+        raise UsageError(
+            "The platform `sandbox` of this inventory is not the sandbox that stands.",
+            safe="nothing was broken",
+            hint="unset SALVOR_INVENTORY",
         )

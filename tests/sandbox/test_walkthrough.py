@@ -1,0 +1,96 @@
+"""The first day on call: the whole walkthrough by papermill's own command, and what it refuses to touch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import salvor.sandbox
+from salvor import drill_report, executed, inventory, session, walkthrough
+from salvor.change import Level
+from salvor.errors import CannotError, UsageError
+from salvor.journal import incidents
+from salvor.sandbox import traces
+from salvor.sandbox.layout import Layout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"disaster": "wrong-update", "platform": "production"}, "never 'production'"),
+        ({"disaster": "meteor", "platform": "sandbox"}, "there is no 'meteor'"),
+        ({"disaster": "wrong-update", "platform": "sandbox", "service": "orders"}, "no such parameter"),
+    ],
+)
+def test_it_refuses_all_but_a_disaster_of_the_sandbox(given: dict[str, str], said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        walkthrough.open(given)
+    assert refused.value.safe == "nothing was changed"
+
+
+def begun() -> walkthrough.Walkthrough:
+    return walkthrough.open({"disaster": "drop-table", "platform": "sandbox"})
+
+
+def test_it_leaves_a_sandbox_alone_that_it_did_not_make(sandbox: Layout) -> None:
+    with pytest.raises(CannotError, match="did not make it") as refused:
+        begun().up()
+    assert refused.value.hint.startswith("inv sandbox.down")
+    with pytest.raises(CannotError, match="did not make it"):
+        begun().down()
+    assert all(part.up for part in salvor.sandbox.status())
+
+
+def test_it_breaks_nothing_before_it_looked_what_stands(sandbox: Layout) -> None:
+    with pytest.raises(CannotError, match=r"learn\.up\(\)"):
+        begun().break_it()
+    with pytest.raises(CannotError, match="Nothing is broken yet"):
+        begun().plan()
+    assert all(part.up for part in salvor.sandbox.status())
+
+
+def test_a_platform_that_only_bears_the_name_is_never_broken(
+    sandbox: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = (inventory.root() / "inventory/sandbox/platform.yaml").read_text()
+    (tmp_path / "inventory/sandbox").mkdir(parents=True)
+    (tmp_path / "inventory/sandbox/platform.yaml").write_text(real.replace("${root}/a/data", "/srv/orders/data"))
+    assert "/srv/orders/data" in (tmp_path / "inventory/sandbox/platform.yaml").read_text()
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path / "inventory"))
+    mark = sandbox.place / "walkthrough"
+    mark.touch()
+    try:
+        learn = begun()
+        with pytest.raises(UsageError, match="not the sandbox that stands"):
+            learn.up()
+        with pytest.raises(CannotError, match=r"learn\.up\(\)"):
+            learn.break_it()
+    finally:
+        mark.unlink()
+
+
+def test_the_whole_walkthrough_by_papermill(fresh_sandbox: Layout, tmp_path: Path) -> None:
+    (fresh_sandbox.place / "walkthrough").touch()  # as an earlier try left it: then making it takes no time
+    output = tmp_path / "out.ipynb"
+    argv = [sys.executable, "-m", "papermill", str(executed.template("walkthrough")), str(output), "--no-progress-bar"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(executed.__file__).parents[1])}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert traces.of(fresh_sandbox) == [], "it takes the sandbox down"
+    (folder,) = incidents(session.incidents_folder())
+    report = drill_report.read(folder)
+    assert report.verdict is not Level.FAIL and report.scenario == "walkthrough wrong-update"
+    assert report.story.state == "recovered, undone, closed"
+    assert (folder / drill_report.PAGE).exists()
+    shown = {
+        "".join(cell["source"]): json.dumps(cell["outputs"])
+        for cell in json.loads(output.read_bytes())["cells"]
+        if cell["cell_type"] == "code"
+    }
+    assert "Plan hash" in shown["learn.plan()"] and "inv undo --incident=" in shown["learn.handover()"]
+    assert "what was acknowledged is there" in shown["learn.survivors()"]
+    assert "prices make sense" in shown["learn.look()"]
