@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from salvor.archive import listing
 from salvor.archive.extract import Extracted, extract
 from salvor.archive.vetting import TRUST_ARCHIVE, Entry
 from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, SalvorError
 from salvor.files import census, proof
 from salvor.files.digests import digests
 from salvor.files.place import Look
@@ -40,7 +41,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         return WayBack(NAME, False, "the inventory names no archives, and which member of them this tree is")
     try:
         archive = listing.find(settings, system.shell, wish)
-    except (CannotError, UsageError) as error:
+    except SalvorError as error:
         return WayBack(NAME, False, error.what)
     if reason := system.unmovable(look):
         return WayBack(NAME, False, reason)
@@ -96,7 +97,8 @@ def build(
                 hint=f"look at that disk: on {system.shell.where}, dmesg; then run the same command again",
             )
     except BaseException:
-        system.place.drop()  # an archive is read from its start: what is half unpacked is of no use
+        with suppress(SalvorError):  # an archive is read from its start: what is half unpacked is of no use
+            system.place.drop()
         raise
     noted = {
         "archive": archive.location,
