@@ -11,6 +11,7 @@ from salvor.change import Level
 from salvor.errors import HeldError, UsageError
 from salvor.show import Plain
 from salvor.watch import commands, moves
+from salvor.watch.watcher import Watcher
 
 from tests.watch.place import PLATFORM, Place
 
@@ -228,6 +229,25 @@ def test_of_two_watchers_one_works(place: Place) -> None:
             commands.watch("place", Plain(io.StringIO()), once=True)
 
 
+def test_a_watch_is_taken_over_from_another_machine(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    shown = Plain(io.StringIO())
+    place.say(90)
+    with commands._alone("place", shown, take=False) as still_ours:
+        watcher = Watcher(inventory.load("place"), shown, still_ours)
+        monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents-there"))  # another machine's
+        with pytest.raises(HeldError, match=r"place is watched already.*\n.*\nHINT: .*--take"):
+            commands.watch("place", shown, once=True)
+        commands.watch("place", shown, once=True, take=True)
+        monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents"))
+        place.look(watcher, 0)
+        place.look(watcher, 300)
+    assert place.pages == 2
+    assert watcher.lost
+    assert watcher.stopping.is_set()
+
+
 def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) -> None:
     place.say(90)
     stream = io.StringIO()
@@ -236,6 +256,19 @@ def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) ->
     assert "memory" in stream.getvalue()
     assert "bad for 0.0 s of 5 min 00 s" in stream.getvalue()
     assert not (place.root / "incidents").exists()
+
+
+def test_a_journal_that_was_cut_off_in_its_first_line_hinders_nothing(place: Place) -> None:
+    for name, content in (("20261121T030100Z-memory-0000", b""), ("20261121T030200Z-memory-0000", b'{"n":1,"at')):
+        folder = place.root / "incidents" / name
+        folder.mkdir(parents=True)
+        (folder / "journal.jsonl").write_bytes(content)
+    (place.root / "incidents/20261121T030300Z-memory-0000").mkdir()
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    assert place.pages == 0
 
 
 def test_a_journal_that_is_damaged_stops_the_rule(place: Place) -> None:

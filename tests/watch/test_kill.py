@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import sys
-import traceback
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -18,9 +15,10 @@ from salvor.change import Level
 from salvor.systems.cache import Cache
 
 from tests import world
-from tests.faults.test_kill_every_line import kill_ourselves_at
+from tests.faults import test_kill_every_line
 from tests.watch import place as places
 from tests.watch.place import Place
+from tests.world import World
 
 TIMES = (0, 300, 425, 550, 1155, 1160)
 """When something happens, in seconds; at the last time it is better."""
@@ -41,25 +39,14 @@ def watch(place: Place) -> None:
                 break
 
 
-def in_child(place: Place, line: int) -> int:
-    """The exit code of a process that watches, and is killed after its line of that number (0: never)."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            sys.stdout = sys.stderr = (place.root / "said").open("a")
-            os.environ.update(places.environment(place.root))
-            world.use_kinds()
-            note_clears(place)
-            kill_ourselves_at(line, "after")
-            watch(place)
-            code = 0
-        except BaseException:  # noqa: BLE001 - the parent is told by the exit code
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+def in_child(place: Place, line: int) -> tuple[int, str]:
+    """The exit code of a process that watches, and is killed after its line of that number (0: never); what it said."""
+
+    def command(_: World) -> None:
+        note_clears(place)
+        watch(place)
+
+    return test_kill_every_line.in_child(World(place.root), command, line, "after" if line else "never")
 
 
 def note_clears(place: Place) -> None:
@@ -109,14 +96,14 @@ def tried(root: Path, line: int) -> list[str]:
     with places.standing(root) as place:
         place.write(text=places.PLATFORM.replace("    ticket: tickets\n", ""))
         place.say(90)
-        code = in_child(place, line)
+        code, said = in_child(place, line)
         if line and code != -signal.SIGKILL:
-            return [f"it was not killed but ended with {code}: {(root / 'said').read_text()[-800:]}"]
-        if line and (code := in_child(place, 0)):
-            return [f"again, it ended with {code}: {(root / 'said').read_text()[-800:]}"]
-        wrong = [
-            f"killed after line {line}: {each}\n{(root / 'said').read_text()[-800:]}" for each in wrong_with(place)
-        ]
+            return [f"it was not killed but ended with {code}: {said[-800:]}"]
+        if line:
+            code, said = in_child(place, 0)
+        if code:
+            return [f"it ended with {code}: {said[-800:]}"]
+        wrong = [f"killed after line {line}: {each}\n{said[-800:]}" for each in wrong_with(place)]
         return wrong if line else [*wrong, str(sum(len(journal.lines) for journal in place.journals()))]
 
 

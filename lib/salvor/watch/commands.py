@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -55,8 +55,8 @@ def watch(
         raise UsageError(f"--every: {error}.") from error
     if not _INTERVALS[0] <= seconds <= _INTERVALS[1]:
         raise UsageError(f"--every: {every!r} is not between 1s and 60s.")
-    with _alone(platform, shown, take=take), ExitStack() as stack:
-        watcher = Watcher(described, shown)
+    with _alone(platform, shown, take=take) as still_ours, ExitStack() as stack:
+        watcher = Watcher(described, shown, still_ours)
         if once:
             _tell_all(watcher.once(), shown)
             return
@@ -68,24 +68,28 @@ def watch(
             stack.callback(signal.signal, number, before)
         shown.tell(f"Watching {len(described.watch)} rules of {platform}, every {clock.write_duration(seconds)}.")
         watcher.loop(seconds, lambda error: shown.tell(f"A look failed: {type(error).__name__}: {error}"))
+        if watcher.lost:
+            raise watcher.lost
         shown.tell("The watch has ended; nothing is left half done.")
 
 
 @contextmanager
-def _alone(platform: str, shown: Shown, *, take: bool) -> Iterator[None]:
-    """Be the only watcher of a platform, on this machine and among those that share a mirror."""
+def _alone(platform: str, shown: Shown, *, take: bool) -> Iterator[Callable[[], None]]:
+    """Be the only watcher of a platform, on this machine and among those that share a mirror; gives what is to be asked
+    before each move.
+    """
     name, hint = f"watch.{platform}", f"inv watch.show --platform={platform} tells what it sees"
     try:
         with ExitStack() as stack:
             stack.enter_context(lock.hold(name, incidents_folder(), by=operator(), incident="watch"))
-            lease = lease_of("watch", platform, "watch", shown.tell)
+            lease = lease_of("watch.", platform, "watch", shown.tell)  # no service bears this name
             if lease:
                 hint = f"if that one is no more: inv watch --platform={platform} --take"
                 if take:
                     lease.claim(take=True)
                 lease.check()
                 stack.callback(lease.release)
-            yield
+            yield lease.check if lease else lambda: None
     except HeldError as error:
         raise HeldError(
             f"{platform} is watched already: {error.what}", safe="nothing was changed", hint=hint

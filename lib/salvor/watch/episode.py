@@ -5,6 +5,7 @@ What was done is read from the journal alone, so that it does not matter who rea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform
-from salvor.journal import Journal, incidents
+from salvor.journal import FILE, Journal
 from salvor.run import Runner, Watcher, describe
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session, incidents_folder, operator
@@ -135,10 +136,13 @@ class Episodes:
     def of(self, rule: str, back: float) -> list[Told]:
         """Those of a rule, the newest first, back to the first that was over more than `back` seconds ago."""
         found = []
-        for folder in incidents(incidents_folder()):
-            if brief.service_of(folder.name) != rule:
-                continue
-            told = self._read(folder)
+        try:
+            with os.scandir(incidents_folder()) as entries:  # there may be thousands
+                names = [entry.name for entry in entries if brief.service_of(entry.name) == rule]
+        except FileNotFoundError:
+            return []
+        for name in sorted(names, reverse=True):
+            told = self._read(incidents_folder() / name)
             if told is None:
                 continue
             found.append(told)
@@ -149,11 +153,15 @@ class Episodes:
     def _read(self, folder: Path) -> Told | None:
         if folder.name in self._over:
             return self._over[folder.name]
+        if not (folder / FILE).exists():
+            return None
         damaged = Told(folder.name, "bad", clock.now(), is_damaged=True)
         try:
             journal = Journal.read(folder)
         except CannotError:
             return damaged
+        if not (journal.lines or journal.damaged):
+            return None  # it was cut off in its first line, and nothing is done before that
         if journal.lines and journal.lines[0].get("platform", self._platform) != self._platform:
             return None
         told = None if journal.damaged else tell(journal.lines)

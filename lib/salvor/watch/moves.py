@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from salvor import clock, console
 from salvor.change import Change, Finding, Level
-from salvor.errors import CannotError
+from salvor.errors import CannotError, HeldError
 from salvor.inventory import Platform
 from salvor.run import Plan, PlannedStep, describe
 from salvor.secrets import mask, mask_data
@@ -123,6 +123,8 @@ class _Maker:
                 return
             try:
                 runner.act(name, [change])
+            except HeldError:  # another machine took the service over: it was not begun
+                raise
             except Exception as error:  # noqa: BLE001  its outcome is in the journal
                 self.shown.tell(f"{describe(change)} failed: {_reason(error)}")
         runner.note("step", step=name, phase="ended", seconds=round(clock.age(stage.begun).total_seconds(), 3))
@@ -154,6 +156,8 @@ class _Maker:
         try:
             session = open_session(self.rule.service, self.shown, platform=self.platform.name, runbook_name=runbook)
             console.recover(session, self.shown, yes=True)
+        except HeldError:  # somebody works on it: it was not begun, or is theirs now
+            raise
         except Exception as failed:  # noqa: BLE001  what was begun is never left without an outcome: it would be repeated
             error = _reason(failed)
         return error, round(clock.monotonic() - begun, 3)

@@ -47,8 +47,11 @@ class Seen:
 class Watcher:
     """Looks at the rules of a platform. Of two at once, only one may `look`: who has the lock."""
 
-    def __init__(self, platform: Platform, shown: Shown) -> None:
+    def __init__(self, platform: Platform, shown: Shown, still_ours: Callable[[], None] = lambda: None) -> None:
         self.platform, self.shown = platform, shown
+        self.lost: HeldError | None = None
+        """Why the watch is not ours any more, when another machine took it over."""
+        self._still_ours = still_ours
         self.alerts = Alerts(platform.name, shown.tell)
         self.stopping = threading.Event()
         self.wake = threading.Event()
@@ -80,6 +83,13 @@ class Watcher:
             self._written[name] = seen.sighting
         self._say(seen)
         hindered = ""
+        try:
+            if seen.move.kind != "wait":
+                self._still_ours()
+        except HeldError as error:
+            self.lost = error
+            self.stop()
+            return seen
         try:
             moves.make(self.platform, seen, self.shown, self.stopping)
         except HeldError as error:
