@@ -64,11 +64,29 @@ def test_a_directory_that_is_not_what_it_was_is_refused(tmp_path: Path, context:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/srv", "/etc/shop", "/usr/share/x", "/var/lib", "pages", "/srv/../etc/x", "/srv/x/", "/srv//x", "/srv/./x"],
+    [
+        "/",
+        "/srv",
+        "/etc/shop",
+        "/usr/share/x",
+        "/var/lib",
+        "pages",
+        "/srv/../etc/x",
+        "/srv/x/",
+        "/srv//x",
+        "/srv/./x",
+        "/home/kim",
+        "/root/.ssh",
+    ],
 )
 def test_what_is_more_than_a_cache_is_refused(path: str) -> None:
     with pytest.raises(ValidationError):
         CacheSettings(kind="cache", path=path)
+
+
+@pytest.mark.parametrize("path", ["/srv/cache", "/var/cache/shop", "/home/kim/cache", "/root/shop/cache"])
+def test_what_may_be_a_cache_is_taken(path: str) -> None:
+    assert CacheSettings(kind="cache", path=path).path == path
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs as somebody else")

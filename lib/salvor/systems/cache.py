@@ -24,7 +24,7 @@ from salvor.system import Context, Settings, verb
 _CONNECTING = 5.0
 _LOOKING = 8.0
 _CLEARING = 90.0
-_SYSTEM = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "root", "sbin", "sys", "usr"}
+_SYSTEM = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "usr"}
 _SHARED = {f"/var/{name}" for name in ("backups", "lib", "local", "log", "mail", "opt", "run", "spool", "tmp", "www")}
 _MARK = "salvor:cleared"
 _MARK_SECONDS = 86400
@@ -54,7 +54,7 @@ def _check_path(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not path.startswith("/") or str(PurePosixPath(path)) != path or ".." in parts or "\0" in path:
         raise ValueError(f"{path!r} is not a directory's absolute path, written without . and ..")
-    if len(parts) < 3 or parts[1] in _SYSTEM or path in _SHARED:
+    if len(parts) < (4 if parts[1:2] in (("home",), ("root",)) else 3) or parts[1] in _SYSTEM or path in _SHARED:
         raise ValueError(f"{path!r} holds more than a cache; name the directory of the cache alone")
     return path
 
