@@ -99,9 +99,14 @@ def chromium(folder: Path, width: int = 1280, height: int = 1000) -> Iterator[Pa
         finally:
             page.close()
     finally:
-        running.terminate()
-        try:
-            running.wait(10)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+        end(running)
+
+
+def end(running: subprocess.Popen[bytes]) -> None:
+    """Let a process end, or end it."""
+    running.terminate()
+    try:
+        running.wait(20)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        running.wait()

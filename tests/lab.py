@@ -23,7 +23,7 @@ from pathlib import Path
 
 from salvor import executed
 
-from tests.browser import Page, chromium
+from tests.browser import Page, chromium, end
 
 LIB = Path(executed.__file__).parents[1]
 
@@ -70,12 +70,7 @@ def jupyterlab(folder: Path, environment: Mapping[str, str]) -> Iterator[str]:
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}/lab?token={token}"
     finally:
-        running.terminate()
-        try:
-            running.wait(20)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
+        end(running)
         log.close()
 
 
