@@ -97,3 +97,13 @@ def test_flags_never_lie_over_each_other(lines: list[tuple[float, str]]) -> None
     for one, other in combinations(flags, 2):
         if one.row == other.row:
             assert one.end < other.begin or other.end < one.begin
+
+
+def test_a_failure_is_a_moment_and_a_note_of_the_review_is_none(tmp_path: Path) -> None:
+    def write(folder: Path) -> told.Teller:
+        teller = told.Teller(folder).assess().line("note", text="the disk is full").line("failed", text="no room")
+        return teller.wait(60).resume("lee@ops2", "ops2").recover().line("note", text="action: buy a disk @kim")
+
+    _, picture = drawn(tmp_path / "20261121T003300Z-orders-aaaa", write)
+    words = [line.label.text for line in picture.lines]
+    assert words.count("note") == 1 and "the work failed" in words

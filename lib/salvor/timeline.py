@@ -23,6 +23,7 @@ _ROW, _BAR, _LANE_GAP = 20.0, 12.0, 9.0
 _FLAG_ROW, _AXIS_HEIGHT = 16.0, 30.0
 _MOST_CHARACTERS = 44
 _FLAGS = {
+    "failed": "the work failed",
     "undone": "undone",
     "discarded": "discarded",
     "closed": "closed",
@@ -134,7 +135,9 @@ def _moments(story: Story) -> list[tuple[datetime, str, str]]:
     for each in story.interruptions:
         text = f"resumed after {clock.write_duration((each.until - each.at).total_seconds())}"
         found.append((each.until, "interruption", text))
-    found += [(mark.at, mark.kind, _FLAGS[mark.kind]) for mark in story.marks if mark.kind in _FLAGS]
+    over = story.at("recovered") or story.at("closed")  # what is noted later is of the review
+    marks = [mark for mark in story.marks if mark.kind != "note" or over is None or mark.at <= over]
+    found += [(mark.at, mark.kind, _FLAGS[mark.kind]) for mark in marks if mark.kind in _FLAGS]
     return sorted((at, kind, text) for at, kind, text in found[:MOST_FLAGS] if at)
 
 
