@@ -242,6 +242,17 @@ def test_what_we_encrypt_openssl_decrypts(tmp_path: Path) -> None:
         assert done.stdout == content
 
 
+def test_a_tar_that_lost_only_its_padding_is_truncated(top: Path, tmp_path: Path, into: Path, password: str) -> None:
+    """The tar in it is whole: nothing but the end of the cipher tells."""
+    made.run("tar", "-cf", tmp_path / "a.tar", "-C", top, ".")
+    archive = encrypt(tmp_path / "a.tar", "-pbkdf2")
+    unpack(archive, into, using=settings(password=password))
+    shutil.rmtree(into)
+    archive.write_bytes(archive.read_bytes()[:-16])
+    with pytest.raises(CannotError, match="truncated"):
+        unpack(archive, into, using=settings(password=password))
+
+
 def test_a_wrong_password_is_told_before_anything_is_unpacked(packed: Path, tmp_path: Path, into: Path) -> None:
     here = tmp_path / packed.name
     here.write_bytes(packed.read_bytes())
