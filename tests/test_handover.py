@@ -54,7 +54,7 @@ def test_killed_midway_it_says_where_and_how_to_go_on(tmp_path: Path) -> None:
     )
     assert re.search(r"^unfinished +orders-db: stage$", said, re.M)
     assert re.search(r"^undoable +orders-db: fence$", said, re.M)
-    assert f"next        inv restore --incident={ID} " in said
+    assert f"next        inv restore --incident={ID}: goes on" in said
 
 
 def test_under_way_it_names_who_works_on_it(tmp_path: Path) -> None:
@@ -99,6 +99,7 @@ def test_recovered_it_says_what_the_day_after_needs(tmp_path: Path) -> None:
     assert "way back    physical 20261121-003000F (also possible: logical)" in said
     assert re.search(r"^done +4 changes: orders-db: fence, orders-db: stage, ", said, re.M)
     assert re.search(r"^undoable +orders-dns: point, orders-db: promote, ", said, re.M), "the newest first"
+    assert "told        declared on-call, recovered on-call" in said
     assert [command.split()[1] for command, _ in this.commands] == ["protect", "undo", "discard", "incident.close"]
 
 
@@ -146,7 +147,7 @@ def test_the_next_command_is_the_one_to_type(
     capsys.readouterr()
     aftermath.show_incident(incident, Plain())
     said = capsys.readouterr().out
-    assert f"next        inv restore --incident={incident} " in said
+    assert f"next        inv restore --incident={incident}: goes on" in said
     aftermath.show_incident(incident, show.Json())
     assert f'"next": ["inv restore --incident={incident}"' in capsys.readouterr().out
     from salvor import console

@@ -55,7 +55,7 @@ class Handover:
         if told.purpose == "drill" and told.at("recovered") is None:
             where = f"--service={told.service} --platform={told.platform}"
             return [(f"inv drill {where}", "takes away what this drill left, then drills anew")]
-        back = (f"inv undo {this}", f"takes {len(self.undoable)} changes back")
+        back = (f"inv undo {this}", f"takes {_changes(len(self.undoable))} back")
         close = (f"inv incident.close {this}", "seals and signs the record")
         if told.at("undone"):
             return [(f"inv restore --service={told.service} --platform={told.platform}", "begins anew"), close]
@@ -96,6 +96,8 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
         yield figure.upper(), _against_target(told, figure)
     yield "steps", _steps(told)
     yield "done", _done(told)
+    if told.messages:
+        yield "told", _told(told)
     wrong = [
         act for act in told.acts if act.outcome in ("failed", "unknown") and not act.is_done and not _again(told, act)
     ]
@@ -112,7 +114,7 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
     people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M}" for sitting in told.sittings]
     yield "operators", ", ".join(people[:1] + ["..."] * (len(people) > 4) + people[1:][-3:])
     for number, (command, why) in enumerate(this.commands):
-        yield "next" if number == 0 else "or", f"{command:66}{why}" if len(command) < 66 else f"{command}  {why}"
+        yield "next" if number == 0 else "or", f"{command}: {why}"
 
 
 def _state(this: Handover) -> str:
@@ -185,7 +187,18 @@ def _done(told: Story) -> str:
     made = ", ".join(events.describe(act.change) for act in told.made)
     back = {act.key for act in told.taken_back} & {act.key for act in told.made}
     taken = f", {len(back)} of them taken back" if back else ""
-    return f"{len(told.made)} changes{taken}{f': {made}' if made else ''}"
+    return f"{_changes(len(told.made))}{taken}{f': {made}' if made else ''}"
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
+
+
+def _told(told: Story) -> str:
+    """The messages that went out, in their order."""
+    sent = [act.change.arguments for act in told.messages if act.is_done]
+    words = (" ".join(str(one[name]) for name in ("moment", "channel") if name in one) for one in sent)
+    return ", ".join(dict.fromkeys(words)) or "nobody yet"
 
 
 def _again(told: Story, act: Act) -> bool:
