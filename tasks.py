@@ -9,12 +9,12 @@ from invoke.collection import Collection
 
 sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
-from salvor.commands import evidence, hosts, incidents, recovery, sandbox, schedule, status, upkeep, watch
+from salvor.commands import checklist, evidence, hosts, incidents, recovery, sandbox, schedule, status, upkeep, watch
 
 namespace = Collection(
     *(
         task
-        for theme in (recovery, upkeep, schedule, watch, status, evidence, incidents, hosts, sandbox)
+        for theme in (recovery, upkeep, schedule, watch, status, checklist, evidence, incidents, hosts, sandbox)
         for task in theme.TASKS
     )
 )

@@ -15,7 +15,7 @@ from tests import told
 KINDS = [
     "opened", "resumed", "taken", "step", "finding", "decision", "approved", "intent",
     "outcome", "observed", "owed", "paid", "measured", "recovered", "proven",
-    "note", "repaired", "failed", "undone", "discarded", "closed", "asked", "confirmed", "refused",
+    "note", "repaired", "failed", "undone", "discarded", "closed", "asked", "confirmed", "refused", "item",
 ]  # fmt: skip
 
 
@@ -121,9 +121,9 @@ def test_lines_that_cannot_be_told_are_counted(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_line_has_a_sentence(lines: list[dict[str, Any]]) -> None:
-    of_two = ("asked", "confirmed", "refused")
+    elsewhere = ("asked", "confirmed", "refused", "item")
     told_kinds = {event.kind for event in story.tell(lines).events}
-    assert told_kinds >= set(KINDS) - {"discarded", "failed", "proven", "taken", *of_two}
+    assert told_kinds >= set(KINDS) - {"discarded", "failed", "proven", "taken", *elsewhere}
     assert set(KINDS) == set(events._SENTENCES)
 
 

@@ -97,6 +97,11 @@ def _confirmed(line: Mapping[str, Any], change: str) -> str:
     return f"{line['who']} approved plan {line['hash']} as the second person ({line['where']}){signed}"
 
 
+def _item(line: Mapping[str, Any], change: str) -> str:
+    note = f": {line['note']}" if line.get("note") and not line.get("run") else ""
+    return f"{line['item']}: {line['outcome']}{note}"
+
+
 def _intent(line: Mapping[str, Any], change: str) -> str:
     described = describe(Change.from_json(line["change"]))
     return f"began {described}" + (", to take a change back" if line.get("undoing") else "")
@@ -140,6 +145,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "asked": _asked,
     "confirmed": _confirmed,
     "refused": lambda line, change: f"an approval does not count: {line['why']}",
+    "item": _item,
     "intent": _intent,
     "outcome": _outcome,
     "observed": _observed,

@@ -50,6 +50,8 @@ class Handover:
         if told.at("closed"):
             again = [(f"inv incident.record {this}", "makes the record that is owed")]
             return again if any(owed.paid is None for owed in told.owed) else []
+        if told.purpose == "checklist":
+            return [(f"inv checklist {told.service} --platform={told.platform}", "goes on with it")]
         if told.purpose == "maintenance":
             return [(f"inv incident.close {this}", "the same command again does what is left; this ends its record")]
         if told.purpose == "drill" and told.at("recovered") is None:
