@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from salvor import hosts, inventory
 from salvor.change import UNSEEN, Change, Finding, Level, State, Undo
-from salvor.console import approval, one_of, show_plan
+from salvor.console import one_of
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.incident import Incident
 from salvor.inventory import Platform, Service
-from salvor.maintenance import sitting
+from salvor.maintenance import sitting, work
 from salvor.show import Shown
 from salvor.steps import Step
 
@@ -104,18 +104,11 @@ def carry_out(
     unreached: dict[str, str] = {}
     step = _step(name, plan, chosen, unreached)
     session = sitting(Service(name="hosts", rto=0, rpo=0, systems=tuple(chosen)), platform, shown)
-    planned = session.runner.plan([step])
-    show_plan(session, shown, planned)
+    changed = work(session, step, shown, plan_only=plan_only, approve=approve, yes=yes)
     if plan_only:
         return
-    if planned.changes:
-        how = approval(shown, planned.changes, approve=approve, yes=yes)
-        with session.begin():
-            session.runner.approve(planned, how)
-            session.runner.run(step)
-            session.runner.note("closed", result="done")
-        if name in _BACK:
-            shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform_name} --limit={limit}")
+    if changed and name in _BACK:
+        shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform_name} --limit={limit}")
     if unreached:
         raise CannotError(
             f"{name}: {len(unreached)} of {len(chosen)} machines were not reached: {', '.join(unreached)}.",

@@ -15,6 +15,7 @@ from salvor.run import Plan, PlannedStep, Runner
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session, incidents_folder, operator
 from salvor.show import Shown
+from salvor.steps import Step
 from salvor.system import Wish
 
 ARCHIVE = "archive"
@@ -39,6 +40,22 @@ def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: st
         session.runner.approve(Plan((PlannedStep(name, (), (), changes),)), how)
         session.runner.act(name, changes)
         session.runner.note("closed", result="done")
+
+
+def work(session: Session, step: Step, shown: Shown, *, plan_only: bool, approve: str, yes: bool) -> bool:
+    """Plan a step, show it, have it approved and carry it out, until it plans nothing more. Returns whether anything
+    was changed.
+    """
+    planned = session.runner.plan([step])
+    show_plan(session, shown, planned)
+    if plan_only or not planned.changes:
+        return False
+    how = approval(shown, planned.changes, approve=approve, yes=yes)
+    with session.begin():
+        session.runner.approve(planned, how)
+        session.runner.run(step)
+        session.runner.note("closed", result="done")
+    return True
 
 
 def backup(service: str, platform: str, kind: str, shown: Shown) -> None:

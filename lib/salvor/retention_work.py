@@ -1,19 +1,21 @@
-"""Carry out the policies of retention of a service: say which backups stay and why, then remove the others."""
+"""Carry out the policies of retention: say which backups stay and why, then remove the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 
-from salvor import clock, inventory, show
-from salvor.change import Change, Finding, Verdict
-from salvor.console import approval, one_of, show_plan
+from salvor import brief, clock, inventory, journal, show
+from salvor.change import Backup, Change, Finding, Verdict, canonical
 from salvor.errors import UsageError
 from salvor.history import History
 from salvor.incident import Incident
-from salvor.maintenance import sitting
+from salvor.inventory import Platform, Service
+from salvor.journal import Journal
+from salvor.maintenance import sitting, work
 from salvor.policy import BackedUpSettings, Keep
 from salvor.retention import decide, together
+from salvor.session import incidents_folder
 from salvor.show import Shown
 from salvor.system import Restorable
 
@@ -24,12 +26,15 @@ _ARCHIVE = "archive"
 def carry_out(
     service: str, platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False
 ) -> None:
-    """Plan, show, approve and do it. Raises UsageError when no system of the service has a policy."""
+    """Plan, show, approve and do it, for the systems of a service (empty: of the platform). Raises UsageError when
+    none has a policy.
+    """
     described = inventory.load(platform)
-    session = sitting(described.service(one_of("service", service)), described, shown)
+    chosen = described.service(service) if service else _every(described)
+    session = sitting(chosen, described, shown)
     if not any(_keep(system) for system in session.incident.systems):
         raise UsageError(
-            f"No system of {service} says which backups stay.",
+            f"No system of {service or platform} says which backups stay.",
             safe="nothing was removed",
             hint="add for example keep: {daily: 7, weekly: 4, monthly: 12} to one in the inventory",
         )
@@ -41,21 +46,20 @@ def carry_out(
 
     for system, verdicts in verdicts_of(session.incident, session.history):
         _show(system.name, verdicts, shown)
-    planned = session.runner.plan([retention])
-    show_plan(session, shown, planned)
-    if plan_only or not planned.changes:
-        return
-    how = approval(shown, planned.changes, approve=approve, yes=yes)
-    with session.begin():
-        session.runner.approve(planned, how)
-        session.runner.run(retention)
-        session.runner.note("closed", result="done")
+    work(session, retention, shown, plan_only=plan_only, approve=approve, yes=yes)
+
+
+def _every(platform: Platform) -> Service:
+    """A service of all systems of the platform that have a policy."""
+    names = [name for name, one in platform.settings.items() if isinstance(one, BackedUpSettings) and one.keep]
+    return Service(name="retention", rto=0, rpo=0, systems=tuple(names))
 
 
 def verdicts_of(incident: Incident, history: History) -> list[tuple[Restorable, list[Verdict]]]:
     """What the policy of each system of the service that has one says of its backups, newest first.
 
-    An archive that holds systems of other services too stays as long as one of them keeps it, or has no policy.
+    What an open incident restores from stays. An archive that holds systems of other services too stays as long as one
+    of them keeps it, or has no policy.
     Raises CannotError when a repository cannot be read: then nothing is decided.
     """
     mine = [(system, _verdicts(system, history)) for system in incident.systems if _keep(system)]
@@ -71,13 +75,34 @@ def verdicts_of(incident: Incident, history: History) -> list[tuple[Restorable, 
 
 
 def _verdicts(system: Restorable, history: History) -> list[Verdict]:
-    backups = [replace(one, proven=history.proven(system.name, one.id)) for one in system.backups()]
+    ways = _ways_in_use(system.name)
+
+    def of(one: Backup) -> Backup:
+        used_by = next((incident for incident, way in ways.items() if one.id in way), "")
+        hold = one.hold or (f"{used_by} restores from it" if used_by else "")
+        return replace(one, proven=history.proven(system.name, one.id), hold=hold)
+
+    backups = [of(one) for one in system.backups()]
     keep = _keep(system)
     return (
         decide(backups, keep, system.settings.own_policies)
         if keep
         else [Verdict(one, ("it has no policy",)) for one in backups]
     )
+
+
+def _ways_in_use(system: str) -> dict[str, str]:
+    """The way back that each incident has chosen for this system which has begun and not recovered: as text."""
+    found: dict[str, str] = {}
+    for folder in journal.incidents(incidents_folder()):
+        if brief.is_over(folder):
+            continue
+        lines = Journal.read(folder).lines
+        chosen = [one["decision"] for one in lines if one["kind"] == "decision"]
+        ways = [canonical(one["way"]) for one in chosen if one["system"] == system]
+        if ways and not any(one["kind"] == "recovered" for one in lines):
+            found[folder.name] = ways[-1]
+    return found
 
 
 def _keep(system: Restorable) -> Keep | None:

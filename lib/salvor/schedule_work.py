@@ -10,11 +10,10 @@ from typing import Any, cast
 
 from salvor import clock, inventory, show
 from salvor.change import Change, Finding, Level, Undo
-from salvor.console import approval, show_plan
 from salvor.errors import UsageError
 from salvor.incident import Incident
 from salvor.inventory import Platform, Service
-from salvor.maintenance import sitting
+from salvor.maintenance import sitting, work
 from salvor.schedule import stamp
 from salvor.schedule.entry import Caller, Entry, line
 from salvor.schedule.settings import Schedule
@@ -90,15 +89,7 @@ def _carry_out(
                 yield change
 
     step.__name__ = f"schedule.{name}"
-    planned = session.runner.plan([step])
-    show_plan(session, shown, planned)
-    if plan_only or not planned.changes:
-        return
-    how = approval(shown, planned.changes, approve=approve, yes=yes)
-    with session.begin():
-        session.runner.approve(planned, how)
-        session.runner.run(step)
-        session.runner.note("closed", result="done")
+    work(session, step, shown, plan_only=plan_only, approve=approve, yes=yes)
 
 
 def _change(system: Schedules, name: str, wanted: Schedule | None, now: Entry | None, platform: str) -> Change | None:

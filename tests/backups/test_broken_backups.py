@@ -16,8 +16,10 @@ import pytest
 from salvor import backup_report, maintenance, retention_work
 from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, WarnedError
+from salvor.journal import Journal
 from salvor.sandbox import configuration, database
 from salvor.sandbox.layout import Layout
+from salvor.session import incidents_folder
 from salvor.show import Plain
 
 pytestmark = pytest.mark.timeout(120)
@@ -188,6 +190,16 @@ def test_the_policy_is_carried_out_by_pgbackrest_and_a_backup_that_is_left_comes
     said = io.StringIO()
     retention_work.carry_out("orders", "sandbox", Plain(said), plan_only=True)
     assert "GOES" in said.getvalue() and "newest good, daily 1, weekly 1, monthly 1" in said.getvalue()
+    oldest = min(backup_ids())
+    opened = {"platform": "sandbox", "service": "orders", "purpose": "incident", "runbook": "restore"}
+    folder = incidents_folder() / "20261121T000000Z-orders-0001"
+    journal = Journal.create(folder, by="-", mirror=None, tell=print, **opened)
+    journal.append("decision", decision={"system": "orders-db", "way": {"name": "physical", "backup": oldest}})
+    said = io.StringIO()
+    retention_work.carry_out("orders", "sandbox", Plain(said), plan_only=True)
+    assert f"{folder.name} restores from it" in said.getvalue()
+    journal.append("closed")
+    journal.close()
     before = backup_ids()
     retention_work.carry_out("orders", "sandbox", Plain(io.StringIO()), yes=True)
     after = backup_ids()

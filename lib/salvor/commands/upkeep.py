@@ -66,7 +66,7 @@ def retention(
     yes: bool = False,
     json: bool = False,
 ) -> None:
-    """Say of each backup of a service why it stays, then remove those that its policy (keep:) lets go."""
+    """Say of each backup (of a service, or all) why it stays, then remove those that the policy (keep:) lets go."""
     from salvor import retention_work, show
 
     retention_work.carry_out(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
