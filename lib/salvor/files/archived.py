@@ -127,12 +127,13 @@ def compare(extracted: Extracted, system: Files, built: str) -> list[str]:
         return wrong
     files = [entry for entry in extracted.entries.values() if entry.kind == "f"]
     top = os.fsencode(PurePosixPath(built).name)
-    named = [(b"/".join(filter(None, [top, os.fsencode(entry.path)])), entry.size) for entry in files]
-    found_sums = digests(system.shell, str(PurePosixPath(built).parent), named)
+    names = [b"/".join(filter(None, [top, os.fsencode(entry.path)])) for entry in files]
+    sizes = (entry.size for entry in files)
+    sums = digests(system.shell, str(PurePosixPath(built).parent), zip(names, sizes, strict=True))
     return [
         f"{entry.path or '.'!r} has another content"
-        for entry, (_, digest) in zip(files, found_sums, strict=True)
-        if entry.sha256.hex() != digest
+        for name, entry in zip(names, files, strict=True)
+        if entry.sha256.hex() != sums[name]
     ]
 
 

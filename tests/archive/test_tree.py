@@ -1,0 +1,111 @@
+"""The way back `archive` of a tree: staged beside, killed anywhere, gone on with; and what it does not find."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor.change import Level
+from salvor.errors import CannotError
+from salvor.files import digests
+from salvor.system import Context, Wish
+from salvor.systems.files import Files, FilesSettings
+
+from tests.archive.made import NAME, by_hand, listing, member, pack, platform
+
+pytestmark = pytest.mark.timeout(60)
+
+DIES = """
+import os, sys
+from tests.archive.test_tree import opened, way_of
+from pathlib import Path
+system = opened(Path(sys.argv[1]))
+for number, progress in enumerate(system.stage(**way_of(system).arguments)):
+    if number >= int(sys.argv[2]):
+        os.kill(os.getpid(), 9)
+"""
+
+
+def opened(root: Path, **more: Any) -> Files:
+    archives = {"folder": str(root / "backup"), "member": "uploads"}
+    settings = {"kind": "files", "path": str(root / "srv/uploads"), "archives": archives, **more}
+    context = Context("20261121T003300Z-shop-3f2a", root / "incident", dict)
+    return Files("media", FilesSettings.model_validate(settings), context)
+
+
+def way_of(system: Files, wish: Wish = Wish()) -> Any:  # noqa: B008  frozen
+    (way,) = (way for way in system.ways_back(wish) if way.name == "archive")
+    return way
+
+
+def act(system: Files, verb: str, arguments: Any) -> None:
+    for _ in system.apply(system.change(verb, why="-", no_undo="-", **arguments)):
+        pass
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "backup").mkdir()
+    pack(platform(tmp_path), tmp_path / "backup" / f"{NAME}.tar.gz")
+    return tmp_path
+
+
+@pytest.mark.parametrize("moment", [0, 1, 2])
+def test_killed_and_called_again_it_ends_as_undisturbed(root: Path, moment: int) -> None:
+    before = listing(root / "srv/uploads")
+    argv = [sys.executable, "-c", DIES, str(root), str(moment)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(argv, env=environment, timeout=60, check=False).returncode == -9
+    system = opened(root)
+    assert listing(root / "srv/uploads") == before
+    assert not any(staged.complete for staged in system.observe().staged)
+    (root / "srv/uploads/one.jpg").write_text("damaged")
+    way = way_of(system)
+    act(system, "stage", way.arguments)
+    assert {finding.level for finding in system.verify(way, Wish(rpo=1e12))} == {Level.PASS}
+    act(system, "promote", way.promote)
+    assert listing(root / "srv/uploads") == before
+    act(system, "demote", way.promote_undo.arguments)
+    assert (root / "srv/uploads/one.jpg").read_text() == "damaged"
+    act(system, "drop", {"stage": way.stage})
+    assert {path.name for path in (root / "srv").iterdir()} == {"uploads", "build", "logs", ".env"}
+
+
+def test_a_disk_that_does_not_keep_what_it_was_given_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sums = digests._sums
+
+    def spoilt(shell: Any, folder: str, names: Any, how: str) -> Any:
+        (Path(folder) / "tree/one.jpg").write_bytes(b"x" * 300_000)
+        return sums(shell, folder, names, how)
+
+    monkeypatch.setattr(digests, "_sums", spoilt)
+    system = opened(root)
+    with pytest.raises(CannotError, match=r"'one\.jpg' has another content"):
+        act(system, "stage", way_of(system).arguments)
+    assert not system.observe().staged
+    assert not list((root / "srv").glob("*.salvor-*"))
+
+
+def test_names_with_line_breaks_are_compared_too(root: Path) -> None:
+    """They are refused, but for an archive that is trusted."""
+    by_hand(
+        root / "backup/o4o_backup_20260101_000000.tar.gz",
+        [member("uploads/a\nb", b"1"), member("uploads/c", b"2"), member("uploads/d\\n\\", b"3")],
+    )
+    system = opened(root)
+    with pytest.raises(CannotError, match="line break"):
+        act(system, "stage", way_of(system).arguments)
+    trusting = way_of(system, Wish(overrides={"trust-archive": "I made it"}))
+    act(system, "stage", trusting.arguments)
+    assert {path.name for path in (root / "srv").glob("*.salvor-*/staged/*")} == {"a\nb", "c", "d\\n\\"}
+
+
+def test_a_tree_that_is_in_no_archive_says_so(root: Path) -> None:
+    assert "names no archives" in way_of(opened(root, archives=None)).why
+    assert "no archive of before" in way_of(opened(root), Wish(at=datetime(2020, 1, 1, tzinfo=UTC))).why
+    assert "no file" in way_of(opened(root), Wish(source="/nowhere.tar.gz")).why
