@@ -1,0 +1,121 @@
+"""What an inventory may say of schedules, and cron's schedules that are due, run or wait."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from salvor import clock, inventory, schedule_work
+from salvor.errors import UsageError
+from salvor.schedule import stamp
+from salvor.schedule.entry import Caller
+from salvor.schedule.settings import Schedule
+from salvor.show import Plain
+
+PLATFORM = """\
+systems:
+  shop-db:
+    kind: postgres
+    database: shop
+    members: [{name: a, address: 127.0.0.1, data: /srv/data}]
+    side_port: 5999
+    programs: /usr/lib/postgresql/15/bin
+    operator: {user: salvor, password: "env:SHOP_PASSWORD"}
+services:
+  shop: {rto: 1h, rpo: 1d, systems: [shop-db]}
+schedules:
+  nightly: SCHEDULE
+"""
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+def describe(folder: Path, schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "shop.yaml").write_text(PLATFORM.replace("SCHEDULE", schedule))
+    monkeypatch.setenv("SALVOR_INVENTORY", str(folder))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(folder / "incidents"))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "where", "wrong"),
+    [
+        ("{run: [backup, --service=shop], at: noon}", "12:", "'noon' is no time that comes again"),
+        ("{run: [], at: '02:00'}", "12:", "at least 1 item"),
+        ("{run: [--yes], at: '02:00'}", "12:", "is no command of inv"),
+        ("{run: [backup, --service=ship], at: '02:00'}", "12:27", "there is no service 'ship'"),
+        ("{run: [backup, --password=hunter2], at: '02:00'}", "12:", "looks like a secret"),
+        ("{run: [backup], at: '02:00', often: true}", "12:", "there is no such setting"),
+    ],
+)
+def test_a_mistake_is_named_with_its_place(
+    schedule: str, where: str, wrong: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe(tmp_path, schedule, monkeypatch)
+    with pytest.raises(UsageError) as caught:
+        inventory.load("shop")
+    assert f"shop.yaml:{where}" in str(caught.value) and wrong in str(caught.value), caught.value
+    assert "hunter2" not in str(caught.value)
+
+
+def test_words_that_inv_would_not_take_are_refused_when_they_are_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe(tmp_path, "{run: [backup, --servce=shop], at: '02:00'}", monkeypatch)
+    with pytest.raises(UsageError, match="would run inv backup --servce=shop --platform=shop"):
+        schedule_work.install("shop", Plain(), yes=True)
+    assert not (tmp_path / "incidents").exists()
+
+
+@pytest.fixture
+def caller(tmp_path: Path) -> Caller:
+    """A caller whose `inv` writes down how it was called."""
+    (tmp_path / "invoke.py").write_text(
+        "import os, pathlib, sys\n"
+        f"with pathlib.Path({str(tmp_path / 'called')!r}).open('a') as file:\n"
+        "    file.write(' '.join([*sys.argv[1:], os.environ['SALVOR_OPERATOR']]) + '\\n')\n"
+        "sys.exit(6)\n"
+    )
+    return Caller(platform="shop", python=sys.executable, folder=str(tmp_path), stamps=str(tmp_path / "stamps"))
+
+
+@pytest.fixture
+def nightly(monkeypatch: pytest.MonkeyPatch) -> Schedule:
+    monkeypatch.delenv("SALVOR_OPERATOR", raising=False)
+    return Schedule.model_validate({"run": ["backup", "--service=shop"], "at": "02:00 UTC"})
+
+
+def test_what_was_missed_runs_once_and_how_it_ended_is_kept(caller: Caller, nightly: Schedule) -> None:
+    called = Path(caller.folder) / "called"
+    with clock.use(lambda: NOW):
+        assert stamp.run_if_due(caller, "nightly", nightly) is None, "it counts from now on"
+        assert not called.exists()
+    with clock.use(lambda: NOW + timedelta(days=3)):
+        assert stamp.run_if_due(caller, "nightly", nightly) == 6
+        assert stamp.run_if_due(caller, "nightly", nightly) is None
+    assert called.read_text() == "backup --service=shop --platform=shop schedule nightly\n"
+    said = stamp.read(Path(caller.stamp("nightly")).read_text())
+    assert (said.code, said.ended) == (6, NOW + timedelta(days=3))
+
+
+def test_one_that_still_runs_is_not_begun_again(caller: Caller, nightly: Schedule) -> None:
+    path = Path(caller.stamp("nightly"))
+    path.parent.mkdir()
+    path.write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert stamp.run_if_due(caller, "nightly", nightly) is None
+    assert not (Path(caller.folder) / "called").exists()
+    assert stamp.run_if_due(caller, "nightly", nightly) == 6
+
+
+def test_a_clock_that_was_ahead_holds_nothing_up_for_ever(caller: Caller, nightly: Schedule) -> None:
+    path = Path(caller.stamp("nightly"))
+    path.parent.mkdir()
+    path.write_text(json.dumps({"begun": "2036-01-01T00:00:00+00:00"}))
+    with clock.use(lambda: NOW):
+        assert stamp.run_if_due(caller, "nightly", nightly) is None
+    with clock.use(lambda: NOW + timedelta(days=1)):
+        assert stamp.run_if_due(caller, "nightly", nightly) == 6
