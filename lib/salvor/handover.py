@@ -88,6 +88,8 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
     yield "", f"{told.incident}  {title}"
     yield "state", _state(this)
     yield from _now(this)
+    if told.asked and told.state == "open":
+        yield "waits", f"{told.asked} for a second person: inv incident.approve --incident={told.incident}"
     yield from _clock(told)
     for each in told.decisions[:_MOST_EACH]:
         others = ", ".join(way.name for way in each.others if way.possible)

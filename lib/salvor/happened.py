@@ -171,6 +171,8 @@ class Story:
     sittings: list[Sitting] = field(default_factory=list)
     steps: list[StepRun] = field(default_factory=list)
     approvals: list[Approval] = field(default_factory=list)
+    asked: str = ""
+    """The steps and the plan that a second person is still to approve."""
     interruptions: list[Interruption] = field(default_factory=list)
     owed: list[Owed] = field(default_factory=list)
     marks: list[Mark] = field(default_factory=list)

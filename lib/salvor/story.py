@@ -112,7 +112,11 @@ class _Teller:
         changes = tuple(map(Change.from_json, line["changes"]))
         self.story.approvals.append(Approval(at, by, str(line["hash"]), str(line["how"]), changes))
 
+    def _asked(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        self.story.asked = f"{', '.join(line['steps'])} of plan {line['hash']}"
+
     def _confirmed(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
+        self.story.asked = ""
         known = [each for each in self.story.approvals if each.hash == str(line["hash"])]
         how = f"second person, {line['where']}, " + (f"signed with {line['key']}" if line["key"] else "not signed")
         changes = known[-1].changes if known else ()

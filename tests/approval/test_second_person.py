@@ -19,7 +19,7 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
-from salvor import aftermath, clock, console, notebook, story
+from salvor import aftermath, clock, console, handover, notebook, story
 from salvor.approval import giving, paper, places
 from salvor.approval.settings import SecondPerson
 from salvor.approval.waiting import Gate
@@ -107,6 +107,8 @@ def test_the_step_waits_until_somebody_else_approves(place: World) -> None:
         until(waits(place))
         time.sleep(0.3)
         assert (place.live, place.sign) == (BAD, "10.0.0.1"), "it waits"
+        shown = list(handover.screen(handover.of(story.read(place.journals()[0].folder), place.journals()[0].folder)))
+        assert any(line.startswith("waits       reroute of plan") for line in shown)
         approve(place)
         said = command.result(20)
     assert (place.live, place.sign) == (GOOD, "127.0.0.1")
@@ -492,6 +494,18 @@ def test_a_rehearsal_needs_nobody(place: World) -> None:
     assert book.exists()
     session = place.session(runbook="rehearsal")
     assert session.incident.steps_of_two == ()
+
+
+def test_the_runner_itself_does_nothing_that_only_one_approved(place: World) -> None:
+    session = place.session()
+    plan = session.plan()
+    with session.begin():
+        session.approve(plan, "a test")
+        for name in ("assess", "isolate", "restore", "verify"):
+            session.act(name)
+        with pytest.raises(PlanMovedError, match="what no second person approved"):
+            session.runner.run(session.step("reroute"))
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
 
 
 def test_a_setting_that_could_not_be_is_refused(place: World) -> None:
