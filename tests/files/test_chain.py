@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests import ssh_server
 from tests.files import platform
 from tests.files.lab import Lab, act, everything
 from tests.files.platform import describe, journals, letters, lose
+from tests.sandbox.test_secrets_stay import Looker
 
 
 @pytest.fixture
@@ -175,7 +177,13 @@ def test_a_host_without_restic_says_so(lab: Lab, monkeypatch: pytest.MonkeyPatch
 
 def test_no_secret_is_in_an_argument_or_a_file(shop: Lab) -> None:
     lose(shop.tree)
+    looker = Looker(os.getpid(), sys.argv, {"the password": (shop.root / "password").read_text().strip()})
+    looker.start()
     recover()
+    looker.over.set()
+    looker.join()
+    assert looker.looked
+    assert not looker.found
     words = (shop.root / "password").read_bytes().strip()
     for path in shop.root.rglob("*"):
         if path.is_file() and not path.is_symlink() and path.name != "password":

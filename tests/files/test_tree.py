@@ -141,6 +141,22 @@ def test_a_path_behind_a_link_stays_behind_it(lab: Lab) -> None:
     assert everything(lab.tree) == was
 
 
+def test_a_path_full_of_what_means_something_elsewhere(lab: Lab) -> None:
+    tree = lab.root / "srv" / "--a [b]*c? $(d) \\e'f"
+    (tree / "sub").mkdir(parents=True)
+    (tree / "sub" / "node").write_text("x")
+    other = tree.with_name("--a bXXc? $(d) \\e'f")
+    other.mkdir()
+    system, was = lab.open(tree), everything(tree)
+    act(system, "backup", kind="snapshot")
+    shutil.rmtree(tree / "sub")
+    way = staged(system)
+    assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
+    promote(system, way)
+    assert everything(tree) == was
+    assert system.ask("changed", "live") == 0
+
+
 def test_discard_removes_what_was_kept_and_nothing_else(lab: Lab) -> None:
     system, was = lab.open(), everything(lab.tree)
     act(system, "backup", kind="snapshot")

@@ -17,7 +17,7 @@ from salvor.sandbox.layout import Layout
 from salvor.session import incidents_folder
 
 ROOT = Path(__file__).parents[2]
-ENGINES_WANT = ("PGPASSWORD=", "PGBACKREST_REPO1_CIPHER_PASS=")
+ENGINES_WANT = ("PGPASSWORD=", "PGBACKREST_REPO1_CIPHER_PASS=", "RESTIC_PASSWORD=")
 
 
 class Looker(threading.Thread):

@@ -96,26 +96,27 @@ class Look:
 
 _LOOK = r"""
 f=$(printf '\037')
+say() { printf '%s\n' "$1"; }  # echo would take a backslash in a name for more than it is
 one() { stat -c "%d:%i:%.9W$f%f$f%s$f%.6Y" -- "$1" 2>/dev/null || :; }
 real=$(readlink -m -- "$1") || exit 3
-echo "path$f$real"
-if [ -e "$real" ] || [ -L "$real" ]; then echo "live$f$(one "$real")"; fi
+say "path$f$real"
+if [ -e "$real" ] || [ -L "$real" ]; then say "live$f$(one "$real")"; fi
 for box in "$real".salvor-*; do
     [ -d "$box" ] && ! [ -L "$box" ] || continue
-    echo "beside$f$box"
-    echo "staged$f$(one "$box/staged")"
-    echo "kept$f$(one "$box/kept")"
-    [ -e "$box/building" ] && echo building
-    if [ -r "$box/salvor.json" ]; then echo "marker$f$(cat -- "$box/salvor.json")"; fi
+    say "beside$f$box"
+    say "staged$f$(one "$box/staged")"
+    say "kept$f$(one "$box/kept")"
+    [ -e "$box/building" ] && say building
+    if [ -r "$box/salvor.json" ]; then say "marker$f$(cat -- "$box/salvor.json")"; fi
 done
-if [ -r "$real.salvor-fence.json" ]; then echo "fence$f$(cat -- "$real.salvor-fence.json")"; fi
+if [ -r "$real.salvor-fence.json" ]; then say "fence$f$(cat -- "$real.salvor-fence.json")"; fi
 cut -d ' ' -f 5 /proc/self/mountinfo | sed "s/^/mount$f/"
 above=$(dirname -- "$real")
 until [ -d "$above" ]; do above=$(dirname -- "$above"); done
-echo "room$f$(stat -f -c "%a$f%S$f%c$f%d" -- "$above")"
-for tool in perl python3; do command -v "$tool" >/dev/null && echo "exchange$f$tool" && break; done
-echo "host$f$(uname -n)"
-echo "user$f$(id -u)"
+say "room$f$(stat -f -c "%a$f%S$f%c$f%d" -- "$above")"
+for tool in perl python3; do command -v "$tool" >/dev/null && say "exchange$f$tool" && break; done
+say "host$f$(uname -n)"
+say "user$f$(id -u)"
 """
 
 # A folder that its owner may not enter can only be emptied by root; anybody else gives themselves the right first.

@@ -142,8 +142,8 @@ class Repository:
         try:
             for piece in self.shell.pieces(argv, deadline=_READING, environment=self._secrets):
                 *lines, rest = (rest + piece).split(b"\n")
-                nodes = b",".join(line for line in lines if b'"node"' in line)
-                yield from json.loads(f"[{nodes.decode()}]")  # many at once: a tree may have a million
+                several = b",".join(filter(None, lines)).decode()  # one by one, a million entries would take long
+                yield from (one for one in json.loads(f"[{several}]") if one.get("struct_type") == "node")
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
 
@@ -377,7 +377,10 @@ class _Watch:
 
     def hear(self, line: str) -> Progress | None:
         """What a line says of the progress. Raises DiskFullError, and CannotError when the repository is lost."""
-        if status := _status(line):
+        if status := _status(line):  # restic 0.16 and newer
+            if status["message_type"] in ("error", "exit_error"):
+                self._complain(json.dumps(status.get("error") or status.get("message")))
+                return None
             return self._moved(int(status.get("bytes_restored", 0)), status.get("total_bytes"))
         if line.startswith("salvor-disk "):
             total, free, block = map(int, line.split()[1:])
