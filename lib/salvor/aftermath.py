@@ -48,6 +48,9 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
         with telling_failure(session):
             session.confirm("undo", changes)
             session.runner.undo(changes, undoing)
+    if session.incident.purpose == "watch":
+        shown.tell(f"What {incident} did and has a way back is taken back; its restarts and what it cleared stay.")
+        return
     shown.tell(f"The world is as before {incident}. The record: inv incident.close --incident={incident}")
 
 

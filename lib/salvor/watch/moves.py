@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from salvor import clock, console
@@ -54,7 +55,11 @@ class _Maker:
                 case "escalate":
                     self._note(self.seen.finding())
                     self.session.runner.note("note", text=f"People are called: {self.seen.move.why}.")
-                    self.session.runner.note("step", step=ESCALATE, phase="begun", planned=0)
+                    begun = clock.now()
+                    first = [call.channel for call in self._calls() if not call.after]
+                    self.session.runner.note("step", step=ESCALATE, phase="begun", planned=len(first))
+                    self._call(first, told)
+                    self._end(ESCALATE, begun)
                 case "call":
                     self._call(self.seen.move.channels, told)
                 case "close":
@@ -127,7 +132,11 @@ class _Maker:
                 raise
             except Exception as error:  # noqa: BLE001  its outcome is in the journal
                 self.shown.tell(f"{describe(change)} failed: {_reason(error)}")
-        runner.note("step", step=name, phase="ended", seconds=round(clock.age(stage.begun).total_seconds(), 3))
+        self._end(name, stage.begun)
+
+    def _end(self, name: str, begun: datetime) -> None:
+        seconds = round(clock.age(begun).total_seconds(), 3)
+        self.session.runner.note("step", step=name, phase="ended", seconds=seconds)
 
     def _run_a_runbook(self, name: str) -> None:
         """A recovery holds the service itself, so the episode lets go of it meanwhile."""
@@ -146,8 +155,7 @@ class _Maker:
             for change, error, seconds in outcomes:
                 said = {"outcome": "failed", "error": error} if error else {"outcome": "done"}
                 self.session.runner.note("outcome", step=name, key=change.key, seconds=seconds, **said)
-            seconds = round(clock.age(stage.begun).total_seconds(), 3)
-            self.session.runner.note("step", step=name, phase="ended", seconds=seconds)
+            self._end(name, stage.begun)
 
     def _recover(self, runbook: str) -> tuple[str, float]:
         """Bring the service back, as `inv restore` does. Why it failed, and how many seconds it took."""
@@ -167,7 +175,7 @@ class _Maker:
     def _call(self, channels: Sequence[str], told: Told) -> None:
         self._words(because=self._because(), done=told.done)
         for channel in channels:
-            later = [call.channel for call in self._people() if call.channel not in (*told.calls, *channels)]
+            later = [call.channel for call in self._calls() if call.channel not in (*told.calls, *channels)]
             self._words(next=", ".join(later) or "-")
             self._send("called", channel, "critical", f"it is {channel}'s turn")
 
@@ -176,8 +184,8 @@ class _Maker:
         notes = [line["text"] for line in self.session.journal.of("note") if "text" in line]
         return notes[-1] if notes else "-"
 
-    def _people(self) -> Sequence[Call]:
-        return self.platform.escalation[self.rule.escalate].people if self.rule.escalate else ()
+    def _calls(self) -> Sequence[Call]:
+        return self.platform.escalation[self.rule.escalate].calls if self.rule.escalate else ()
 
     def _send(self, moment: str, channel: str, severity: str, why: str) -> None:
         outbox = self.episode.outbox
@@ -209,8 +217,7 @@ class _Maker:
             if step == name:
                 detail = f"{describe(change)}: the watcher ended while it was made, and it is better now"
                 self.session.runner.note("observed", key=key, outcome="unknown", detail=detail)
-        seconds = round(clock.age(stage.begun).total_seconds(), 3)
-        self.session.runner.note("step", step=name, phase="ended", seconds=seconds)
+        self._end(name, stage.begun)
 
 
 def _legible(change: Change) -> Change:
