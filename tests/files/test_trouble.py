@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_killed_midway_the_same_again_ends_as_if_nothing_had_been(far: tuple[Lab
     until(lambda: bool(served.given > 20 and restics(lab)))
     operator.kill()
     operator.wait(5)
-    assert restics(lab), "restic goes on without its operator"
+    (left,) = restics(lab)  # it goes on without its operator
+    os.kill(left, signal.SIGSTOP)  # and would for long
     assert [one.complete for one in lab.open().observe().staged] == [False]
     served.pause = 0.0
     way = staged(lab.open())
@@ -197,6 +199,26 @@ def without_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             if not program.name.startswith(("perl", "python")) and not (programs / program.name).exists():
                 (programs / program.name).symlink_to(program)
     monkeypatch.setenv("PATH", str(programs))
+
+
+def test_the_path_is_never_empty_while_two_trees_change_places(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    way, empty, over = staged(system), list[float](), threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            if not lab.tree.exists():
+                empty.append(time.monotonic())
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for _ in range(3):
+        promote(system, way)
+        demote(system, way)
+    over.set()
+    looker.join()
+    assert not empty
 
 
 def test_two_renames_do_it_where_names_cannot_be_exchanged(lab: Lab, without_exchange: None) -> None:

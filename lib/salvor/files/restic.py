@@ -201,6 +201,12 @@ class Repository:
                     yield progress
         except CommandError as error:
             raise self.explained("\n".join(watch.said) or error.stderr, argv) from error
+        if watch.verified < 0 and self.version < (0, 16):  # newer ones do not say how many they were
+            raise CannotError(
+                f"restic restored {watch.label}, and did not say that it read the files back.",
+                safe="what is live is as it was",
+                hint=f"by hand, on {self.shell.where}: {shlex.join(argv)}",
+            )
         if snapshot.sparse and self.version < (0, 15):
             self.shell.run(["sh", "-c", _DIG, "sh", target], deadline=_READING)
         return watch.verified
