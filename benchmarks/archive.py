@@ -133,10 +133,14 @@ def session(archive: Path) -> Session:
     return open_session("shop", Plain(), platform="shop", wish=Wish(source=str(archive)))
 
 
-def act(system: System, verb: str, **arguments: Any) -> None:
-    """Carry a verb out."""
-    for _ in system.apply(system.change(verb, why="-", no_undo="-", **arguments)):
-        pass
+def act(system: System, verb: str, **arguments: Any) -> str:
+    """Carry a verb out; how long each of its parts took, as its progress tells."""
+    begun, label, told = time.monotonic(), "beginning", ""
+    for progress in system.apply(system.change(verb, why="-", no_undo="-", **arguments)):
+        if progress.label != label:
+            told += f" {label.split(' from ')[0]} {time.monotonic() - begun:.1f},"
+            begun, label = time.monotonic(), progress.label
+    return f"{system.name}:{told} {label} {time.monotonic() - begun:.1f}"
 
 
 def staged(archive: Path) -> float:
@@ -149,7 +153,7 @@ def staged(archive: Path) -> float:
             pool.submit(act, one, "stage", **dict(way.arguments or {})) for one, way in zip(systems, ways, strict=True)
         ]
         for job in jobs:
-            job.result()
+            print(f"    {job.result()}")
     seconds = time.monotonic() - begun
     for one, way in zip(systems, ways, strict=True):
         act(one, "drop", stage=way.stage)
