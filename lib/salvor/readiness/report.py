@@ -67,7 +67,7 @@ class Row:
             return "no data"
         if self.proof.at is None:
             return "never"
-        return f"{clock.write_duration(clock.age(self.proof.at).total_seconds())} ago, {self.proof.purpose}"
+        return f"{clock.write_duration(self.proof.seconds_ago)} ago, {self.proof.purpose}"
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _proof(system: str, runs: Iterable[Brief]) -> Proof:
     for run in runs:
         for proof in reversed(run.proofs):
             if proof.system == system and proof.backup:
-                return Proof(system, proof.at, run.incident, run.purpose)
+                return Proof(system, proof.at, clock.age(proof.at).total_seconds(), run.incident, run.purpose)
     return Proof(system)
 
 

@@ -25,10 +25,13 @@ OLD_PROOF = 35 * 86400.0
 
 @dataclass(frozen=True)
 class Proof:
-    """The last restore of a system that passed `verify`: when, and by which incident or drill. `at` is None: never."""
+    """The last restore of a system that passed `verify`: when, and by which incident or drill. `at` is None: never.
+    `seconds_ago` is from when it was looked.
+    """
 
     system: str
     at: datetime | None = None
+    seconds_ago: float = 0.0
     incident: str = ""
     purpose: str = ""
 
@@ -136,9 +139,9 @@ def it_was_proven(facts: Facts) -> Iterator[Reason]:
         if proof.at is None:
             yield Reason(AT_RISK, f"no restore of {proof.system} was ever proven", facts.command("drill"))
             continue
-        age, limit = clock.age(proof.at).total_seconds(), facts.proof_ages.get(proof.system, OLD_PROOF)
-        if age > limit:
-            text = f"the last proven restore of {proof.system} was {clock.write_duration(age)} ago"
+        limit = facts.proof_ages.get(proof.system, OLD_PROOF)
+        if proof.seconds_ago > limit:
+            text = f"the last proven restore of {proof.system} was {clock.write_duration(proof.seconds_ago)} ago"
             allowed = f"{clock.write_duration(limit)} are allowed"
             yield Reason(AT_RISK, f"{text}, and {allowed}", facts.command("drill"))
 
