@@ -263,6 +263,7 @@ def test_prometheus_that_fails_or_is_slow_cannot_be_told(
         {"then": [{"restart": "a", "clear": "b", "allow": True}]},
         {"then": [{"reset_connections": "db", "allow": True}]},
         {"then": [{"scale": "api"}]},
+        {"then": [{"restart": "--all", "host": "web"}]},
         {"then": [{"runbook": "restore"}]},
         {"then": [{"runbook": "restore", "allow": True}, {"restart": "api"}]},
     ],

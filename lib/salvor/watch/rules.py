@@ -5,12 +5,22 @@ from __future__ import annotations
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from salvor import clock
+from salvor.host import services
 from salvor.secrets import SecretReference, mask
 
 Seconds = Annotated[float, BeforeValidator(clock.read_duration)]
+
+
+def _check_service(name: str) -> str:
+    if not services.NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a service")
+    return name
+
+
+ServiceName = Annotated[str, AfterValidator(_check_service)]
 
 DESTRUCTIVE = {
     "clear": "what the cache holds is gone",
@@ -37,7 +47,7 @@ class Metric(_Part):
     host: str | None = None
     figure: Literal["memory", "load", "disk", "inodes"] | None = None
     path: str | None = None
-    running: str | None = None
+    running: ServiceName | None = None
     check: str | None = None
     prometheus: str | None = None
     query: str | None = Field(default=None, min_length=1)
@@ -87,7 +97,7 @@ class Action(_Part):
     command on the machine `host`, with its `deadline`; `runbook`: a recovery of the rule's service, alone in its stage.
     """
 
-    restart: str | None = None
+    restart: ServiceName | None = None
     clear: str | None = None
     reset_connections: str | None = None
     idle_in_transaction: Annotated[Seconds, Field(gt=0)] | None = None
