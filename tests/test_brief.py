@@ -112,6 +112,13 @@ def test_history_is_of_the_platform_alone(tmp_path: Path) -> None:
     assert history.proven("orders-db", "b2") is None
 
 
+def test_a_proof_is_known_however_many_nights_came_since(tmp_path: Path) -> None:
+    past.write(tmp_path, NOW - timedelta(days=90), backup="proven-once")
+    for days in range(60):
+        past.write(tmp_path, NOW - timedelta(days=days), steps={}, purpose="maintenance", back=None)
+    assert History(tmp_path, "world").proven("orders-db", "proven-once")
+
+
 def test_what_a_restore_moved_is_known(tmp_path: Path) -> None:
     folder = past.write(tmp_path, NOW, moved=10**9)
     assert of(folder).acts == [Act("orders-db", "stage", 10.0, 10**9)]

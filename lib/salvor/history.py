@@ -26,10 +26,18 @@ class History:
     def _briefs(self) -> list[Brief]:
         return list(islice(filter(None, brief.newest_first(self._folder, self._platform)), _NEWEST))
 
+    @cached_property
+    def _proofs(self) -> dict[tuple[str, str | None], datetime]:
+        """When each backup was last proven, by every journal: nightly backups write many, and proofs are rare."""
+        found: dict[tuple[str, str | None], datetime] = {}
+        for each in filter(None, brief.newest_first(self._folder, self._platform)):
+            for proof in reversed(each.proofs):
+                found.setdefault((proof.system, proof.backup), proof.at)
+        return found
+
     def proven(self, system: str, backup: str) -> datetime | None:
         """When a restore of this backup last passed `verify`; None when it never did."""
-        proofs = (proof for each in self._briefs for proof in reversed(each.proofs))
-        return next((proof.at for proof in proofs if (proof.system, proof.backup) == (system, backup)), None)
+        return self._proofs.get((system, backup))
 
     def last(self, system: str, verb: str) -> float | None:
         """Seconds that this verb took on this system the last time that it was done; None when it never was."""
