@@ -8,14 +8,15 @@ import struct
 import subprocess
 import zlib
 from collections.abc import Callable
+from datetime import timedelta
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import record
+from salvor import brief, clock, record, show_trends, trends
 
-from tests import told
+from tests import past, told
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here: apt-get install chromium")
@@ -70,7 +71,7 @@ def chromium(page: Path, *options: str, dark: bool = False) -> str:
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page of each kind of incident."""
+    """The page of each kind of incident, and one of trends."""
     root = tmp_path_factory.mktemp("pages")
     made = {}
     scenes: dict[str, Callable[[Path], told.Teller]] = {
@@ -87,6 +88,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = root / "20261121T003300Z-orders-eeee"
     told.eventful(folder).journal.close()
     assert record.make(folder) == ""
+    for number in range(40):
+        past.write(root / "past", past.NOW - number * timedelta(days=25), blind=30.0, back=60.0 * number)
+    with clock.use(lambda: past.NOW):
+        found = trends.reckon(brief.newest_first(root / "past"), "world", {"orders": 99.9})
+        made["trends"] = root / "past" / "trends.html"
+        made["trends"].write_text(show_trends.page(found))
     return made | {"executed": folder / record.PAGE}
 
 
@@ -119,14 +126,15 @@ def pixel(png: bytes) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_every_word_can_be_read_in_light_and_dark(pages: dict[str, Path], dark: bool) -> None:
-    values = measured(pages["executed"], 1280, dark)
+@pytest.mark.parametrize("name", ["executed", "trends"])
+def test_every_word_can_be_read_in_light_and_dark(pages: dict[str, Path], name: str, dark: bool) -> None:
+    values = measured(pages[name], 1280, dark)
     assert values["faint"] == [], "text against what is behind it, WCAG 2 AA"
     assert values["background"] == ("rgb(15, 19, 23)" if dark else "rgb(246, 247, 249)")
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-@pytest.mark.parametrize("name", ["executed", "hostile"])
+@pytest.mark.parametrize("name", ["executed", "hostile", "trends"])
 def test_nothing_runs_out_of_the_page(pages: dict[str, Path], name: str, width: int) -> None:
     values = measured(pages[name], width)
     assert values["scroll"] <= width
