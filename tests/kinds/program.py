@@ -1,16 +1,24 @@
-"""A program for tests: a file that says which run goes on, and how often it was restarted."""
+"""A program for tests: a file that says which run of it goes on, and works on a folder. Each start is another run.
+
+`<path>` holds the run's number, and `hung` behind it when it does not do its work; it is empty when it is stopped.
+`<path>.acts` tells what was done, and what the folder held then.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from salvor import system
-from salvor.change import Reachable, State
+from salvor.change import Change, Progress, Reachable, State
 from salvor.system import Application, verb
+
+from tests import trouble
 
 
 class Settings(system.Settings):
     path: Path
+    works_on: Path
     uses: tuple[str, ...] = ()
 
 
@@ -20,23 +28,37 @@ class Program(Application):
     Settings = Settings
 
     @property
-    def _run(self) -> int:
-        return len(self.settings.path.read_text().splitlines())
+    def run(self) -> str:
+        return self.settings.path.read_text() if self.settings.path.exists() else ""
 
     def observe(self) -> State:
-        return State(Reachable.UP, "program", None, "runs", details={"run": str(self._run)})
+        reachable = Reachable.UP if self.run else Reachable.DOWN
+        return State(reachable, "program", None, "it runs" if self.run else "it is stopped", details={"run": self.run})
+
+    def apply(self, change: Change) -> Iterator[Progress]:
+        with trouble.around(self.settings.path.parent, self.name, change.verb):
+            yield from super().apply(change)
+
+    def _did(self, what: str) -> None:
+        data = self.settings.works_on / "live" / "data"
+        with self.settings.path.with_suffix(".acts").open("a") as acts:
+            acts.write(f"{what} {data.read_text().split()[0] if data.exists() else 'nothing'}\n")
 
     @verb(deadline=5)
     def start(self) -> None:
-        """It runs always."""
+        if not self.run:
+            self._did("start")
+            runs = self.settings.path.with_suffix(".acts").read_text().count("start")
+            self.settings.path.write_text(f"run-{runs}")
 
     @verb(deadline=5)
     def stop(self) -> None:
-        """It runs always."""
+        if self.run:
+            self._did("stop")
+            self.settings.path.write_text("")
 
     @verb(deadline=5)
     def restart(self, run: str) -> None:
-        """One more line, unless that was done."""
-        if str(self._run) == run:
-            with self.settings.path.open("a") as file:
-                file.write("restarted\n")
+        if self.run == run:
+            self.stop()
+        self.start()

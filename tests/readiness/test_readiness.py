@@ -180,7 +180,7 @@ def test_owed_work_is_at_risk_until_it_is_closed(drilled: World) -> None:
 def test_a_service_is_no_readier_than_what_it_depends_on(drilled: World) -> None:
     describe(
         drilled,
-        systems=f"  run: {{kind: program, path: {drilled.root}/sign}}\n",
+        systems=f"  run: {{kind: daemon, path: {drilled.root}/sign}}\n",
         services="  shop: {rto: 5m, rpo: 1d, depends_on: [things], applications: [run]}\n",
     )
     assert row("shop").needs == {"things": "ready"}
@@ -192,10 +192,19 @@ def test_a_service_is_no_readier_than_what_it_depends_on(drilled: World) -> None
     assert rows[1].told_backup == "no data"
 
 
+def test_a_program_is_as_ready_as_what_it_depends_on(drilled: World) -> None:
+    describe(
+        drilled,
+        systems=f"  run: {{kind: daemon, path: {drilled.root}/sign}}\n",
+        services="  shop: {rto: 5m, rpo: 1d, depends_on: [things], applications: [run]}\n",
+    )
+    assert (row("shop").verdict, reasons("shop")) == ("ready", [])
+
+
 def test_one_service_alone_is_looked_at_alone(drilled: World) -> None:
     describe(
         drilled,
-        systems=f"  run: {{kind: program, path: {drilled.root}/sign}}\n",
+        systems=f"  run: {{kind: daemon, path: {drilled.root}/sign}}\n",
         services="  shop: {rto: 5m, rpo: 1d, depends_on: [things], applications: [run]}\n",
     )
     assert [each.service for each in report.look("world", "things").rows] == ["things"]
@@ -245,10 +254,13 @@ def test_the_inventory_is_held_against_reality(drilled: World, monkeypatch: pyte
 
 @pytest.fixture
 def found(drilled: World) -> Report:
+    """Of a service that was drilled, and of one that depends on it and never was."""
+    shutil.copytree(drilled.store / "backups", drilled.root / "spare" / "backups")
+    shutil.copytree(drilled.store / "live", drilled.root / "spare" / "live")
     describe(
         drilled,
-        systems=f"  run: {{kind: program, path: {drilled.root}/sign}}\n",
-        services="  shop: {rto: 5m, rpo: 1d, depends_on: [things], applications: [run]}\n",
+        systems=f"  spare: {{kind: folder, root: {drilled.root}/spare}}\n",
+        services="  shop: {rto: 5m, rpo: 1d, depends_on: [things], systems: [spare]}\n",
     )
     return report.look("world")
 

@@ -24,7 +24,7 @@ BEGIN = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
 PLATFORM = """
 systems:
   pages: {{kind: cache, path: {root}/pages}}
-  program: {{kind: program, path: {root}/program}}
+  program: {{kind: daemon, path: {root}/program}}
   people:
     kind: outbox
     channels:

@@ -116,9 +116,13 @@ def it_can_be_restored(facts: Facts) -> Iterator[Reason]:
 
 
 def in_time(facts: Facts) -> Iterator[Reason]:
-    """An expected RTO beyond the target: not ready. Never measured, not whole, or the worst beyond it: at risk."""
+    """An expected RTO beyond the target: not ready. Never measured, not whole, or the worst beyond it: at risk. A service
+    without data cannot be rehearsed alone: unmeasured, it is as ready as what it depends on.
+    """
     expected, limit = facts.expected, facts.service.rto
     allowed = f"{clock.write_duration(limit)} are allowed (RTO)"
+    if expected is None and not facts.service.systems:
+        return
     if expected is None:
         yield Reason(AT_RISK, "no recovery was ever measured: nobody knows what it takes", facts.command("drill"))
         return
