@@ -274,6 +274,8 @@ def test_hostile_files_do_not_count_and_hold_nobody_up(place: World) -> None:
             (folder / other[0]).write_bytes(other[1])
         until(waits(place))
         until(lambda: len(lines(place, "refused")) == 9)
+        why = [line["why"] for line in lines(place, "refused")]
+        assert f"it has more than {paper.MOST_BYTES} bytes" in why, "too much is not even read"
         time.sleep(0.6)
         assert place.live == BAD
         begun = time.monotonic()
