@@ -116,8 +116,9 @@ def it_can_be_restored(facts: Facts) -> Iterator[Reason]:
 
 
 def in_time(facts: Facts) -> Iterator[Reason]:
-    """An expected RTO beyond the target: not ready. Never measured, not whole, or the worst beyond it: at risk. A service
-    without data cannot be rehearsed alone: unmeasured, it is as ready as what it depends on.
+    """An expected RTO beyond the target: not ready. Never measured, not whole, or the worst beyond it: at risk.
+
+    A service without data cannot be rehearsed alone: unmeasured, it is as ready as what it depends on.
     """
     expected, limit = facts.expected, facts.service.rto
     allowed = f"{clock.write_duration(limit)} are allowed (RTO)"
