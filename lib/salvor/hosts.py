@@ -23,7 +23,6 @@ from salvor.session import incidents_folder
 from salvor.shell import Result, Shell
 from salvor.show import Shown
 from salvor.ssh.host import Host
-from salvor.ssh.settings import SshSettings
 
 HERE = "this-machine"
 _AT_ONCE = 50
@@ -58,6 +57,7 @@ def places(platform: Platform) -> dict[str, Place]:
     """The machines that the inventory names, each once: systems of the kind host, and where members of a database,
     trees of files and applications are. Raises UsageError when there is none.
     """
+    from salvor.on_a_machine import OnAMachineSettings
     from salvor.systems.host import HostSettings
     from salvor.systems.postgres import PostgresSettings
 
@@ -70,11 +70,9 @@ def places(platform: Platform) -> dict[str, Place]:
         for member in one.members
     ]
     of_others = [
-        (address or HERE, name, Host(address, way), ())
+        (one.address or HERE, name, Host(one.address, one.ssh), ())
         for name, one in described
-        if not isinstance(one, HostSettings)
-        and isinstance(address := getattr(one, "address", None), str)
-        and isinstance(way := getattr(one, "ssh", None), SshSettings)
+        if isinstance(one, OnAMachineSettings) and not isinstance(one, HostSettings)
     ]
     found: dict[tuple[str, int | None], tuple[str, Place]] = {}
     for name, system, host, services in (*own, *of_databases, *of_others):

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -91,6 +91,17 @@ class Wish:
     rpo: float = 0.0
     ways: tuple[str, ...] = ()
     overrides: Mapping[str, str] | None = None
+
+    def in_its_order(self, ways: Iterable[WayBack]) -> list[WayBack]:
+        """These ways, as the runbook orders and allows them; what is possible comes first."""
+        places = {name: place for place, name in enumerate(self.ways)}
+        allowed = [
+            way
+            if not self.ways or way.name in places
+            else replace(way, possible=False, why="the runbook does not allow it")
+            for way in ways
+        ]
+        return sorted(allowed, key=lambda way: (not way.possible, places.get(way.name, len(places))))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def opened(made: Machine, context: Context, **more: object) -> Host:
 
 
 def shell_of(host: Host) -> Shell:
-    return host.host.open()
+    return host.settings.host.open()
 
 
 # ------------------------------------------------------------------------------------------ the fence

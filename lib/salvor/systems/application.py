@@ -4,26 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from salvor import checks, clock, shell
+from salvor import checks, clock
 from salvor.change import UNSEEN, Level, Reachable, State
 from salvor.checks import Check
 from salvor.errors import CannotError, NotConvergedError, SalvorError
 from salvor.host import instances, releases, services
 from salvor.host.releases import Releases
 from salvor.host.services import Service
-from salvor.shell import Shell
-from salvor.ssh import host as way
-from salvor.ssh.settings import Address, SshSettings, User
+from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.system import Application as Role
-from salvor.system import Context, Settings, verb
+from salvor.system import verb
 
-_CONNECTING = 5.0
 _TURNING = 90.0
 _BETWEEN_LOOKS = 0.2
 
@@ -46,7 +42,7 @@ def _check_folder(path: str) -> str:
     return path
 
 
-class ApplicationSettings(Settings):
+class ApplicationSettings(OnAMachineSettings):
     """A program as the inventory describes it. `address` (empty: this machine), `ssh` and `run_as` say how its machine
     is reached, `service` what it is called there, `environment` where its manager is at home (PM2_HOME, PATH; never a
     secret), `uses` the systems whose data it works on. `healthy`: the check that it passes once it has started, within
@@ -55,9 +51,6 @@ class ApplicationSettings(Settings):
     """
 
     kind: Literal["application"]
-    address: Address | Literal[""] = ""
-    ssh: SshSettings = SshSettings()
-    run_as: User | None = None
     service: Annotated[str, AfterValidator(_check_service)]
     environment: Mapping[str, str] = {}
     uses: tuple[str, ...] = ()
@@ -73,27 +66,19 @@ class ApplicationSettings(Settings):
         return self
 
 
-class Application(Role):
+class Application(OnAMachine, Role):
     """One program on one machine."""
 
     Settings = ApplicationSettings
     settings: ApplicationSettings
 
-    def __init__(self, name: str, settings: Any, context: Context) -> None:
-        super().__init__(name, settings, context)
-        self._host = way.Host(settings.address, settings.ssh, settings.run_as)
-
-    @cached_property
-    def _shell(self) -> Shell:
-        return shell.on_demand(self.settings.address or "this machine", lambda: self._host.open(_CONNECTING))
-
     def look(self) -> Service:
         """How its service is. Raises CannotError, or OutcomeUnknownError, when its machine cannot be asked."""
-        return services.see(self._shell, self.settings.service, self.settings.environment)
+        return services.see(self.shell, self.settings.service, self.settings.environment)
 
     def instances(self) -> int:
         """How many instances of it run. Raises CannotError when that cannot be told."""
-        return instances.count(self._shell, self._scaled, self.settings.environment)
+        return instances.count(self.shell, self._scaled, self.settings.environment)
 
     @property
     def _scaled(self) -> str:
@@ -101,7 +86,7 @@ class Application(Role):
 
     def deployed(self) -> Releases:
         """Its releases. Raises CannotError."""
-        return releases.look(self._shell, self._releases)
+        return releases.look(self.shell, self._releases)
 
     @property
     def _releases(self) -> str:
@@ -152,7 +137,7 @@ class Application(Role):
 
     def _turn(self, action: str) -> None:
         said = self.settings
-        services.act(self._shell, said.service, action, deadline=_TURNING, environment=said.environment)
+        services.act(self.shell, said.service, action, deadline=_TURNING, environment=said.environment)
 
     @verb(deadline=180)
     def scale(self, to: int) -> None:
@@ -160,12 +145,12 @@ class Application(Role):
         NotConvergedError.
         """
         environment = self.settings.environment
-        instances.scale(self._shell, self._scaled, to, deadline=_TURNING, environment=environment)
+        instances.scale(self.shell, self._scaled, to, deadline=_TURNING, environment=environment)
 
     @verb(deadline=240)
     def roll_back(self, release: str, run: str) -> None:
         """Turn it to another release, then restart it as `restart` does. Raises CannotError, or NotConvergedError."""
-        releases.turn_to(self._shell, self._releases, release)
+        releases.turn_to(self.shell, self._releases, release)
         self.restart(run)
 
     def _wait_until_healthy(self) -> None:

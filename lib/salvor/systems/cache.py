@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from salvor import secrets, shell
+from salvor import secrets
 from salvor.change import UNSEEN, Reachable, State
 from salvor.errors import CannotError, CommandError, NotConvergedError, SalvorError
 from salvor.host import PATH
+from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.secrets import SecretReference
-from salvor.shell import Shell
-from salvor.ssh import host as way
-from salvor.ssh.settings import Address, SshSettings, User
+from salvor.ssh.settings import Address
 from salvor.system import Cache as Role
-from salvor.system import Context, Settings, verb
+from salvor.system import verb
 
-_CONNECTING = 5.0
 _LOOKING = 8.0
 _CLEARING = 90.0
 _SYSTEM = {"bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "sys", "usr"}
@@ -71,15 +68,12 @@ class RedisSettings(BaseModel):
     password: SecretReference | None = None
 
 
-class CacheSettings(Settings):
+class CacheSettings(OnAMachineSettings):
     """A cache as the inventory describes it: a `path`, or a database of `redis`. `address` (empty: this machine), `ssh`
     and `run_as` say how its machine is reached; redis-cli runs there.
     """
 
     kind: Literal["cache"]
-    address: Address | Literal[""] = ""
-    ssh: SshSettings = SshSettings()
-    run_as: User | None = None
     path: Annotated[str, AfterValidator(_check_path)] | None = None
     redis: RedisSettings | None = None
 
@@ -90,19 +84,11 @@ class CacheSettings(Settings):
         return self
 
 
-class Cache(Role):
+class Cache(OnAMachine, Role):
     """One cache on one machine."""
 
     Settings = CacheSettings
     settings: CacheSettings
-
-    def __init__(self, name: str, settings: Any, context: Context) -> None:
-        super().__init__(name, settings, context)
-        self._host = way.Host(settings.address, settings.ssh, settings.run_as)
-
-    @cached_property
-    def _shell(self) -> Shell:
-        return shell.on_demand(self.settings.address or "this machine", lambda: self._host.open(_CONNECTING))
 
     def observe(self) -> State:
         """How much is in it. Refused is down; what else keeps us from it is unknown."""
@@ -162,7 +148,7 @@ class Cache(Role):
         assert self.settings.path
         try:
             command = ["sh", "-c", PATH + script, "sh", self.settings.path, *arguments]
-            return self._shell.run(command, deadline=deadline).stdout
+            return self.shell.run(command, deadline=deadline).stdout
         except CommandError as error:
             wrong = _WRONG.get(error.exit_code_of_command)
             if not wrong:
@@ -180,7 +166,7 @@ class Cache(Role):
         environment = {"REDISCLI_AUTH": secrets.resolve(redis.password)} if redis.password else {}
         text = "".join(f"{command}\n" for command in commands).encode()
         command = ["redis-cli", *place, *user, "--no-auth-warning"]
-        result = self._shell.run(command, input=text, environment=environment, deadline=deadline)
+        result = self.shell.run(command, input=text, environment=environment, deadline=deadline)
         # redis-cli ends with 0 whatever is refused, and where it cannot select a database it goes on in the first one.
         refused = result.stderr.strip() or ("" if result.stdout.strip() else "it says nothing")
         refused = refused or next(filter(_REFUSED.match, result.stdout.splitlines()), "")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from math import inf
@@ -13,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from salvor import clock, leftovers, shell
+from salvor import clock, leftovers
 from salvor.archive import audit as archives
 from salvor.archive.settings import ArchivesSettings
 from salvor.archive.system import Archived
@@ -23,15 +22,12 @@ from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.files import archived, audit, backing_up, questions, snapshot
 from salvor.files.place import ABSENT, Beside, Look, Place, room_for
 from salvor.files.restic import Repository
+from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.policy import BackedUpSettings, Keep
 from salvor.secrets import SecretReference
-from salvor.shell import Shell
-from salvor.ssh import host
-from salvor.ssh.settings import Address, SshSettings, User
 from salvor.system import Wish, verb
 
 _DAY = 24 * 3600.0
-_CONNECTING = 5.0
 
 
 def _check_path(path: str) -> str:
@@ -64,16 +60,13 @@ class RepositorySettings(BaseModel):
     keep: Keep | None = None
 
 
-class FilesSettings(BackedUpSettings):
+class FilesSettings(OnAMachineSettings, BackedUpSettings):
     """A tree or a single file as the inventory describes it. `address`: empty for this machine. `run_as`: who commands
     run as there; only root gives files back to other owners. `repositories`: the first that answers is restored from.
     """
 
     kind: Literal["files"]
     path: Annotated[str, AfterValidator(_check_path)]
-    address: Address | Literal[""] = ""
-    ssh: SshSettings = SshSettings()
-    run_as: User | None = None
     repositories: tuple[RepositorySettings, ...] = ()
     archives: ArchivesSettings | None = None
 
@@ -93,18 +86,12 @@ class FilesSettings(BackedUpSettings):
         return self
 
 
-class Files(Archived):
+class Files(OnAMachine, Archived):
     """A tree or a single file of a host. What it does is in `salvor.files`; this ties it together."""
 
     Settings = FilesSettings
     settings: FilesSettings
     asked_by: ClassVar[Literal["sql", "ask"]] = "ask"
-
-    @cached_property
-    def shell(self) -> Shell:
-        """Where the tree lives."""
-        address, way = self.settings.address, host.Host(self.settings.address, self.settings.ssh, self.settings.run_as)
-        return shell.on_demand(address or "this machine", lambda: way.open(_CONNECTING))
 
     @cached_property
     def place(self) -> Place:
@@ -190,13 +177,7 @@ class Files(Archived):
             return [WayBack(name, False, error.what) for name in (snapshot.NAME, archived.NAME)]
         found = [snapshot.way_back(self, look, wish), archived.way_back(self, look, wish)]
         found.sort(key=lambda way: inf if way.loses is None else way.loses)
-        if wish.ways:
-            found = [
-                way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
-                for way in found
-            ]
-            found.sort(key=lambda way: wish.ways.index(way.name) if way.name in wish.ways else len(wish.ways))
-        return sorted(found, key=lambda way: not way.possible)
+        return wish.in_its_order(found)
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from functools import cached_property
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, IPvAnyNetwork
 
-from salvor import shell
 from salvor.change import UNSEEN, Reachable, State
 from salvor.errors import CannotError, SalvorError
 from salvor.host import facts, fence, health, once, services
 from salvor.host.facts import Facts
 from salvor.host.services import Service
-from salvor.shell import Shell
-from salvor.ssh import host as way
-from salvor.ssh.settings import Address, SshSettings, User
-from salvor.system import Context, Machine, Settings, verb
+from salvor.on_a_machine import OnAMachine, OnAMachineSettings
+from salvor.system import Context, Machine, verb
 
-_CONNECTING = 5.0
 _LOOKING = 8.0
 
 
@@ -29,26 +24,18 @@ def _check_service(name: str) -> str:
     return name
 
 
-class HostSettings(Settings):
+class HostSettings(OnAMachineSettings):
     """A machine as the inventory describes it. `address`: empty for this one. `run_as`: who commands run as there; a
     fence, and most services, need root. `management`: the networks from which it stays reachable when it is fenced,
     besides the address that we come from. `services`: those that are to run.
     """
 
     kind: Literal["host"]
-    address: Address | Literal[""] = ""
-    ssh: SshSettings = SshSettings()
-    run_as: User | None = None
     management: tuple[IPvAnyNetwork, ...] = ()
     services: tuple[Annotated[str, AfterValidator(_check_service)], ...] = ()
 
-    @property
-    def host(self) -> way.Host:
-        """How it is reached."""
-        return way.Host(self.address, self.ssh, self.run_as)
 
-
-class Host(Machine):
+class Host(OnAMachine, Machine):
     """One machine, reached over SSH; or this one."""
 
     Settings = HostSettings
@@ -58,22 +45,13 @@ class Host(Machine):
         super().__init__(name, settings, context)
         self._first_look: health.Look | None = None
 
-    @property
-    def host(self) -> way.Host:
-        """How it is reached."""
-        return self.settings.host
-
-    @cached_property
-    def _shell(self) -> Shell:
-        return shell.on_demand(self.settings.address or "this machine", lambda: self.host.open(_CONNECTING))
-
     def look(self) -> Facts:
         """What it says of itself. Raises CannotError, or OutcomeUnknownError."""
-        return facts.ask(self._shell, self.settings.services, deadline=_LOOKING)
+        return facts.ask(self.shell, self.settings.services, deadline=_LOOKING)
 
     def service(self, name: str) -> Service:
         """How a service is there, named by the inventory or not. Raises CannotError when the machine is not reached."""
-        return services.see(self._shell, name)
+        return services.see(self.shell, name)
 
     def observe(self) -> State:
         """One look, in one command. Refused is down; everything else that keeps us from it is unknown."""
@@ -110,25 +88,25 @@ class Host(Machine):
     @verb(deadline=120)
     def fence(self, identity: str) -> None:
         """Cut it off from everybody but its operator, in and out, also after a reboot. Raises CannotError."""
-        route = self.host.route
+        route = self.settings.host.route
         login = route.host.user if route else ""
-        fence.raise_it(self._shell, self._checked(identity).fence, self.settings.management, login)
+        fence.raise_it(self.shell, self._checked(identity).fence, self.settings.management, login)
 
     @verb(deadline=120)
     def unfence(self, identity: str) -> None:
         """Take the fence away. Raises CannotError."""
         self._checked(identity)
-        fence.lift(self._shell)
+        fence.lift(self.shell)
 
     @verb(deadline=180)
     def start(self, service: str) -> None:
         """Start a service, unless it runs. Raises CannotError, or NotConvergedError when it does not stay up."""
-        services.act(self._shell, service, "start", deadline=90.0)
+        services.act(self.shell, service, "start", deadline=90.0)
 
     @verb(deadline=180)
     def stop(self, service: str) -> None:
         """Stop a service, if it runs. Raises CannotError, or NotConvergedError when it goes on."""
-        services.act(self._shell, service, "stop", deadline=90.0)
+        services.act(self.shell, service, "stop", deadline=90.0)
 
     @verb(deadline=180)
     def restart(self, service: str, run: str) -> None:
@@ -137,14 +115,14 @@ class Host(Machine):
         """
         now = self.service(service)
         if not (run and now.runs and now.run != run):
-            services.act(self._shell, service, "restart", deadline=90.0)
+            services.act(self.shell, service, "restart", deadline=90.0)
 
     @verb(deadline=3700, destructive=True)
     def execute(self, command: list[str], occasion: str, deadline: float) -> None:
         """Run a command there, once for an `occasion` (letters, digits, hyphens), within `deadline` seconds. Raises
         CommandError when it fails, OutcomeUnknownError when it was begun and nobody saw its end: it is not run again.
         """
-        once.run(self._shell, command, occasion, deadline=deadline)
+        once.run(self.shell, command, occasion, deadline=deadline)
 
 
 def _identity(seen: Facts) -> str:

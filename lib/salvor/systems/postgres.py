@@ -197,13 +197,7 @@ class Postgres(Archived):
         seen = self.site.view()
         found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
         found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, seen, wish)]
-        if wish.ways:
-            found = [
-                way if way.name in wish.ways else replace(way, possible=False, why="the runbook does not allow it")
-                for way in found
-            ]
-            found.sort(key=lambda way: wish.ways.index(way.name) if way.name in wish.ways else len(wish.ways))
-        return sorted(found, key=lambda way: not way.possible)
+        return wish.in_its_order(found)
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""
