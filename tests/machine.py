@@ -26,6 +26,7 @@ from salvor.ssh.settings import SshSettings
 
 from tests import ssh_server
 
+_PROJECT = Path(__file__).parents[1]
 _NSPAWN = shutil.which("systemd-nspawn")
 _number = itertools.count()
 
@@ -169,6 +170,7 @@ class Machine:
             "--keep-unit",
             "--console=passive",
             "--kill-signal=SIGKILL",
+            f"--bind-ro={_PROJECT}",  # its /tmp is its own, and the project may be below ours
         ]
         return [str(_NSPAWN), "--quiet", "--boot", *place, *alone, "systemd.unit=machine.target"]
 

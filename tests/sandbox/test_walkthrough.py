@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import salvor.sandbox
-from salvor import drill_report, executed, inventory, session, walkthrough
-from salvor.change import Level
+from salvor import inventory, walkthrough
 from salvor.errors import CannotError, UsageError
-from salvor.journal import incidents
-from salvor.sandbox import traces
 from salvor.sandbox.layout import Layout
 
 
@@ -71,26 +64,3 @@ def test_a_platform_that_only_bears_the_name_is_never_broken(
             learn.break_it()
     finally:
         mark.unlink()
-
-
-def test_the_whole_walkthrough_by_papermill(fresh_sandbox: Layout, tmp_path: Path) -> None:
-    (fresh_sandbox.place / "walkthrough").touch()  # as an earlier try left it: then making it takes no time
-    output = tmp_path / "out.ipynb"
-    argv = [sys.executable, "-m", "papermill", str(executed.template("walkthrough")), str(output), "--no-progress-bar"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(executed.__file__).parents[1])}
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert traces.of(fresh_sandbox) == [], "it takes the sandbox down"
-    (folder,) = incidents(session.incidents_folder())
-    report = drill_report.read(folder)
-    assert report.verdict is not Level.FAIL and report.scenario == "walkthrough wrong-update"
-    assert report.story.state == "recovered, undone, closed"
-    assert (folder / drill_report.PAGE).exists()
-    shown = {
-        "".join(cell["source"]): json.dumps(cell["outputs"])
-        for cell in json.loads(output.read_bytes())["cells"]
-        if cell["cell_type"] == "code"
-    }
-    assert "Plan hash" in shown["learn.plan()"] and "inv undo --incident=" in shown["learn.handover()"]
-    assert "what was acknowledged is there" in shown["learn.survivors()"]
-    assert "prices make sense" in shown["learn.look()"]

@@ -79,9 +79,7 @@ class Physical:
         marker = beside.read_marker(look.marker)
         phase = marker.get("phase") if {name: marker.get(name) for name in wanted} == wanted else None
         if phase is None or phase == "undone":
-            yield from self._restore(
-                backup, target, timeline, look, whole=bool(marker.get("incident") == self.incident)
-            )
+            yield from self._restore(backup, target, timeline, whole=bool(marker.get("incident") == self.incident))
             marker = wanted
             beside.write_marker(self.stage, marker | {"phase": "restored"})
         damaged = self.live.look()
@@ -100,17 +98,19 @@ class Physical:
         while found := dropped.began(self.stage, self.repository):
             database, lsn = found
             yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
-            yield from self._restore(backup, f"before-lsn:{lsn}", timeline, self.stage.look(), whole=False)
+            yield from self._restore(backup, f"before-lsn:{lsn}", timeline, whole=False)
             stamp = {"phase": "restored", "stopped_before_drop_of": database, "at": lsn}
             beside.write_marker(self.stage, {**wanted, **stamp})
             self.stage.launch(self._overrides([self.stage.look(), self.live.look()]))
             yield from self._replay(f"before-lsn:{lsn}", 0)
 
-    def _restore(self, backup: str, target: str, timeline: int, look: Look, *, whole: bool) -> Iterator[Progress]:
+    def _restore(self, backup: str, target: str, timeline: int, *, whole: bool) -> Iterator[Progress]:
         """The files of the backup, and the WAL that only the damaged server has."""
         self.stage.kill()
         self._end_leftovers()
-        if whole:  # it was built for another wish, or was live meanwhile
+        look = self.stage.look()  # now that nothing works there any more
+        # `whole`: it was built for another wish, or was live meanwhile.
+        if look.directory is not None and (whole or not self._can_be_gone_on_with()):
             self.remove()
             look = self.stage.look()
         self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
@@ -133,6 +133,14 @@ class Physical:
         yield Progress(0, None, "", "copying the WAL that is not archived")
         self._salvage()
         self.live.shell.write(f"{self.stage.data}/{_HBA}", fence.only_the_operator(self.live.operator.user))
+
+    def _can_be_gone_on_with(self) -> bool:
+        """Whether pgBackRest takes what is there for its own work: else it ignores --delta, and refuses a folder in
+        which there is anything (src/command/restore/restore.c). A restore that was killed in its first moments has made
+        folders, and neither of these files.
+        """
+        script = '[ -e "$1/PG_VERSION" ] || [ -e "$1/backup.manifest" ]'
+        return self.live.shell.succeeds(["sh", "-c", script, "sh", self.stage.data])
 
     def _end_leftovers(self) -> None:
         """End what a killed call left working in the stage: two restores of one directory would spoil it."""

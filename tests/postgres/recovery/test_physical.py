@@ -293,3 +293,17 @@ def test_the_application_is_kept_from_a_stage(cluster: Cluster) -> None:
         )
     assert is_up(cluster.observe())
     cluster.write("a", 1)
+
+
+def test_a_restore_that_was_killed_in_its_first_moments_is_begun_anew(cluster: Cluster) -> None:
+    """pgBackRest goes on with what it knows for its own work, and refuses a folder in which there is anything else."""
+    cluster.write("a", 5)
+    way = cluster.way("physical", WISH)
+    stage = f"{cluster.server('a').data}.salvor-{cluster.system.context.incident}"
+    there = cluster.server("a").shell
+    there.run(["mkdir", "-p", "-m", "700", f"{stage}/base/1"])
+    there.run(["touch", f"{stage}/base/1/112"])
+    cluster.do("fence", identity=cluster.observe().identity)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    assert next(one for one in cluster.observe().staged if one.name == STAGE).complete
