@@ -113,7 +113,7 @@ def series(good: Sequence[Backup]) -> dict[tuple[str, str, str], list[Backup]]:
 
 def median_before(ordered: Sequence[Backup]) -> float | None:
     """The median size of the backups before the newest one; None when there are too few to compare with."""
-    sizes = [one.size for one in ordered[1 : _COMPARED + 1]]
+    sizes = [one.size for one in ordered[1 : _COMPARED + 1] if one.size]
     return statistics.median(sizes) if len(sizes) > 1 else None
 
 
@@ -121,7 +121,14 @@ def _sizes(system: str, good: Sequence[Backup], expect: Expect) -> Iterator[Find
     for (_, repository, kind), ordered in series(good).items():
         newest, median = ordered[0].size, median_before(ordered)
         figure, detail = f"{kind} of {write_bytes(newest)}", f"{ordered[0].id} in {repository}"
-        if newest < expect.smallest:
+        if not newest:  # restic older than 0.17 does not say how large a snapshot is
+            if expect.smallest:
+                limit, told = (
+                    f"at least {write_bytes(expect.smallest)}",
+                    f"{kind}: its engine does not say how large it is",
+                )
+                yield Finding(system, SIZE, Level.UNKNOWN, told, limit, detail)
+        elif newest < expect.smallest:
             yield Finding(system, SIZE, Level.FAIL, figure, f"at least {write_bytes(expect.smallest)}", detail)
         elif median is not None and newest < SHRUNK * median:
             limit = f"half of the median of those before it, {write_bytes(median)}"
@@ -195,7 +202,8 @@ def fill(system: str, room: Room, earlier: Mapping[datetime, int], newest: int) 
         return Finding(system, audit.SPACE, Level.FAIL, figure, f"{write_bytes(newest)}, as the newest", room.path)
     if days is None:
         level = Level.WARN if room.free < 3 * newest else Level.PASS
-        return Finding(system, audit.SPACE, level, figure, f"three times {write_bytes(newest)}", room.path)
+        limit = f"three times {write_bytes(newest)}" if newest else ""
+        return Finding(system, audit.SPACE, level, figure, limit, room.path)
     warn, fail = DAYS_TO_FULL
     level = Level.FAIL if days < fail else Level.WARN if days < warn else Level.PASS
     until = f", full in {clock.write_duration(days * 86400)}" if days < 3650 else ""

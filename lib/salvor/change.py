@@ -130,11 +130,12 @@ class Backup:
     """A restorable point that an engine lists.
 
     `taken` is the moment whose data it holds (UTC); `kind` is the engine's word (full, diff, incr, dump); `size` is
-    bytes in the repository; `window` is the range of times it can be recovered to (None: only `taken`);
-    `fingerprint` says what the content was; `proven` when a restore of it was last verified. `content` is bytes that a
-    restore of it brings back (None: as many as `size`), counted as `stage` counts them in its progress. `repository`
-    names what holds it (a policy of retention counts in each by itself); `needs` are the ids of the backups without
-    which it cannot be restored; `hold` is why nobody may remove it yet (an object lock); empty: nothing hinders.
+    bytes in the repository (0: the engine does not say); `window` is the range of times it can be recovered to (None:
+    only `taken`); `fingerprint` says what the content was; `proven` when a restore of it was last verified. `content`
+    is bytes that a restore of it brings back (None: as many as `size`), counted as `stage` counts them in its progress.
+    `repository` names what holds it (a policy of retention counts in each by itself); `needs` are the ids of the
+    backups without which it cannot be restored; `hold` is why nobody may remove it yet (an object lock); empty: nothing
+    hinders.
     """
 
     id: str

@@ -136,7 +136,7 @@ def _row(backup: Backup) -> tuple[str, ...]:
         backup.id,
         backup.kind,
         clock.write_duration(clock.age(backup.taken).total_seconds()),
-        show.write_bytes(backup.size),
+        show.write_bytes(backup.size) if backup.size else "-",
         window,
         proven,
         note,

@@ -66,6 +66,14 @@ def test_the_three_alerts_of_a_small_saas() -> None:
     assert found["size"].startswith("fail: dump of 488.3 KiB; at least 976.6 KiB")
 
 
+def test_a_size_that_the_engine_does_not_say_is_not_called_nothing() -> None:
+    unsaid = [dump(hours, size=0) for hours in (10, 34, 58)]
+    assert not worst(unsaid)
+    assert "0 B" not in str([_said(one) for one in backup_checks.judge("shop-db", unsaid, Known(86400.0))])
+    ((check, said),) = worst(unsaid, expect=Expect.model_validate({"smallest": "1MB"}))
+    assert check == "size" and said.startswith("unknown: dump: its engine does not say how large it is; at least ")
+
+
 def test_a_backup_is_missing_only_when_there_was_time_to_make_it() -> None:
     due = (Due("schedule nightly", read("11:00 UTC"), ("dump",)),)
     assert not worst([dump(20)], due=due), "an hour ago: it may still run"
