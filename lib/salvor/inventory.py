@@ -162,7 +162,7 @@ def meant(service: str) -> str:
     """
     if named := os.environ.get("SALVOR_PLATFORM"):
         return named
-    found = [name for name in names() if service and service in _services(name)]
+    found = [name for name in names() if service and _names(name, service)]
     if len(found) > 1:
         raise UsageError(
             f"--platform: {service!r} is a service of {' and of '.join(found)}.",
@@ -172,15 +172,19 @@ def meant(service: str) -> str:
     return found[0] if found else SANDBOX
 
 
-def _services(platform: str) -> set[str]:
-    """The names of a platform's services, as far as its files can be read: whoever loads it is told what is wrong."""
-    found: set[str] = set()
-    with suppress(SalvorError, OSError):
+def _names(platform: str, service: str) -> bool:
+    """Whether a platform has the service, as far as its files can be read: whoever loads it is told what is wrong."""
+    import yaml
+
+    with suppress(SalvorError, OSError, ValueError, yaml.YAMLError):
         for path in _paths(platform):
-            data = located_yaml.read(path).data
-            services = data.get("services") if isinstance(data, dict) else None
-            found |= set(services) if isinstance(services, dict) else set()
-    return found
+            text = path.read_text(encoding="utf-8")
+            if f"{service}:" not in text:
+                continue  # to parse all platforms would take longer than to look at one
+            data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe loader
+            if isinstance(data, dict) and service in (data.get("services") or {}):
+                return True
+    return False
 
 
 def load(name: str) -> Platform:
