@@ -1,0 +1,172 @@
+"""The inventory: which platforms there are, and what each is made of, from YAML. `load` reads and checks one.
+
+`sections` reads its files, `platform` holds the models, `references` checks what they name. An error says file, line,
+column and the mend, and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from salvor import secrets
+from salvor.errors import SalvorError, UsageError
+from salvor.inventory import references
+from salvor.inventory.platform import Platform, Service, check_name, is_name
+from salvor.inventory.sections import Sections, read
+from salvor.schedule import settings as schedule
+from salvor.schedule.settings import Schedule
+from salvor.status import settings as status
+from salvor.status.settings import Notice, Page
+from salvor.system import Settings, kind
+from salvor.watch import references as watch
+from salvor.watch.rules import Escalation, Rule
+
+__all__ = ["SANDBOX", "Platform", "Service", "home", "load", "meant", "names", "root"]
+
+SANDBOX = "sandbox"
+"""The platform that is there to be broken."""
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def root() -> Path:
+    """The folder that this code was cloned to: it holds `runbooks/`, `notebooks/` and, if nothing else is said,
+    `incidents/`.
+    """
+    return Path(__file__).absolute().parents[3]
+
+
+def home() -> Path:
+    """The folder of the platforms: SALVOR_INVENTORY, or `inventory/` in the project."""
+    return Path(os.environ.get("SALVOR_INVENTORY") or root() / "inventory").absolute()
+
+
+def names() -> list[str]:
+    """The platforms that the inventory describes."""
+    folder = home()
+    paths = folder.iterdir() if folder.is_dir() else ()
+    found = {
+        path.stem if path.suffix == ".yaml" else path.name for path in paths if path.is_dir() or path.suffix == ".yaml"
+    }
+    return sorted(filter(is_name, found))
+
+
+def meant(service: str) -> str:
+    """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service, else the
+    sandbox. Raises UsageError when several have it.
+    """
+    if named := os.environ.get("SALVOR_PLATFORM"):
+        return named
+    found = [name for name in names() if service and _has(name, service)]
+    if len(found) > 1:
+        raise UsageError(
+            f"--platform: {service!r} is a service of {' and of '.join(found)}.",
+            safe="nothing was changed",
+            hint=f"say which: --platform={found[0]}",
+        )
+    return found[0] if found else SANDBOX
+
+
+def _has(platform: str, service: str) -> bool:
+    """Whether a platform has the service, as far as its files can be read: whoever loads it is told what is wrong."""
+    import yaml
+
+    with suppress(SalvorError, OSError, ValueError, yaml.YAMLError):
+        for path in _files_of(platform):
+            text = path.read_text(encoding="utf-8")
+            if f"{service}:" not in text:
+                continue  # to parse all platforms would take longer than to look at one
+            data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe loader
+            if isinstance(data, dict) and service in (data.get("services") or {}):
+                return True
+    return False
+
+
+def load(name: str) -> Platform:
+    """Read and check a platform: `inventory/NAME.yaml` or every YAML file in `inventory/NAME/`.
+
+    Raises UsageError with file, line, column, what is wrong and the mend.
+    """
+    try:
+        check_name(name)
+    except ValueError as error:
+        raise UsageError(f"--platform: {error}.") from error
+    return _build(name, Sections([read(path) for path in _files_of(name)]))
+
+
+def _files_of(name: str) -> list[Path]:
+    """The files of a platform: never none. Files whose name begins with a dot are an editor's or a system's own."""
+    folder, single = home() / name, home() / f"{name}.yaml"
+    if folder.is_dir() and single.exists():
+        raise UsageError(
+            f"--platform: {name!r} is described twice: in {folder} and in {single}.",
+            hint=f"move {single} into {folder}",
+        )
+    if folder.is_dir():
+        paths = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
+        if not paths:
+            raise UsageError(
+                f"--platform: no file in {folder} ends in .yaml.",
+                hint=f"describe the platform in {folder}/platform.yaml",
+            )
+        return paths
+    if not single.exists():
+        raise UsageError(
+            f"--platform: there is no platform {name!r} in {home()}.",
+            hint=f"the platforms are: {', '.join(names()) or 'none'}",
+        )
+    return [single]
+
+
+def _build(name: str, sections: Sections) -> Platform:
+    """The models of a platform, each checked by itself and then with the others."""
+    entries, refuse = sections.entries, sections.refuse
+
+    def validated(section: str, model: type[_Model]) -> dict[str, _Model]:
+        return {key: sections.validate(model, entry, (section, key)) for key, entry in entries[section].items()}
+
+    settings = {key: _settings(key, entry, sections) for key, entry in entries["systems"].items()}
+    services = {key: _service(key, entry, sections) for key, entry in entries["services"].items()}
+    references.check(services, settings, refuse)
+    rules, escalations = validated("watch", Rule), validated("escalation", Escalation)
+    watch.check(rules, escalations, services, settings, refuse)
+    schedules = validated("schedules", Schedule)
+    schedule.check(schedules, services, refuse)
+    notices, page = validated("notices", Notice), sections.validate(Page, sections.status, ("status",))
+    status.check(page, notices, services, refuse)
+    verbs = {verb for one in settings.values() for verb in kind(one.kind).verbs()}
+    secrets.leave_readable({name, *services, *settings, *rules, *verbs})
+    return Platform(
+        name=name,
+        path=sections.documents[0].path.parent,
+        title=sections.title,
+        services=services,
+        settings=settings,
+        watch=rules,
+        escalation=escalations,
+        schedules=schedules,
+        notices=notices,
+        status=page,
+        documents=tuple(sections.documents),
+    )
+
+
+def _settings(name: str, entry: dict[str, Any], sections: Sections) -> Settings:
+    """The settings of a system, as its kind has them."""
+    if "kind" not in entry:
+        sections.refuse(("systems", name), f"the system {name!r} has no kind.", "add kind: postgres (or another kind)")
+    try:
+        model = kind(str(entry["kind"])).Settings
+    except SalvorError as error:
+        sections.refuse(("systems", name, "kind"), error.what, error.hint)
+    return sections.validate(model, entry, ("systems", name))
+
+
+def _service(name: str, entry: dict[str, Any], sections: Sections) -> Service:
+    if "name" in entry:
+        sections.refuse(("services", name, "name"), f"the service is {name!r} already.", "remove name:")
+    return sections.validate(Service, {"name": name, **entry}, ("services", name))
