@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import aftermath, console
-from salvor.errors import CannotError
+from salvor import aftermath, console, rehearsal
+from salvor.errors import CannotError, UsageError
 from salvor.session import Session, open_session
 from salvor.show import Plain
 
@@ -119,6 +119,13 @@ def test_a_program_is_not_blamed_for_what_it_depends_on(place: World) -> None:
         recover("shop")
     assert refused.value.hint == "inv restore --service=things"
     assert acts(place, "shop") == []
+
+
+def test_a_service_of_programs_alone_is_not_rehearsed_and_what_can_be_is_named(place: World) -> None:
+    with pytest.raises(UsageError, match="shop holds no data") as refused:
+        rehearsal.run("shop", "world", Plain())
+    assert refused.value.hint == "the data that it needs: inv drill --service=things --platform=world"
+    assert acts(place, "shop") == [] and place.journals() == []
 
 
 def test_what_is_dead_again_after_a_recovery_is_a_new_incident(place: World) -> None:

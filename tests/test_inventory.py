@@ -373,7 +373,11 @@ def test_the_platform_that_has_the_service_is_meant(home: Path, monkeypatch: pyt
     write(home, GOOD)
     write(home, "services: [", "broken.yaml")
     assert inventory.meant("auth") == "ours"
-    assert (inventory.meant("nope"), inventory.meant("")) == ("sandbox", "sandbox")
+    assert inventory.meant("") == "sandbox"
+    with pytest.raises(UsageError, match=r"no platform in .* has a service 'nope'") as unknown:
+        inventory.meant("nope")
+    assert "auth, orders (of ours)" in unknown.value.hint
+    assert "those of broken cannot be read: inv assess --platform=broken" in unknown.value.hint
     write(home, GOOD, "theirs.yaml")
     with pytest.raises(UsageError, match="of ours and of theirs") as refused:
         inventory.meant("auth")

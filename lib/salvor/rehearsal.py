@@ -7,6 +7,8 @@ from dataclasses import replace
 from salvor import drill_end, inventory, session
 from salvor.budgets import REHEARSAL
 from salvor.errors import NotProvenError, SalvorError, UsageError
+from salvor.inventory import Platform, Service
+from salvor.sandbox import platforms
 from salvor.show import Shown
 from salvor.system import Wish
 
@@ -22,10 +24,11 @@ def run(service: str, platform: str, shown: Shown, way: str = "", wish: Wish | N
         return
     failed: dict[str, SalvorError] = {}
     for each in inventory.load(platform).in_order():
-        if not each.systems:
-            continue
         shown.tell("")
         shown.tell(f"{each.title or each.name} (tier {each.tier}):")
+        if not each.systems:
+            shown.tell("  holds no data that could be restored beside: nothing to rehearse")
+            continue
         try:
             _run(each.name, platform, shown, way, wish or Wish())
         except SalvorError as error:
@@ -39,6 +42,9 @@ def run(service: str, platform: str, shown: Shown, way: str = "", wish: Wish | N
 
 
 def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> None:
+    described = inventory.load(platform)
+    if not described.service(service).systems:
+        raise _without_data(described, described.service(service))
     drill_end.end_interrupted(service, platform, shown)
     sitting = session.open_session(
         service,
@@ -50,10 +56,6 @@ def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> Non
         scenario=f"{REHEARSAL} {way}".strip(),
         anew=True,
     )
-    if not sitting.incident.systems:
-        raise UsageError(
-            f"{service} lives in no system that could be restored beside.", hint="rehearse what it depends on"
-        )
     sitting.incident.wish = replace(sitting.incident.wish, ways=(way,) if way else sitting.incident.wish.ways)
     try:
         drill_end.recover(sitting, shown)
@@ -65,4 +67,19 @@ def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> Non
     shown.tell(
         f"{service}: {', '.join(backups) or 'the newest backup'} was restored beside what is live, proven, and removed "
         "again."
+    )
+
+
+def _without_data(platform: Platform, service: Service) -> UsageError:
+    """A service of programs alone: to rehearse it would be to stop it, which only a stand-in may be done to."""
+    words = []
+    if platform.name in platforms.PACKAGES:
+        words.append(f"its programs, with all others of the stand-in: inv drill --platform={platform.name}")
+    needed = next((name for name in service.depends_on if platform.services[name].systems), "")
+    if needed:
+        words.append(f"the data that it needs: inv drill --service={needed} --platform={platform.name}")
+    return UsageError(
+        f"{service.name} holds no data that could be restored beside; its programs are only started again.",
+        safe="nothing was touched",
+        hint="; ".join(words) or f"inv assess --service={service.name} --platform={platform.name}",
     )

@@ -7,7 +7,7 @@ column and the mend, and nothing is changed.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -56,34 +56,54 @@ def names() -> list[str]:
 
 
 def meant(service: str) -> str:
-    """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service, else the
-    sandbox. Raises UsageError when several have it.
+    """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service; without a
+    service, the sandbox. Raises UsageError when several have the service, or none.
     """
     if named := os.environ.get("SALVOR_PLATFORM"):
         return named
-    found = [name for name in names() if service and _has(name, service)]
+    if not service:
+        return SANDBOX
+    found = [name for name in names() if service in (_services(name, service) or ())]
     if len(found) > 1:
         raise UsageError(
             f"--platform: {service!r} is a service of {' and of '.join(found)}.",
             safe="nothing was changed",
             hint=f"say which: --platform={found[0]}",
         )
-    return found[0] if found else SANDBOX
+    if not found:
+        raise _nobodys(service)
+    return found[0]
 
 
-def _has(platform: str, service: str) -> bool:
-    """Whether a platform has the service, as far as its files can be read: whoever loads it is told what is wrong."""
+def _nobodys(service: str) -> UsageError:
+    """No platform has the service: which there are, and which platforms cannot be read."""
+    known = {name: _services(name) for name in names()}
+    words = [f"{', '.join(services)} (of {name})" for name, services in known.items() if services]
+    words += [f"those of {name} cannot be read: inv assess --platform={name}" for name in known if known[name] is None]
+    return UsageError(
+        f"--service: no platform in {home()} has a service {service!r}.",
+        safe="nothing was changed",
+        hint=f"the services are: {'; '.join(words) or 'none'}",
+    )
+
+
+def _services(platform: str, named: str = "") -> list[str] | None:
+    """The services of a platform, of files that may describe `named`; None when one cannot be read: whoever loads it is
+    told what is wrong.
+    """
     import yaml
 
-    with suppress(SalvorError, OSError, ValueError, yaml.YAMLError):
+    found: list[str] = []
+    try:
         for path in _files_of(platform):
             text = path.read_text(encoding="utf-8")
-            if f"{service}:" not in text:
+            if named and not re.search(rf"{re.escape(named)}[\"']?\s*:", text):
                 continue  # to parse all platforms would take longer than to look at one
             data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  a safe loader
-            if isinstance(data, dict) and service in (data.get("services") or {}):
-                return True
-    return False
+            found += map(str, (data.get("services") or {}) if isinstance(data, dict) else ())
+    except (SalvorError, OSError, ValueError, TypeError, yaml.YAMLError):
+        return None
+    return found
 
 
 def load(name: str) -> Platform:
