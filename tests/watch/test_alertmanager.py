@@ -132,6 +132,12 @@ def test_a_user_and_a_password_do_too(place: Place, tmp_path: Path) -> None:
         alertmanager.access("nowhere", f"file:{secret}", "", "")
     pair = base64.b64encode(b"am:open sesame").decode()
     access = alertmanager.access("127.0.0.1:1", "", "am", f"file:{secret}")
+    alone = alertmanager.access("9099", f"file:{secret}", "", "")
+    assert (alone.host, alone.port) == ("127.0.0.1", 9099)
+    near, far = ("127.0.0.1", "::1", "localhost"), ("10.0.0.9", "::", "ops-1")
+    assert {host: Access(host, 1, "").is_loopback for host in near + far} == dict.fromkeys(near, True) | dict.fromkeys(
+        far, False
+    )
     with watching(place, Access("127.0.0.1", 0, access.authorization)) as (_, port):
         assert post(port, alert(), f"Basic {pair}") == 200
         assert until(lambda: place.pages == 0)

@@ -10,7 +10,7 @@ from salvor.commands import collection, command
 @command(
     once="one look at every rule, for cron",
     every="how often to look: 1s to 60s",
-    alertmanager="HOST:PORT to receive Alertmanager's webhook at (its path: /alerts)",
+    alertmanager="PORT of 127.0.0.1, or HOST:PORT, to receive Alertmanager's webhook at (its path: /alerts)",
     token="a reference to the bearer token that Alertmanager brings, for example file:PATH",  # noqa: S106
     user="the user that Alertmanager brings, with --password",
     password="a reference to that user's password",  # noqa: S106

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hmac
+import ipaddress
 import json
 import threading
 from collections.abc import Iterator
@@ -32,14 +33,23 @@ class Access:
     port: int
     authorization: str
 
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
 
 def access(address: str, token: str, user: str, password: str) -> Access:
-    """From what the operator said: HOST:PORT, and a bearer `token`, or a `user` and its `password`, by references.
+    """From what the operator said: HOST:PORT, or a PORT of loopback; and a bearer `token`, or a `user` and its
+    `password`, by references.
 
     Raises UsageError, or CannotError when a secret is not there.
     """
     try:
-        host, port = host_and_port(address)
+        host, port = host_and_port(f"127.0.0.1:{address}" if address.isdecimal() else address)
     except ValueError as error:
         raise UsageError(f"--alertmanager: {error}.") from error
     if bool(token) == bool(user and password):

@@ -63,6 +63,11 @@ def watch(
         if access:
             port = stack.enter_context(receiving(access, watcher))
             shown.tell(f"Alertmanager may post to http://{access.host}:{port}/alerts")
+            if not access.is_loopback:
+                shown.tell(
+                    "  plain HTTP: who reads that network reads the token, and may then start what the rules do; "
+                    f"listen on 127.0.0.1:{port} behind a proxy that speaks TLS (docs/watch.md)"
+                )
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, lambda *_: watcher.stop())
             stack.callback(signal.signal, number, before)
