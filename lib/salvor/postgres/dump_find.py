@@ -15,6 +15,7 @@ from salvor.change import Progress
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import dump_store, dumps
 from salvor.postgres.dump_store import open_store
+from salvor.postgres.fingerprint import Fingerprint
 from salvor.system import Wish
 
 
@@ -123,3 +124,9 @@ def read_beside(dump: Path, name: str) -> Any:
         return json.loads((dump.parent / name).read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def fingerprint_of(dump: Path) -> Fingerprint | None:
+    """The fingerprint that was stored beside a dump of ours; None when there is none."""
+    data = read_beside(dump, "fingerprint.json")
+    return Fingerprint.from_json(data) if data else None

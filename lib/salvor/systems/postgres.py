@@ -26,6 +26,9 @@ from salvor.postgres import (
     failover,
     fence,
     logical,
+    logical_place,
+    logical_proof,
+    logical_stage,
     proof,
     rebuild,
     restore_point,
@@ -209,12 +212,12 @@ class Postgres(Archived):
             member, backup = self.site.member(arguments["member"]), arguments["backup"]
             yield from proof.stage(self.name, self.site, seen, member, backup, arguments["target"], wish)
         else:
-            yield from logical.verify(self, way, wish)
+            yield from logical_proof.verify(self, way, wish)
 
     def ask(self, statement: str, where: str) -> Any:
         """The first value of a query, asked read-only. `where`: live, a stage's name, or `address:HOST`."""
         if where in _LOGICAL_STAGES:
-            return logical.ask(self, statement, where)
+            return logical_place.ask(self, statement, where)
         seen = View(())
         if where == "live":
             seen = self._seen or self.site.view()
@@ -317,7 +320,7 @@ class Postgres(Archived):
     def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
         """Build a copy beside what is live: `side-data` by pgBackRest (member, backup, target, timeline), or a dump."""
         if stage != STAGE:
-            yield from logical.stage(self, stage, **arguments)
+            yield from logical_stage.stage(self, stage, **arguments)
             return
         member = self.site.member(arguments["member"])
         yield from self.site.physical(member).build(
@@ -328,7 +331,7 @@ class Postgres(Archived):
     def drop(self, stage: str) -> Iterator[Progress]:
         """Remove this incident's stage. Refuses what is live or kept, which bear other names."""
         if stage in _LOGICAL_STAGES:
-            yield from logical.drop(self, stage)
+            yield from logical_stage.drop(self, stage)
         elif stage == STAGE and (staged := self.site.stage(self.site.view())):
             staged.drop()
 

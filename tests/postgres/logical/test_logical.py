@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from salvor.change import Level, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import loading, logical, side_cluster, side_database
+from salvor.postgres import loading, logical_place, side_cluster, side_database
 from salvor.system import Wish
 
 from tests.postgres.logical.world import World
@@ -192,7 +192,7 @@ def cut_over(world: World, way: WayBack, state: State) -> None:
     levels = world.levels(way)
     assert levels["content fingerprint"] is Level.PASS
     assert Level.FAIL not in levels.values()
-    with logical._the_side_cluster(world.system).stage.connect(writes=False) as connection:
+    with logical_place.staged_side_cluster(world.system).stage.connect(writes=False) as connection:
         assert connection.execute("show fsync").fetchone() == ("off",)  # as postgresql.conf says
         assert connection.execute("show full_page_writes").fetchone() == ("on",)
     world.do("promote", **way.promote)

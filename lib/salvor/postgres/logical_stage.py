@@ -1,0 +1,122 @@
+"""Stages a dump: into a database or a cluster that is made for it, with the settings and roles of the old one."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from salvor import secrets, shell
+from salvor.change import Progress
+from salvor.errors import UsageError
+from salvor.postgres import dump_chosen, dump_find, loading, side_cluster, side_database, surroundings
+from salvor.postgres.dump_store import open_store
+from salvor.postgres.logical_place import scratch, side_cluster_of, side_database_of
+from salvor.postgres.server import Server
+
+if TYPE_CHECKING:
+    from salvor.systems.postgres import Postgres
+
+
+def stage(
+    system: Postgres,
+    stage: str,
+    source: str,
+    member: str = "",
+    trusted_because: str = "",
+    within: str = "",
+    archive_trusted_because: str = "",
+) -> Iterator[Progress]:
+    """Build the side database or side cluster from the dump of that name, or from the one `within` that archive. Finds
+    its work done.
+    """
+    found = dump_chosen.source(system, source, within)
+    path = yield from dump_chosen.bring(system, found, scratch(system), trusted=bool(archive_trusted_because))
+    around: dict[str, Any] = (dump_find.read_beside(path, "cluster.json") if found.manifest else None) or {}
+    trusted = bool(found.manifest or trusted_because)
+    if stage == side_database.STAGE:
+        beside = side_database_of(system, system.site.view())
+        yield from beside.build(
+            source,
+            found.taken,
+            around.get("database") or {},
+            lambda: _load(beside.server, beside.stage, path, system, around, trusted),
+        )
+    elif stage == side_cluster.STAGE:
+        cluster = side_cluster_of(system, member)
+        around, roles = _cluster_as_it_was(system, around, path if found.manifest else None)
+
+        def load() -> side_database.Load:
+            return lambda: _load(cluster.stage, cluster.database, path, system, around, trusted, cluster.hba)
+
+        yield from cluster.build(source, found.taken, around, roles, load)
+    else:
+        raise UsageError(f"{system.name}: there is no stage {stage!r}.")
+    dump_chosen.forget(system, scratch(system))
+
+
+def _load(
+    server: Server,
+    database: str,
+    path: Path,
+    system: Postgres,
+    around: Mapping[str, Any],
+    trusted: bool,
+    hba: str | None = None,
+) -> Generator[Progress, None, tuple[str, ...]]:
+    """Load; and a new database has a schema `public`, which the old one may not have had."""
+    with server.connect() as connection:
+        old = surroundings.of_database(connection, system.settings.database) or around.get("database") or {}
+        known = connection.execute("select 1 from pg_roles where rolname = %s", [old.get("owner")]).fetchone()
+    owner = str(old["owner"]) if known else server.operator.user
+    if database == system.settings.database and around.get("database"):
+        owner = str(around["database"]["owner"]) if known else owner
+    left_out = yield from loading.load(
+        server, database, path, incident=system.context.incident, owner=owner, trusted=trusted, hba=hba
+    )
+    expected = dump_find.fingerprint_of(path)
+    if expected and "schema public" not in expected.structure:
+        with server.connect(database, writes=True) as connection:
+            connection.execute("drop schema if exists public")
+    return left_out
+
+
+def _cluster_as_it_was(system: Postgres, around: dict[str, Any], path: Path | None) -> tuple[dict[str, Any], str]:
+    """Settings and roles of the cluster: of the live one, else of the backup, else of the newest backup there is."""
+    primary = system.site.view().primary
+    if primary.is_up and not (primary.facts and primary.facts.in_recovery):
+        server = primary.member.server
+        with server.connect() as connection:
+            around = surroundings.of_cluster(connection) | {
+                "database": surroundings.of_database(connection, system.settings.database) or around.get("database")
+            }
+        return around, _roles_of(server)
+    if path is None and system.settings.dumps and not system.settings.dumps.startswith("s3://"):
+        newest = next(iter(open_store(system.settings.dumps).backups(system.name)), None)
+        path = Path(newest.location) / "dump" if newest else None
+        around = (dump_find.read_beside(path, "cluster.json") if path else None) or around
+    try:
+        return around, (path.parent / "globals.sql").read_text() if path else ""
+    except OSError:
+        return around, ""
+
+
+def _roles_of(server: Server) -> str:
+    program = server.program("pg_dumpall") if Path(server.program("pg_dumpall")).is_file() else "pg_dumpall"
+    where = [f"--host={server.address}", f"--port={server.port}", f"--username={server.operator.user}"]
+    environment = {"PGPASSWORD": secrets.resolve(server.operator.password)}
+    argv = [program, "--globals-only", "--no-password", "--database=postgres", *where]
+    return shell.local().run(argv, environment=environment, deadline=60.0).stdout
+
+
+def drop(system: Postgres, stage: str) -> Iterator[Progress]:
+    """Remove this incident's stage. Finds its work done."""
+    yield Progress(0, None, "", f"removing {stage}")
+    dump_chosen.forget(system, scratch(system))
+    if stage == side_database.STAGE:
+        side_database_of(system, system.site.view()).drop()
+        return
+    for member in system.site.members:
+        side = side_cluster_of(system, member.name)
+        if side.live.shell.exists(side.stage.data):
+            side.drop()
