@@ -7,7 +7,10 @@ import os
 import shutil
 import socket
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,6 +19,7 @@ from salvor.audit import Room
 from salvor.change import Finding, Level, Progress
 from salvor.errors import CannotError, UsageError
 from salvor.files import restic as engine
+from salvor.shell import local
 from salvor.system import Wish
 
 from tests.files.lab import INCIDENT, PASSWORD, Lab, act, everything, restic
@@ -156,6 +160,19 @@ def test_the_first_backup_makes_the_repository_and_says_how_much_it_holds(lab: L
     assert (found.size, found.repository, found.usable) == (size, "new", True)
     assert found.fingerprint == {"tree": json.loads(restic(lab.root / "new", "snapshots", "--json"))[0]["tree"]}
     assert any(one.unit == "bytes" and one.done for one in said)
+
+
+@pytest.mark.parametrize("storage", ["", "local:"])
+def test_of_two_who_make_a_repository_at_once_one_does(lab: Lab, storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a disk also of two processes, which share no lock of threads."""
+    if not storage:
+        monkeypatch.setattr(engine, "_making", defaultdict(nullcontext))
+    place = lab.root / "new"
+    two = [engine.Repository(name, f"{storage}{place}", local(), f"file:{lab.root / 'password'}") for name in "ab"]
+    with ThreadPoolExecutor() as side_by_side:
+        list(side_by_side.map(engine.Repository.make, two))
+    assert two[0].snapshots() == []
+    assert len(list((place / "keys").iterdir())) == 1
 
 
 def test_what_a_killed_init_left_is_cleared_and_a_lost_config_is_not_made_anew(lab: Lab) -> None:

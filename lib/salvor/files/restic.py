@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import threading
+from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,6 +29,8 @@ _READING = 3600.0
 _DAY = 24 * 3600.0
 _PATIENCE = 60.0  # seconds of nothing but errors until a repository that was lost midway is given up
 _SILENCE = 600.0  # seconds in which nothing arrives
+_making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+"""Who makes a repository at a location."""
 _TAG = "salvor:"
 _LOCKED = "repository is already locked"
 _INCOMPLETE = "salvor-incomplete"
@@ -292,34 +296,43 @@ class Repository:
         try:
             self.ask("cat", "config")
         except CannotError as error:
-            if "Is there a repository at the following location" not in str(error.__cause__):
+            if _NOTHING not in str(error.__cause__) or _REFUSED.search(str(error.__cause__)):
                 raise
-            if self.location.startswith("/"):
-                self._clear_of_a_killed_init()
-            # restic asks itself first, and refuses where one is: the words above are also said of a storage that does
-            # not answer.
-            argv = self.argv("init")
-            try:
-                self.shell.run(argv, environment=self._secrets, deadline=60.0)
-            except CommandError as failed:
-                raise self.explained(failed.stderr, argv) from failed
+            with _making[self.location]:
+                self._init()
 
-    def _clear_of_a_killed_init(self) -> None:
-        """Remove the key that a killed `restic init` left: it writes the key first and the config last, and of two keys
-        with one password a repository is opened by whichever comes first. Raises CannotError where a config was lost.
+    def _init(self) -> None:
+        """Two of restic's `init` at once spoil a repository: each writes its own key, and one the config. So those of
+        this process take turns, and on a disk those of all; whoever comes second finds it made.
+
+        A killed one left its key: it is removed first, as of two keys with one password whichever comes first opens.
+        Raises CannotError, and where a config was lost DamagedError.
         """
         script = r"""
-            [ -d "$1/keys" ] && ! [ -e "$1/config" ] || exit 0
+            umask 077
+            mkdir -p -- "$1" && exec 9<"$1" && flock -w 60 9 || exit
+            [ -e "$1/config" ] && exit
             [ -z "$(find "$1/data" "$1/snapshots" -type f 2>/dev/null | head -n 1)" ] || exit 46
             rm -f -- "$1"/keys/*
+            shift
+            exec "$@"
         """
-        result = self.shell.run(["sh", "-c", script, "sh", self.location], check=False)
-        if result.exit_code == 46:
-            raise DamagedError(
-                f"Damaged: the repository {self.name} ({self.location}) holds data, and its file `config` is gone.",
-                safe="nothing was changed",
-                hint="copy that file back from wherever it is; without it restic reads nothing here",
-            )
+        argv = self.argv("init")
+        command = ["sh", "-c", script, "sh", self.location, *argv] if self.location.startswith("/") else argv
+        try:
+            self.shell.run(command, environment=self._secrets, deadline=120.0)
+        except CommandError as failed:
+            if failed.exit_code_of_command == 46:
+                raise DamagedError(
+                    f"Damaged: the repository {self.name} ({self.location}) holds data, and its file `config` is gone.",
+                    safe="nothing was changed",
+                    hint="copy that file back from wherever it is; without it restic reads nothing here",
+                ) from failed
+            # restic asks itself first, and refuses where one is: what let us come here is also said of a storage that
+            # does not answer.
+            if "already" not in failed.stderr:
+                raise self.explained(failed.stderr, argv) from failed
+            self.ask("cat", "config")
 
     # --- errors --------------------------------------------------------------------------------------------------
 
