@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from salvor.change import Finding, Level, Reachable, WayBack
+from salvor.checks import Check, run
 from salvor.errors import CannotError, UsageError
 from salvor.system import Wish
 from salvor.systems.files import Files
@@ -323,6 +324,17 @@ def test_questions_are_answered_of_what_is_live_and_of_what_is_staged(lab: Lab) 
     assert system.ask("changed", "live") == every
     with pytest.raises(CannotError, match="is not there"):
         system.ask("files", "live")
+
+
+def test_that_there_is_nothing_to_compare_with_says_nothing_of_the_tree(lab: Lab) -> None:
+    system, check = lab.open(), Check(name="nothing was lost", system="media", ask="changed", at_most=0)
+    found = [run(check, ask=system.ask, where="live")]
+    act(system, "backup", kind="snapshot")
+    found.append(run(check, ask=system.ask, where="live"))
+    (lab.root / "local").rename(lab.root / "unplugged")
+    found.append(run(check, ask=system.ask, where="live"))
+    assert [one.level for one in found] == [Level.UNKNOWN, Level.PASS, Level.UNKNOWN]
+    assert "no snapshot to compare with" in found[0].detail and "nothing to read" in found[2].detail
 
 
 def test_lines_of_a_single_file_are_counted(lab: Lab) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from salvor import clock
 from salvor.change import Finding, Level
-from salvor.errors import CannotError
+from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.files import census, environment, snapshot
 from salvor.files.place import Beside, Look
 from salvor.files.restic import Repository, as_json
@@ -243,12 +243,15 @@ def changed(system: Files, path: str) -> int:
     """How many files of the newest backup are missing at `path`, or have another size or time there.
 
     Newest: but for a tree that an incident restored, and that was not backed up since. That is compared with what it
-    was restored from. Raises CannotError when no repository answers, or none has a snapshot.
+    was restored from. Raises OutcomeUnknownError when no repository answers, or none has a snapshot: that says nothing
+    of the tree.
     """
     look = system.place.look()
     one = _baseline(system, look, path)
-    repository, chosen, of = system.repository(one["repository"]), one["snapshot"], one["path"]
-    nodes = expected(repository, chosen, of)
+    try:
+        nodes = expected(system.repository(one["repository"]), one["snapshot"], one["path"])
+    except CannotError as error:
+        raise OutcomeUnknownError(f"It was not compared: {error.what}", hint=error.hint) from error
     for entry in census.take(system.shell, path) if path == system.place.staged or look.live else ():
         if entry.kind == "f":
             candidates = nodes.get(as_json(entry.path), [])
@@ -270,7 +273,7 @@ def _baseline(system: Files, look: Look, path: str) -> Mapping[str, str]:
         return origin
     if not found:
         silent = "; ".join(f"{name}: {said.what}" for name, said in answers.items() if isinstance(said, CannotError))
-        raise CannotError(f"{system.name} has no snapshot to compare with. {silent}".strip(), hint="inv backup")
+        raise OutcomeUnknownError(f"{system.name} has no snapshot to compare with. {silent}".strip(), hint="inv backup")
     newest = found[0]
     return {
         "repository": newest.repository,

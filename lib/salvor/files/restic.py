@@ -296,7 +296,7 @@ class Repository:
         try:
             self.ask("cat", "config")
         except CannotError as error:
-            if _NOTHING not in str(error.__cause__) or _REFUSED.search(str(error.__cause__)):
+            if "Is there a repository at the following location" not in str(error.__cause__):
                 raise
             with _making[self.location]:
                 self._init()

@@ -132,7 +132,10 @@ def _hint(incident: Incident, *, sound: bool) -> str:
     """The next command when no way back is open."""
     name = incident.service.name
     if not sound and not incident.failed_at:
-        return f"say when the damage began: inv restore --service={name} --failed-at=TIME (or --at=TIME: to that time)"
+        return (
+            f"inv backups --service={name} shows what there is; say when the damage began, if you know: "
+            f"inv restore --service={name} --failed-at=TIME (or --at=TIME: to that time)"
+        )
     return f"inv backups --service={name}, then inv restore --service={name} --from=BACKUP"
 
 
