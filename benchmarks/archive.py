@@ -32,7 +32,8 @@ from typing import Any
 
 import yaml
 from salvor import aftermath, console
-from salvor.session import Session, open_session
+from salvor.opening import open_session
+from salvor.session import Session
 from salvor.show import Plain
 from salvor.system import System, Wish
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from salvor import aftermath, console, rehearsal
 from salvor.errors import CannotError, UsageError
-from salvor.session import Session, open_session
+from salvor.opening import open_session
+from salvor.session import Session
 from salvor.show import Plain
 
 from tests import world

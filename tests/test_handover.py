@@ -8,9 +8,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import aftermath, clock, handover, lock, session, show, story
+from salvor import aftermath, clock, handover, lock, show, story
 from salvor.change import Level
 from salvor.handover import Handover
+from salvor.opening import open_session
 from salvor.show import Plain
 
 from tests import told, world
@@ -152,7 +153,7 @@ def test_the_next_command_is_the_one_to_type(
     assert f'"next": ["inv restore --incident={incident}"' in capsys.readouterr().out
     from salvor import console
 
-    console.recover(session.open_session("things", Plain(), platform="world", incident=incident), Plain(), yes=True)
+    console.recover(open_session("things", Plain(), platform="world", incident=incident), Plain(), yes=True)
     assert place.live == world.GOOD
     aftermath.show_incident(incident, Plain())
     assert "next        inv protect --service=things --platform=world" in capsys.readouterr().out

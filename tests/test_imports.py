@@ -37,9 +37,9 @@ MAY = {
 }
 # What systems share with each other, and must not: the chain, the terminal, the record.
 NOT_FOR_SYSTEMS = {
-    "aftermath", "arguments", "brief", "chart", "commands", "console", "drill", "history", "incident", "inventory",
-    "journal", "live", "maintenance", "notebook", "readiness", "record", "run", "sandbox", "session", "show",
-    "show_trends", "steps", "story", "trends",
+    "aftermath", "arguments", "brief", "chart", "commands", "console", "drill", "history", "incident", "incidents",
+    "inventory", "journal", "live", "maintenance", "notebook", "opening", "readiness", "record", "run", "sandbox",
+    "session", "show", "show_trends", "steps", "story", "trends",
 }  # fmt: skip
 ENGINES = {"files": {"files"}, "host": {"host", "application", "cache"}, "postgres": {"postgres"}}
 """The packages that belong to some kinds of system, and to which: the first bears its name."""

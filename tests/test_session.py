@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import aftermath, clock, console, session
+from salvor import aftermath, clock, console
 from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
+from salvor.incidents import find, of_incident, operator
 from salvor.journal import FILE, Journal
+from salvor.opening import open_session
 from salvor.session import Session
 from salvor.show import Plain
 from salvor.system import Wish
@@ -44,7 +46,7 @@ def begun(place: World, **more: Any) -> Session:
 
 
 def opened(place: World, **named: Any) -> Session:
-    return session.open_session("things", Plain(), platform="world", **named)
+    return open_session("things", Plain(), platform="world", **named)
 
 
 # ------------------------------------------------------------------------------------------ which incident
@@ -90,9 +92,9 @@ def test_an_incident_by_its_id_must_be_of_the_service_and_platform(place: World)
     other = place.root / "inventory" / "other.yaml"
     shutil.copy(place.root / "inventory" / "world.yaml", other)
     with pytest.raises(UsageError, match="is not of the service 'things' of the platform 'other'") as refused:
-        session.open_session("things", Plain(), platform="other", incident=incident)
+        open_session("things", Plain(), platform="other", incident=incident)
     assert "leave --service and --platform out" in refused.value.hint
-    assert session.of_incident(incident) == ("world", "things")
+    assert of_incident(incident) == ("world", "things")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_an_incident_by_its_id_must_be_of_the_service_and_platform(place: World)
 def test_an_incident_that_is_not_there(place: World, incident: str) -> None:
     known = begun(place).incident.id
     with pytest.raises(UsageError, match="--incident: there is no incident") as refused:
-        session.find(incident)
+        find(incident)
     assert known in refused.value.hint
 
 
@@ -141,7 +143,7 @@ def test_an_incident_whose_first_line_is_lost_says_so(place: World) -> None:
     incident = begun(place).incident
     whole = (incident.folder / FILE).read_text()
     (incident.folder / FILE).write_text(whole.split("\n", 1)[1])
-    for work in (lambda: session.of_incident(incident.id), lambda: aftermath.undo(incident.id, Plain(), yes=True)):
+    for work in (lambda: of_incident(incident.id), lambda: aftermath.undo(incident.id, Plain(), yes=True)):
         with pytest.raises(CannotError, match="has lost its first line") as refused:
             work()
         assert refused.value.hint == f"inv incident.check --incident={incident.id}"
@@ -254,14 +256,14 @@ def test_rto_and_rpo_are_measured_from_detection_and_the_newest_commit(place: Wo
 
 def test_the_operator_has_a_name_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALVOR_OPERATOR", "kim")
-    assert session.operator() == "kim"
+    assert operator() == "kim"
     monkeypatch.delenv("SALVOR_OPERATOR")
 
     def nobody() -> str:
         raise KeyError("no such uid")
 
     monkeypatch.setattr("getpass.getuser", nobody)
-    assert session.operator().startswith("user-")
+    assert operator().startswith("user-")
 
 
 def test_the_world_before_is_untouched_by_looking(place: World) -> None:

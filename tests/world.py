@@ -11,7 +11,8 @@ from typing import Any
 
 import salvor.systems
 from salvor.journal import Journal, incidents
-from salvor.session import Session, open_session
+from salvor.opening import open_session
+from salvor.session import Session
 from salvor.show import Plain
 from salvor.system import Wish
 

@@ -10,9 +10,12 @@ from salvor import brief, clock, evidence, handover, journal, record, show, stor
 from salvor.change import Change, Level, plan_hash
 from salvor.console import approval, one_of, shortest, show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
+from salvor.incident import Incident
+from salvor.incidents import find, incidents_folder, of_incident
 from salvor.journal import Journal
+from salvor.opening import open_session
 from salvor.run import Plan, PlannedStep
-from salvor.session import Session, changes_to_discard, find, incidents_folder, of_incident, open_session
+from salvor.session import Session
 from salvor.show import Shown
 from salvor.ssh_signature import signing_key
 
@@ -63,7 +66,7 @@ def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: st
             safe="nothing was removed",
             hint=f"inv restore --incident={incident}, or inv undo --incident={incident}",
         )
-    changes = tuple(changes_to_discard(session.incident))
+    changes = tuple(_changes_to_discard(session.incident))
     plan = Plan((PlannedStep("discard", (), (), changes),))
     show_plan(session, shown, plan)
     if plan_only:
@@ -72,12 +75,12 @@ def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: st
     with session.begin():
         _refuse_when_over(session)
         session.incident.look_again()
-        _refuse_moved(plan, changes_to_discard(session.incident))
+        _refuse_moved(plan, _changes_to_discard(session.incident))
         session.approve(plan, how)
         session.confirm("discard", changes)
         session.runner.act("discard", changes)
         session.incident.look_again()
-        if left := changes_to_discard(session.incident):
+        if left := _changes_to_discard(session.incident):
             raise NotConvergedError(
                 f"{len(left)} of the kept things are still there.", hint=f"inv discard --incident={incident}"
             )
@@ -242,3 +245,22 @@ def note(incident: str, text: str, shown: Shown) -> None:
         raise UsageError("--text: the note is empty.")
     with session.begin():
         session.runner.note("note", text=text)
+
+
+def _changes_to_discard(incident: Incident) -> list[Change]:
+    """What removes everything that this incident kept or left staged."""
+    changes = []
+    for system in incident.systems:
+        state = incident.observe(system)
+        changes += [
+            system.change(
+                "discard",
+                identity=kept.identity,
+                kept=kept.name,
+                why="the operator no longer needs what was live before",
+                no_undo="it is removed for good",
+            )
+            for kept in state.kept
+            if kept.incident == incident.id
+        ]
+    return changes

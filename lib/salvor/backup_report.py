@@ -18,12 +18,12 @@ from salvor.change import Backup, Finding, Level
 from salvor.errors import CannotError, NotProvenError, SalvorError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident
+from salvor.incidents import incidents_folder
 from salvor.inventory import Platform, Service
 from salvor.maintenance import sitting
 from salvor.policy import BackedUpSettings, Expect
 from salvor.prometheus import Metric
 from salvor.schedule.moments import read
-from salvor.session import incidents_folder
 from salvor.show import Shown
 from salvor.system import Restorable
 

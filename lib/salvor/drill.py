@@ -19,10 +19,10 @@ from salvor import (
     maintenance,
     rehearsal,
     sandbox,
-    session,
     show,
 )
 from salvor.budgets import REHEARSAL
+from salvor.opening import open_session
 from salvor.sandbox import disasters, platforms, survivors
 from salvor.session import Session
 from salvor.show import Shown
@@ -95,7 +95,7 @@ def _scene(number: int, disaster: str, service: str, platform: str, shown: Shown
     shown.tell("")
     shown.tell(f"DISASTER: {disaster}: {disasters.names()[disaster]}")
     moment: datetime = disasters.strike(disaster)
-    sitting: Session = session.open_session(
+    sitting: Session = open_session(
         service, shown, platform=platform, failed_at=moment, purpose="drill", scenario=disaster, anew=True
     )
     incident = sitting.incident

@@ -8,11 +8,12 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salvor import aftermath, clock, console, drill_index, drill_report, evidence, journal, lock, record, session
+from salvor import aftermath, clock, console, drill_index, drill_report, evidence, journal, lock, record
 from salvor.budgets import CLEAN_UP, REHEARSAL
 from salvor.change import Finding, Level, Reachable
 from salvor.errors import CannotError, NotProvenError, SalvorError
 from salvor.incident import Incident
+from salvor.incidents import incidents_folder, lease_of, operator
 from salvor.journal import Journal
 from salvor.lease import hold as hold_lease
 from salvor.session import Session
@@ -109,13 +110,13 @@ def finish(
 
     `counted` is what was seen through the route after the cutover. What cannot be made is owed, and fails nothing.
     """
-    opened, operator = journal.first_line(folder), session.operator()
+    opened, by = journal.first_line(folder), operator()
     service, platform = str(opened["service"]), str(opened["platform"])
-    lease = session.lease_of(service, platform, folder.name, shown.tell)
+    lease = lease_of(service, platform, folder.name, shown.tell)
     with (
-        lock.hold(service, folder.parent, by=operator, incident=folder.name),
+        lock.hold(service, folder.parent, by=by, incident=folder.name),
         hold_lease(lease),
-        Journal.open(folder, by=operator, mirror=os.environ.get("SALVOR_MIRROR"), tell=shown.tell) as writing,
+        Journal.open(folder, by=by, mirror=os.environ.get("SALVOR_MIRROR"), tell=shown.tell) as writing,
     ):
         for finding in counted:
             writing.append("finding", step="reroute", finding=finding.to_json())
@@ -160,7 +161,7 @@ def end_interrupted(service: str, platform: str, shown: Shown, gone: str = "") -
 
     `gone` says why nothing of them can be left, where that is known. Raises HeldError when somebody drills it now.
     """
-    for folder in journal.incidents(session.incidents_folder()):
+    for folder in journal.incidents(incidents_folder()):
         opened = journal.first_line(folder)
         mine = (opened.get("purpose"), opened.get("platform"), opened.get("service")) == ("drill", platform, service)
         is_rehearsal = opened.get("runbook") == REHEARSAL  # one with a cutover belongs to a stand-in that still stands

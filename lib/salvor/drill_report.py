@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from salvor import budgets, clock, journal, lessons, pages, session, story
+from salvor import budgets, clock, journal, lessons, pages, story
 from salvor.budgets import CLEAN_UP, REHEARSAL, StepTime
 from salvor.change import Finding, Level
 from salvor.errors import UsageError
 from salvor.happened import WORDS, Story
+from salvor.incidents import find, incidents_folder
 from salvor.lessons import Lesson
 from salvor.notebook import Opened, display, display_style, for_people, read_parameters
 from salvor.paper import Paper
@@ -241,7 +242,7 @@ def open(namespace: Mapping[str, Any]) -> Told:
 @for_people
 def _open(namespace: Mapping[str, Any]) -> Told:
     incident = read_parameters(namespace, {"incident": str})["incident"] or newest()
-    folder = session.find(incident)
+    folder = find(incident)
     if journal.first_line(folder).get("purpose") != "drill":
         hint = f"papermill notebooks/review.ipynb OUT.ipynb -r incident {incident}"
         raise UsageError(f"incident: {incident} is no drill.", safe="nothing was changed", hint=hint)
@@ -250,7 +251,7 @@ def _open(namespace: Mapping[str, Any]) -> Told:
 
 def newest() -> str:
     """The id of the newest drill. Raises UsageError when there is none."""
-    for folder in journal.incidents(session.incidents_folder()):
+    for folder in journal.incidents(incidents_folder()):
         if journal.first_line(folder).get("purpose") == "drill":
             return folder.name
     raise UsageError("incident: there is no drill yet.", safe="nothing was changed", hint="inv drill --service=NAME")

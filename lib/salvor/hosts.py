@@ -18,8 +18,8 @@ from salvor.fleet import Answered
 from salvor.host import facts, health
 from salvor.host.facts import Facts
 from salvor.host.health import Look
+from salvor.incidents import incidents_folder
 from salvor.inventory import Platform
-from salvor.session import incidents_folder
 from salvor.shell import Result, Shell
 from salvor.show import Shown
 from salvor.ssh.host import Host

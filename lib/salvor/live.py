@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salvor import arguments, clock, session, story
+from salvor import arguments, clock, story
 from salvor.change import Change, Finding, Progress
 from salvor.console import approval, make_record, second_person, show_end, telling_failure
 from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageError
 from salvor.happened import Story
+from salvor.incidents import of_incident
 from salvor.notebook import Walk, display, for_people
+from salvor.opening import open_session
 from salvor.run import Plan, describe
 from salvor.runbook_files import Runbook
 from salvor.session import Session
@@ -53,14 +55,14 @@ class Live(Walk):
         wish, failed_at = arguments.wish(**wished)
         platform, service = given["platform"] or "sandbox", given["service"]
         if incident:
-            platform, found = session.of_incident(incident)
+            platform, found = of_incident(incident)
             if service not in ("", found):
                 raise UsageError(f"service: {incident} is of {found}, not of {service}.", safe="nothing was changed")
             service = found
         if not service:
             hint = "papermill ... -r service NAME, or set it in the parameters cell"
             raise UsageError("service: which one?", safe="nothing was changed", hint=hint)
-        return session.open_session(
+        return open_session(
             service,
             Plain() if given["approve"] else Progressing(),
             platform=platform,

@@ -10,10 +10,11 @@ from salvor.console import approval, one_of, show_plan
 from salvor.errors import CannotError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id
+from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform, Service
 from salvor.run import Plan, PlannedStep, Runner
 from salvor.runbook_files import MAINTENANCE
-from salvor.session import Session, incidents_folder, operator
+from salvor.session import Session
 from salvor.show import Shown
 from salvor.steps import Step
 from salvor.system import Wish

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from salvor import pages, runbook_files, session, story
+from salvor import pages, runbook_files, story
 from salvor.errors import SalvorError, UsageError
 from salvor.happened import Story
+from salvor.incidents import find
 from salvor.runbook_files import Runbook
 from salvor.show import clean
 
@@ -70,7 +71,7 @@ def for_people(method: _Method) -> _Method:
 def _open(namespace: Mapping[str, Any]) -> Walk:
     given = read_parameters(namespace)
     if given["incident"] and (given["record"] or _is_over(given["incident"])):
-        return Told(session.find(given["incident"]))
+        return Told(find(given["incident"]))
     if given["record"]:
         raise UsageError(
             "record: it shows an incident that was, and no incident is named.", hint="papermill ... -p incident ID"
@@ -115,7 +116,7 @@ def unknown_parameter(name: str, known: Iterable[str]) -> str:
 
 def _is_over(incident: str) -> bool:
     """Whether nothing is left to do in it, by its journal alone."""
-    told = story.read(session.find(incident))
+    told = story.read(find(incident))
     return bool(told.at("undone") or told.at("closed") or (told.at("recovered") and not told.unfinished))
 
 

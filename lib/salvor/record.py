@@ -109,7 +109,7 @@ def _keep(output: Path, *, is_whole: bool) -> str:
     """Keep a carried-out notebook beside its journal, and make the record where the notebook did not come to that."""
     from salvor.aftermath import of_id
     from salvor.console import make_record
-    from salvor.session import incidents_folder
+    from salvor.incidents import incidents_folder
 
     incident = executed.incident_of(output.read_bytes())
     folder = incidents_folder() / incident

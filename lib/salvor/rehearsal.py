@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from salvor import drill_end, inventory, session
+from salvor import drill_end, inventory
 from salvor.budgets import REHEARSAL
 from salvor.errors import NotProvenError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
+from salvor.opening import open_session
 from salvor.sandbox import platforms
 from salvor.show import Shown
 from salvor.system import Wish
@@ -46,7 +47,7 @@ def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> Non
     if not described.service(service).systems:
         raise _without_data(described, described.service(service))
     drill_end.end_interrupted(service, platform, shown)
-    sitting = session.open_session(
+    sitting = open_session(
         service,
         shown,
         platform=platform,

@@ -10,12 +10,12 @@ from salvor.change import Backup, Change, Finding, Verdict, canonical
 from salvor.errors import UsageError
 from salvor.history import History
 from salvor.incident import Incident
+from salvor.incidents import incidents_folder
 from salvor.inventory import Platform, Service
 from salvor.journal import Journal
 from salvor.maintenance import sitting, work
 from salvor.policy import BackedUpSettings, Keep
 from salvor.retention import decide, together
-from salvor.session import incidents_folder
 from salvor.show import Shown
 from salvor.system import Restorable
 

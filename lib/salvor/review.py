@@ -13,11 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from salvor import budgets, clock, durable, pages, review_text, session, story
+from salvor import budgets, clock, durable, pages, review_text, story
 from salvor.budgets import StepTime
 from salvor.change import Level
 from salvor.errors import UsageError
 from salvor.happened import Mark, Story
+from salvor.incidents import find
 from salvor.lessons import Lesson, learn
 from salvor.notebook import Opened, display, display_style, for_people, read_parameters
 from salvor.paper import Paper, words
@@ -266,7 +267,7 @@ def _open(namespace: Mapping[str, Any]) -> Told:
     if not given["incident"]:
         hint = "papermill ... -r incident ID; inv incidents lists them"
         raise UsageError("incident: which one?", safe="nothing was changed", hint=hint)
-    return Told(read(session.find(given["incident"]), given["actions"]))
+    return Told(read(find(given["incident"]), given["actions"]))
 
 
 class Told(Opened):

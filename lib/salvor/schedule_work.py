@@ -12,12 +12,12 @@ from salvor import clock, inventory, show
 from salvor.change import Change, Finding, Level, Undo
 from salvor.errors import UsageError
 from salvor.incident import Incident
+from salvor.incidents import incidents_folder
 from salvor.inventory import Platform, Service
 from salvor.maintenance import sitting, work
 from salvor.schedule import stamp
 from salvor.schedule.entry import Caller, Entry, line
 from salvor.schedule.settings import Schedule
-from salvor.session import incidents_folder
 from salvor.show import Shown
 from salvor.systems.schedules import Schedules, SchedulesSettings
 

@@ -1,92 +1,35 @@
-"""One operator's sitting with one incident: what tasks and notebooks share. It opens or resumes, and lets the runner
-act.
-"""
+"""One operator's sitting with one incident: what tasks and notebooks share. It plans, and lets the runner act."""
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
-import re
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from salvor import brief, clock, inventory, journal, lock, runbook_files
+from salvor import clock, journal, lock, runbook_files
 from salvor.approval.waiting import Gate
-from salvor.change import Change, Finding, Level, Reachable, WayBack
-from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
+from salvor.change import Change, Finding, WayBack
+from salvor.errors import PlanMovedError, SalvorError, UsageError
 from salvor.history import History
-from salvor.incident import Incident, new_id, reopen
-from salvor.inventory import Platform, Service
+from salvor.incident import Incident
+from salvor.incidents import is_open, lease_of
 from salvor.journal import Journal
-from salvor.lease import Lease
 from salvor.lease import hold as hold_lease
 from salvor.mirror import bring
-from salvor.run import Plan, PlannedStep, Runner, Watcher
+from salvor.run import Plan, PlannedStep, Runner
 from salvor.secrets import mask
 from salvor.steps import Step
 from salvor.steps.assess import assess
-from salvor.system import Wish
 
 if TYPE_CHECKING:
     from salvor.status.publish import Refresher
 
 STATUS_DEADLINE = 20.0
 """Seconds that the end of a command waits for the status page, which is published in the background."""
-_ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9-]{1,63}-[0-9a-f]{4}")
-
-
-def operator() -> str:
-    """Who acts: SALVOR_OPERATOR, or user@host."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a user without a name: in a container
-        user = f"user-{os.getuid()}"
-    return os.environ.get("SALVOR_OPERATOR") or f"{user}@{socket.gethostname()}"
-
-
-def incidents_folder() -> Path:
-    """Where incidents are written: SALVOR_INCIDENTS, or `incidents/` in the project."""
-    return Path(os.environ.get("SALVOR_INCIDENTS") or inventory.root() / "incidents").absolute()
-
-
-def folder_of(incident: str) -> Path:
-    """Where an incident of that id is written, whether it is there or not. Raises UsageError for what is no id."""
-    if not _ID.fullmatch(incident):
-        raise UsageError(f"--incident: {incident!r} is no incident's id.", hint="inv incidents lists them")
-    return incidents_folder() / incident
-
-
-def find(incident: str) -> Path:
-    """The folder of an incident. Raises UsageError when there is none of that id."""
-    folder = incidents_folder() / incident
-    if not _ID.fullmatch(incident) or not folder.is_dir():
-        known = [path.name for _, path in zip(range(3), journal.incidents(incidents_folder()), strict=False)]
-        raise UsageError(
-            f"--incident: there is no incident {incident!r}.",
-            hint=f"the newest are {', '.join(known)}" if known else "inv incidents lists them",
-        )
-    return folder
-
-
-def lease_of(service: str, platform: str, incident: str, tell: Callable[[str], None]) -> Lease | None:
-    """The claim on a service among the machines that share SALVOR_MIRROR; None without one."""
-    location = os.environ.get("SALVOR_MIRROR")
-    if not location:
-        return None
-    return Lease(
-        location, f"{platform}.{service}", by=operator(), incident=incident, folder=incidents_folder(), tell=tell
-    )
-
-
-def of_incident(incident: str) -> tuple[str, str]:
-    """The platform and the service of an incident, by its id."""
-    opened = _whole(find(incident))[0]
-    return opened["platform"], opened["service"]
 
 
 @dataclass
@@ -198,7 +141,7 @@ class Session:
             return
         mine, known = self.incident, self.others
         for folder in journal.incidents(mine.folder.parent):
-            if folder.name not in known and _is_open(
+            if folder.name not in known and is_open(
                 Journal.read(folder).lines, mine.platform, mine.service, mine.purpose
             ):
                 raise PlanMovedError(
@@ -333,151 +276,3 @@ class Session:
     def _measured(self, **figures: object) -> None:
         assert self.runner.journal
         self.incident.learn(self.runner.journal.append("measured", **figures))
-
-
-def open_session(
-    service: str,
-    watcher: Watcher,
-    *,
-    platform: str = "sandbox",
-    wish: Wish | None = None,
-    failed_at: datetime | None = None,
-    runbook_name: str = "",
-    incident: str = "",
-    purpose: str = "incident",
-    scenario: str = "",
-    anew: bool = False,
-) -> Session:
-    """The session for a service: its open incident resumed, or a new one prepared (nothing is written yet).
-
-    `anew` resumes nothing. An incident that recovered is over for this purpose: when something is broken again, that is
-    a new one; so it is when what it pinned is not there any more. Raises UsageError when the open incident wished
-    something else.
-    """
-    described = inventory.load(platform)
-    wish = wish or Wish()
-    history = History(incidents_folder(), platform)
-    known = list(journal.incidents(incidents_folder()))
-    if incident:
-        if of_incident(incident) != (platform, service):
-            raise UsageError(
-                f"--incident: {incident} is not of the service {service!r} of the platform {platform!r}.",
-                safe="nothing was changed",
-                hint="leave --service and --platform out: the incident names them",
-            )
-        session = _resume(find(incident), described, watcher, history)
-        if _asks_for_another(session.incident, wish, failed_at, runbook_name):
-            raise _begun_otherwise(session.incident)
-        return session
-    chosen = described.service(service)
-    for folder in [] if anew else known:
-        if brief.service_of(folder.name) != service or brief.is_over(folder):
-            continue  # there may be thousands
-        lines = _lines(folder, watcher)
-        if not _is_open(lines, described, chosen, purpose):
-            continue
-        session = _resume(folder, described, watcher, history)
-        if session.incident.broken and not any(map(session.incident.is_of_this_world, session.incident.broken)):
-            watcher.tell(f"{folder.name} is open, and what it pinned is not there any more; this is a new incident.")
-            continue
-        if session.incident.recovered_once and _is_broken_again(session.incident):
-            break
-        if _asks_for_another(session.incident, wish, failed_at, runbook_name):
-            if session.incident.recovered_once:
-                break
-            raise _begun_otherwise(session.incident)
-        return session
-    book = runbook_files.load(runbook_name or "restore")
-    new = new_id(service)
-    made = Incident(
-        id=new,
-        platform=described,
-        service=chosen,
-        wish=replace(wish, ways=book.ways or wish.ways),
-        runbook=book.name,
-        operator=operator(),
-        folder=incidents_folder() / new,
-        purpose=purpose,
-        scenario=scenario,
-        failed_at=failed_at,
-    )
-    return Session(made, book, Runner(made, watcher), history, others=frozenset(folder.name for folder in known))
-
-
-def _is_open(lines: list[dict[str, object]], platform: Platform, service: Service, purpose: str) -> bool:
-    first = lines[0] if lines else {}
-    return (
-        first.get("platform") == platform.name
-        and first.get("service") == service.name
-        and first.get("purpose") == purpose
-        and not any(line.get("kind") in brief.OVER for line in lines)
-    )
-
-
-def _asks_for_another(incident: Incident, wish: Wish, failed_at: datetime | None, runbook_name: str) -> bool:
-    """Whether something was asked for that is not what the incident was begun with. What was not said asks nothing."""
-    return (
-        (wish != Wish() and replace(wish, ways=()) != replace(incident.wish, ways=()))
-        or failed_at not in (None, incident.failed_at)
-        or runbook_name not in ("", incident.runbook)
-    )
-
-
-def _begun_otherwise(incident: Incident) -> UsageError:
-    return UsageError(
-        f"The incident {incident.id} is open for {incident.service.name} and was begun with other arguments.",
-        safe="nothing was changed",
-        hint=f"go on with it: inv restore --incident={incident.id}; or end it: inv undo --incident={incident.id}",
-    )
-
-
-def _lines(folder: Path, watcher: Watcher) -> list[dict[str, Any]]:
-    """The lines of an incident that may be another one: that it cannot be read holds nobody up."""
-    try:
-        return Journal.read(folder).lines
-    except CannotError as error:
-        watcher.tell(f"{error.what} It is passed over.")
-        return []
-
-
-def _whole(folder: Path) -> list[dict[str, Any]]:
-    """The lines of the incident that is meant. Raises CannotError when its journal does not say what it is of."""
-    lines = Journal.read(folder).lines
-    if not lines or lines[0].get("kind") != "opened":
-        raise CannotError(
-            f"The journal of {folder.name} has lost its first line.",
-            hint=f"inv incident.check --incident={folder.name}",
-        )
-    return lines
-
-
-def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
-    incident = reopen(_whole(folder), platform, folder, operator())
-    return Session(incident, runbook_files.load(incident.runbook), Runner(incident, watcher), history, resumed=True)
-
-
-def _is_broken_again(incident: Incident) -> bool:
-    """Whether a service that had recovered fails now: then what is live is not what this incident pinned."""
-    runs = (incident.observe(one).reachable is not Reachable.DOWN for one in incident.own_applications)
-    return not (all(map(incident.is_in_place, incident.broken)) and all(runs)) or any(
-        incident.check(check, "live").level is Level.FAIL for check in incident.service.checks
-    )
-
-
-def changes_to_discard(incident: Incident) -> list[Change]:
-    """What removes everything that this incident kept or left staged."""
-    changes = []
-    for system in incident.systems:
-        state = incident.observe(system)
-        changes += [
-            system.change(
-                "discard",
-                identity=kept.identity,
-                kept=kept.name,
-                why="the operator no longer needs what was live before",
-                no_undo="it is removed for good",
-            )
-            for kept in state.kept
-            if kept.incident == incident.id
-        ]
-    return changes

@@ -9,7 +9,7 @@ from typing import Any
 from salvor import clock, durable, pages, show, trends
 from salvor.console import shortest
 from salvor.errors import CannotError
-from salvor.session import incidents_folder
+from salvor.incidents import incidents_folder
 from salvor.show import Shown
 from salvor.trend_charts import Charts
 from salvor.trends import Figures, StepTrend, Trends

@@ -6,9 +6,10 @@ import os
 import socket
 from collections.abc import Callable
 
-from salvor import lock, mirror, mirror_store, session
+from salvor import lock, mirror, mirror_store
 from salvor.deadline import within
 from salvor.errors import CannotError, UsageError
+from salvor.incidents import folder_of, lease_of, operator
 from salvor.journal import FILE, Journal
 from salvor.line import parse
 
@@ -26,7 +27,7 @@ def take(incident: str, tell: Callable[[str], None]) -> None:
             safe="nothing was changed",
             hint="set it to the folder or s3://bucket/prefix that the other machine mirrors its journals to",
         )
-    folder = session.folder_of(incident)
+    folder = folder_of(incident)
     try:
         lines = within(mirror.READ_DEADLINE, lambda: mirror_store.lines(location, folder.name))
     except OSError as error:
@@ -34,9 +35,9 @@ def take(incident: str, tell: Callable[[str], None]) -> None:
     opened = (parse(lines[0]) or {}) if lines else {}
     if opened.get("kind") != "opened":
         raise UsageError(f"--incident: the mirror {location} has no incident {incident!r}.", safe="nothing was changed")
-    by, service = session.operator(), opened["service"]
+    by, service = operator(), opened["service"]
     with lock.hold(service, folder.parent, by=by, incident=incident):
-        lease = session.lease_of(service, opened["platform"], incident, tell)
+        lease = lease_of(service, opened["platform"], incident, tell)
         assert lease  # there is a mirror
         try:
             holder = lease.claim(take=True)

@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from salvor import brief, clock, inventory
 from salvor.brief import Brief
 from salvor.errors import SalvorError, UsageError
-from salvor.session import incidents_folder
+from salvor.incidents import incidents_folder
 
 PERIODS = {"month": 1, "quarter": 3, "year": 12}
 """How many months each has."""

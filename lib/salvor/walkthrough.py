@@ -9,12 +9,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from salvor import aftermath, clock, console, drill_end, drill_place, handover, inventory, sandbox, session, show, story
+from salvor import aftermath, clock, console, drill_end, drill_place, handover, inventory, sandbox, show, story
 from salvor.change import Finding, Level
 from salvor.errors import CannotError, UsageError
 from salvor.incident import Incident
+from salvor.incidents import incidents_folder
 from salvor.live import Progressing
 from salvor.notebook import Opened, display, display_style, for_people, read_parameters
+from salvor.opening import open_session
 from salvor.run import Plan
 from salvor.sandbox import disasters, survivors
 from salvor.sandbox.layout import Layout
@@ -134,7 +136,7 @@ class Walkthrough(Opened):
     def handover(self) -> None:
         """Show what `inv incident.show` shows."""
         told = story.read(self._incident().folder)
-        print("\n".join(map(show.clean, handover.screen(handover.of(told, session.incidents_folder())))))
+        print("\n".join(map(show.clean, handover.screen(handover.of(told, incidents_folder())))))
 
     @for_people
     def undo(self) -> None:
@@ -169,7 +171,7 @@ class Walkthrough(Opened):
         return self._session.incident
 
     def _open_session(self) -> Session:
-        return session.open_session(
+        return open_session(
             SERVICE,
             Progressing(),
             failed_at=self._moment,

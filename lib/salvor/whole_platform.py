@@ -12,7 +12,8 @@ from salvor import clock, console, inventory, show
 from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
-from salvor.session import Session, open_session
+from salvor.opening import open_session
+from salvor.session import Session
 from salvor.show import Plain, Shown
 from salvor.system import Wish
 

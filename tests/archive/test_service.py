@@ -17,7 +17,8 @@ import yaml
 from salvor import aftermath, clock, console, maintenance
 from salvor.change import Level
 from salvor.errors import SalvorError
-from salvor.session import Session, open_session
+from salvor.opening import open_session
+from salvor.session import Session
 from salvor.show import Plain
 from salvor.system import Restorable, System, Wish
 

@@ -16,10 +16,10 @@ import pytest
 from salvor import backup_report, maintenance, retention_work
 from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, WarnedError
+from salvor.incidents import incidents_folder
 from salvor.journal import Journal
 from salvor.sandbox import configuration, database
 from salvor.sandbox.layout import Layout
-from salvor.session import incidents_folder
 from salvor.show import Plain
 
 pytestmark = pytest.mark.timeout(120)

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import clock, evidence, handover, lock, session, story
+from salvor import clock, evidence, handover, lock, story
 from salvor.change import Level
 from salvor.checklist import answers, form, walk
 from salvor.checklist.answers import Answers
 from salvor.errors import CannotError, HeldError, NotProvenError, UsageError
+from salvor.incidents import incidents_folder
 from salvor.journal import Journal
 from salvor.show import Json, Plain
 
@@ -220,7 +221,7 @@ def test_a_finished_one_is_begun_anew(place: World, monkeypatch: pytest.MonkeyPa
 
 def test_two_people_do_not_go_through_it_at_once(place: World) -> None:
     with (
-        lock.hold("checklist-world-daily", session.incidents_folder(), by="lee@there", incident="checklist daily"),
+        lock.hold("checklist-world-daily", incidents_folder(), by="lee@there", incident="checklist daily"),
         pytest.raises(HeldError, match="lee@there"),
     ):
         go()

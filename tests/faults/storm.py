@@ -42,9 +42,10 @@ import salvor.sandbox
 import salvor.systems.dns
 import salvor.systems.outbox
 import salvor.systems.postgres
-from salvor import clock, console, rehearsal, session
+from salvor import clock, console, rehearsal
 from salvor.errors import SalvorError
 from salvor.journal import Journal
+from salvor.opening import open_session
 from salvor.paper import Paper
 from salvor.sandbox import disasters, folders
 from salvor.sandbox.layout import Layout
@@ -225,7 +226,7 @@ class Storm:
             Paper.make = _no_paper  # type: ignore[method-assign]
             rehearsal.run("orders", "sandbox", Plain())
         else:
-            sitting = session.open_session("orders", Plain(), failed_at=self.moment, runbook_name=self.runbook)
+            sitting = open_session("orders", Plain(), failed_at=self.moment, runbook_name=self.runbook)
             console.recover(sitting, Plain(), yes=True)
         return 0
 

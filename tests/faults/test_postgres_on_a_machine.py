@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from salvor import clock, console, maintenance, session
+from salvor import clock, console, maintenance
 from salvor.errors import SalvorError
+from salvor.opening import open_session
 from salvor.shell import Shell
 from salvor.show import Plain
 from salvor.ssh.host import Host
@@ -174,7 +175,7 @@ def ready(shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
 
 
 def recover(shown: Plain, failed_at: datetime | None = None) -> str:
-    sitting = session.open_session("orders", shown, platform="shop", failed_at=failed_at)
+    sitting = open_session("orders", shown, platform="shop", failed_at=failed_at)
     console.recover(sitting, shown, yes=True)
     return sitting.incident.id
 

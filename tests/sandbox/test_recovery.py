@@ -8,11 +8,12 @@ from datetime import datetime
 
 import psycopg
 import pytest
-from salvor import aftermath, clock, console, maintenance, sandbox, session
+from salvor import aftermath, clock, console, maintenance, sandbox
 from salvor.change import Level
 from salvor.errors import CannotError
 from salvor.evidence import check
 from salvor.journal import Journal
+from salvor.opening import open_session
 from salvor.sandbox import database, disasters, names, survivors
 from salvor.sandbox.layout import Layout
 from salvor.session import Session
@@ -32,7 +33,7 @@ def break_it(disaster: str) -> datetime:
 
 def recover(moment: datetime | None = None) -> Session:
     """What `inv restore --service=orders --failed-at=MOMENT --yes` does."""
-    sitting = session.open_session("orders", Plain(), failed_at=moment)
+    sitting = open_session("orders", Plain(), failed_at=moment)
     console.recover(sitting, Plain(), yes=True)
     return sitting
 
@@ -128,7 +129,7 @@ def test_undo_then_restore_again_then_discard(fresh_sandbox: Layout) -> None:
 def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(fresh_sandbox: Layout) -> None:
     """initdb gives it another system identifier: pgBackRest refuses its WAL and its backups until it is told."""
     moment = break_it("drop-table")
-    sitting = session.open_session("orders", Plain(), failed_at=moment, wish=Wish(ways=("logical",)))
+    sitting = open_session("orders", Plain(), failed_at=moment, wish=Wish(ways=("logical",)))
     console.recover(sitting, Plain(), yes=True)
     assert sitting.incident.measured["rpo"] == pytest.approx(
         (moment - cluster().backups()[-1].taken).total_seconds(), abs=0.01
@@ -146,12 +147,12 @@ def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(f
     assert ["cluster before this one" in other.detail for other in others if other.way == "physical"] == [True]
     back_to = clock.now()
     time.sleep(1.0)
-    again = session.open_session("orders", Plain(), wish=Wish(at=back_to), anew=True)
+    again = open_session("orders", Plain(), wish=Wish(at=back_to), anew=True)
     assert again.plan("assess").steps[0].decisions[0].way.backup == newest.id
 
 
 def cluster() -> Restorable:
-    found = session.open_session("orders", Plain(), anew=True).incident.system("orders-db")
+    found = open_session("orders", Plain(), anew=True).incident.system("orders-db")
     assert isinstance(found, Restorable)
     return found
 

@@ -10,8 +10,9 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from salvor import console, session
+from salvor import console
 from salvor.errors import SalvorError
+from salvor.opening import open_session
 from salvor.sandbox import database, disasters, survivors
 from salvor.sandbox.layout import ADDRESSES, Layout
 from salvor.session import Session
@@ -47,7 +48,7 @@ def hosts(
 
 
 def recover(shown: Plain, **wishes: object) -> Session:
-    sitting = session.open_session("orders", shown, **wishes)  # type: ignore[arg-type]
+    sitting = open_session("orders", shown, **wishes)  # type: ignore[arg-type]
     console.recover(sitting, shown, yes=True)
     return sitting
 

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from salvor.incidents import incidents_folder
 from salvor.sandbox import disasters
 from salvor.sandbox.layout import Layout
-from salvor.session import incidents_folder
 
 ROOT = Path(__file__).parents[2]
 ENGINES_WANT = ("PGPASSWORD=", "PGBACKREST_REPO1_CIPHER_PASS=", "RESTIC_PASSWORD=")

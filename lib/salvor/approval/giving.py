@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, console, mirror, mirror_store, session, show, ssh_signature
+from salvor import clock, console, mirror, mirror_store, show, ssh_signature
 from salvor.approval import paper, places
 from salvor.approval.settings import SecondPerson
 from salvor.brief import OVER
 from salvor.change import Change
 from salvor.deadline import within
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
+from salvor.incidents import folder_of, operator
 from salvor.inventory import load
 from salvor.journal import FILE, Journal
 from salvor.line import parse
@@ -29,7 +30,7 @@ def approve(incident: str, hash_: str, key: str, shown: Shown) -> None:
 
     Raises UsageError when nobody asked, CannotError for the operator who asked, PlanMovedError for another hash.
     """
-    folder = session.folder_of(console.one_of("incident", incident))
+    folder = folder_of(console.one_of("incident", incident))
     lines = _lines(incident)
     asked = _asked(lines)
     if asked is None:
@@ -38,7 +39,7 @@ def approve(incident: str, hash_: str, key: str, shown: Shown) -> None:
             safe="nothing was approved",
             hint=f"inv incident.show --incident={incident}",
         )
-    me = session.operator()
+    me = operator()
     _refuse_the_same(me, asked)
     plan = next(line for line in reversed(lines) if line.get("kind") == "approved" and line["hash"] == asked["hash"])
     keys = [str(change["key"]) for change in plan["changes"]]
@@ -69,7 +70,7 @@ def approve(incident: str, hash_: str, key: str, shown: Shown) -> None:
 
 def _lines(incident: str) -> list[dict[str, Any]]:
     """The journal's lines, of here or of the mirror: whichever goes further. Raises UsageError when there are none."""
-    folder, location = session.folder_of(incident), os.environ.get("SALVOR_MIRROR")
+    folder, location = folder_of(incident), os.environ.get("SALVOR_MIRROR")
     found = Journal.read(folder).lines if (folder / FILE).exists() else []
     if location:
         try:

@@ -11,8 +11,8 @@ from typing import Any
 from salvor import brief, clock, journal
 from salvor.checklist.form import Checklist, Item
 from salvor.errors import CannotError
+from salvor.incidents import incidents_folder
 from salvor.journal import Journal
-from salvor.session import incidents_folder
 
 PURPOSE = "checklist"
 GOOD = ("passed", "warned", "yes", "not applicable")

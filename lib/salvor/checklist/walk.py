@@ -12,13 +12,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from salvor import clock, evidence, inventory, lock, session, shell, show, ssh_signature
+from salvor import clock, evidence, inventory, lock, shell, show, ssh_signature
 from salvor.checklist import answers, form, paper
 from salvor.checklist.answers import PURPOSE, Answers
 from salvor.checklist.form import Checklist, Item
 from salvor.console import shortest
 from salvor.errors import CannotError, NotProvenError, OutcomeUnknownError, SalvorError
 from salvor.incident import new_id
+from salvor.incidents import incidents_folder, operator
 from salvor.journal import Journal
 from salvor.plain import one_line
 from salvor.schedule.entry import line as typed_line
@@ -69,7 +70,7 @@ def walk(name: str, platform: str, shown: Shown) -> None:
 @contextmanager
 def _opened(book: Checklist, platform: str, shown: Shown) -> Iterator[Journal]:
     """The journal of the walk that is open, or of a new one. Raises HeldError when somebody goes through it now."""
-    incidents, by, mirror = session.incidents_folder(), session.operator(), os.environ.get("SALVOR_MIRROR")
+    incidents, by, mirror = incidents_folder(), operator(), os.environ.get("SALVOR_MIRROR")
     with lock.hold(f"checklist-{platform}-{book.name}", incidents, by=by, incident=f"checklist {book.name}"):
         last = next(answers.newest_first(platform, book.name), None)
         if last is not None and last.closed is None:

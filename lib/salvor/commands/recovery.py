@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 def _session(service: str, platform: str, incident: str, shown: Shown, **wishes: str) -> Session:
     """The open incident, or a new one with these wishes."""
-    from salvor import console, session
+    from salvor import console
     from salvor.arguments import wish
+    from salvor.incidents import of_incident
+    from salvor.opening import open_session
 
     if incident and not service:
-        platform, service = session.of_incident(incident)
+        platform, service = of_incident(incident)
     wished, failed_at = wish(**wishes)
-    return session.open_session(
+    return open_session(
         console.one_of("service", service),
         shown,
         platform=platform,

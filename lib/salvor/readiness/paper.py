@@ -11,12 +11,12 @@ from typing import Any
 from salvor import durable, pages, trends
 from salvor.console import shortest
 from salvor.errors import CannotError, UsageError
+from salvor.incidents import incidents_folder
 from salvor.notebook import Opened, display, display_style, for_people, read_parameters
 from salvor.paper import Paper
 from salvor.readiness import report
 from salvor.readiness.report import Report
 from salvor.run import Watcher
-from salvor.session import incidents_folder
 from salvor.trend_charts import Charts
 from salvor.trends import Trends
 

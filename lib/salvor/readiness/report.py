@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from salvor import brief, clock, inventory
 from salvor.brief import Brief
+from salvor.incidents import incidents_folder
 from salvor.inventory import Platform, Service
 from salvor.readiness import expected, looks, rules
 from salvor.readiness.expected import Expected
 from salvor.readiness.looks import Drift, Newest, Seen
 from salvor.readiness.rules import Facts, Proof, Reason
 from salvor.secrets import mask_data
-from salvor.session import incidents_folder
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

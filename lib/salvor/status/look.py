@@ -12,8 +12,8 @@ from salvor.brief import Brief
 from salvor.deadline import within
 from salvor.errors import SalvorError
 from salvor.incident import Incident, new_id
+from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform, Service
-from salvor.session import incidents_folder, operator
 from salvor.status import notices
 from salvor.status.settings import Notice, Words
 from salvor.status.states import Seen, Status, judge

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from salvor import clock, durable, session
+from salvor import clock, durable
 from salvor.errors import CannotError, UsageError
+from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform
 from salvor.status.settings import Notice
 
@@ -47,7 +48,7 @@ def write(platform: Platform, name: str, settings: Mapping[str, object]) -> Noti
         platform.service(affected)
     content = {
         "notice": notice.model_dump(mode="json", by_alias=True),
-        "by": session.operator(),
+        "by": operator(),
         "at": clock.write_time(clock.now()),
     }
     path = _path(platform.name, name)
@@ -72,7 +73,7 @@ def remove(platform: Platform, name: str) -> None:
 
 
 def _folder(platform: str) -> Path:
-    return session.incidents_folder() / ".status" / platform
+    return incidents_folder() / ".status" / platform
 
 
 def _path(platform: str, name: str) -> Path:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from salvor import bucket, clock, durable, lock, session
+from salvor import bucket, clock, durable, lock
 from salvor.deadline import within
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
+from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform, load
 from salvor.paper import words
 from salvor.status import look
@@ -49,9 +50,7 @@ def _alone(platform: str) -> Iterator[None]:
     """Be the only one of this machine who publishes the page of `platform`. Raises HeldError after a minute."""
     until = clock.monotonic() + _LONGEST_WAIT
     while True:
-        held = lock.hold(
-            f"status-of-{platform}", session.incidents_folder(), by=session.operator(), incident="the status page"
-        )
+        held = lock.hold(f"status-of-{platform}", incidents_folder(), by=operator(), incident="the status page")
         try:
             held.__enter__()
         except HeldError:

@@ -13,9 +13,9 @@ from pathlib import Path
 from salvor import clock, inventory, lock, show
 from salvor.console import one_of
 from salvor.errors import HeldError, UsageError
+from salvor.incidents import find, incidents_folder, lease_of, operator
 from salvor.inventory import Platform
 from salvor.journal import Journal
-from salvor.session import find, incidents_folder, lease_of, operator
 from salvor.show import Shown
 from salvor.watch.alertmanager import Access, receiving
 from salvor.watch.episode import tell

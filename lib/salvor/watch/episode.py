@@ -18,11 +18,12 @@ from salvor.change import Change
 from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
+from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform
 from salvor.journal import FILE, Journal
 from salvor.run import Runner, Watcher, describe
 from salvor.runbook_files import MAINTENANCE
-from salvor.session import Session, incidents_folder, operator
+from salvor.session import Session
 from salvor.system import Outbox, Wish
 
 PURPOSE = "watch"

@@ -17,9 +17,9 @@ from salvor.deadline import within
 from salvor.errors import CannotError
 from salvor.host.facts import Disk, Facts
 from salvor.incident import Incident
+from salvor.incidents import incidents_folder
 from salvor.inventory import Platform
 from salvor.plain import one_line
-from salvor.session import incidents_folder
 from salvor.system import Wish
 from salvor.watch.alerts import Alerts
 from salvor.watch.rules import Metric, Rule
