@@ -1,15 +1,22 @@
-"""A whole platform at once: what is broken is brought back in the order of what it depends on, and of its tier."""
+"""A whole platform at once: what is broken is brought back in the order of what it depends on, and of its tier; what
+does not depend on each other comes back side by side.
+"""
 
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
-from salvor import console, whole_platform
-from salvor.errors import CannotError, UsageError
+from salvor import console, inventory, whole_platform
+from salvor.errors import CannotError, NotProvenError, SalvorError, UsageError
 from salvor.journal import Journal, incidents
 from salvor.show import Json, Plain
-from salvor.whole_platform import Asked
+from salvor.whole_platform import Asked, Result
 
 from tests import trouble
 from tests.test_applications import acts, runs
@@ -91,3 +98,133 @@ def test_assess_of_all_says_what_is_broken_and_writes_nothing(place: World, caps
 def test_one_hash_cannot_approve_several_plans(place: World) -> None:
     with pytest.raises(UsageError, match="one service"):
         whole_platform.restore("world", Plain(), Asked(), approve="0" * 12)
+
+
+# ------------------------------------------------------------------------------------------ side by side
+
+
+@contextmanager
+def meanwhile(holds: Callable[[], bool], act: Callable[[], object]) -> Iterator[list[bool]]:
+    """Do `act` in another thread as soon as `holds`, or ten seconds later; whether it held, after the block."""
+    held: list[bool] = []
+
+    def watch() -> None:
+        until = time.monotonic() + 10
+        while not (now := holds()) and time.monotonic() < until:
+            time.sleep(0.02)
+        held.append(now)
+        act()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield held
+    thread.join()
+
+
+@pytest.fixture
+def wide(place: World) -> World:
+    """The world with a second store of a second service of the first tier."""
+    for folder in ("live", "backups/b1"):
+        (place.root / "shelf" / folder).mkdir(parents=True)
+        (place.root / "shelf" / folder / "data").write_text(GOOD)
+    path = place.root / "inventory/world.yaml"
+    more = f"""systems:
+  shelf: {{kind: folder, root: {place.root}/shelf}}"""
+    service = """services:
+  more:
+    rto: 5m
+    rpo: 1d
+    systems: [shelf]
+    checks: [{name: shelf is good, system: shelf, sql: good, at_least: 3}]"""
+    path.write_text(path.read_text().replace("systems:", more, 1).replace("services:", service, 1))
+    return place
+
+
+def lose_both(wide: World) -> None:
+    wide.damage()
+    (wide.root / "shelf/live/data").write_text("bad\n")
+
+
+def test_a_wave_holds_what_does_not_depend_on_each_other(wide: World) -> None:
+    def waves() -> list[list[str]]:
+        return [[service.name for service in wave] for wave in inventory.load("world").in_waves()]
+
+    assert waves() == [["more", "things"], ["shop"], ["office", "rest"]]
+    path = wide.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("tier: 2", "tier: 1"))
+    assert waves() == [["more", "things"], ["shop"], ["office", "rest"]]
+    path.write_text(
+        path.read_text()
+        .replace("office: {tier: 3", "office: {tier: 1")
+        .replace("  shop:\n    tier: 1", "  shop:\n    tier: 5")
+    )
+    assert waves() == [["more", "things"], ["shop"], ["office"], ["rest"]]
+
+
+def test_services_of_a_wave_come_back_side_by_side_and_their_lines_say_whose_they_are(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    destroy(place)
+    hanging = trouble.order(place.root, "office", "start", "hang")
+    with meanwhile(lambda: bool(runs(place)["reports"]), hanging.unlink) as held:
+        assert set(restore().values()) == {"back"}
+    assert held == [True]
+    said = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("office  ") and "office: start" in line for line in said)
+    assert any(line.startswith("rest    ") and "reports: start" in line for line in said)
+    assert not any(line.startswith("shop  ") for line in said)  # it was alone
+
+
+def test_those_that_stop_the_same_program_go_one_after_the_other(wide: World) -> None:
+    path = wide.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("uses: [store]", "uses: [store, shelf]"))
+    lose_both(wide)
+    assert set(restore().values()) <= {"back", "healthy"}
+    assert wide.live == (wide.root / "shelf/live/data").read_text() == GOOD
+    assert acts(wide, "shop") == ["stop bad", "start bad", "stop bad", "start good"]
+
+
+def test_ctrl_c_stops_all_of_a_wave_and_the_same_command_goes_on(wide: World) -> None:
+    lose_both(wide)
+    for store in ("store", "shelf"):
+        trouble.order(wide.root, store, "stage", "slow")
+    begun = time.monotonic()
+
+    def staging() -> bool:
+        intents = [line for journal in wide.journals() for line in journal.of("intent")]
+        return [line["change"]["verb"] for line in intents].count("stage") == 2
+
+    main = threading.main_thread().ident or 0
+    with meanwhile(staging, lambda: signal.pthread_kill(main, signal.SIGINT)) as held, pytest.raises(KeyboardInterrupt):
+        restore()
+    assert held == [True]
+    assert time.monotonic() - begun < 8
+    ended = [line["outcome"] for journal in wide.journals() for line in journal.of("outcome") if line["seconds"] > 0.04]
+    assert ended == ["unknown", "unknown"]
+    assert wide.live == "bad\n"
+    assert set(restore().values()) <= {"back", "healthy"}
+    assert wide.live == (wide.root / "shelf/live/data").read_text() == GOOD
+    assert sum("-rest-" not in journal.folder.name for journal in wide.journals()) == 2
+
+
+def test_all_of_a_wave_is_asked_for_before_any_of_it_begins(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    destroy(place)
+    done: list[int] = []
+
+    def answer(question: str) -> str:
+        done.append(len((place.root / "acts").read_text().splitlines()) if (place.root / "acts").exists() else 0)
+        return "yes"
+
+    monkeypatch.setattr("builtins.input", answer)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    whole_platform.restore("world", Plain(), Asked())
+    assert all(runs(place).values())
+    assert done[0] == 0 < done[1] < done[2] == done[3]
+
+
+def test_it_ends_with_the_worst_of_its_errors(place: World) -> None:
+    service = inventory.load("world").service("shop")
+    errors: list[SalvorError] = [CannotError("no"), NotProvenError("not proven"), UsageError("what?")]
+    with pytest.raises(NotProvenError):
+        whole_platform.refuse_failed([Result(service, "failed", error=error) for error in errors])
+    whole_platform.refuse_failed([Result(service, "healthy")])

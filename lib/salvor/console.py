@@ -127,6 +127,15 @@ def recover(
     session: Session, shown: Shown, *names: str, plan_only: bool = False, approve: str = "", yes: bool = False
 ) -> None:
     """Plan, show, approve and carry out the named steps (none: the whole runbook). The same call again resumes."""
+    announce(session, shown)
+    plan = session.plan(*names)
+    how = ask(session, shown, plan, plan_only=plan_only, approve=approve, yes=yes)
+    if how:
+        carry_out(session, shown, plan, how, *names)
+
+
+def announce(session: Session, shown: Shown) -> None:
+    """Say which incident it is. Raises CannotError when that is over."""
     incident = session.incident
     if incident.over:
         raise CannotError(
@@ -138,23 +147,35 @@ def recover(
         f"{'Resuming' if session.resumed else 'New'} incident {incident.id} of {incident.service.name}, "
         f"runbook {session.runbook.name}."
     )
-    plan = session.plan(*names)
+
+
+def ask(
+    session: Session, shown: Shown, plan: Plan, *, plan_only: bool = False, approve: str = "", yes: bool = False
+) -> str:
+    """Show a plan and have it approved; how it was, or empty when there is nothing to carry out. Raises as `approval`,
+    and CannotError when the service does not do its work although nothing of its own is broken.
+    """
+    incident = session.incident
     show_plan(session, shown, plan, whole=plan_only)
     _warn_of_loss(session, shown, [each for step in plan.steps for each in step.decisions])
     if plan_only:
-        return
+        return ""
     if not plan.changes and not session.resumed and not any(step.decisions for step in plan.steps):
         _refuse_what_is_not_its_own(session, plan)
         shown.tell(
             f"Nothing is broken in {incident.service.name}: nothing to do. "
             f"The word of assess: inv assess --service={incident.service.name}"
         )
-        return
+        return ""
     if not plan.changes and incident.recovered_once and not incident.interrupted:
         shown.tell(f"Nothing left to do in {incident.id}.")
         show_end(session, shown)
-        return
-    how = approval(shown, plan.changes, approve=approve, yes=yes, earlier=incident.approvals)
+        return ""
+    return approval(shown, plan.changes, approve=approve, yes=yes, earlier=incident.approvals)
+
+
+def carry_out(session: Session, shown: Shown, plan: Plan, how: str, *names: str) -> None:
+    """Carry out the named steps of an approved plan (none: the whole runbook), and say how it went."""
     with session.begin():
         session.approve(plan, how)
         with telling_failure(session):

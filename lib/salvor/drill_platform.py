@@ -108,10 +108,9 @@ def _report(counted: Mapping[str, Survivors], shown: Shown) -> None:
 
 
 def _refuse_failed(results: list[Result]) -> None:
-    """Raise what a service failed with, or NotProvenError when one missed its target."""
+    """Raise the worst of what services failed with, or NotProvenError when one missed its target."""
+    whole_platform.refuse_failed(results)
     for each in results:
-        if each.error:
-            raise each.error
         incident = each.session.incident if each.session else None
         for name, limit in (("rto", each.service.rto), ("rpo", each.service.rpo)):
             figure = incident.measured.get(name) if incident else None

@@ -86,6 +86,7 @@ class Runner:
     _messages: dict[str, tuple[Change, Future[str]]] = field(default_factory=dict)
     _late: set[str] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
+    _stopped: bool = False
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
@@ -114,6 +115,7 @@ class Runner:
         decisions: list[Decision] = []
         changes: list[Change] = []
         for item in step(self.incident):
+            self._refuse_stopped()
             if isinstance(item, Finding):
                 findings.append(item)
                 tell(item)
@@ -263,6 +265,7 @@ class Runner:
         done: set[str] = set()
         error: BaseException | None = None
         self._stopping.clear()
+        self._refuse_stopped()
         with ThreadPoolExecutor(max_workers=8, thread_name_prefix="change") as pool:
             try:
                 while True:
@@ -292,6 +295,20 @@ class Runner:
             raise error
         return outcomes
 
+    def stop(self) -> None:
+        """Let what runs in another thread end as Ctrl-C would: what is under way, at its next sign of progress."""
+        self._stopped = True  # before the event, which a step that begins now clears
+        self._stopping.set()
+
+    def go_on(self) -> None:
+        """Raises HeldError when somebody on another machine took the service over, KeyboardInterrupt after `stop`."""
+        self._refuse_stopped()
+        self.still_ours()
+
+    def _refuse_stopped(self) -> None:
+        if self._stopped:
+            raise KeyboardInterrupt
+
     def _is_free(self, change: Change, changes: Sequence[Change], done: set[str]) -> bool:
         """Whether everything that `change` must wait for is done: earlier changes of its system, or of one it depends
         on.
@@ -307,7 +324,7 @@ class Runner:
 
     def _make(self, step: str, change: Change, undoing: str = "") -> str:
         """One change, journalled before and after. Returns done or unknown: what is unknown, the next plan looks at."""
-        self.still_ours()
+        self.go_on()
         extra: dict[str, object] = {"undoing": undoing} if undoing else {}
         self._write("intent", step=step, change=change.to_json(), **extra)
         begun = clock.monotonic()

@@ -175,7 +175,7 @@ class Session:
             plans=lambda: self.incident.approvals,
             tell=tell,
             note=runner.note,
-            still_ours=runner.still_ours,
+            still_ours=runner.go_on,
         )
 
     def steps_of_two(self, plan: Plan) -> list[str]:

@@ -8,7 +8,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from salvor import clock
@@ -104,8 +104,9 @@ class Plain:
     """Plain lines, for a pipe or a log: a progress line every few seconds."""
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
-    _begun: dict[str, float] = field(default_factory=dict)
-    _shown: dict[str, float] = field(default_factory=dict)
+    label: str = ""
+    _begun: dict[str, float] = field(default_factory=dict, init=False)
+    _shown: dict[str, float] = field(default_factory=dict, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, text: str) -> None:
@@ -139,8 +140,17 @@ class Plain:
         )
 
     def _line(self, text: str) -> None:
-        with self._lock:
-            print(text, file=self.stream, flush=True)
+        if text or not self.label:
+            with self._lock:
+                print(_labelled(text, self.label), file=self.stream, flush=True)
+
+
+@dataclass
+class _UnderWay:
+    """The bars of a terminal; there are none while nothing is under way."""
+
+    bars: Bars | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 @dataclass
@@ -148,10 +158,10 @@ class Terminal:
     """A terminal: colours, and a bar with rate and time left for each change under way."""
 
     console: Console
-    _bars: Bars | None = None
-    _tasks: dict[str, TaskID] = field(default_factory=dict)
-    _begun: dict[str, float] = field(default_factory=dict)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    label: str = ""
+    _now: _UnderWay = field(default_factory=_UnderWay)
+    _tasks: dict[str, TaskID] = field(default_factory=dict, init=False)
+    _begun: dict[str, float] = field(default_factory=dict, init=False)
 
     def tell(self, text: str) -> None:
         self._print(clean(text), "bold")
@@ -171,9 +181,10 @@ class Terminal:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bars
 
-        with self._lock:
-            if self._bars is None:
-                self._bars = Bars(
+        now = self._now
+        with now.lock:
+            if now.bars is None:
+                now.bars = Bars(
                     SpinnerColumn(),
                     TextColumn("{task.description}", markup=False),
                     BarColumn(bar_width=24),
@@ -181,24 +192,27 @@ class Terminal:
                     console=self.console,
                     transient=True,
                 )
-                self._bars.start()
+                now.bars.start()
             self._begun[change.key] = clock.monotonic()
-            self._tasks[change.key] = self._bars.add_task(clean(describe(change)), total=None, figures="")
+            description = self.label + clean(describe(change))
+            self._tasks[change.key] = now.bars.add_task(description, total=None, figures="")
 
     def progress(self, change: Change, progress: Progress) -> None:
-        with self._lock:  # another change may end now, and take the bars away
-            if self._bars and change.key in self._tasks:
+        with self._now.lock:  # another change may end now, and take the bars away
+            if self._now.bars and change.key in self._tasks:
                 text = clean(progress_text(progress, clock.monotonic() - self._begun[change.key]))
-                self._bars.update(self._tasks[change.key], completed=progress.done, total=progress.total, figures=text)
+                task = self._tasks[change.key]
+                self._now.bars.update(task, completed=progress.done, total=progress.total, figures=text)
 
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
-        with self._lock:
+        now = self._now
+        with now.lock:
             task = self._tasks.pop(change.key, None)
-            if self._bars and task is not None:
-                self._bars.remove_task(task)
-                if not self._tasks:
-                    self._bars.stop()
-                    self._bars = None
+            if now.bars and task is not None:
+                now.bars.remove_task(task)
+                if not now.bars.tasks:
+                    now.bars.stop()
+                    now.bars = None
         style = {"done": "green", "unknown": "bold yellow"}.get(outcome, "bold red")
         self._print(
             f"  {outcome:8}{clean(describe(change))} ({clock.write_duration(seconds)})"
@@ -207,7 +221,9 @@ class Terminal:
         )
 
     def _print(self, text: str, style: str = "") -> None:
-        self.console.print(text, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if text or not self.label:
+            text = _labelled(text, self.label)
+            self.console.print(text, style=style or None, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _style_of(line: str) -> str:
@@ -228,6 +244,7 @@ class Json:
     """One JSON object a line, for machines."""
 
     stream: TextIO = field(default_factory=lambda: sys.stdout)
+    label: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def tell(self, text: str) -> None:
@@ -254,11 +271,21 @@ class Json:
     def write(self, kind: str, **data: Any) -> None:
         """One line; `kind` tells what it is."""
         with self._lock:
-            line = {"at": clock.write_time(clock.now()), "kind": kind, **data}
+            of = {"service": self.label.strip()} if self.label else {}
+            line = {"at": clock.write_time(clock.now()), "kind": kind, **of, **data}
             print(json.dumps(mask_data(plain(line))), file=self.stream, flush=True)
 
 
 Shown = Plain | Terminal | Json
+
+
+def labelled(shown: Shown, label: str) -> Shown:
+    """The same place, where each line begins with `label`: for what several do there at once. Without empty lines."""
+    return replace(shown, label=label)
+
+
+def _labelled(text: str, label: str) -> str:
+    return label + text.replace("\n", f"\n{label}")
 
 
 def choose(*, as_json: bool = False) -> Shown:

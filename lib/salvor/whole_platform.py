@@ -1,9 +1,12 @@
-"""A whole platform: every service that is broken, each after those that it depends on, the lowest tier first."""
+"""A whole platform: every service that is broken, each after those that it depends on, the lowest tier first; what does
+not depend on each other side by side.
+"""
 
 from __future__ import annotations
 
 import io
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
@@ -13,11 +16,16 @@ from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
 from salvor.opening import open_session
+from salvor.run import Plan
 from salvor.session import Session
 from salvor.show import Plain, Shown
 from salvor.system import Wish
 
 State = Literal["healthy", "back", "broken", "waits", "not begun", "failed"]
+
+_AT_ONCE = 8
+_WORST_FIRST = (1, 4, 6, 5, 3, 7, 2)
+"""Exit codes: what is not known, or not as it should be, is worse than what was not begun."""
 
 
 @dataclass
@@ -28,7 +36,10 @@ class Result:
     state: State
     session: Session | None = None
     told: str = ""
-    error: SalvorError | None = None
+    error: Exception | None = None
+    plan: Plan | None = None
+    approved: str = ""
+    """How its plan was approved; empty while it was not, or when there is nothing to carry out."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ def assess(platform_name: str, shown: Shown) -> None:
     """
     platform = inventory.load(platform_name)
     services = platform.in_order()
-    with ThreadPoolExecutor(max_workers=8, thread_name_prefix="service") as pool:
+    with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
         results = list(pool.map(lambda service: _look(platform, service), services))
     if isinstance(shown, show.Json):
         for each in results:
@@ -102,7 +113,7 @@ def _look(platform: Platform, service: Service) -> Result:
 def restore(
     platform: str, shown: Shown, asked: Asked, *, plan_only: bool = False, approve: str = "", yes: bool = False
 ) -> list[Result]:
-    """Bring every broken service back, with a record of each. Raises the first error when all is tried."""
+    """Bring every broken service back, with a record of each. Raises the worst error when all is tried."""
     if approve:
         raise UsageError(
             "--approve is for the plan of one service.",
@@ -115,52 +126,144 @@ def restore(
             if each.session and each.session.journal:
                 console.make_record(each.session, shown)
         report(results, shown)
-    for each in results:
-        if each.error:
-            raise each.error
+    refuse_failed(results)
     return results
+
+
+def refuse_failed(results: Sequence[Result]) -> None:
+    """Raise the worst of what services failed with, if any did."""
+    if errors := [each.error for each in results if each.error]:
+        raise min(errors, key=lambda error: _WORST_FIRST.index(getattr(error, "exit_code", SalvorError.exit_code)))
 
 
 def bring_back(
     platform: Platform, shown: Shown, asked: Asked, *, plan_only: bool = False, yes: bool = False
 ) -> list[Result]:
-    """Go through the services in their order, each in an incident of its own. The time of all counts from the beginning
-    of this call. What depends on one that could not be brought back is not begun; the others are.
+    """Go through the platform in its waves: all of a wave are planned, shown and approved, then brought back side by
+    side, each in an incident of its own. The time of all counts from the beginning of this call. What depends on one
+    that could not be brought back is not begun; the others are.
     """
     begun = clock.now()
     results: dict[str, Result] = {}
-    for service in platform.in_order():
-        waits = [name for name in service.depends_on if results[name].state in ("failed", "not begun")]
-        shown.tell("")
-        shown.tell(f"{service.title or service.name} (tier {service.tier}):")
-        if waits:
-            results[service.name] = Result(service, "not begun", told=f"it waits for {', '.join(waits)}")
-            shown.tell(f"  not begun: {results[service.name].told}")
-        else:
-            results[service.name] = _restore(platform, service, shown, asked, begun, plan_only=plan_only, yes=yes)
+    if plan_only:
+        _show_order(platform, shown)
+    for services in platform.in_waves():
+        wave = [Result(service, "not begun", told=_waits(service, results)) for service in services]
+        with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
+            for _ in pool.map(lambda each: _plan(platform, each, shown, asked, begun), wave):
+                pass
+        for each in wave:
+            _have_approved(each, shown, plan_only=plan_only, yes=yes)
+        _carry_out([each for each in wave if each.approved], shown)
+        results |= {each.service.name: each for each in wave}
     return list(results.values())
 
 
-def _restore(
-    platform: Platform, service: Service, shown: Shown, asked: Asked, begun: datetime, *, plan_only: bool, yes: bool
-) -> Result:
-    try:
-        session = asked.open(platform, service, shown)
-        if not session.resumed:
-            session.incident.detected_at = begun
-    except SalvorError as error:
-        return _failed_with(service, None, error, shown)
-    try:
-        console.recover(session, shown, plan_only=plan_only, yes=yes)
-    except SalvorError as error:
-        return _failed_with(service, session, error, shown)
-    return Result(service, "back" if session.incident.recovered_once else "healthy", session)
+def _show_order(platform: Platform, shown: Shown) -> None:
+    waves = [[service.name for service in wave] for wave in platform.in_waves()]
+    if isinstance(shown, show.Json):
+        shown.write("order", waves=waves)
+    tiers = (min(service.tier for service in wave) for wave in platform.in_waves())
+    rows = [(f"{tier}", ", ".join(names)) for tier, names in zip(tiers, waves, strict=True)]
+    shown.tell("The order; those of a line side by side:")
+    shown.lines(show.table(("tier", "services"), rows))
 
 
-def _failed_with(service: Service, session: Session | None, error: SalvorError, shown: Shown) -> Result:
+def _waits(service: Service, results: dict[str, Result]) -> str:
+    """What it would wait for in vain; empty when it can be begun."""
+    missing = [name for name in service.depends_on if results[name].state in ("failed", "not begun")]
+    return f"it waits for {', '.join(missing)}" if missing else ""
+
+
+def _plan(platform: Platform, result: Result, shown: Shown, asked: Asked, begun: datetime) -> None:
+    if result.told:
+        return
+    try:
+        result.session = asked.open(platform, result.service, shown)
+        if not result.session.resumed:
+            result.session.incident.detected_at = begun
+        result.plan = result.session.plan()
+    except Exception as error:  # noqa: BLE001 - told, and raised, in its turn
+        result.error = error
+
+
+def _have_approved(result: Result, shown: Shown, *, plan_only: bool, yes: bool) -> None:
     shown.tell("")
-    shown.tell(f"{error}")
-    return Result(service, "failed", session, error.what, error)
+    shown.tell(f"{result.service.title or result.service.name} (tier {result.service.tier}):")
+    try:
+        if result.told:
+            shown.tell(f"  not begun: {result.told}")
+        elif result.error:
+            raise result.error
+        elif result.session and result.plan:
+            console.announce(result.session, shown)
+            result.approved = console.ask(result.session, shown, result.plan, plan_only=plan_only, yes=yes)
+            result.state = "back" if result.session.incident.recovered_once else "healthy"
+    except Exception as error:  # noqa: BLE001 - raised when the others have ended
+        _failed_with(result, error, shown)
+
+
+def _carry_out(approved: Sequence[Result], shown: Shown) -> None:
+    """Carry approved plans out side by side. On Ctrl-C all of them stop, at their next sign of progress."""
+    width = max((len(each.service.name) for each in approved), default=0) if len(approved) > 1 else 0
+    groups = _apart(approved)
+
+    def work(group: Sequence[Result]) -> None:
+        for each in group:
+            _carry_out_one(each, show.labelled(shown, f"{each.service.name:<{width}}  ") if width else shown)
+
+    with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
+        running = [pool.submit(work, group) for group in groups]
+        try:
+            wait(running)
+        except KeyboardInterrupt:
+            for each in approved:
+                if each.session:
+                    each.session.runner.stop()
+            shown.tell("Stopping: what is under way ends first, or at its next sign of progress.")
+            raise
+    for done in running:
+        done.result()
+
+
+def _apart(approved: Sequence[Result]) -> list[list[Result]]:
+    """Those whose plans change the same system, such as a program that works on the data of both, in one group: they
+    go one after the other.
+    """
+    groups: list[tuple[set[str], list[Result]]] = []
+    for each in approved:
+        systems = _changed(each)
+        before = [group for group in groups if group[0] & systems]
+        groups = [group for group in groups if group not in before]
+        groups.append(
+            (systems.union(*(one for one, _ in before)), [*(one for _, group in before for one in group), each])
+        )
+    return [group for _, group in groups]
+
+
+def _changed(result: Result) -> set[str]:
+    assert result.session and result.plan
+    system = result.session.incident.system
+    return {change.system for change in result.plan.changes if system(change.system).verbs()[change.verb].waits}
+
+
+def _carry_out_one(result: Result, shown: Shown) -> None:
+    session = result.session
+    assert session and result.plan
+    session.runner.watcher = shown
+    session.runner.go_on()
+    try:
+        console.carry_out(session, shown, result.plan, result.approved)
+        result.state = "back" if session.incident.recovered_once else "healthy"
+    except Exception as error:  # noqa: BLE001 - raised when the others have ended
+        _failed_with(result, error, shown)
+
+
+def _failed_with(result: Result, error: Exception, shown: Shown) -> None:
+    result.state, result.error = "failed", error
+    result.told = error.what if isinstance(error, SalvorError) else f"{type(error).__name__}: {error}"
+    shown.tell("")
+    shown.tell(str(error) if isinstance(error, SalvorError) else f"Salvor met an error of its own: {result.told}")
 
 
 def report(results: list[Result], shown: Shown) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Annotated
 
@@ -89,20 +90,27 @@ class Platform:
             )
         return self.services[name]
 
-    def in_order(self) -> list[Service]:
-        """The services in the order in which they are brought back: each after those that it depends on, the lower tier
-        first, else as the inventory has them.
+    def in_waves(self) -> list[list[Service]]:
+        """The services in the waves in which they are brought back: those of a wave depend on none of it, each comes
+        after those that it depends on, the lower tier first. One that a lower tier needs comes with that tier.
         """
-        found: dict[str, Service] = {}
+        needs = {name: service.depends_on for name, service in self.services.items()}
+        needed_first = [*TopologicalSorter(needs).static_order()]
+        tiers = {name: service.tier for name, service in self.services.items()}
+        for name in reversed(needed_first):
+            for needed in needs[name]:
+                tiers[needed] = min(tiers[needed], tiers[name])
+        depths: dict[str, int] = {}
+        for name in needed_first:
+            depths[name] = max((depths[one] + 1 for one in needs[name] if tiers[one] == tiers[name]), default=0)
+        waves: dict[tuple[int, int], list[Service]] = {}
+        for name, service in self.services.items():
+            waves.setdefault((tiers[name], depths[name]), []).append(service)
+        return [wave for _, wave in sorted(waves.items(), key=lambda each: each[0])]
 
-        def visit(service: Service) -> None:
-            for name in service.depends_on:
-                visit(self.services[name])
-            found.setdefault(service.name, service)
-
-        for service in sorted(self.services.values(), key=lambda service: service.tier):
-            visit(service)
-        return list(found.values())
+    def in_order(self) -> list[Service]:
+        """The services of all waves, one after the other."""
+        return [service for wave in self.in_waves() for service in wave]
 
     def applications_before(self, application: str) -> set[str]:
         """The programs that run before this one does: those of the services that its own depend on."""
