@@ -316,6 +316,10 @@ def test_questions_are_answered_of_what_is_live_and_of_what_is_staged(lab: Lab) 
     assert system.ask("files *.jpg", "live") == 1
     assert system.ask("files --", "live") == 1
     assert system.ask("changed", "live") == system.ask("changed", "side-tree") == 0
+    for path in lab.tree.rglob("*"):
+        if path.is_file() and not path.is_symlink():  # as an archive brings them back
+            os.utime(path, (0, int(path.stat().st_mtime)))
+    assert system.ask("changed", "live") == 0
     (lab.tree / "empty").unlink()
     (lab.tree / "owned").write_bytes(b"encrypted")
     assert system.ask("changed", "live") == 2

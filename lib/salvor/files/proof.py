@@ -255,10 +255,17 @@ def changed(system: Files, path: str) -> int:
     for entry in census.take(system.shell, path) if path == system.place.staged or look.live else ():
         if entry.kind == "f":
             candidates = nodes.get(as_json(entry.path), [])
-            same = [node for node in candidates if (node.size, node.modified) == (entry.size, entry.modified)]
+            same = [
+                node for node in candidates if node.size == entry.size and _same_time(node.modified, entry.modified)
+            ]
             if same:
                 candidates.remove(same[0])
     return sum(1 for each in nodes.values() for node in each if node.kind == "f")
+
+
+def _same_time(backed_up: int, now: int) -> bool:
+    """Whether a file's time is that of its backup; what came out of an archive has whole seconds. In nanoseconds."""
+    return now == backed_up or now == backed_up // 10**9 * 10**9
 
 
 def _baseline(system: Files, look: Look, path: str) -> Mapping[str, str]:
