@@ -21,7 +21,6 @@ from typing import Any
 
 from salvor import clock
 from salvor.change import Change, Decision, Finding, Level, Undo, WayBack
-from salvor.incident import wish_to_json
 from salvor.journal import FILE, Journal
 from salvor.line import START, digest, encode
 from salvor.system import Wish
@@ -67,7 +66,7 @@ def lines(incident: str, service: str, begin: datetime, seed: int) -> Iterator[t
         "restore": Change(system, "stage", stage, "physical: replayed to the newest state", Undo("drop", {})),
         "reroute": Change(system, "promote", dict(way.promote), "side-data is proven", way.promote_undo),
     }
-    wish = wish_to_json(Wish())
+    wish = Wish().to_json()
     failed = begin - timedelta(seconds=chance.uniform(5, 120))
     yield now, "opened", {
         "incident": incident, "platform": "bench", "service": service, "title": service.title(), "purpose": purpose,

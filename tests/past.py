@@ -9,7 +9,6 @@ from typing import Any
 
 from salvor import clock
 from salvor.change import Change, Decision, WayBack
-from salvor.incident import wish_to_json
 from salvor.journal import Journal
 from salvor.system import Wish
 
@@ -48,7 +47,7 @@ def write(
         failed_at = clock.write_time(at - timedelta(seconds=blind)) if blind is not None else None
         journal = Journal.create(
             folder, by="kim@ops1", incident=folder.name, platform=platform, service=service, title=service.title(),
-            purpose=purpose, runbook="restore", wish=wish_to_json(Wish()), detected_at=clock.write_time(at),
+            purpose=purpose, runbook="restore", wish=Wish().to_json(), detected_at=clock.write_time(at),
             failed_at=failed_at, targets=targets,
         )  # fmt: skip
         chosen = WayBack(way, True, "it is there", stage="side", backup=backup, arguments={"stage": "side"})

@@ -24,7 +24,8 @@ MAY = {
     "steps": {"system", "change", "incident", "checks", "clock", "errors", "steps"},
     "runbooks": {"steps"},
     "system": DATA | {"audit", "systems"},  # the folder that it finds the kinds in, and no kind by its name
-    "incident": {"system", "change", "checks", "clock", "errors", "inventory"},
+    "incident": {"system", "change", "checks", "clock", "errors", "inventory", "learned"},
+    "learned": {"change"},
     "change": set(),
     "errors": set(),
     "clock": {"errors"},
@@ -38,8 +39,8 @@ MAY = {
 # What systems share with each other, and must not: the chain, the terminal, the record.
 NOT_FOR_SYSTEMS = {
     "aftermath", "arguments", "brief", "chart", "commands", "console", "drill", "history", "incident", "incidents",
-    "inventory", "journal", "live", "maintenance", "notebook", "opening", "readiness", "record", "run", "sandbox",
-    "session", "show", "show_trends", "steps", "story", "trends",
+    "inventory", "journal", "learned", "live", "maintenance", "notebook", "opening", "readiness", "record", "run",
+    "sandbox", "session", "show", "show_trends", "steps", "story", "trends",
 }  # fmt: skip
 ENGINES = {"files": {"files"}, "host": {"host", "application", "cache"}, "postgres": {"postgres"}}
 """The packages that belong to some kinds of system, and to which: the first bears its name."""

@@ -10,7 +10,6 @@ from typing import Any
 
 from salvor import clock
 from salvor.change import Change, Decision, Finding, Level, Undo, WayBack, plan_hash
-from salvor.incident import wish_to_json
 from salvor.journal import Journal
 from salvor.system import Wish
 
@@ -99,7 +98,7 @@ class Teller:
             "purpose": "incident",
             "runbook": "restore",
         }
-        wish = wish_to_json(Wish(damaged_at=failed_at))
+        wish = Wish(damaged_at=failed_at).to_json()
         times = {
             "detected_at": clock.write_time(BEGIN),
             "failed_at": clock.write_time(failed_at) if failed_at else None,

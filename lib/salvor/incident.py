@@ -7,17 +7,21 @@ from __future__ import annotations
 import secrets as _random
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State
+from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, State
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
+from salvor.learned import Learned
 from salvor.system import FORECAST, Application, Context, Outbox, Restorable, Route, System, Wish
+
+RESTART = "restart"
+"""The way back of a program that runs and does not do its work."""
 
 
 def new_id(service: str) -> str:
@@ -39,7 +43,7 @@ class Broken:
 
 
 @dataclass
-class Incident:
+class Incident(Learned):
     """One recovery of one service. Only the runner calls `learn` and `foresee`; steps only read.
 
     `detected_at` is when Salvor was first asked, `failed_at` when the failure or damage began, where that is known.
@@ -57,26 +61,10 @@ class Incident:
     """What a drill plays: a disaster, or what is rehearsed."""
     detected_at: datetime = field(default_factory=clock.now)
     failed_at: datetime | None = None
-    decisions: dict[str, Decision] = field(default_factory=dict)
-    findings: list[tuple[str, Finding]] = field(default_factory=list)
-    measured: dict[str, Any] = field(default_factory=dict)
-    recovered_once: bool = False
     error: str = ""
     """What the recovery failed on last, in one line."""
-    over: str = ""
-    """How it ended (closed, undone, discarded); empty while it is open."""
-    approvals: dict[str, set[str]] = field(default_factory=dict)
-    """The keys of the changes that were approved, by the hash of their plan."""
-    asked: str = ""
-    """The hash of the plan that a second person was asked to approve last."""
-    interrupted: dict[str, tuple[str, Change]] = field(default_factory=dict)
-    """What was begun and not seen to end, by its key: the step, and the change."""
-    _halted: set[str] = field(default_factory=set, repr=False)
-    """The applications that this incident stopped, or began to."""
     _to_halt: set[str] = field(default_factory=set, repr=False)
-    """Those that it would stop, in a plan."""
-    _proven: set[str] = field(default_factory=set, repr=False)
-    _proving: dict[str, bool] = field(default_factory=dict, repr=False)
+    """The applications that it would stop, in a plan."""
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
     _seen: dict[str, State] = field(default_factory=dict, repr=False)
     ahead: bool = False
@@ -346,65 +334,8 @@ class Incident:
             },
         }
 
-    # --- what the journal says -----------------------------------------------------------------------------------
-
-    def learn(self, line: Mapping[str, Any]) -> None:
-        """Take in one journal line, as it is written or when the incident is resumed."""
-        match line["kind"]:
-            case "decision":
-                decision = Decision.from_json(line["decision"])
-                self.decisions[decision.system] = decision
-            case "finding":
-                finding = Finding.from_json(line["finding"])
-                self.findings.append((line["step"], finding))
-                if line["step"] == "verify":
-                    self._weigh(finding)
-            case "step" if line["step"] == "verify":
-                self._weigh_all(ended=line["phase"] == "ended")
-            case "approved":
-                self.approvals[line["hash"]] = {change["key"] for change in line["changes"]}
-            case "asked":
-                self.asked = line["hash"]
-            case "measured":
-                figures = {name: value for name, value in line.items() if name not in _FRAME}
-                self.measured = {**self.measured, **figures}
-            case "recovered":
-                self.recovered_once = True
-            case "intent" if line.get("undoing"):
-                self.recovered_once = False  # it is on its way back
-            case "intent":
-                change = Change.from_json(line["change"])
-                self.interrupted[line["change"]["key"]] = line["step"], change
-                if change.verb == "stop":
-                    self._halted.add(change.system)
-            case "outcome" | "observed" if not line.get("undoing"):
-                self.interrupted.pop(line["key"], None)
-            case "closed" | "undone" | "discarded":
-                self.over = line["kind"]
-
-    def _weigh(self, finding: Finding) -> None:
-        """One finding of `verify`: a single bad one takes the proof from the copy that it was seen on, at once."""
-        good = finding.level in (Level.PASS, Level.WARN)
-        self._proving[finding.evidence] = good and self._proving.get(finding.evidence, True)
-        if not good:
-            self._proven.discard(finding.evidence)
-
-    def _weigh_all(self, *, ended: bool) -> None:
-        """`verify` begins or ends. Only at its end is a copy proven: a crash in its midst left some checks unasked."""
-        if ended:
-            self._proven |= {identity for identity, good in self._proving.items() if good and identity}
-        self._proving = {}
-
-    def learn_anew(self, lines: list[dict[str, Any]]) -> None:
-        """Take in a whole journal, and forget what this process decided without writing it down."""
-        self.decisions, self.findings, self.measured, self.approvals = {}, [], {}, {}
-        self.recovered_once, self.over, self.asked = False, "", ""
-        self._proven, self._proving, self.interrupted, self._halted = set(), {}, {}, set()
-        for line in lines:
-            self.learn(line)
-
     def opening(self) -> dict[str, Any]:
-        """The data of the journal's first line, from which `reopen` makes the incident again."""
+        """The data of the journal's first line, from which the incident is made again."""
         return {
             "incident": self.id,
             "platform": self.platform.name,
@@ -414,57 +345,8 @@ class Incident:
             "scenario": self.scenario,
             "runbook": self.runbook,
             "systems": list(self.service.systems),
-            "wish": wish_to_json(self.wish),
+            "wish": self.wish.to_json(),
             "detected_at": clock.write_time(self.detected_at),
             "failed_at": clock.write_time(self.failed_at) if self.failed_at else None,
             "targets": {"rto": self.service.rto, "rpo": self.service.rpo},
         }
-
-
-RESTART = "restart"
-"""The way back of a program that runs and does not do its work."""
-_FRAME = ("n", "at", "by", "kind", "previous")
-
-
-def reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operator: str) -> Incident:
-    """The incident that a journal tells of."""
-    opened = lines[0]
-    name, of_no_service = opened["service"], opened["purpose"] == "maintenance" and opened.get("systems")
-    incident = Incident(
-        id=opened["incident"],
-        platform=platform,
-        service=Service(name=name, rto=0, rpo=0, systems=of_no_service)
-        if of_no_service and name not in platform.services
-        else platform.service(name),
-        wish=wish_from_json(opened["wish"]),
-        runbook=opened["runbook"],
-        operator=operator,
-        folder=folder,
-        purpose=opened["purpose"],
-        scenario=opened.get("scenario", ""),
-        detected_at=clock.read_time(opened["detected_at"]),
-        failed_at=clock.read_time(opened["failed_at"]) if opened["failed_at"] else None,
-    )
-    incident.learn_anew(lines)
-    return incident
-
-
-def wish_to_json(wish: Wish) -> dict[str, Any]:
-    """Plain data for the journal."""
-    return asdict(wish) | {
-        "at": clock.write_time(wish.at) if wish.at else None,
-        "damaged_at": clock.write_time(wish.damaged_at) if wish.damaged_at else None,
-        "ways": list(wish.ways),
-    }
-
-
-def wish_from_json(data: Mapping[str, Any]) -> Wish:
-    """The Wish that `wish_to_json` wrote."""
-    return Wish(
-        **{
-            **data,
-            "at": clock.read_time(data["at"]) if data["at"] else None,
-            "damaged_at": clock.read_time(data["damaged_at"]) if data["damaged_at"] else None,
-            "ways": tuple(data["ways"]),
-        }
-    )

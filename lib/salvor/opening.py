@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from salvor import brief, inventory, journal, runbook_files
+from salvor import brief, clock, inventory, journal, runbook_files
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError, UsageError
 from salvor.history import History
-from salvor.incident import Incident, new_id, reopen
+from salvor.incident import Incident, new_id
 from salvor.incidents import find, incidents_folder, is_open, lines_of, of_incident, operator
-from salvor.inventory import Platform
+from salvor.inventory import Platform, Service
 from salvor.journal import Journal
 from salvor.run import Runner, Watcher
 from salvor.session import Session
@@ -116,8 +116,31 @@ def _lines(folder: Path, watcher: Watcher) -> list[dict[str, Any]]:
 
 
 def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
-    incident = reopen(lines_of(folder), platform, folder, operator())
+    incident = _reopen(lines_of(folder), platform, folder, operator())
     return Session(incident, runbook_files.load(incident.runbook), Runner(incident, watcher), history, resumed=True)
+
+
+def _reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operator: str) -> Incident:
+    """The incident that a journal tells of."""
+    opened = lines[0]
+    name, of_no_service = opened["service"], opened["purpose"] == "maintenance" and opened.get("systems")
+    incident = Incident(
+        id=opened["incident"],
+        platform=platform,
+        service=Service(name=name, rto=0, rpo=0, systems=of_no_service)
+        if of_no_service and name not in platform.services
+        else platform.service(name),
+        wish=Wish.from_json(opened["wish"]),
+        runbook=opened["runbook"],
+        operator=operator,
+        folder=folder,
+        purpose=opened["purpose"],
+        scenario=opened.get("scenario", ""),
+        detected_at=clock.read_time(opened["detected_at"]),
+        failed_at=clock.read_time(opened["failed_at"]) if opened["failed_at"] else None,
+    )
+    incident.learn_anew(lines)
+    return incident
 
 
 def _is_broken_again(incident: Incident) -> bool:

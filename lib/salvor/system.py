@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
+from salvor import clock
 from salvor.change import (
     Argument,
     Backup,
@@ -78,8 +79,7 @@ class Wish:
     `source` is `latest`, a backup id, a path or a URI (`--from`). `at` is a time (UTC), `target` a name or an LSN
     (`name:before-release`, `lsn:0/3000060`). `damaged_at` is when live data was damaged (None: it is not damaged, or
     nobody knows when). `live_is_sound` is False when a check of the data failed on what is live, so that a standby
-    has the
-    same damage. `rpo` is in seconds. `ways` are the ways that the runbook allows, in its order (empty: all).
+    has the same damage. `rpo` is in seconds. `ways` are the ways that the runbook allows, in its order (empty: all).
     `overrides` are named deviations with the reason that the operator gave.
     """
 
@@ -91,6 +91,20 @@ class Wish:
     rpo: float = 0.0
     ways: tuple[str, ...] = ()
     overrides: Mapping[str, str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for the journal."""
+        return asdict(self) | {
+            "at": clock.write_time(self.at) if self.at else None,
+            "damaged_at": clock.write_time(self.damaged_at) if self.damaged_at else None,
+            "ways": list(self.ways),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Wish:
+        """The wish that `to_json` wrote."""
+        times = {name: clock.read_time(data[name]) if data[name] else None for name in ("at", "damaged_at")}
+        return cls(**{**data, **times, "ways": tuple(data["ways"])})
 
     def in_its_order(self, ways: Iterable[WayBack]) -> list[WayBack]:
         """These ways, as the runbook orders and allows them; what is possible comes first."""
