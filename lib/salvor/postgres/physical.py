@@ -82,9 +82,9 @@ class Physical:
             yield from self._restore(backup, target, timeline, whole=bool(marker.get("incident") == self.incident))
             marker = wanted
             beside.write_marker(self.stage, marker | {"phase": "restored"})
-        damaged = self.live.look()
-        known_end = self._known_end(timeline, damaged) if target == "latest" else 0
-        self.stage.launch(self._overrides([self.stage.look(), damaged]))
+        restored, damaged = self.stage.look(), self.live.look()
+        known_end = self._known_end(timeline, restored, damaged) if target == "latest" else 0
+        self.stage.launch(self._overrides([restored, damaged]))
         yield from self._replay(target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
         if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
             yield from self._before_a_drop(backup, timeline, wanted)
@@ -172,9 +172,10 @@ class Physical:
         """
         self.live.shell.run(["sh", "-c", script, "sh", self.live.data, self.stage.data], deadline=600.0)
 
-    def _known_end(self, timeline: int, damaged: Look) -> int:
-        """The LSN that a restore of the newest state must reach, as far as that is known."""
-        known = [self.repository.archived_to(timeline)]
+    def _known_end(self, timeline: int, restored: Look, damaged: Look) -> int:
+        """The LSN that a restore of the newest state must reach, as far as that is known; 0 when it is not."""
+        segment_size = int((restored.control or {}).get("Bytes per WAL segment", 0))
+        known = [self.repository.archived_to(timeline, segment_size) if segment_size else 0]
         if damaged.control and damaged.timeline == timeline and not damaged.in_recovery:
             known.append(read_lsn(damaged.control["Latest checkpoint location"]))
         return max(known)

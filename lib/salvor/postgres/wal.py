@@ -31,7 +31,7 @@ def name_of(timeline: int, lsn: int, segment_size: int) -> str:
     return f"{timeline:08X}{number // each:08X}{number % each:08X}"
 
 
-def end_of(segment: str, segment_size: int = 16 * 1024 * 1024) -> int:
+def end_of(segment: str, segment_size: int) -> int:
     """The first LSN behind a WAL segment, by its file name; `segment_size` in bytes."""
     number = int(segment[8:16], 16) * (0x100000000 // segment_size) + int(segment[16:24], 16)
     return (number + 1) * segment_size

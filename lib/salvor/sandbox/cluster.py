@@ -93,6 +93,7 @@ def initialise(
     data, run, program = server.data, sandbox.shell.run, server.program
     user = configuration.owner(sandbox)
     initdb = [program("initdb"), "-D", data, "-U", user, "--data-checksums", "--no-sync", "--no-instructions"]
+    initdb += ["--wal-segsize=1"]  # MB: it is archived every few seconds, whole, however little is in it
     run([*initdb, "--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--auth-local=peer"], deadline=60)
     run(["sh", "-c", 'cat >> "$1"', "sh", f"{data}/postgresql.conf"], input=configuration.SETTINGS.encode())
     sandbox.shell.write(f"{data}/pg_hba.conf", configuration.access(sandbox))

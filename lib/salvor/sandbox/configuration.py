@@ -22,6 +22,8 @@ max_wal_size = 512MB
 wal_level = replica
 wal_log_hints = on
 wal_keep_size = 64MB
+# Else what it shares would stay in memory for good when the server is killed and its directory removed.
+dynamic_shared_memory_type = mmap
 track_commit_timestamp = on
 hot_standby = on
 password_encryption = scram-sha-256
