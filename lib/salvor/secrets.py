@@ -32,7 +32,8 @@ _names: set[str] = set()
 _hidden: re.Pattern[str] | None = None
 
 
-def _check(reference: str) -> str:
+def check_reference(reference: str) -> str:
+    """`reference`. Raises ValueError for what is none; a secret that was written there is not shown."""
     where, _, rest = reference.partition(":")
     if where not in ("env", "file", "cmd"):
         raise ValueError(
@@ -51,7 +52,7 @@ def _check(reference: str) -> str:
     return reference
 
 
-SecretReference = Annotated[str, AfterValidator(_check)]
+SecretReference = Annotated[str, AfterValidator(check_reference)]
 """A settings field that names a secret and never holds one."""
 
 
@@ -61,7 +62,7 @@ def resolve(reference: str) -> str:
     Raises CannotError when it is not there, is empty, or its file can be read by others.
     """
     try:
-        where, _, rest = _check(reference).partition(":")
+        where, _, rest = check_reference(reference).partition(":")
     except ValueError as error:
         raise UsageError(f"A secret must be a reference: {error}.") from None
     if where == "env":

@@ -20,6 +20,7 @@ from typing import Any
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.files import locations
 from salvor.files.census import Count
 from salvor.shell import Shell
 
@@ -33,6 +34,7 @@ _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """Who makes a repository at a location."""
 _TAG = "salvor:"
 _LOCKED = "repository is already locked"
+_NOTHING = "Is there a repository at the following location"
 _INCOMPLETE = "salvor-incomplete"
 _VERSION = re.compile(r"restic (\d+)\.(\d+)")
 _HEAD = re.compile(rb"^[-a-zA-Z]{10,13} +\d+ +\d+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=/)", re.MULTILINE)
@@ -80,18 +82,20 @@ class DiskFullError(CannotError):
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository of a tree. `environment` holds what the storage asks for, as references to secrets."""
+    """One repository of a tree. `environment` holds what the storage asks for, secrets as references; `login` is the
+    command that logs in where it is reached by SFTP.
+    """
 
     name: str
     location: str
     shell: Shell
     password: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    login: Sequence[str] = ()
 
     @cached_property
     def _secrets(self) -> dict[str, str]:
-        found = {name: secrets.resolve(reference) for name, reference in self.environment.items()}
-        return {**found, "RESTIC_PASSWORD": secrets.resolve(self.password)}
+        return {**locations.resolved(self.environment), "RESTIC_PASSWORD": secrets.resolve(self.password)}
 
     @cached_property
     def version(self) -> tuple[int, int]:
@@ -113,7 +117,7 @@ class Repository:
 
     def argv(self, *arguments: str) -> list[str]:
         """A restic command for this repository."""
-        return ["restic", "--repo", self.location, *arguments]
+        return ["restic", "--repo", self.location, *locations.options(self.login), *arguments]
 
     def ask(self, *arguments: str, deadline: float | None = None) -> str:
         """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
@@ -173,6 +177,7 @@ class Repository:
         too. Raises DamagedError, and CannotError when it cannot be asked.
         """
         assert self.version
+        self.ask("cat", "config")  # one that says nothing would keep the check waiting
         argv = self.argv("check", "--no-lock", *(["--read-data"] if deep else []))
         try:
             self.shell.run(argv, environment=self._secrets, deadline=_DAY if deep else _READING)
@@ -264,19 +269,25 @@ class Repository:
 
     def _back_up(self, argv: Sequence[str]) -> Generator[Progress, None, str]:
         made, unread, said = "", list[str](), list[str]()
+        most, moved = -1, clock.monotonic()
         command = ["sh", "-c", 'exec env TZ=UTC "$0" "$@" 2>&1', *argv]
         try:
             for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
                 status = _status(line)
                 match status.get("message_type"):
                     case "status":
-                        yield Progress(
-                            int(status.get("bytes_done", 0)), status.get("total_bytes"), "bytes", f"to {self.name}"
-                        )
+                        done = int(status.get("bytes_done", 0))
+                        if done > most:
+                            most, moved = done, clock.monotonic()
+                        elif clock.monotonic() - moved > _SILENCE:
+                            raise self.lost(f"it took nothing for {clock.write_duration(_SILENCE)}")
+                        yield Progress(done, status.get("total_bytes"), "bytes", f"to {self.name}")
                     case "summary":
                         made = str(status["snapshot_id"])
                     case "error" if not _vanished(status):
                         unread.append(str(status.get("item")))
+                    case "exit_error":  # restic 0.17 and newer
+                        said.append(str(status.get("message")))
                     case None if line.strip():
                         said = [*said[-20:], line]
         except CommandError as error:
@@ -296,7 +307,7 @@ class Repository:
         try:
             self.ask("cat", "config")
         except CannotError as error:
-            if "Is there a repository at the following location" not in str(error.__cause__):
+            if _NOTHING not in str(error.__cause__) or _REFUSED.search(str(error.__cause__)):
                 raise
             with _making[self.location]:
                 self._init()
@@ -338,12 +349,28 @@ class Repository:
 
     def explained(self, said: str, argv: Sequence[str]) -> CannotError:
         """What restic's words mean."""
-        said = secrets.mask(said.strip())
+        if self.login and "unable to start the sftp session" in said:  # often without what ssh said: so it is asked
+            said += self.shell.run(self.login, deadline=ANSWERING, check=False).stderr
+        said = secrets.mask("\n".join(map(_plain, said.strip().splitlines())))
         which = f"the repository {self.name} ({self.location})"
         by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
         if "wrong password" in said:
             return CannotError(f"The password of {which} is not the right one.", hint="see its password: setting")
-        if "Is there a repository" in said:
+        if "Host key verification failed" in said:
+            changed = "IDENTIFICATION HAS CHANGED" in said
+            return CannotError(
+                f"The host key of {which} {'has changed' if changed else 'is not known'} on {self.shell.where}; "
+                "the host was refused.",
+                safe="nothing was sent to it",
+                hint="ask who runs it which key is its own, then write it in ssh: {host_keys: [...]} of this "
+                f"repository, or in known_hosts on {self.shell.where}; {by_hand}",
+            )
+        if _REFUSED.search(said):
+            return CannotError(
+                f"The storage of {which} refuses who we say we are: {_last(said)}",
+                hint=f"see its environment: (and ssh:) setting; {by_hand}",
+            )
+        if _NOTHING in said:
             why = said.splitlines()[0].removeprefix("Fatal: ")
             return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
         if "no space left on device" in said:
@@ -433,6 +460,13 @@ class _Watch:
                 raise self._repository.lost(line)
 
 
+_REFUSED = re.compile(
+    r"signature we calculated|Access Key Id you provided|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch"
+    r"|AuthenticationFailed|AuthorizationFailure|Permission denied \(|could not find default credentials"
+    r"|error getting credentials|invalid_grant|\b40[13] (Unauthorized|Forbidden)|Server failed to authenticate"
+)
+"""What S3, Azure, GCS, sshd and restic's own server say to wrong credentials."""
+
 _DAMAGE = (
     "ciphertext verification failed",
     "invalid data returned",
@@ -452,6 +486,13 @@ _DAMAGE = (
 def as_json(name: bytes) -> str:
     """A name as Go's JSON has it: each byte that is no UTF-8 is U+FFFD."""
     return re.sub("[\udc80-\udcff]", "\ufffd", name.decode("utf-8", "surrogateescape"))
+
+
+def _plain(line: str) -> str:
+    """A line for people: restic 0.17 and newer say with --json also errors as JSON."""
+    status = _status(line)
+    error = status.get("error")
+    return str(status.get("message") or (error.get("message") if isinstance(error, dict) else error) or line)
 
 
 def _last(said: str) -> str:

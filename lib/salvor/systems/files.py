@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -19,12 +18,13 @@ from salvor.archive.system import Archived
 from salvor.audit import Audited
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
-from salvor.files import archived, audit, backing_up, questions, snapshot
+from salvor.files import archived, audit, backing_up, locations, questions, snapshot
 from salvor.files.place import ABSENT, Beside, Look, Place, room_for
 from salvor.files.restic import Repository
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.policy import BackedUpSettings, Keep
 from salvor.secrets import SecretReference
+from salvor.ssh.settings import DoorSettings
 from salvor.system import Wish, verb
 
 _DAY = 24 * 3600.0
@@ -37,27 +37,26 @@ def _check_path(path: str) -> str:
     return path
 
 
-def _check_location(location: str) -> str:
-    kind = re.match(r"(s3|azure|gs|sftp|rest|b2|swift|rclone):", location)
-    if not kind and not location.startswith("/"):
-        raise ValueError(f"{location!r} is no repository: write /FOLDER, s3:..., azure:..., gs:... or sftp:...")
-    if re.search(r"//[^/@]*:[^/@]*@", location) or not location.isprintable():
-        raise ValueError("a password in a location would be shown; name it in environment: (this value is not shown)")
-    return location
-
-
 class RepositorySettings(BaseModel):
-    """A restic repository, as the tree's host reaches it. `environment`: what the storage's client asks for. `keep`: a
-    policy of its own, for one with less room than the others.
+    """A restic repository, as the tree's host reaches it. `environment`: what the storage's client asks for. `ssh`: how
+    a repository of sftp lets that host in; what is not said comes from its ~/.ssh. `keep`: a policy of its own, for one
+    with less room than the others.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    location: Annotated[str, AfterValidator(_check_location)]
+    location: Annotated[str, AfterValidator(locations.check)]
     password: SecretReference
-    environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], SecretReference] = {}
+    environment: dict[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")], str] = {}
+    ssh: DoorSettings = DoorSettings()
     keep: Keep | None = None
+
+    @model_validator(mode="after")
+    def _can_be_entered(self) -> RepositorySettings:
+        locations.check_environment(self.location, self.environment)
+        locations.check_door(self.location, self.ssh)
+        return self
 
 
 class FilesSettings(OnAMachineSettings, BackedUpSettings):
@@ -102,7 +101,14 @@ class Files(OnAMachine, Archived):
     def repositories(self) -> tuple[Repository, ...]:
         """Where its backups are, in the order of the inventory."""
         return tuple(
-            Repository(one.name, one.location, self.shell, one.password, one.environment)
+            Repository(
+                one.name,
+                one.location,
+                self.shell,
+                one.password,
+                one.environment,
+                locations.login(one.location, one.ssh),
+            )
             for one in self.settings.repositories
         )
 
