@@ -463,7 +463,8 @@ class _Watch:
 _REFUSED = re.compile(
     r"signature we calculated|Access Key Id you provided|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch"
     r"|AuthenticationFailed|AuthorizationFailure|Permission denied \(|could not find default credentials"
-    r"|error getting credentials|invalid_grant|\b40[13] (Unauthorized|Forbidden)|Server failed to authenticate"
+    r"|no azure authentication information|error getting credentials|invalid_grant|Server failed to authenticate"
+    r"|\b40[13] (Unauthorized|Forbidden)"
 )
 """What S3, Azure, GCS, sshd and restic's own server say to wrong credentials."""
 
