@@ -7,6 +7,7 @@ from __future__ import annotations
 import getpass
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -150,8 +151,10 @@ def serving_accounts(accounts: Sequence[Account], address: str = "127.0.0.9", *,
 
 
 @contextmanager
-def dropbear(address: str = "127.0.0.9") -> Iterator[Server]:
-    """A dropbear, which reads the keys of its user at home only: so in a mount namespace. Needs root."""
+def dropbear(address: str = "127.0.0.9", *, forced: str = "") -> Iterator[Server]:
+    """A dropbear, which reads the keys of its user at home only: so in a mount namespace. Needs root. `forced` is what
+    it runs in place of each command.
+    """
     with _folder(address, "ed25519", "ed25519") as (folder, port):
         home = Path(pwd.getpwnam(USER).pw_dir)
         subprocess.run(
@@ -169,6 +172,7 @@ def dropbear(address: str = "127.0.0.9") -> Iterator[Server]:
             os.chown(path, account.pw_uid, account.pw_gid)
         start = f"exec setpriv --reuid={account.pw_uid} --regid={account.pw_gid} --init-groups -- "
         start += f"dropbear -F -E -r {folder}/key -p {address}:{port} -P {folder}/pid"
+        start += f" -c {shlex.quote(forced)}" if forced else ""
         script = f"mount --bind {keys.parent} {home} && {start}"
         with _started(["unshare", "--mount", "sh", "-c", script], folder, address, port) as server:
             yield server

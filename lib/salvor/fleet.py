@@ -87,6 +87,8 @@ class _Visits(Generic[_Answer]):
                 self._direct[name] = route
         for target in (self._call, *[self._serve] * self._at_once):
             threading.Thread(target=target, name="fleet", daemon=True).start()
+        if self._direct:
+            import salvor.ssh.channel  # noqa: F401  takes its time, in which the first hosts begin to speak
 
     def _call(self) -> None:
         try:

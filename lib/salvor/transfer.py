@@ -261,14 +261,13 @@ class _BySftp(_Files):
 def _files(there: Shell, deadline: float) -> _Files:
     """By commands where the host runs them: they can be another user's, and the host adds up its own checksums."""
     from salvor.ssh.remote import Remote
-    from salvor.ssh.wire import Wire
 
     try:
         there.run(["true"], deadline=deadline)
     except CannotError:
         remote = there.opened() if isinstance(there, OnDemand) else there
-        link = remote.link() if isinstance(remote, Remote) and not remote.user else None
-        if not isinstance(link, Wire):
+        sftp = remote.link().sftp() if isinstance(remote, Remote) and not remote.user else None
+        if sftp is None:
             raise
-        return _BySftp(link.sftp(), there.where)
+        return _BySftp(sftp, there.where)
     return _ByCommands(there, deadline)

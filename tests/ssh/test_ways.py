@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
+import paramiko
 import pytest
+from paramiko import common
 from salvor import shell
 from salvor.errors import CannotError, OutcomeUnknownError, UsageError
 from salvor.shell import Shell
 from salvor.ssh import known, route
+from salvor.ssh.channel import Channel
+from salvor.ssh.openssh import Master
 from salvor.ssh.settings import JumpSettings, SshSettings
 
 from tests import ssh_server
@@ -134,6 +140,75 @@ def test_dropbear(client: Client) -> None:
         with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
             there.run(["sleep", "20"], deadline=1.0)
         assert there.run(["sh", "-c", "echo said >&2; exit 3"], check=False).stderr == "said\n"
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.parametrize("client", BOTH)
+def test_commands_that_overlap_on_a_dropbear(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends a connection when a process there ends after a channel was opened and before that has a command."""
+    execute = Channel.execute
+
+    def late(channel: Channel, line: str, seconds: float) -> None:
+        time.sleep(0.1)
+        execute(channel, line, seconds)
+
+    monkeypatch.setattr(Channel, "execute", late)
+    with ssh_server.dropbear("127.0.0.10", forced='sh -c "$SSH_ORIGINAL_COMMAND"; sleep 0.05') as server:
+        there = reach(server, client=client)
+        said = [there.run(["echo", str(number)]).stdout for number in range(3)]
+        with ThreadPoolExecutor(1) as threads:
+            meanwhile = threads.submit(there.run, ["sleep", "0.4"])
+            time.sleep(0.2)
+            said += [there.run(["echo", str(number)]).stdout for number in range(3, 6)]
+            assert meanwhile.result().exit_code == 0
+        assert said == [f"{number}\n" for number in range(6)]
+        assert (server.folder / "log").read_text().count("auth succeeded") == 2
+
+
+@needs_root
+@pytest.mark.root
+def test_nothing_is_sent_on_a_channel_that_is_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dropbear ends a connection for it."""
+    send = paramiko.Transport._send_user_message
+
+    def late(connection: paramiko.Transport, message: paramiko.Message) -> None:
+        if message.asbytes()[:1] in (common.cMSG_CHANNEL_EOF, common.cMSG_CHANNEL_WINDOW_ADJUST):
+            time.sleep(0.2)
+        send(connection, message)
+
+    monkeypatch.setattr(paramiko.Transport, "_send_user_message", late)
+    with ssh_server.dropbear("127.0.0.10") as server:
+        there = reach(server)
+        assert there.run(["true"]).exit_code == 0
+        assert len(there.run(["head", "-c", "300000", "/dev/zero"]).stdout) == 300_000
+        assert there.run(["echo", "x"]).stdout == "x\n"
+        assert (server.folder / "log").read_text().count("auth succeeded") == 1
+
+
+@pytest.mark.parametrize("client", BOTH)
+def test_a_connection_that_breaks_before_a_command_is_begun(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ssh_server.serving("127.0.0.10") as server:
+        there = reach(server, client=client)
+        assert there.run(["echo", "x"]).stdout == "x\n"
+        kind, name = (Channel, "execute") if client == "paramiko" else (Master, "begin")
+        begin = getattr(kind, name)
+        breaking = [server.end_sessions]
+
+        def late(*arguments: Any) -> Any:
+            if breaking:
+                breaking.pop()()
+            return begin(*arguments)
+
+        monkeypatch.setattr(kind, name, late)
+        unlink = paramiko.Channel._unlink
+
+        def slow(channel: paramiko.Channel) -> None:  # the connection is gone, and is still called active
+            unlink(channel)
+            time.sleep(0.2)
+
+        monkeypatch.setattr(paramiko.Channel, "_unlink", slow)
+        assert there.run(["echo", "y"]).stdout == "y\n"
 
 
 @pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox here: apt-get install busybox")

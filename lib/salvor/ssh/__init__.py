@@ -8,6 +8,7 @@ import socket
 import threading
 
 from salvor.shell import Shell
+from salvor.ssh.apart import Apart
 from salvor.ssh.remote import Link, Remote
 from salvor.ssh.route import Route, plan
 from salvor.ssh.settings import SshSettings
@@ -59,6 +60,11 @@ def new_link(route: Route, deadline: float, opened: socket.socket | None = None)
     """A link along `route` for the caller alone, who closes it. `opened` is a connection to the first machine on it
     that stands already. Raises CannotError.
     """
+    first = _open(route, deadline, opened)
+    return Apart(first, lambda: _open(route, deadline)) if first.one_by_one else first
+
+
+def _open(route: Route, deadline: float, opened: socket.socket | None = None) -> Link:
     if route.by_openssh:
         from salvor.ssh.openssh import open_master
 

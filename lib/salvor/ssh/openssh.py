@@ -23,7 +23,7 @@ from typing import IO
 
 from salvor import clock, secrets
 from salvor.errors import CannotError
-from salvor.ssh import known, offers
+from salvor.ssh import apart, known, offers
 from salvor.ssh.remote import Link, Pipe
 from salvor.ssh.route import Hop, Route
 
@@ -45,10 +45,12 @@ Host *
     BatchMode {batch}
     Include {home}/.ssh/config
 """
+_BEGINNING = 10.0
 _WAIT = 0.02
 _QUIET = 0.3
 _SHOWS = re.compile(r"Server host key: (\S+) (SHA256:\S+)")
 _staying = ThreadPoolExecutor(1, thread_name_prefix="ssh")
+_VERSION = re.compile(r"remote software version (\S+)")
 _NOISE = re.compile(r"^(debug\d:|OpenSSH_|Warning: Permanently|\s*$)")
 
 
@@ -61,17 +63,38 @@ class Master(Link):
         self.where = route.alias
         self.folder = folder
         self.process = process
+        self._version = _VERSION.findall((folder / "log").read_text(errors="replace"))[-1:]
 
     @property
     def alive(self) -> bool:
         return self.process.poll() is None
 
+    @property
+    def broken(self) -> bool:
+        """Whether the connection broke, as one who used it just saw: its process may still be about to end."""
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(_QUIET)
+        return not self.alive
+
+    @property
+    def one_by_one(self) -> bool:
+        return any(map(apart.is_needed, self._version))
+
     def begin(self, line: str) -> Pipe:
-        # A socket that is gone must be an error: by itself, ssh would then connect anew, and log in again.
-        over_socket = ["-S", str(self.folder / "socket"), "-o", "ProxyCommand=false", "-o", "LogLevel=ERROR"]
+        # A socket that is gone must be an error: by itself, ssh would then connect anew, and log in again. It says
+        # nothing of its own, so that a word is the host's.
+        over_socket = ["-S", str(self.folder / "socket"), "-o", "ProxyCommand=false", "-o", "LogLevel=QUIET"]
         command = ["ssh", "-F", str(self.folder / "config"), *over_socket, "--", self.where, line]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return _ProcessPipe(self, subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes))  # type: ignore[call-overload]
+        process = subprocess.Popen(command, start_new_session=True, bufsize=0, **pipes)  # type: ignore[call-overload]
+        pipe = _ProcessPipe(self, process)
+        if not _heard_of(process) and pipe.exit_code() is None:
+            raise CannotError(
+                f"{self.where} does not run a command: the connection broke.",
+                safe="it was not begun",
+                hint="the same command again connects anew",
+            ) from ConnectionResetError()
+        return pipe
 
     def close(self) -> None:
         self.process.kill()
@@ -111,10 +134,23 @@ class _ProcessPipe(Pipe):
         code = self._process.returncode
         if code is None:
             return None
-        return None if code < 0 or (code == 255 and not self._link.alive) else code
+        return None if code < 0 or (code == 255 and self._link.broken) else code
 
     def close(self) -> None:
-        self._process.kill()
+        if not self._link.one_by_one or self.exit_code() is None:
+            self._process.kill()
+
+    def is_over(self) -> bool:
+        return (self._process.poll() or 0) >= 0 and self.ended
+
+
+def _heard_of(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the host said anything: a command begins with a word, and before that it gets none of its input."""
+    waiting = select.poll()
+    waiting.register(process.stdout, select.POLLIN)  # type: ignore[arg-type]
+    waiting.register(process.stderr, select.POLLIN)  # type: ignore[arg-type]
+    said = waiting.poll(_BEGINNING * 1000)
+    return not said or any(event & select.POLLIN for _, event in said)
 
 
 def _read(stream: IO[bytes] | None, most: int) -> bytes:

@@ -7,6 +7,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from typing import Any
 
 from salvor import clock, secrets
 from salvor.errors import CannotError, OutcomeUnknownError, SalvorError
@@ -55,6 +56,10 @@ class Pipe(ABC):
     def close(self) -> None:
         """Let go of it. Never raises."""
 
+    @abstractmethod
+    def is_over(self) -> bool:
+        """Whether nothing of it runs on the host any more; a moment is waited for that when it was closed by us."""
+
 
 class Link(ABC):
     """An open connection to a host, as the user `login`."""
@@ -63,15 +68,24 @@ class Link(ABC):
     remarks: tuple[str, ...] = ()
 
     @property
+    def one_by_one(self) -> bool:
+        """Whether a command on it must have ended before the next begins."""
+        return False
+
+    @property
     @abstractmethod
     def alive(self) -> bool:
         """Whether it was not seen to break."""
 
     @abstractmethod
     def begin(self, line: str) -> Pipe:
-        """Let the login shell execute `line`. Raises CannotError when it was not begun, OutcomeUnknownError when that
-        cannot be told.
+        """Let the login shell execute `line`. Raises CannotError when it was not begun: from a ConnectionError or an
+        EOFError when the connection broke.
         """
+
+    def sftp(self) -> Any:
+        """A paramiko SFTPClient; None where this client has none. Raises CannotError where the host has none."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -100,10 +114,9 @@ class Remote(Shell):
         try:
             pipe = link.begin(envelope.line)
         except CannotError as error:
-            fresh = self.link() if isinstance(error.__cause__, (ConnectionError, EOFError)) else link
-            if fresh is link:
+            if not isinstance(error.__cause__, (ConnectionError, EOFError)):
                 raise
-            pipe = fresh.begin(envelope.line)  # a kept connection had broken unseen, and nothing was begun on it
+            pipe = self.link().begin(envelope.line)  # the connection had broken, and nothing was begun on it
         running = _Running(self, pipe, envelope, password, end, command.binary)
         running.begin(command.stdin)
         return running

@@ -7,17 +7,19 @@ import logging
 import os
 import shlex
 import socket
-import threading
 import time
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from salvor import clock
 from salvor.deadline import within
 from salvor.errors import CannotError
-from salvor.ssh import keys, known
+from salvor.ssh import apart, keys, known
 from salvor.ssh.remote import Link, Pipe
 from salvor.ssh.route import Hop, Route
+
+if TYPE_CHECKING:
+    from salvor.ssh.channel import Channel
 
 BEGINNING = 10.0
 _PAUSE = 0.1
@@ -36,11 +38,14 @@ class Wire(Link):
         self.where = route.alias
         self.transport = transports[-1]
         self._transports = transports
-        self._beginning = threading.Lock()
 
     @property
     def alive(self) -> bool:
         return bool(self.transport.is_active())
+
+    @property
+    def one_by_one(self) -> bool:
+        return apart.is_needed(self.transport.remote_version)
 
     def begin(self, line: str) -> Pipe:
         import paramiko
@@ -48,53 +53,31 @@ class Wire(Link):
         try:
             channel = self._session()
             channel.settimeout(_WAIT)
-            # As paramiko's own exec_command, which waits without end for the host's answer. Dropbear may lose what is
-            # sent before it.
-            request = paramiko.Message()
-            request.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
-            request.add_int(channel.remote_chanid)
-            request.add_string("exec")
-            request.add_boolean(True)
-            request.add_string(line)
-            channel._event_pending()
-            self.transport._send_user_message(request)
-            if not channel.event.wait(BEGINNING):
-                raise paramiko.SSHException(f"it did not say within {BEGINNING:.0f} s that it begins it")
-            if not channel.event_ready:  # closed alone says nothing: a command may have ended by now
-                raise (
-                    paramiko.ChannelException(1, "it refuses to")
-                    if self.alive
-                    else EOFError("it closed the connection")
-                )
+            channel.execute(line, BEGINNING)
             return _ChannelPipe(channel)
         except (OSError, EOFError, paramiko.SSHException) as error:
-            if self.alive and not isinstance(error, paramiko.ChannelException):
-                self.close()  # it does not answer: the next command connects anew
+            if not isinstance(error, paramiko.ChannelException):
+                self.close()  # it broke, or does not answer: the next command connects anew
             raise CannotError(
                 f"{self.where} does not run a command: {why(error)}.",
                 safe="it was not begun",
                 hint="the same command again connects anew",
             ) from error
 
-    def _session(self) -> Any:
-        """A channel. A host lets only so many be open at once (MaxSessions): others wait.
-
-        One at a time: paramiko keeps a refusal's reason for the whole connection, and another thread would take it.
-        """
+    def _session(self) -> Channel:
+        """A channel. A host lets only so many be open at once (MaxSessions): others wait."""
         from paramiko import ChannelException
 
         until = clock.monotonic() + BEGINNING
-        with self._beginning:
-            while True:
-                try:
-                    return self.transport.open_session(timeout=BEGINNING)
-                except ChannelException as error:
-                    if error.code not in _FULL or clock.monotonic() > until - _PAUSE:
-                        raise
-                    time.sleep(_PAUSE)
+        while True:
+            try:
+                return cast("Channel", self.transport.open("session", seconds=BEGINNING))
+            except ChannelException as error:
+                if error.code not in _FULL or clock.monotonic() > until - _PAUSE:
+                    raise
+                time.sleep(_PAUSE)
 
     def sftp(self) -> Any:
-        """A paramiko SFTPClient. Raises CannotError where the host has none."""
         import paramiko
 
         try:
@@ -111,7 +94,7 @@ class Wire(Link):
 
 
 class _ChannelPipe(Pipe):
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: Channel) -> None:
         self.channel = channel
 
     def read(self, most: int) -> bytes:
@@ -125,7 +108,7 @@ class _ChannelPipe(Pipe):
         while left:
             with suppress(TimeoutError):  # the host takes no more for now; who waits for the command has a deadline
                 left = left[self.channel.send(left) :]
-            if self.channel.closed:
+            if self.channel.closed or self.channel.ended:
                 raise BrokenPipeError(errno.EPIPE, "the host closed the channel")
 
     def end_input(self) -> None:
@@ -139,11 +122,14 @@ class _ChannelPipe(Pipe):
         """-1 stands for any signal, which paramiko does not name."""
         self.channel.status_event.wait(_WAIT)
         code = int(self.channel.exit_status)
-        return None if code == -1 and not self.channel.transport.is_active() else code
+        return None if code == -1 and self.channel.broken else code
 
     def close(self) -> None:
         with suppress(OSError, EOFError):
             self.channel.close()
+
+    def is_over(self) -> bool:
+        return bool(self.channel.gone.wait(_WAIT if self.channel.closed else 0))
 
 
 def why(error: BaseException) -> str:
@@ -159,6 +145,8 @@ def open_wire(route: Route, deadline: float, opened: socket.socket | None = None
     """
     import paramiko
 
+    from salvor.ssh.channel import Connection
+
     logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else it prints tracebacks of its own
     until = clock.monotonic() + deadline
     transports: list[Any] = []
@@ -166,7 +154,7 @@ def open_wire(route: Route, deadline: float, opened: socket.socket | None = None
     try:
         for hop in route.hops:
             line = _through(transports[-1], hop, until) if transports else prepare(opened or _call(hop, until))
-            transport = paramiko.Transport(line)
+            transport = Connection(line)
             transports.append(transport)
             _let_in(transport, hop, until)
     except BaseException as error:
@@ -188,7 +176,7 @@ def _call(hop: Hop, until: float) -> socket.socket:
 
 def _through(transport: Any, hop: Hop, until: float) -> Any:
     """A connection to the next machine that the last one makes for us."""
-    line = transport.open_channel("direct-tcpip", (hop.host, hop.port), ("", 0), timeout=_left(until))
+    line = transport.open("direct-tcpip", hop.host, hop.port, "", 0, seconds=_left(until))
     close = line.close
 
     def close_quietly() -> None:  # paramiko's thread prints a traceback when the connection below is gone already
@@ -215,9 +203,6 @@ def _let_in(transport: Any, hop: Hop, until: float) -> None:
     ours = [kind for each in expected.kinds for kind in (_RSA if each == "ssh-rsa" else (each,))]
     if usable := [kind for kind in ours if kind in offered.key_types]:
         offered.key_types = usable  # else a host that has several keys might show one that is not known
-    # The exchange that costs least first: the group 16 of some servers' choice costs 15 times the time of this one.
-    cheap = [name for name in offered.kex if name.startswith(("curve25519", "ecdh"))]
-    offered.kex = [*cheap, *(name for name in offered.kex if name not in cheap)]
     transport.banner_timeout = transport.handshake_timeout = _left(until)
     transport.start_client(timeout=_left(until))
     if not transport.initial_kex_done:
