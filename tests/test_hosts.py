@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ import pytest
 import yaml
 from rich.console import Console
 from salvor import clock, hosts, inventory
-from salvor.errors import OutcomeUnknownError, SalvorError, UsageError
+from salvor.change import Finding, Level
+from salvor.errors import NotProvenError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
+from salvor.journal import Journal
 from salvor.show import Json, Plain, Terminal
 
 from tests import ssh_server
@@ -91,7 +94,9 @@ def test_the_worst_comes_first(describe: Any, servers: list[Server], monkeypatch
             }
         )
         stream = io.StringIO()
-        hosts.show_all(platform, "", Plain(stream))
+        found = hosts.show_all(platform, "", Plain(stream))
+        with pytest.raises(NotProvenError, match="3 of 4 machines have something wrong: refuses, silent, lacks"):
+            hosts.verdict(found)
         lines = stream.getvalue().splitlines()
         assert [line.split()[:2] for line in lines[1:5]] == [
             ["refuses", "DOWN"],
@@ -107,6 +112,10 @@ def test_the_worst_comes_first(describe: Any, servers: list[Server], monkeypatch
         assert {name: one["reachable"] for name, one in said.items()} == {"well": "up", "refuses": "down"}
         assert said["well"]["facts"]["memory"] > said["well"]["facts"]["memory_free"] > 0
         assert said["refuses"]["facts"] is None
+        low = Finding("well", "memory", Level.WARN, "5 % free")
+        with pytest.raises(WarnedError, match="1 of 2 machines warn: well"):
+            hosts.verdict([replace(found[-1], wrong=(low,)), replace(found[-1], wrong=())])
+        hosts.verdict([replace(found[-1], wrong=())])
 
 
 def test_a_terminal_shows_how_many_have_answered(three: str) -> None:
@@ -216,6 +225,22 @@ def test_batches_stop_when_the_budget_is_spent(three: str, servers: list[Server]
             assert began.read().split() == [server.address for server in servers[:expected]]
             assert ("not begun on 2: web-2, web-3" in said) is (expected == 1)
             assert error == "CannotError"
+
+
+def test_what_was_run_where_is_written_down(three: str, servers: list[Server], tmp_path: Path) -> None:
+    command = f"set -- $SSH_CONNECTION; echo seen; [ $3 != {servers[1].address} ]"
+    said_by(three, command, limit="web-1,web-2", how=hosts.rolling(1, 1, "20s"))
+    (folder,) = (tmp_path / "incidents").glob("*-hosts-*")
+    opened, *notes, closed = Journal.read(folder).lines
+    assert (opened["platform"], opened["how"]["batch"], closed["result"]) == ("machines", 1, "done")
+    told = [(one["machines"], one.get("outcome"), one.get("exit_code"), one.get("said")) for one in notes]
+    assert told == [
+        (["web-1"], None, None, None),
+        (["web-1"], "done", 0, ["seen"]),
+        (["web-2"], None, None, None),
+        (["web-2"], "failed", 1, ["seen", "(exit code 1)"]),
+    ]
+    assert command in notes[0]["text"]
 
 
 def test_what_does_not_end_is_unknown(three: str) -> None:

@@ -7,17 +7,18 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from salvor import clock, durable, fleet, inventory, show_hosts
+from salvor import clock, durable, fleet, hosts_record, inventory, show_hosts
 from salvor.change import Finding, Level, Reachable
-from salvor.errors import CannotError, OutcomeUnknownError, SalvorError, UsageError
+from salvor.errors import CannotError, NotProvenError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
 from salvor.fleet import Answered
 from salvor.host import facts, health
 from salvor.host.facts import Facts
 from salvor.host.health import Look
+from salvor.hosts_record import Record
 from salvor.incidents import incidents_folder
 from salvor.inventory import Platform
 from salvor.shell import Result, Shell
@@ -111,7 +112,7 @@ def select(all_places: Mapping[str, Place], limit: str) -> dict[str, Place]:
 # ------------------------------------------------------------------------------------------ how they are
 
 
-def show_all(platform_name: str, limit: str, shown: Shown) -> None:
+def show_all(platform_name: str, limit: str, shown: Shown) -> Sequence[Health]:
     """Look at the machines side by side, and show them, those with something wrong first."""
     platform = inventory.load(platform_name)
     chosen = select(places(platform), limit)
@@ -126,9 +127,24 @@ def show_all(platform_name: str, limit: str, shown: Shown) -> None:
         for answered in _each(hosts, work, _AT_ONCE):
             found.append(_health(answered, looks.earlier(answered.host)))
             count(answered.error is not None)
-    show_hosts.table(sorted(found, key=_urgency), shown)
+    found.sort(key=_urgency)
+    show_hosts.table(found, shown)
     if error := looks.keep(found):
         shown.tell(f"How the disks grow is not kept: {error}.")
+    return found
+
+
+def verdict(found: Sequence[Health]) -> None:
+    """Raises NotProvenError when something is wrong with a machine or cannot be told, WarnedError when one warns."""
+    bad = [one.name for one in found if any(each.level in (Level.FAIL, Level.UNKNOWN) for each in one.wrong)]
+    if bad:
+        raise NotProvenError(
+            f"{len(bad)} of {len(found)} machines have something wrong: {', '.join(bad)}.",
+            safe="nothing was changed",
+            hint="mend what is said above, then: inv hosts",
+        )
+    if warned := [one.name for one in found if one.wrong]:
+        raise WarnedError(f"{len(warned)} of {len(found)} machines warn: {', '.join(warned)}.")
 
 
 def _each(
@@ -193,11 +209,14 @@ class _Looks:
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did on a machine: `said` is what it printed, `outcome` done, failed, unreachable or unknown."""
+    """What a command did on a machine: `said` is what it printed, `outcome` done, failed, unreachable or unknown.
+    `exit_code` is None when it did not come to one.
+    """
 
     host: str
     outcome: str
     said: str
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -229,26 +248,33 @@ def rolling(batch: int, failures: int | None, deadline: str) -> Rolling:
 
 
 def run(platform_name: str, limit: str, argv: Sequence[str], how: Rolling, shown: Shown) -> None:
-    """Run a command on the machines and show what they say, grouped by equal answers. One word is a line for sh.
+    """Run a command on the machines and show what they say, grouped by equal answers. One word is a line for sh. It is
+    written down in a journal of its own: who runs what where, before it is run, and how it ended.
 
     Raises CannotError when it failed somewhere, OutcomeUnknownError when that cannot be told of some machine.
     """
     if not argv:
         raise UsageError("Which command?", safe="nothing was run", hint="inv hosts.run -- uptime")
     command = ["sh", "-c", argv[0]] if len(argv) == 1 else list(argv)
-    chosen = select(places(inventory.load(platform_name)), limit)
+    platform = inventory.load(platform_name)
+    chosen = select(places(platform), limit)
+    hosts = {name: place.host for name, place in chosen.items()}
     done: list[Ran] = []
-    with show_hosts.counting(shown, len(chosen)) as count:
-        for one in _rolled({name: place.host for name, place in chosen.items()}, command, how):
+    line = shlex.join(argv)
+    with (
+        hosts_record.kept(platform.name, line, asdict(how), shown) as record,
+        show_hosts.counting(shown, len(chosen)) as count,
+    ):
+        for one in _rolled(hosts, command, how, record):
             done.append(one)
             count(one.outcome != "done")
     begun = {one.host for one in done}
     left = [name for name in chosen if name not in begun]
     show_hosts.groups(done, left, shown)
-    _judge(done, left, shlex.join(argv))
+    _judge(done, left, line)
 
 
-def _rolled(hosts: Mapping[str, Host], command: Sequence[str], how: Rolling) -> Iterator[Ran]:
+def _rolled(hosts: Mapping[str, Host], command: Sequence[str], how: Rolling, record: Record) -> Iterator[Ran]:
     def work(name: str, there: Shell) -> Result:
         return there.run(command, deadline=how.deadline, check=False)
 
@@ -257,10 +283,16 @@ def _rolled(hosts: Mapping[str, Host], command: Sequence[str], how: Rolling) -> 
     failed = 0
     for first in range(0, len(names), size):
         batch = {name: hosts[name] for name in names[first : first + size]}
-        for answered in _each(batch, work, min(size, _AT_ONCE)):
-            one = _ran(answered, hosts[answered.host].address)
-            failed += one.outcome != "done"
-            yield one
+        record.begun(list(batch))
+        done = []
+        try:
+            for answered in _each(batch, work, min(size, _AT_ONCE)):
+                one = _ran(answered, hosts[answered.host].address)
+                done.append(one)
+                failed += one.outcome != "done"
+                yield one
+        finally:
+            record.ended(done)
         if failed > how.failures:
             return
 
@@ -270,8 +302,9 @@ def _ran(answered: Answered[Result], address: str) -> Ran:
     if result is not None:
         said = result.stdout + result.stderr
         if result.exit_code:
-            return Ran(answered.host, "failed", f"{said.rstrip()}\n(exit code {result.exit_code})".lstrip())
-        return Ran(answered.host, "done", said)
+            told = f"{said.rstrip()}\n(exit code {result.exit_code})".lstrip()
+            return Ran(answered.host, "failed", told, result.exit_code)
+        return Ran(answered.host, "done", said, 0)
     assert error is not None
     outcome = "unknown" if isinstance(error, OutcomeUnknownError) else "unreachable"
     same = re.sub(rf"\S*{re.escape(address)}(:\d+)?", "it", error.what) if address else error.what

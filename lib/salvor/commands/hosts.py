@@ -19,7 +19,7 @@ def hosts(c: Context, platform: str = "", limit: str = "", json: bool = False) -
     """Look at the machines of the platform, side by side: what is wrong comes first."""
     from salvor import hosts, show
 
-    hosts.show_all(platform, limit, show.choose(as_json=json))
+    hosts.verdict(hosts.show_all(platform, limit, show.choose(as_json=json)))
 
 
 @command(
