@@ -70,8 +70,6 @@ class Brief:
     """What is still owed."""
     marks: dict[str, datetime] = field(default_factory=dict)
     """When it was recovered, undone, discarded, closed: what happened of these, in its order."""
-    has_changes: bool = False
-    """Whether any change was begun."""
 
     @property
     def is_over(self) -> bool:
@@ -199,7 +197,6 @@ class _Teller:
 
     def intent(self, line: Mapping[str, Any]) -> None:
         change = line["change"]
-        self.brief.has_changes = True
         self._changes[change["key"]] = str(change["system"]), str(change["verb"])
 
     def outcome(self, line: Mapping[str, Any]) -> None:

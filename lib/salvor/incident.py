@@ -75,7 +75,7 @@ class Incident(Learned):
     def system(self, name: str) -> System:
         """A system of the platform, opened for this incident."""
         if name not in self._systems:
-            context = Context(self.id, self.folder, self.facts, self._address_of, self.system)
+            context = Context(self.id, self.folder, self.facts, self.system)
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]
 

@@ -37,9 +37,6 @@ from salvor.errors import UsageError
 if TYPE_CHECKING:
     from salvor.audit import Audited
 
-Where = Literal["live", "staged", "route"]
-"""Where a check looks: at what is live, at what is staged, or at whatever the route leads to."""
-
 Outcome = Iterator[Progress] | None
 """What a verb returns: nothing, or its progress, from the engine's own figures, while it works."""
 
@@ -57,14 +54,12 @@ class Context:
     """What a system knows of the incident it works for. Names of stages and kept copies follow from `incident`.
 
     `folder` is the incident's folder (it may not exist: a plan writes nothing); `facts` are the incident's figures for
-    the texts of messages; `address_of` gives the address of another system of the platform (for a route's target), and
-    `system_of` the system itself (for an archive of several).
+    the texts of messages; `system_of` gives another system of the platform (for an archive of several).
     """
 
     incident: str
     folder: Path
     facts: Callable[[], Mapping[str, Any]]
-    address_of: Callable[[str], str | None] = lambda name: None
     system_of: Callable[[str], System] = field(default=lambda name: _alone(name))
 
 

@@ -21,7 +21,6 @@ from tests.archive.made import by_hand, member, run, unpack
 pytestmark = pytest.mark.timeout(60)
 
 LINK, HARD, FOLDER = tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE
-TRUSTED = "trust-archive"
 Member = tuple[tarfile.TarInfo, bytes]
 
 

@@ -12,7 +12,6 @@ import struct
 import sys
 from pathlib import Path
 
-MODES = ("pass", "refuse", "hang", "slow", "reset", "lose")
 _SLOW = 0.15  # seconds a piece
 _LOOK = 0.05  # seconds between looks at the mode
 
