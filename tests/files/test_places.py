@@ -9,6 +9,7 @@ import os
 import pwd
 import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
@@ -20,7 +21,9 @@ from pydantic import ValidationError
 from salvor import shell
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
+from salvor.files import locations
 from salvor.files import restic as engine
+from salvor.ssh.settings import DoorSettings
 from salvor.systems.files import Files, RepositorySettings
 
 from tests import ssh_server
@@ -92,6 +95,15 @@ def test_by_sftp_a_tree_goes_to_a_host_that_is_known_and_to_no_other(
         (found,) = [one for one in hangs.audit(deep=False) if isinstance(one, Finding)]
         assert (found.check, found.level) == ("integrity", Level.UNKNOWN)
         assert "gave no answer within 1.0 s" in found.detail
+
+
+def test_what_ssh_is_configured_to_do_does_not_let_a_stranger_in(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Host *\n    StrictHostKeyChecking no\n    BatchMode no\n    ForwardAgent yes\n")
+    program, *options = locations.login("sftp:backup@nas.example.com:/srv/restic", DoorSettings())
+    asked = [program, "-G", "-F", str(tmp_path / "config"), *options]
+    said = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {"stricthostkeychecking true", "batchmode yes", "forwardagent no", "connecttimeout 10"} <= set(said)
+    assert {"user backup", "hostname nas.example.com"} <= set(said)
 
 
 # ------------------------------------------------------------------------------------------ S3
