@@ -207,6 +207,9 @@ def _carry_out(approved: Sequence[Result], shown: Shown) -> None:
     """Carry approved plans out side by side. On Ctrl-C all of them stop, at their next sign of progress."""
     width = max((len(each.service.name) for each in approved), default=0) if len(approved) > 1 else 0
     groups = _apart(approved)
+    if len(approved) > 1:
+        shown.tell("")
+        shown.tell(f"At once: {'; '.join(', then '.join(each.service.name for each in group) for group in groups)}.")
 
     def work(group: Sequence[Result]) -> None:
         for each in group:
