@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,21 @@ process_of() {
 # Two that find no server would start two: one at a time, and who looks waits for it.
 pm2_is_started() { [ ! -d "$1" ] || (exec 9<"$1" && flock 9) 2>/dev/null; }
 pm2_saved() { grep -Fq '"name": "'"$2"'"' "$1/dump.pm2" 2>/dev/null; }
+# A program of several processes is a group, and its name alone is nothing to supervisor.
+supervisor_status() {
+    said=$(supervisorctl status "$1" 2>/dev/null)
+    case $said in "$1: "*) said=$(supervisorctl status "$1:*" 2>/dev/null) ;; esac
+    echo "$said"
+}
 look() {
     silent=none
     if [ -d /run/systemd/system ]; then
         said=$(systemctl show -p LoadState -p ActiveState -p MainPID -p InvocationID -- "$1" 2>/dev/null | tr '\n' ' ')
         case $said in *LoadState=not-found*) ;; *LoadState=*) echo "service $1 systemd $said"; return ;; esac
     fi
-    said=$(supervisorctl status "$1" 2>/dev/null)
+    said=$(supervisor_status "$1")
     case $said in
-    "$1 "*) echo "service $1 supervisor" $said; return ;;
+    "$1 "* | "$1:"[!\ ]*) echo "service $1 supervisor" $said; return ;;
     '' | "$1: "*) ;;
     *) silent='supervisor does not answer' ;;
     esac
@@ -85,7 +91,9 @@ look() {
 _ACT = r"""
 case $2 in
 systemd) systemctl "$3" -- "$1" ;;
-supervisor) supervisorctl "$3" "$1" ;;
+supervisor)
+    case $(supervisor_status "$1") in "$1 "*) supervisorctl "$3" "$1" ;; *) supervisorctl "$3" "$1:*" ;; esac
+    ;;
 pm2)
     home=${PM2_HOME:-$HOME/.pm2}
     # dash becomes the last command of a subshell, and would let the lock go
@@ -107,6 +115,7 @@ esac </dev/null
 """
 _SYSTEMD = {"active": "running", "reloading": "running", "activating": "starting", "failed": "failed"}
 _SUPERVISOR = {"RUNNING": "running", "STARTING": "starting", "BACKOFF": "failed", "FATAL": "failed"}
+_PROCESS = re.compile(r"\S+ (RUNNING|STARTING|BACKOFF|FATAL|STOPPED|STOPPING|EXITED|UNKNOWN)\b(?: pid (\d+))?")
 _PM2 = {"online": "running", "launching": "starting", "errored": "failed"}
 _SILENT = "does not answer"
 _LSB = {"0": "running", "1": "failed", "2": "failed", "3": "stopped"}
@@ -147,9 +156,9 @@ def _service(name: str, manager: str, said: str = "") -> Service:
         pid = values.get("MainPID", "0")
         run = values.get("InvocationID") or ("" if pid == "0" else pid)
     elif manager == "supervisor":
-        words = said.split()[1:]
-        state = _SUPERVISOR.get(words[0], "stopped")
-        run = words[2].rstrip(",") if words[1:2] == ["pid"] else ""
+        found = _PROCESS.findall(said)
+        state = _worst({_SUPERVISOR.get(word, "stopped") for word, _ in found})
+        run = " ".join(sorted(pid for _, pid in found if pid))
     elif manager == "sysvinit":
         code, _, run = said.partition(" ")
         state = _LSB.get(code, "running" if run else "unknown")
@@ -172,8 +181,11 @@ def _of_pm2(name: str, said: str) -> tuple[str, str]:
         processes = " ".join(sorted(str(one["pid"]) for one in found))
     except (ValueError, LookupError, TypeError):
         return "unknown", ""
-    worst = [state for state in ("failed", "stopped", "starting", "running") if state in states]
-    return (worst[0], processes) if worst else ("absent", "")
+    return (_worst(states), processes) if states else ("absent", "")
+
+
+def _worst(states: Set[str]) -> str:
+    return next((state for state in ("failed", "stopped", "starting", "running") if state in states), "unknown")
 
 
 Environment = Mapping[str, str]

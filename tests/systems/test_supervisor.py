@@ -1,0 +1,84 @@
+"""Services that a real supervisord runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from salvor import shell
+from salvor.errors import CannotError
+from salvor.host import services
+
+pytestmark = pytest.mark.timeout(60)
+
+_CONFIGURATION = """\
+[supervisord]
+nodaemon=true
+logfile=%(here)s/log
+pidfile=%(here)s/pid
+childlogdir=%(here)s
+[unix_http_server]
+file=%(here)s/socket
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
+[supervisorctl]
+serverurl=unix://%(here)s/socket
+[program:worker]
+command=sleep 1000
+autostart=false
+[program:many]
+command=sleep 1000
+startsecs=0
+numprocs=2
+process_name=%(program_name)s_%(process_num)s
+[program:dies]
+command=false
+startretries=0
+"""
+
+
+@pytest.fixture
+def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
+    """One that runs, and is what supervisorctl talks to."""
+    scripts = Path(sysconfig.get_path("scripts"))
+    configuration = tmp_path / "supervisord.conf"
+    configuration.write_text(_CONFIGURATION)
+    control = tmp_path / "supervisorctl"
+    control.write_text(f'#!/bin/sh\nexec {scripts}/supervisorctl -c {configuration} "$@"\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    process = subprocess.Popen([scripts / "supervisord", "-c", configuration], stdout=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 20
+        while not (tmp_path / "socket").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
+
+
+def test_services_by_supervisor(supervisor: subprocess.Popen[bytes]) -> None:
+    here = shell.local()
+    before = services.see(here, "many")
+    assert (before.manager, before.state, len(before.run.split())) == ("supervisor", "running", 2)
+    services.act(here, "many", "restart", deadline=30)
+    after = services.see(here, "many:many_1")
+    assert after.state == "running"
+    assert after.run not in before.run.split()
+    services.act(here, "many", "stop", deadline=30)
+    assert [services.see(here, name).state for name in ("many", "worker", "dies", "no-such")] == [
+        "stopped",
+        "stopped",
+        "failed",
+        "absent",
+    ]
+    supervisor.kill()
+    supervisor.wait(5)
+    with pytest.raises(CannotError, match="supervisor is there and does not answer"):
+        services.act(here, "worker", "start", deadline=20)
