@@ -233,7 +233,11 @@ class Rolling:
 def rolling(batch: int, failures: int | None, deadline: str) -> Rolling:
     """From what an operator types. Raises UsageError."""
     if batch < 0 or (failures or 0) < 0:
-        raise UsageError("--batch and --failures are numbers from 0.", safe="nothing was run")
+        raise UsageError(
+            "--batch and --failures are numbers from 0.",
+            safe="nothing was run",
+            hint="for example --batch=5 --failures=1",
+        )
     if failures is not None and not batch:
         raise UsageError(
             "--failures needs --batch: when all begin at once, nothing is left to stop.",
@@ -243,7 +247,7 @@ def rolling(batch: int, failures: int | None, deadline: str) -> Rolling:
     try:
         seconds = clock.read_duration(deadline)
     except ValueError as error:
-        raise UsageError(f"--deadline: {error}.", safe="nothing was run") from error
+        raise UsageError(f"--deadline: {error}.", safe="nothing was run", hint="for example --deadline=60s") from error
     return Rolling(batch, failures or 0, seconds)
 
 

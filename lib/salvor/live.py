@@ -57,7 +57,11 @@ class Live(Walk):
         if incident:
             platform, found = of_incident(incident)
             if service not in ("", found):
-                raise UsageError(f"service: {incident} is of {found}, not of {service}.", safe="nothing was changed")
+                raise UsageError(
+                    f"service: {incident} is of {found}, not of {service}.",
+                    safe="nothing was changed",
+                    hint="leave service empty: the incident names it",
+                )
             service = found
         if not service:
             hint = "papermill ... -r service NAME, or set it in the parameters cell"

@@ -91,7 +91,11 @@ def _archive(session: Session) -> Change:
     together = [name for name, place in places.items() if place.folder == folder]
     members = [places[name].member for name in together]
     if len(set(members)) < len(members):
-        raise UsageError(f"Two of {', '.join(together)} are the same member of the archives in {folder}.")
+        raise UsageError(
+            f"Two of {', '.join(together)} are the same member of the archives in {folder}.",
+            safe="no archive was written",
+            hint="in the inventory, give each a member of its own: archives: {folder: ..., member: ...}",
+        )
     at = clock.now().astimezone()
     return first.change(
         "write_archive",

@@ -78,7 +78,9 @@ def _lines(incident: str) -> list[dict[str, Any]]:
         except OSError as error:
             if not found:
                 raise CannotError(
-                    f"The mirror {location} cannot be read: {error}", safe="nothing was approved"
+                    f"The mirror {location} cannot be read: {error}",
+                    safe="nothing was approved",
+                    hint="see that this machine reaches it (SALVOR_MIRROR), or approve on the machine that acts",
                 ) from error
         else:
             theirs = [line for each in raw if (line := parse(each))]

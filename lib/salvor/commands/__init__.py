@@ -13,9 +13,9 @@ from invoke.tasks import task
 _Body = TypeVar("_Body", bound=Callable[..., None])
 
 _HELP = {
-    "service": "the service, as the inventory names it (restore, assess: without it, all of the platform)",
+    "service": "the service, as the inventory names it",
     "platform": "a folder or file of inventory/ (default: SALVOR_PLATFORM, else the one that has the service)",
-    "incident": "the id of an incident; without it, the open one of the service",
+    "incident": "the id of an incident; inv incidents lists them",
     "from_": "what to restore from: latest, a backup id, a path, s3://... or file://...",
     "at": "restore to this time (ISO 8601 with an offset)",
     "target": "restore to this point: name:NAME or lsn:LSN",

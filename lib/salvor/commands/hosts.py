@@ -27,7 +27,7 @@ def hosts(c: Context, platform: str = "", limit: str = "", json: bool = False) -
     limit=_LIMIT,
     batch="how many at a time (default: all)",
     failures="with --batch: go on with the next ones until more than this many have failed (default: 0)",
-    deadline="how long it may take on each machine",
+    deadline="how long it may take on each machine, for example 30s or 5m (default: 60s)",
 )
 def run(
     c: Context,

@@ -10,6 +10,9 @@ from invoke.context import Context
 
 from salvor.commands import command
 
+_OPEN = "the id of an incident (default: the open one of the service)"
+_ALL = "the service, as the inventory names it (default: every service of the platform)"
+
 if TYPE_CHECKING:
     from salvor.session import Session
     from salvor.show import Shown
@@ -36,7 +39,7 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
     )
 
 
-@command()
+@command(service=_ALL, incident=_OPEN)
 def assess(c: Context, service: str = "", platform: str = "", incident: str = "", json: bool = False) -> None:
     """Look at a service, or at all: what is broken, and which way leads back. Changes and writes nothing."""
     from salvor import console, show, whole_platform
@@ -69,7 +72,7 @@ def _step(name: str, summary: str) -> Callable[..., None]:
         )
 
     body.__name__, body.__doc__ = name, summary
-    return command()(body)
+    return command(incident=_OPEN)(body)
 
 
 isolate = _step("isolate", "Fence what is broken, so that nothing more diverges (one step of restore).")
@@ -81,6 +84,8 @@ notify = _step("notify", "Send the messages that are owed (one step of restore).
 
 
 @command(
+    service=_ALL,
+    incident=_OPEN,
     step="only the step restore: stage the copy beside what is live",
     test="restore beside what is live, prove, measure and remove it again: nothing live is touched",
     notebook="carry it out by papermill, in notebooks/incident.ipynb",

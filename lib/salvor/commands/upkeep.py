@@ -23,7 +23,7 @@ def protect(
     maintenance.protect(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
 
 
-@command(kind="full, diff, incr (pgBackRest), dump, or archive: one file of all that shares it")
+@command(kind="full, diff, incr (pgBackRest), dump, snapshot (restic), or archive: one file of all that shares it")
 def backup(c: Context, service: str = "", kind: str = "incr", platform: str = "", json: bool = False) -> None:
     """Back a service up, with a fingerprint of its contents."""
     from salvor import maintenance, show
@@ -33,6 +33,7 @@ def backup(c: Context, service: str = "", kind: str = "incr", platform: str = ""
 
 @command(
     optional=("prometheus",),
+    service="the service, as the inventory names it (with --check, the default is all)",
     check="look for what is wrong with them, of one service or of all; exit code 6: failed, 8: warns",
     deep="with --check: read every byte of them (checksums, pgbackrest verify, restic check --read-data)",
     prometheus="with --check: print metrics in its text format; --prometheus=FILE writes them for node_exporter",
@@ -56,7 +57,7 @@ def backups(
         maintenance.backups(service, platform, shown)
 
 
-@command()
+@command(service="only this service (default: all)")
 def retention(
     c: Context,
     service: str = "",

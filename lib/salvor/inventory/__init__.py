@@ -114,7 +114,7 @@ def load(name: str) -> Platform:
     try:
         check_name(name)
     except ValueError as error:
-        raise UsageError(f"--platform: {error}.") from error
+        raise UsageError(f"--platform: {error}.", hint=f"the platforms are: {', '.join(names()) or 'none'}") from error
     return _build(name, Sections([read(path) for path in _files_of(name)]))
 
 

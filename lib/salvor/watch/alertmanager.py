@@ -51,7 +51,7 @@ def access(address: str, token: str, user: str, password: str) -> Access:
     try:
         host, port = host_and_port(f"127.0.0.1:{address}" if address.isdecimal() else address)
     except ValueError as error:
-        raise UsageError(f"--alertmanager: {error}.") from error
+        raise UsageError(f"--alertmanager: {error}.", hint="for example --alertmanager=9099") from error
     if bool(token) == bool(user and password):
         raise UsageError(
             "--alertmanager needs to know who may post: a token, or a user and a password.",

@@ -52,9 +52,9 @@ def watch(
     try:
         seconds = clock.read_duration(every)
     except ValueError as error:
-        raise UsageError(f"--every: {error}.") from error
+        raise UsageError(f"--every: {error}.", hint="for example --every=10s") from error
     if not _INTERVALS[0] <= seconds <= _INTERVALS[1]:
-        raise UsageError(f"--every: {every!r} is not between 1s and 60s.")
+        raise UsageError(f"--every: {every!r} is not between 1s and 60s.", hint="for example --every=10s")
     with _alone(platform, shown, take=take) as still_ours, ExitStack() as stack:
         watcher = Watcher(described, shown, still_ours)
         if once:
