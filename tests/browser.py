@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -50,8 +50,11 @@ class Page:
         """The first value of the expression that is true."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            if value := self.evaluate(f"(() => {{ try {{ return {expression} }} catch (error) {{ return null }} }})()"):
-                return value
+            with suppress(RuntimeError):  # the page that was asked went away meanwhile
+                if value := self.evaluate(
+                    f"(() => {{ try {{ return {expression} }} catch (error) {{ return null }} }})()"
+                ):
+                    return value
             time.sleep(0.1)
         raise TimeoutError(expression)
 

@@ -15,7 +15,9 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from html import unescape
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +168,8 @@ def test_the_page_says_it_in_both_languages_and_names_nothing_of_ours(place: Wor
         assert ours not in words.replace("Your things", "")
     assert place.journals()[0].folder.name not in text
     assert not re.search(r"\bthings\b", text.replace("Your things", ""))
-    assert re.search(r'<meta http-equiv="refresh" content="30">', text)
+    without_script = '<noscript><meta http-equiv="refresh" content="30"></noscript>'
+    assert re.findall(r'.*http-equiv="refresh".*', text) == [without_script], "it cannot be paused"
 
 
 def published_now(place: World) -> str:
@@ -237,6 +240,51 @@ def test_a_page_that_nobody_makes_any_more_says_so(place: World) -> None:
         browser.open(old.as_uri())
         made = page._utc(clock.now() - timedelta(minutes=47))[:-6]
         assert made in browser.evaluate("document.body.innerText"), "without a script, the time itself says it"
+
+
+_PAUSE = "document.getElementById('pause')"
+_SETTLE = f"({_PAUSE}.focus(), scrollTo(0, 40), true)"
+_NOW = f"""document.documentElement.dataset.made === '%s' && ({_PAUSE}.checked = true)
+    && {_PAUSE}.dispatchEvent(new Event('change')) && JSON.stringify({{
+        scroll: scrollY, focus: document.activeElement.id, said: document.querySelector('.made').innerText}})"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here: apt-get install chromium")
+def test_readers_get_the_newer_page_where_they_are_unless_they_pause_it(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "REFRESH", 0.7)
+    file = place.root / "www/index.html"
+
+    def publish_of(minutes_ago: int) -> str:
+        """Put the page of then in place of what is there; the moment that it says."""
+        made_at(place, timedelta(minutes=minutes_ago)).replace(file)
+        moment = time.time() - 60 * minutes_ago
+        os.utime(file, (moment, moment))  # HTTP tells files apart by their seconds
+        return str(re.findall('data-made="([^"]*)"', file.read_text())[0])
+
+    serve = partial(SimpleHTTPRequestHandler, directory=str(file.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server, chromium(place.root, 420, 300) as browser:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for address in (file.as_uri(), f"http://127.0.0.1:{server.server_port}/index.html"):
+            publish_of(47)
+            browser.open(address)
+            browser.wait_for(_SETTLE)
+            newer = publish_of(2)
+            seen = json.loads(browser.wait_for(_NOW % newer))
+            assert (seen["scroll"], seen["focus"]) == (40, "pause")
+            assert "(2 min ago)" in seen["said"] and "(2분 전)" in seen["said"]
+            publish_of(1)
+            time.sleep(1.2)
+            assert browser.evaluate("document.documentElement.dataset.made") == newer, "it is paused"
+        server.shutdown()
+        browser.call("Network.enable")
+        browser.call(
+            "Network.emulateNetworkConditions", offline=True, latency=0, downloadThroughput=-1, uploadThroughput=-1
+        )
+        browser.evaluate(f"{_PAUSE}.click()")
+        time.sleep(1.2)
+        assert "Your things" in browser.evaluate("document.body.innerText"), "what is there stays, without a network"
 
 
 # ------------------------------------------------------------------------------------------ how it comes to them

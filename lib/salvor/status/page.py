@@ -1,7 +1,8 @@
 """The page as HTML: one file that asks no network for anything, and is true also when nobody makes it any more.
 
-It says when it was made, in words that need no script; and by the reader's clock a small script turns it into a page
-that says that it is old. The browser reads it again every 30 seconds.
+It says when it was made, in words that need no script; by the reader's clock a small script says how long ago that
+was, and turns it into a page that says that it is old. It is read again every 30 seconds: by the script, which the
+reader can pause, or without one by the browser.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from salvor.status.settings import Words
 from salvor.status.states import Status, worst
 
 REFRESH = 30
-"""Seconds after which the browser reads the page again."""
+"""Seconds after which the page is read again."""
 _KOREA = timezone(timedelta(hours=9), "KST")
 _TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -42,15 +43,51 @@ HEADLINES: Mapping[Status, Words] = {
 _SCRIPT = """
 (function () {
   var page = document.documentElement, made = Date.parse(page.dataset.made), old = 1000 * page.dataset.old;
-  function look() {
-    var age = Date.now() - made, minutes = document.querySelectorAll(".minutes");
-    if (age <= old) return;
-    for (var i = 0; i < minutes.length; i++) minutes[i].textContent = Math.floor(age / 60000);
-    page.className = "old";
+  var pause = document.getElementById("pause"), before = history.state || {};
+
+  function age() {
+    var passed = Date.now() - made;
+    document.querySelectorAll(".minutes").forEach(function (each) { each.textContent = Math.floor(passed / 60000); });
+    document.querySelectorAll(".ago").forEach(function (each) { each.hidden = passed < 0; });
+    page.className = passed > old ? "old" : "";
   }
-  look();
-  setInterval(look, 5000);
+  function keep() {
+    var here = document.activeElement || {};
+    history.replaceState({paused: pause.checked, focus: here.id || here.href}, "");
+  }
+  function renew() {
+    keep();
+    location.reload();
+  }
+  function busy() {
+    return pause.checked || document.hidden || !getSelection().isCollapsed;
+  }
+  function look() {
+    if (busy()) return;
+    if (location.protocol === "file:") return renew();
+    fetch(location.href, {cache: "no-cache"}).then(function (answer) {
+      return answer.ok ? answer.text() : "";
+    }).then(function (text) {
+      var found = /data-made="([^"]*)"/.exec(text);
+      if (found && found[1] !== page.dataset.made && !busy()) renew();
+    }).catch(function () {});
+  }
+
+  document.querySelectorAll(".scripted").forEach(function (each) { each.hidden = false; });
+  document.querySelectorAll("a, input").forEach(function (each) {
+    if (before.focus && before.focus === (each.id || each.href)) each.focus({preventScroll: true});
+  });
+  pause.checked = before.paused === true;
+  pause.addEventListener("change", function () { keep(); look(); });
+  document.addEventListener("visibilitychange", look);
+  age();
+  setInterval(age, 5000);
+  setInterval(look, 1000 * page.dataset.refresh);
 })();
+"""
+"""What readers look at is renewed where they are: scroll position (which a browser keeps over a reload) and focus stay,
+and nothing moves while they pause it, mark text, or look elsewhere. A page that cannot be had, as without a network, is
+never put in the place of one that is there; of a file that cannot be asked beforehand.
 """
 
 
