@@ -8,14 +8,26 @@ import sys
 from pathlib import Path
 
 import pytest
-from salvor import drill_end, drill_index, drill_report, rehearsal, scratch
+from salvor import (
+    aftermath,
+    drill,
+    drill_end,
+    drill_every,
+    drill_index,
+    drill_report,
+    journal,
+    rehearsal,
+    sandbox,
+    scratch,
+)
 from salvor.change import Level
-from salvor.errors import CannotError, HeldError, NotProvenError, SalvorError
+from salvor.errors import CannotError, HeldError, NotProvenError, SalvorError, UsageError
 from salvor.journal import Journal
 from salvor.paper import Paper
+from salvor.sandbox import disasters
 from salvor.show import Plain
 
-from tests import trouble, world
+from tests import told, trouble, world
 from tests.faults.test_kill_every_line import in_child
 from tests.world import GOOD, World
 
@@ -55,7 +67,7 @@ def left_in(place: World) -> list[str]:
 
 def reports(place: World) -> list[drill_report.Report]:
     """The newest first."""
-    return [drill_report.read(journal.folder) for journal in place.journals()]
+    return [drill_report.read(each.folder) for each in place.journals()]
 
 
 def test_a_rehearsal_proves_a_copy_and_that_nothing_is_left(place: World) -> None:
@@ -117,9 +129,9 @@ def test_a_stage_that_cannot_be_dropped_is_told(place: World) -> None:
 def test_a_report_that_cannot_be_made_is_owed_and_fails_nothing(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Paper, "make", lambda self, folder: f"{self.page}: No space left on device")
     rehearse(place)
-    (journal,) = place.journals()
-    assert [line["what"] for line in journal.of("owed")] == ["the drill's report"]
-    assert journal.lines[-1]["kind"] == "closed"
+    (written,) = place.journals()
+    assert [line["what"] for line in written.of("owed")] == ["the drill's report"]
+    assert written.lines[-1]["kind"] == "closed"
 
 
 def test_killed_at_every_line_the_next_drill_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +146,7 @@ def test_killed_at_every_line_the_next_drill_leaves_nothing(tmp_path: Path, monk
         code, said = in_child(place, rehearse)
         assert code == 0, said
         assert left_in(place) == [], line
-        assert [journal.lines[-1]["kind"] for journal in place.journals()] == ["closed", "closed"], line
+        assert [each.lines[-1]["kind"] for each in place.journals()] == ["closed", "closed"], line
 
 
 def test_a_drill_under_way_is_not_ended_by_another(place: World) -> None:
@@ -154,6 +166,40 @@ def test_an_open_drill_with_a_cutover_is_left_to_its_stand_in(place: World) -> N
     drill_end.end_interrupted("things", "world", Plain(), gone="its sandbox was removed")
     closed = Journal.read(sitting.incident.folder)
     assert closed.of("failed")[-1]["text"] == drill_end.INTERRUPTED and closed.of("closed")
+
+
+def test_a_disaster_that_is_none_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "up", lambda **more: pytest.fail("a sandbox was started"))
+    with pytest.raises(UsageError, match="no disaster 'drop-tabel'"):
+        drill.run("", "sandbox", "drop-tabel", Plain())
+
+
+def test_every_disaster_is_drilled_although_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path))
+    names = list(disasters.names())
+
+    def play(disaster: str) -> None:
+        if disaster == names[1]:
+            raise CannotError("It does not start.")
+        folder = tmp_path / f"20261121T00330{names.index(disaster)}Z-orders-aaaa"
+        told.usual(folder, purpose="drill", scenario=disaster, platform="sandbox").journal.close()
+
+    with pytest.raises(NotProvenError, match=f"1 of {len(names)} disasters: {names[1]}"):
+        drill_every.run("sandbox", play, Plain())
+    said = capsys.readouterr().out
+    table = said[said.index("disaster  ") :].splitlines()[1:]
+    assert [line.split()[0] for line in table[: len(names)]] == names
+    assert "did not begin" in table[1] and " of 15 min 00 s" in table[2] and "It does not start." in said
+
+
+def test_a_note_needs_no_inventory(place: World) -> None:
+    rehearse(place)
+    (place.root / "inventory/world.yaml").unlink()
+    (folder,) = journal.incidents(place.root / "incidents")
+    aftermath.note(folder.name, "cause: a test", Plain())
+    assert Journal.read(folder).lines[-1]["text"] == "cause: a test"
 
 
 def test_what_a_killed_paper_left_is_removed_by_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

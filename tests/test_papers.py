@@ -203,6 +203,7 @@ def test_a_rehearsal_is_measured_to_its_proven_copy(tmp_path: Path) -> None:
     halfway = Teller(tmp_path / SECOND, purpose="drill", runbook="rehearsal", scenario="rehearsal")
     halfway.assess().journal.close()
     assert report(tmp_path / SECOND).rto is None
+    assert "the newest drill is not finished" in drill_index.html(tmp_path)
 
 
 def test_the_page_of_all_drills_has_the_newest_first_and_a_trend(incidents: Path) -> None:

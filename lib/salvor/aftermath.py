@@ -11,7 +11,7 @@ from salvor.change import Change, Level, plan_hash
 from salvor.console import approval, one_of, shortest, show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
 from salvor.incident import Incident
-from salvor.incidents import find, incidents_folder, of_incident
+from salvor.incidents import find, incidents_folder, of_incident, writing
 from salvor.journal import Journal
 from salvor.opening import open_session
 from salvor.run import Plan, PlannedStep
@@ -234,17 +234,19 @@ def review_incident(incident: str, actions: str, shown: Shown) -> None:
             safe=f"the journal is whole: {folder / 'journal.jsonl'}",
             hint=f"inv incident.review --incident={incident}",
         )
-    for name in (review.PAGE, review.MARKDOWN, review.NOTEBOOK):
-        shown.tell(f"The review: {shortest(folder / name)}")
+    shown.tell(f"The review: {shortest(folder / review.PAGE)}; beside it {review.MARKDOWN} and {review.NOTEBOOK}")
 
 
 def note(incident: str, text: str, shown: Shown) -> None:
     """Write a note into an incident's journal."""
-    session = of_id(incident, shown)
+    folder = find(one_of("incident", incident))
     if not text.strip():
-        raise UsageError("--text: the note is empty.")
-    with session.begin():
-        session.runner.note("note", text=text)
+        raise UsageError(
+            "--text: the note is empty.", hint='--text="impact: what users saw"; docs/notebooks.md has more'
+        )
+    with writing(folder, shown.tell) as journal:
+        journal.append("note", text=text)
+    shown.tell(f"Noted in {folder.name}.")
 
 
 def _changes_to_discard(incident: Incident) -> list[Change]:

@@ -13,6 +13,7 @@ from salvor import (
     aftermath,
     clock,
     drill_end,
+    drill_every,
     drill_place,
     drill_platform,
     inventory,
@@ -23,7 +24,7 @@ from salvor import (
 )
 from salvor.budgets import REHEARSAL
 from salvor.opening import open_session
-from salvor.sandbox import disasters, platforms, survivors
+from salvor.sandbox import disasters, harm, platforms, survivors
 from salvor.session import Session
 from salvor.show import Shown
 
@@ -48,8 +49,12 @@ class Scene:
 
 def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool = False) -> None:
     """The sandbox: break it and bring it back, one scene or two. A platform with a stand-in, and no service named: all
-    of it. Else, or with the scenario `rehearsal`: rehearse on a copy. Raises NotProvenError when a drill failed.
+    of it. With the scenario `every`, each disaster of a stand-in, one after another. Else, or with the scenario
+    `rehearsal`: rehearse on a copy. Raises NotProvenError when a drill failed.
     """
+    if scenario == drill_every.EVERY:
+        drill_every.run(platform, lambda each: run(service, platform, each, shown, keep=keep), shown)
+        return
     if platform in platforms.PACKAGES and platform != inventory.SANDBOX and not service and scenario != REHEARSAL:
         drill_platform.run(platform, scenario, shown, keep=keep)
         return
@@ -57,6 +62,8 @@ def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool 
     if platform != "sandbox" or scenario == REHEARSAL:
         rehearsal.run(service, platform, shown, "" if scenario == REHEARSAL else scenario)
         return
+    if scenario:
+        harm.refuse_unknown(scenario, disasters.names())
     begun = clock.monotonic()
     shown.tell("Starting a fresh sandbox: PostgreSQL with a standby, backups, DNS, a shop, and customers who buy.")
     sandbox.up(fresh=True, tell=shown.tell)

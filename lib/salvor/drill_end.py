@@ -4,18 +4,15 @@ closed, and its report is made.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salvor import aftermath, clock, console, drill_index, drill_report, evidence, journal, lock, record
+from salvor import aftermath, clock, console, drill_index, drill_report, evidence, journal, record
 from salvor.budgets import CLEAN_UP, REHEARSAL
 from salvor.change import Finding, Level, Reachable
 from salvor.errors import CannotError, NotProvenError, SalvorError
 from salvor.incident import Incident
-from salvor.incidents import incidents_folder, lease_of, operator
-from salvor.journal import Journal
-from salvor.lease import hold as hold_lease
+from salvor.incidents import incidents_folder, writing
 from salvor.session import Session
 from salvor.show import Shown
 from salvor.ssh_signature import signing_key
@@ -110,27 +107,20 @@ def finish(
 
     `counted` is what was seen through the route after the cutover. What cannot be made is owed, and fails nothing.
     """
-    opened, by = journal.first_line(folder), operator()
-    service, platform = str(opened["service"]), str(opened["platform"])
-    lease = lease_of(service, platform, folder.name, shown.tell)
-    with (
-        lock.hold(service, folder.parent, by=by, incident=folder.name),
-        hold_lease(lease),
-        Journal.open(folder, by=by, mirror=os.environ.get("SALVOR_MIRROR"), tell=shown.tell) as writing,
-    ):
+    with writing(folder, shown.tell) as written:
         for finding in counted:
-            writing.append("finding", step="reroute", finding=finding.to_json())
-        writing.append("step", step=CLEAN_UP, phase="begun", planned=0)
+            written.append("finding", step="reroute", finding=finding.to_json())
+        written.append("step", step=CLEAN_UP, phase="begun", planned=0)
         for finding in seen:
-            writing.append("finding", step=CLEAN_UP, finding=finding.to_json())
+            written.append("finding", step=CLEAN_UP, finding=finding.to_json())
             shown.finding(finding)
-        writing.append("step", step=CLEAN_UP, phase="ended", seconds=round(seconds, 3))
+        written.append("step", step=CLEAN_UP, phase="ended", seconds=round(seconds, 3))
         if failed:
-            writing.append("failed", text=failed)
+            written.append("failed", text=failed)
         if problem := drill_report.PAPER.make(folder):
-            writing.append("owed", what="the drill's report", why=problem)
+            written.append("owed", what="the drill's report", why=problem)
             shown.tell(f"owed: the drill's report: {problem}")
-        writing.append("closed", result=drill_report.read(folder).word)
+        written.append("closed", result=drill_report.read(folder).word)
     problems = [_sign(folder, key), record.make(folder), drill_index.make(folder.parent)]
     for problem in filter(None, problems):
         shown.tell(f"owed: {problem}")
@@ -141,7 +131,7 @@ def finish(
 def _sign(folder: Path, key: Path | None) -> str:
     """Sign the journal; "" or what is owed."""
     if key is None:
-        return "the signature: there is no SSH key. HINT: inv incident.close --incident=ID --key=PATH"
+        return f"the signature: there is no SSH key. HINT: inv incident.close --incident={folder.name} --key=PATH"
     try:
         evidence.sign(folder, key)
     except CannotError as error:

@@ -91,21 +91,22 @@ def scenarios(drills: Sequence[Report]) -> list[Scenario]:
     return [Scenario(tuple(group)) for _, group in sorted(groups.items())]
 
 
+def headline(every: Sequence[Scenario]) -> str:
+    """How the newest drill of each scenario went, in one sentence."""
+    for verdict, told in ((Level.FAIL, "failed"), (Level.UNKNOWN, "is not finished")):
+        found = [each.newest for each in every if each.newest.verdict is verdict]
+        if len(found) > 1:
+            return f"{len(found)} scenarios: the newest drill {told}"
+        if found:
+            return f"{found[0].story.title}, {found[0].scenario}: the newest drill {told}"
+    return "Every scenario passed its newest drill" if every else "No drill yet"
+
+
 def html(folder: Path) -> str:
     """The page of all drills below `folder`."""
     drills = read(folder)
-    failing = [each for each in scenarios(drills) if each.newest.verdict is Level.FAIL]
-    headline = (
-        "No drill yet"
-        if not drills
-        else f"{len(failing)} scenarios fail"
-        if len(failing) > 1
-        else f"{failing[0].newest.story.title}, {failing[0].newest.scenario}: the newest drill failed"
-        if failing
-        else "Every scenario passed its newest drill"
-    )
     body = pages.section("index", template=drill_report.TEMPLATE, drills=drills, scenarios=scenarios(drills))
-    return pages.page("Drills", headline, f"<h2>Scenarios</h2>{body}")
+    return pages.page("Drills", headline(scenarios(drills)), f"<h2>Scenarios</h2>{body}")
 
 
 def make(folder: Path) -> str:

@@ -6,15 +6,17 @@ import getpass
 import os
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from salvor import brief, inventory, journal
+from salvor import brief, inventory, journal, lock
 from salvor.errors import CannotError, UsageError
 from salvor.inventory import Platform, Service
 from salvor.journal import Journal
 from salvor.lease import Lease
+from salvor.lease import hold as hold_lease
 
 _ID = re.compile(r"[0-9]{8}T[0-9]{6}Z-[a-z0-9-]{1,63}-[0-9a-f]{4}")
 
@@ -60,6 +62,21 @@ def lease_of(service: str, platform: str, incident: str, tell: Callable[[str], N
     return Lease(
         location, f"{platform}.{service}", by=operator(), incident=incident, folder=incidents_folder(), tell=tell
     )
+
+
+@contextmanager
+def writing(folder: Path, tell: Callable[[str], None]) -> Iterator[Journal]:
+    """The journal of an incident, to be written in by the only one who does: by what it says itself, whatever became of
+    its platform. Raises HeldError when somebody works on the service now.
+    """
+    opened, by = journal.first_line(folder), operator()
+    service, platform = str(opened["service"]), str(opened["platform"])
+    with (
+        lock.hold(service, folder.parent, by=by, incident=folder.name),
+        hold_lease(lease_of(service, platform, folder.name, tell)),
+        Journal.open(folder, by=by, mirror=os.environ.get("SALVOR_MIRROR"), tell=tell) as opened_journal,
+    ):
+        yield opened_journal
 
 
 def of_incident(incident: str) -> tuple[str, str]:

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import backup_report, maintenance, retention_work
+from salvor import backup_report, drill_report, journal, maintenance, rehearsal, retention_work
 from salvor.change import Finding, Level
-from salvor.errors import NotProvenError, WarnedError
+from salvor.errors import NotProvenError, SalvorError, WarnedError
 from salvor.incidents import incidents_folder
 from salvor.journal import Journal
+from salvor.paper import Paper
 from salvor.sandbox import configuration, database
 from salvor.sandbox.layout import Layout
 from salvor.show import Plain
@@ -106,6 +107,20 @@ def test_a_truncated_file_of_pgbackrest(sound: Layout) -> None:
     os.truncate(bundle, len(content) - 100)
     assert "status: invalid" in bad(look(deep=True))["integrity"]
     bundle.write_bytes(content)
+
+
+def test_the_next_drill_finds_a_backup_with_another_byte(sound: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paper, "make", lambda self, folder: "")  # a kernel takes seconds
+    bundle = newest_full(sound) / "bundle" / "1"
+    content = bundle.read_bytes()
+    middle = len(content) // 2
+    bundle.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    with pytest.raises(SalvorError):
+        rehearsal.run("orders", "sandbox", Plain(io.StringIO()), "physical")
+    bundle.write_bytes(content)
+    report = drill_report.read(next(journal.incidents(incidents_folder())))
+    assert report.verdict is Level.FAIL and "checksum" in report.mends[0].figure, report.mends
+    assert {each.level for each in report.cleaning} == {Level.PASS}, "what was staged of it is gone"
 
 
 def test_a_dump_that_vanished(sound: Layout) -> None:

@@ -74,7 +74,7 @@ def retention(
 
 
 @command(
-    scenario="which disaster of the sandbox (empty: a wrong statement restored from "
+    scenario="which disaster of the sandbox, or `every` one after another (empty: a wrong statement restored from "
     "backup, then a dead primary failed over); elsewhere the way back to rehearse (empty: the best that is open)"
 )
 def drill(
