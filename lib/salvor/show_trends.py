@@ -9,7 +9,7 @@ from typing import Any
 from salvor import clock, durable, pages, show, trends
 from salvor.console import shortest
 from salvor.errors import CannotError
-from salvor.incidents import incidents_folder
+from salvor.readiness.report import folder as report_folder
 from salvor.show import Shown
 from salvor.trend_charts import Charts
 from salvor.trends import Figures, StepTrend, Trends
@@ -33,7 +33,7 @@ def run(platform: str, service: str, by: str, shown: Shown, *, report: bool = Fa
         shown.write("trends", **to_json(found))
     shown.lines(map(show.clean, lines(found)))
     if report:
-        folder = incidents_folder() / f"readiness-{platform}"
+        folder = report_folder(platform, service)
         try:
             durable.make_folder(folder)
             durable.replace(folder / PAGE, page(found).encode())

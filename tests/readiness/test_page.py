@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from salvor import clock, executed, paper, prometheus, secrets
 from salvor.errors import CannotError, NotProvenError
 from salvor.readiness import paper as readiness_paper
-from salvor.readiness import report, telling
+from salvor.readiness import telling
 from salvor.readiness.report import Report
 from salvor.show import Plain
 
@@ -143,6 +143,18 @@ def test_without_a_kernel_the_page_is_the_same(folder: Path, page: str, monkeypa
     assert headings == [page_reader.texts(each) for each in page_reader.read(page).iter("h2")]
 
 
+def test_a_service_has_a_report_of_its_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    monkeypatch.setattr(paper, "DEADLINE", 0.1)
+    with pytest.raises(CannotError, match="could not be made"):
+        readiness_paper.make(readiness_paper.look("plain", "orders"), Plain())
+    root = page_reader.read((folder / "orders" / readiness_paper.PAGE).read_text())
+    assert page_reader.texts(next(root.iter("h1"))) == "Shops: 1 not ready"
+    assert "plain, orders" in page_reader.texts(next(root.iter("title")))
+    assert "shop" not in page_reader.texts(next(root.iter("main"))), "its trends are its own too"
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+
+
 def test_the_notebook_looks_by_itself(base: Path, tmp_path: Path) -> None:
     executed.execute({"platform": "plain", "service": "orders"}, tmp_path / "out.ipynb", "readiness")
     cells = json.loads((tmp_path / "out.ipynb").read_bytes())["cells"]
@@ -175,7 +187,7 @@ def artefacts(found: Report, folder: Path, said: str) -> str:
     """Everything that readiness writes anywhere."""
     figures = prometheus.text(telling.metrics(found))
     data = json.dumps(found.to_json(), ensure_ascii=False)
-    return "\n".join([said, *telling.lines(found), figures, data, *(path.read_text() for path in folder.iterdir())])
+    return "\n".join([said, *telling.lines(found), figures, data, *(path.read_text() for path in folder.rglob("*.*"))])
 
 
 @settings(max_examples=12, deadline=None)
@@ -185,10 +197,10 @@ def test_no_planted_secret_is_in_any_artefact(base: Path, secret: str, url: str)
         patch.setattr(paper, "DEADLINE", 0.01)  # without a kernel: the page is made of the same sections
         patch.setenv("SALVOR_TEST_URL", url.format(secret))
         patch.setenv("SALVOR_TEST_PASSWORD", secret)
-        found = report.look("plain")
+        seen = readiness_paper.look("plain")
         with pytest.raises(CannotError) as raised:
-            readiness_paper.make(found, Plain())
-        everything = artefacts(found, base / "incidents" / "readiness-plain", str(raised.value))
+            readiness_paper.make(seen, Plain())
+        everything = artefacts(seen.report, base / "incidents" / "readiness-plain", str(raised.value))
     assert "orders-db" in everything
     for form in secrets._forms(secret):
         assert form not in everything

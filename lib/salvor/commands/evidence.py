@@ -10,7 +10,7 @@ from salvor.commands import command
 @command(
     service="only this service, and what it depends on (default: all)",
     prometheus="as text for Prometheus; =FILE writes it there (for node_exporter, a name that ends in .prom)",
-    report="write the notebook and its page too, with the trends: incidents/readiness-PLATFORM",
+    report="write the notebook and its page too, with the trends: incidents/readiness-PLATFORM[/SERVICE]",
     optional=("prometheus",),
 )
 def readiness(
@@ -31,7 +31,7 @@ def readiness(
 @command(
     service="only this service (default: all)",
     by="month, quarter or year",
-    report="write them as a page too: incidents/readiness-PLATFORM/trends.html",
+    report="write them as a page too: incidents/readiness-PLATFORM[/SERVICE]/trends.html",
 )
 def trends(
     c: Context,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from salvor import durable, pages, trends
+from salvor import brief, durable, pages, trends
 from salvor.console import shortest
 from salvor.errors import CannotError, UsageError
 from salvor.incidents import incidents_folder
@@ -17,8 +17,12 @@ from salvor.paper import Paper
 from salvor.readiness import report
 from salvor.readiness.report import Report
 from salvor.run import Watcher
+from salvor.secrets import mask_data
 from salvor.trend_charts import Charts
 from salvor.trends import Trends
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SEEN = "seen.json"
 """The report as it was looked at, which the notebook shows."""
@@ -37,15 +41,32 @@ _SECTIONS = (
 )
 
 
-def make(found: Report, shown: Watcher) -> None:
-    """Write what was seen, the notebook and the page into the platform's folder among the incidents, each whole.
+@dataclass(frozen=True)
+class Seen:
+    """The services as they were looked at, and what the journals of the platform, or of one service, show over time."""
 
-    Raises CannotError when nothing can be written there.
+    report: Report
+    trends: Trends
+
+
+def look(platform: str, service: str = "") -> Seen:
+    """Look at all services of a platform, or at one and what it depends on; each journal is read once. Raises
+    UsageError when there is none.
     """
-    folder = incidents_folder() / f"readiness-{found.platform}"
+    briefs = list(brief.newest_first(incidents_folder(), platform))
+    over_time = trends.reckon(briefs, platform, trends.promises(platform), service)
+    return Seen(report.look(platform, service, briefs), over_time)
+
+
+def make(seen: Seen, shown: Watcher) -> None:
+    """Write what was seen, the notebook and the page among the incidents, each whole. Raises CannotError when nothing
+    can be written there.
+    """
+    folder = report.folder(seen.report.platform, seen.report.service)
     try:
         durable.make_folder(folder)
-        durable.replace(folder / SEEN, json.dumps(found.to_json(), ensure_ascii=False, indent=1).encode())
+        data = mask_data(_adapter().dump_python(seen, mode="json"))
+        durable.replace(folder / SEEN, json.dumps(data, ensure_ascii=False, indent=1).encode())
     except OSError as error:
         raise CannotError(f"The report cannot be written to {folder}: {error.strerror}.") from error
     if problem := PAPER.make(folder):
@@ -53,9 +74,15 @@ def make(found: Report, shown: Watcher) -> None:
     shown.tell(f"The report: {shortest(folder / PAGE)}")
 
 
-def _read(path: Path) -> Report:
+def _adapter() -> TypeAdapter[Seen]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Seen)
+
+
+def _read(path: Path) -> Seen:
     try:
-        return report.from_json(durable.read(path))
+        return _adapter().validate_json(durable.read(path))
     except (OSError, ValueError) as error:
         raise UsageError(
             f"seen: {path} cannot be read: {type(error).__name__}.", hint="leave it out: it is looked anew"
@@ -70,18 +97,20 @@ def headline(found: Report) -> str:
 
 
 def _heads(folder: Path) -> tuple[str, str]:
-    found = _read(folder / SEEN)
-    return f"Readiness and trends of {found.platform}", headline(found)
+    found = _read(folder / SEEN).report
+    return f"Readiness and trends of {', '.join(filter(None, (found.platform, found.service)))}", headline(found)
 
 
 def _body(folder: Path) -> str:
-    found = _read(folder / SEEN)
-    over_time = trends.of(found.platform)
-    data = {"report": found, "trends": over_time, "charts": Charts(over_time)}
+    data = _data(_read(folder / SEEN))
     return "\n".join(
         f"{f'<h2>{heading}</h2>' if heading else ''}{pages.section(section, template=TEMPLATE, **data)}"
         for heading, section in _SECTIONS
     )
+
+
+def _data(seen: Seen) -> Mapping[str, Any]:
+    return {"report": seen.report, "trends": seen.trends, "charts": Charts(seen.trends)}
 
 
 def _parameters(folder: Path) -> dict[str, Any]:
@@ -106,20 +135,15 @@ def _open(namespace: Mapping[str, Any]) -> Told:
     given = read_parameters(namespace, PARAMETERS)
     if given["seen"]:
         return Told(_read(Path(given["seen"])))
-    return Told(report.look(given["platform"], given["service"]))
+    return Told(look(given["platform"], given["service"]))
 
 
 class Told(Opened):
     """The readiness of a platform as it was looked at, and its trends. Each method shows one section."""
 
-    def __init__(self, found: Report) -> None:
-        self.report = found
-
-    @cached_property
-    def trends(self) -> Trends:
-        """What all incidents and drills of the platform show over time."""
-        return trends.of(self.report.platform)
+    def __init__(self, seen: Seen) -> None:
+        self.seen = seen
 
     def show(self, section: str) -> None:
         """Show one of the sections: summary, services, reasons, times, attainment, recovery, availability, steps."""
-        display(section, template=TEMPLATE, report=self.report, trends=self.trends, charts=Charts(self.trends))
+        display(section, template=TEMPLATE, **_data(self.seen))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salvor import brief, clock, inventory
@@ -19,8 +20,6 @@ from salvor.secrets import mask_data
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-
-_MOST_RUNS = 200
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,8 @@ class Report:
     title: str
     looked_at: datetime
     rows: tuple[Row, ...]
+    service: str = ""
+    """The one that was asked for, with what it depends on; empty: all."""
 
     @property
     def most_runs(self) -> int:
@@ -89,14 +90,14 @@ class Report:
         return sum(row.verdict == verdict for row in self.rows)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain data, masked; `from_json` reads it back."""
+        """Plain data, masked."""
         data: dict[str, Any] = mask_data(_adapter().dump_python(self, mode="json"))
         return data
 
 
-def from_json(text: str | bytes) -> Report:
-    """The report that `to_json` wrote. Raises pydantic's ValidationError."""
-    return _adapter().validate_json(text)
+def folder(platform: str, service: str = "") -> Path:
+    """Where the reports of a platform are kept, among the incidents; those of one service are in a folder of theirs."""
+    return incidents_folder() / f"readiness-{platform}" / service
 
 
 def _adapter() -> TypeAdapter[Report]:
@@ -108,16 +109,19 @@ def _adapter() -> TypeAdapter[Report]:
 # ------------------------------------------------------------------------------------------------ looking
 
 
-def look(platform: str, service: str = "") -> Report:
-    """Look at the services of a platform, or at one and what it depends on. Raises UsageError when there is none."""
+def look(platform: str, service: str = "", briefs: Iterable[Brief | None] | None = None) -> Report:
+    """Look at the services of a platform, or at one and what it depends on. Raises UsageError when there is none.
+
+    `briefs` are those of its journals, the newest first (None: they are read).
+    """
     described = inventory.load(platform)
     services = [*_needs(described, described.service(service))] if service else described.in_order()
     seen = looks.look(described, services)
-    runs = _runs(described)
+    runs = _runs(described, brief.newest_first(incidents_folder(), platform) if briefs is None else briefs)
     rows: dict[str, Row] = {}
     for one in services:
         rows[one.name] = _row(described, one, seen, runs.get(one.name, []), rows)
-    return Report(described.name, described.title, clock.now(), tuple(rows.values()))
+    return Report(described.name, described.title, clock.now(), tuple(rows.values()), service)
 
 
 def _needs(platform: Platform, service: Service) -> list[Service]:
@@ -130,10 +134,10 @@ def _needs(platform: Platform, service: Service) -> list[Service]:
     return [one for one in order if one.name in needed]
 
 
-def _runs(platform: Platform) -> dict[str, list[Brief]]:
+def _runs(platform: Platform, briefs: Iterable[Brief | None]) -> dict[str, list[Brief]]:
     """The incidents and drills of each service, the newest first."""
     found: dict[str, list[Brief]] = {name: [] for name in platform.services}
-    for each in brief.newest_first(incidents_folder(), platform.name):
+    for each in briefs:
         if each and each.service in found and each.purpose in ("incident", "drill"):
             found[each.service].append(each)
     return found

@@ -19,15 +19,16 @@ def run(platform: str, service: str, shown: Shown, *, figures: str | bool = Fals
     """Look, and tell it. `figures`: as text for Prometheus, into that file or (True) instead of all else; `report`:
     write the notebook and its page too. Raises NotProvenError when a service is not ready.
     """
-    found = look(platform, service)
+    seen = paper.look(platform, service) if report else None
+    found = seen.report if seen else look(platform, service)
     if figures is True:
         shown.lines(prometheus.text(metrics(found)).splitlines())
     else:
         _tell(found, shown)
     if figures and figures is not True:
         _write(Path(figures), metrics(found))
-    if report:
-        paper.make(found, shown)
+    if seen:
+        paper.make(seen, shown)
     bad = [row for row in found.rows if row.verdict == rules.NOT_READY]
     if bad:
         names, first = ", ".join(row.service for row in bad), bad[0].reasons[0]
