@@ -91,13 +91,14 @@ def test_who_comes_second_is_told_and_may_take_over(place: World, here: Machine,
         session.approve(plan, "a test")
         session.act("assess")
         refused = there.restore()
-        taken = there.inv("incident.take", f"--incident={session.incident.id}")
+        taken = there.inv("incident.take", f"--incident={session.incident.id}", "--reason=kim sleeps")
         session.act("isolate")
     assert refused.returncode == 7
     assert f"kim@here (process {os.getpid()} on " in refused.stderr
     assert f"inv incident.take --incident={session.incident.id}" in refused.stderr
     assert taken.returncode == 0, taken.stderr
     assert "kim@there" in stopped.value.what
+    assert [line["reason"] for line in Journal.read(there.journals()[0]).of("taken")] == ["kim sleeps"]
     assert (place.live, place.sign) == (BAD, "10.0.0.1")
     assert not place.letters or set(place.letters) == {"declared"}
 

@@ -64,7 +64,8 @@ def _opened(line: Mapping[str, Any], change: str) -> str:
 def _taken(line: Mapping[str, Any], change: str) -> str:
     holder = line["holder"]
     from_whom = f" from {holder.get('by')} on {holder.get('host', '?')}" if holder else ""
-    return f"taken over on {line['where']}{from_whom}"
+    reason = f": {line['reason']}" if line.get("reason") else ""
+    return f"taken over on {line['where']}{from_whom}{reason}"
 
 
 def _step(line: Mapping[str, Any], change: str) -> str:

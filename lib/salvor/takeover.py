@@ -14,8 +14,9 @@ from salvor.journal import FILE, Journal
 from salvor.line import parse
 
 
-def take(incident: str, tell: Callable[[str], None]) -> None:
-    """Take an incident over from whoever holds it, on whichever machine. The same command as theirs then goes on.
+def take(incident: str, tell: Callable[[str], None], reason: str = "") -> None:
+    """Take an incident over from whoever holds it, on whichever machine, and write down why. The same command as theirs
+    then goes on.
 
     Raises UsageError without a mirror or for an incident that it does not have, HeldError when a process of this
     machine holds it, CannotError when the mirror cannot be reached.
@@ -48,7 +49,7 @@ def take(incident: str, tell: Callable[[str], None]) -> None:
         try:
             mirror.bring(folder / FILE, location, tell)
             with Journal.open(folder, by=by, mirror=location, tell=tell) as journal:
-                journal.append("taken", holder=holder, where=socket.gethostname())
+                journal.append("taken", holder=holder, where=socket.gethostname(), reason=reason.strip())
         finally:
             lease.release()
     who = f"{holder.get('by')} on {holder.get('host', '?')} stops before the next change"

@@ -47,13 +47,13 @@ def record(c: Context, incident: str = "", json: bool = False) -> None:
     aftermath.record_incident(incident, show.choose(as_json=json))
 
 
-@command()
-def take(c: Context, incident: str = "") -> None:
+@command(reason="why, for the record")
+def take(c: Context, incident: str = "", reason: str = "") -> None:
     """Take an incident over from another machine: its journal comes from the mirror (SALVOR_MIRROR) that both share."""
     from salvor import show, takeover
     from salvor.console import one_of
 
-    takeover.take(one_of("incident", incident), show.choose().tell)
+    takeover.take(one_of("incident", incident), show.choose().tell, reason)
 
 
 @command(
