@@ -59,8 +59,8 @@ def places(platform: Platform) -> dict[str, Place]:
     trees of files and applications are. Raises UsageError when there is none.
     """
     from salvor.on_a_machine import OnAMachineSettings
+    from salvor.postgres.settings import PostgresSettings
     from salvor.systems.host import HostSettings
-    from salvor.systems.postgres import PostgresSettings
 
     described = platform.settings.items()
     own = [(name, name, one.host, one.services) for name, one in described if isinstance(one, HostSettings)]

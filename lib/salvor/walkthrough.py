@@ -17,12 +17,12 @@ from salvor.incidents import incidents_folder
 from salvor.live import Progressing
 from salvor.notebook import Opened, display, display_style, for_people, read_parameters
 from salvor.opening import open_session
+from salvor.postgres.settings import PostgresSettings
 from salvor.run import Plan
 from salvor.sandbox import disasters, survivors
 from salvor.sandbox.layout import Layout
 from salvor.session import Session
 from salvor.show import Plain
-from salvor.systems.postgres import PostgresSettings
 
 PARAMETERS = {"disaster": str, "platform": str}
 SERVICE = "orders"

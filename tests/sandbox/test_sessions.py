@@ -8,9 +8,10 @@ from pathlib import Path
 import psycopg
 import pytest
 from salvor import clock, inventory, secrets
+from salvor.postgres.settings import PostgresSettings
 from salvor.sandbox.layout import Layout
 from salvor.system import Context
-from salvor.systems.postgres import Postgres, PostgresSettings
+from salvor.systems.postgres import Postgres
 from salvor.watch import actions
 from salvor.watch.rules import Action
 

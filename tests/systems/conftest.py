@@ -258,7 +258,8 @@ def outbox_case(context: Context, tmp_path: Path) -> Iterator[Case]:
 @pytest.fixture
 def postgres_case(sandbox: Layout, context: Context, tmp_path: Path) -> Iterator[Case]:
     from salvor import inventory
-    from salvor.systems.postgres import Postgres, PostgresSettings
+    from salvor.postgres.settings import PostgresSettings
+    from salvor.systems.postgres import Postgres
 
     settings = inventory.load("sandbox").settings["orders-db"]
     assert isinstance(settings, PostgresSettings)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from typing import Any
 
 from salvor import clock, secrets, shell
-from salvor.archive import audit as archive
-from salvor.archive.settings import ArchivesSettings
 from salvor.archive.system import Archived
 from salvor.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
-from salvor.errors import CannotError, OutcomeUnknownError, UsageError
-from salvor.policy import BackedUpSettings
+from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import (
     audit,
-    backrest,
+    backing_up,
     beside,
     dump_chosen,
     failover,
@@ -31,7 +25,6 @@ from salvor.postgres import (
     logical_stage,
     proof,
     rebuild,
-    restore_point,
     sessions,
     ways,
 )
@@ -39,87 +32,13 @@ from salvor.postgres.backrest import Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
 from salvor.postgres.server import Operator, Server, ask
+from salvor.postgres.settings import MemberSettings, PostgresSettings
 from salvor.postgres.site import Site
-from salvor.secrets import SecretReference
 from salvor.shell import Shell
 from salvor.ssh.host import Host
-from salvor.ssh.settings import SshSettings
 from salvor.system import Outcome, Wish, verb
 
 _DAY = 24 * 3600.0
-
-
-def _check_path(path: str) -> str:
-    if not path.startswith("/") or path.rstrip("/") in ("", "/") or "\n" in path or "'" in path:
-        raise ValueError(f"{path!r} is not the absolute path of a folder (without quotes and newlines)")
-    return path.rstrip("/")
-
-
-Folder = Annotated[str, AfterValidator(_check_path)]
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MemberSettings(_Part):
-    """One server: where it listens and where its data is. `host`: the machine it runs on, over SSH; empty: this one.
-
-    `configuration` is the path of postgresql.conf when it lies outside the data directory, as on Debian.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,30}$")
-    address: str = Field(min_length=1)
-    port: int = Field(default=5432, ge=1, le=65535)
-    data: Folder
-    host: str = ""
-    ssh: SshSettings = SshSettings()
-    configuration: Folder | None = None
-
-
-class OperatorSettings(_Part):
-    """The superuser that Salvor connects as."""
-
-    user: str
-    password: SecretReference
-
-
-class PgBackRestSettings(_Part):
-    """The pgBackRest repository. `passphrase`: of an encrypted one, when its configuration does not hold it."""
-
-    config: Folder = "/etc/pgbackrest/pgbackrest.conf"
-    stanza: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    program: str = "pgbackrest"
-    passphrase: SecretReference | None = None
-
-
-class PostgresSettings(BackedUpSettings):
-    """A cluster as the inventory describes it. Who is the primary is observed, never written."""
-
-    database: str = Field(min_length=1, max_length=63)
-    members: tuple[MemberSettings, ...] = Field(min_length=1)
-    side_port: int = Field(ge=1, le=65535)
-    programs: Folder
-    run_as: str = ""
-    operator: OperatorSettings
-    pgbackrest: PgBackRestSettings | None = None
-    dumps: str = ""
-    archives: ArchivesSettings | None = None
-    start: tuple[str, ...] | None = None
-    stop: tuple[str, ...] | None = None
-
-    @model_validator(mode="after")
-    def _members_differ(self) -> PostgresSettings:
-        for name, values in (
-            ("name", [member.name for member in self.members]),
-            ("address and port", [(member.address, member.port) for member in self.members]),
-            ("host and data", [(member.host, member.data) for member in self.members]),
-        ):
-            if len(set(values)) < len(values):
-                raise ValueError(f"two members have the same {name}")
-        if any(member.port == self.side_port for member in self.members):
-            raise ValueError("side_port is the port of a member; the stage needs one of its own")
-        return self
 
 
 class Postgres(Archived):
@@ -240,24 +159,7 @@ class Postgres(Archived):
                 no_undo="what it replaces is kept until inv discard",
                 member=one.member.name,
             )
-        primary = self.site.view().primary
-        if not self.settings.pgbackrest or not primary.is_up or primary.is_fenced:
-            return
-        repository, identifier = self.site.repository(primary.member), primary.system_identifier
-        if not repository.is_of(identifier):
-            yield self.change(
-                "adopt",
-                why=f"the repository takes another cluster's WAL and backups, and refuses those of {identifier}",
-                no_undo="the backups of the cluster before it stay; a later upgrade of the stanza leads back to it",
-                identity=primary.identity,
-            )
-        if not any(one.system_identifier == identifier and not one.broken for one in repository.stored):
-            yield self.change(
-                "backup",
-                kind="full",
-                why="there is no backup of this cluster",
-                no_undo="it only adds a backup; the policy removes it",
-            )
+        yield from backing_up.lacking(self)
 
     def audit(self, *, deep: bool) -> Iterator[Audited]:
         """Its dumps, its pgBackRest repositories and the WAL that goes there."""
@@ -267,18 +169,7 @@ class Postgres(Archived):
         """What the policy lets go. Of a pgBackRest repository the WAL goes with it that is older than what is kept
         for its day: an older backup leads to its own moment only.
         """
-        for change in super().expiry(verdicts):
-            repository = change.arguments["repository"]
-            if not str(repository).startswith(f"{backrest.NAME} "):
-                yield change
-                continue
-            kept = [one.backup for one in verdicts if one.backup.repository == repository and one.is_of_the_day]
-            since = min(kept, key=lambda one: one.taken).id.partition("_")[0]  # FULL, or FULL_INCREMENTAL
-            yield replace(
-                change,
-                arguments={**change.arguments, "wal_since": since},
-                why=f"{change.why}; WAL without a gap stays since {since}",
-            )
+        yield from backing_up.with_wal(super().expiry(verdicts), verdicts)
 
     # --- act -----------------------------------------------------------------------------------------------------
 
@@ -398,44 +289,13 @@ class Postgres(Archived):
     @verb(deadline=300.0)
     def adopt(self, identity: str) -> Outcome:
         """Have the pgBackRest repository take the WAL and the backups of the cluster with that identity."""
-        primary = self.site.view().primary
-        if primary.identity != identity or not primary.is_up:
-            raise CannotError(
-                f"{self.name}: the primary is {primary.describe()}, and not {identity}.",
-                safe="the repository is as it was",
-                hint="inv assess",
-            )
-        repository = self.site.repository(primary.member)
-        if not repository.is_of(primary.system_identifier):
-            repository.adopt(primary.member.server, _socket_folder(primary.member.server))
+        backing_up.adopt(self, identity)
         return None
 
     @verb(deadline=_DAY)
     def backup(self, kind: str) -> Iterator[Progress]:
         """Take a backup of the live primary: full, diff or incr by pgBackRest, or a dump."""
-        if kind == "dump":
-            yield from logical.backup(self)
-            return
-        if kind not in ("full", "diff", "incr"):
-            raise UsageError(f"--kind: there is no backup of kind {kind!r}.", hint="it is full, diff, incr or dump")
-        primary = self.site.view().primary
-        if not primary.is_up or primary.is_fenced:
-            raise CannotError(f"{self.name}: no live primary to back up: {primary.describe()}.", hint="inv assess")
-        server, repository = primary.member.server, self.site.repository(primary.member)
-        if not repository.is_of(primary.system_identifier):
-            raise CannotError(
-                f"{self.name}: the repository takes the backups of another cluster than {primary.system_identifier}.",
-                safe="no backup was taken; those that are there stay",
-                hint="inv protect makes the repository take this cluster's, and backs it up",
-            )
-        if primary.look and primary.timeline != int((primary.look.control or {})["Latest checkpoint's TimeLineID"]):
-            # pgBackRest refuses a server that was promoted and has had no checkpoint yet.
-            with server.session(deadline=600.0, writes=True) as connection:
-                connection.execute("checkpoint")
-        keeps_all = self.settings.keep is not None
-        yield from repository.take(kind, server, _socket_folder(server), keeps_all=keeps_all)
-        repository = self.site.repository(primary.member)  # one that has looked after the backup, not before
-        yield from restore_point.note(server, self.settings.database, repository, repository.stored[0].label)
+        yield from backing_up.back_up(self, kind)
 
     def pack(self, scratch: Path) -> Iterator[bytes]:
         """A dump of the live primary, as a tar stream, for an archive of the whole platform."""
@@ -446,20 +306,7 @@ class Postgres(Archived):
         """Remove backups that the policy lets go: dumps from their place, or by pgBackRest from one repository. All
         WAL stays since the full backup `wal_since`.
         """
-        name, _, number = repository.partition(" ")
-        if name == backrest.NAME and number.isdigit():
-            stored = self._repository(self.site.reachable_member())
-            yield from stored.expire(int(number), backups, wal_since)
-        elif repository == self.settings.dumps:
-            yield from logical.expire(self, backups)
-        elif (archives := self.settings.archives) and repository == archives.folder:
-            yield from archive.remove(archives, dump_chosen.host(self), backups)
-        else:
-            raise UsageError(f"{self.name}: it has no repository {repository!r}.", safe="nothing was removed")
-
-
-def _socket_folder(server: Server) -> str:
-    return str(ask(server, "postgres", "show unix_socket_directories")).split(",")[0].strip()
+        yield from backing_up.expire(self, repository, backups, wal_since)
 
 
 _LOGICAL_STAGES = ("side-database", "side-cluster")

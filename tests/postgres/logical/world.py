@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 from salvor.change import Change, Level, Progress, Undo, WayBack
 from salvor.postgres.server import Server
+from salvor.postgres.settings import PostgresSettings
 from salvor.system import Context, Wish
-from salvor.systems.postgres import Postgres, PostgresSettings
+from salvor.systems.postgres import Postgres
 
 from tests.postgres.conftest import free_port, programs
 

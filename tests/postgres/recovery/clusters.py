@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 from salvor.change import Change, Progress, Reachable, State, Undo, WayBack
 from salvor.postgres.server import Server
+from salvor.postgres.settings import PostgresSettings
 from salvor.sandbox import configuration, database, layout
 from salvor.sandbox.layout import Layout
 from salvor.system import Context, Wish
-from salvor.systems.postgres import Postgres, PostgresSettings
+from salvor.systems.postgres import Postgres
 
 _numbers = itertools.count(1)
 
