@@ -5,8 +5,7 @@ broken, and takes the best way back that is open: a standby whose lag is within 
 sound, restored beside the damage and proven before users reach it.
 
 When a wrong statement damaged the data (a table dropped, an UPDATE without WHERE), say when: `--failed-at=TIME` goes
-back
-to the last moment before, `--at=TIME` to exactly that time.
+back to the last moment before, `--at=TIME` to exactly that time.
 
 Nothing that users reach is touched before `reroute`, and what was live is kept until `inv discard`.
 """
