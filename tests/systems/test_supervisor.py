@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,14 @@ from salvor import shell
 from salvor.errors import CannotError
 from salvor.host import services
 
-pytestmark = pytest.mark.timeout(60)
+# Not among the requirements: a supervisorctl on the PATH would be asked for every service of the other tests.
+SUPERVISORD = shutil.which("supervisord")
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(
+        SUPERVISORD is None, reason="no supervisord here: pip install supervisor, somewhere on the PATH"
+    ),
+]
 
 _CONFIGURATION = """\
 [supervisord]
@@ -44,7 +51,7 @@ startretries=0
 @pytest.fixture
 def supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[bytes]]:
     """One that runs, and is what supervisorctl talks to."""
-    scripts = Path(sysconfig.get_path("scripts"))
+    scripts = Path(str(SUPERVISORD)).parent
     configuration = tmp_path / "supervisord.conf"
     configuration.write_text(_CONFIGURATION)
     control = tmp_path / "supervisorctl"
@@ -82,3 +89,13 @@ def test_services_by_supervisor(supervisor: subprocess.Popen[bytes]) -> None:
     supervisor.wait(5)
     with pytest.raises(CannotError, match="supervisor is there and does not answer"):
         services.act(here, "worker", "start", deadline=20)
+
+
+def test_a_supervisor_that_nobody_set_up_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "supervisorctl"
+    program.parent.mkdir()
+    program.symlink_to(Path(str(SUPERVISORD)).with_name("supervisorctl"))
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/sbin:/usr/bin:/sbin:/bin")
+    assert services.see(shell.local(), "no-such").state == "absent"
+    (tmp_path / "supervisord.conf").write_text("[supervisorctl]\n")
+    assert services.see(shell.local(), "no-such").state == "unknown"

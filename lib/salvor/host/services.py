@@ -55,6 +55,12 @@ look() {
     case $said in
     "$1 "* | "$1:"[!\ ]*) echo "service $1 supervisor" $said; return ;;
     '' | "$1: "*) ;;
+    'http://localhost:9001 refused connection') # its guess where nobody said where supervisor is
+        place=$(dirname "$(command -v supervisorctl)")/..
+        for file in "$place/etc" "$place" . etc /etc /etc/supervisor; do
+            [ -e "$file/supervisord.conf" ] && silent='supervisor does not answer'
+        done
+        ;;
     *) silent='supervisor does not answer' ;;
     esac
     if script_of "$1"; then
