@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ import pytest
 from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.checks import Check, run
 from salvor.errors import CannotError, UsageError
+from salvor.files import snapshot
 from salvor.system import Wish
 from salvor.systems.files import Files
 
@@ -301,6 +303,42 @@ def test_a_link_that_restic_spoils_is_told(lab: Lab) -> None:
     if system.repositories[0].version < (0, 16):
         assert found["where links lead"].level is Level.WARN
         assert "foreign" in found["where links lead"].detail
+
+
+_TOLD = """#!/bin/sh
+for word; do case $word in snapshots|restore|ls|--long|stats) printf '%s ' "$word"; esac; done >> "$LOG"
+printf '%s\\n' "${GOGC:-} ${GOMEMLIMIT:-}" >> "$LOG"
+exec "$RESTIC" "$@"
+"""
+
+
+def test_restic_is_started_once_for_each_thing_that_it_is_asked(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, programs, log = lab.open(), lab.root / "bin", lab.root / "log"
+    act(system, "backup", kind="snapshot")
+    programs.mkdir()
+    (programs / "restic").write_text(_TOLD)
+    (programs / "restic").chmod(0o755)
+    real = shutil.which("restic")
+    assert real
+    for name, value in (("RESTIC", real), ("LOG", str(log)), ("PATH", f"{programs}:{os.environ['PATH']}")):
+        monkeypatch.setenv(name, value)
+
+    def asked() -> list[str]:
+        said = [line.split(" ") for line in log.read_text().splitlines()]
+        log.unlink()
+        return sorted(" ".join(words[:-2]) for words in said if words[:-2])
+
+    way = staged(system)
+    said = log.read_text()
+    if system.repositories[0].version >= (0, 14):
+        assert re.search(r"^restore 400 \d+KiB$", said, re.MULTILINE)  # less of its time goes into collecting garbage
+    assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
+    assert system.ask("changed", "side-tree") == 0
+    assert asked() == ["ls", "ls --long", "restore", "snapshots", "stats"]
+    act(system, "drop", stage="side-tree")
+    monkeypatch.setattr(snapshot, "_BELIEVED", 0.0)  # what was named a while ago may be gone
+    staged(system)
+    assert asked() == ["restore", "snapshots", "snapshots"]
 
 
 # ------------------------------------------------------------------------------------------ questions

@@ -58,9 +58,10 @@ def extract(
     home: str = "",
     trusted: bool = False,
     host: Shell | None = None,
+    in_turn: bool = True,
 ) -> Generator[Progress, None, Extracted]:
     """Unpack `member` as `INTO/TREE`, a folder or a file, by `tar -x` on `there`. `into` is an empty folder of ours;
-    the archive lies on `host`, when that is another machine.
+    the archive lies on `host`, when that is another machine. `in_turn`: after those who unpack on this machine now.
 
     Modes, times (seconds) and links are as in the archive; owners too, by name and else by number, where root unpacks.
     Files get no set-user-ID and set-group-ID bits. Yields how many of the archive's bytes were read. It cannot be gone
@@ -68,7 +69,7 @@ def extract(
     is touched.
     """
     label = f"unpacking {member} from {archive.name}"
-    turn = _TURN if there.where == HERE else threading.Lock()
+    turn = _TURN if in_turn and there.where == HERE else threading.Lock()
     while not turn.acquire(timeout=_PROGRESS_SECONDS):
         yield Progress(0, archive.size, "bytes", f"{label}: waiting for its turn")
     try:

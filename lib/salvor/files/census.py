@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from salvor.errors import CannotError
 from salvor.shell import Shell
@@ -12,8 +13,7 @@ _READING = 6 * 3600.0
 _FORMAT = r"%y/%m/%U/%G/%s/%T@/%C@/%n/%D:%i/%P\0%l\0"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One entry of a tree. `path` is relative (empty: the root), `kind` is find's letter (f, d, l, p, s, b, c).
 
     `mode` holds the twelve bits of permissions, `modified` and `changed` are mtime and ctime in nanoseconds, `links`

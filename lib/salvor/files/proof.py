@@ -10,10 +10,7 @@ Extended attributes are in none of its listings: for them its own word, that the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -21,69 +18,17 @@ from salvor import clock
 from salvor.change import Finding, Level
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.files import census, environment, snapshot
+from salvor.files.manifest import Manifest, Node, Nodes
 from salvor.files.place import Beside, Look
-from salvor.files.restic import Repository, as_json
+from salvor.files.restic import as_json
 from salvor.plain import one_line
 from salvor.system import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.files import Files
 
-_KINDS = {"file": "f", "dir": "d", "symlink": "l", "fifo": "p", "dev": "b", "chardev": "c"}
-_GO_BITS = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # Go's ModeSetuid, ModeSetgid, ModeSticky
-_ANY_BIT = sum(_GO_BITS)
 _SHOWN = 5
 _MOST_SETTINGS = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One entry of a tree as it should be. `modified` in nanoseconds; `size` of a file."""
-
-    kind: str
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    modified: int
-
-
-Nodes = dict[str, list[Node]]
-"""Entries by their path below the tree (empty: the root), each byte that is no UTF-8 as U+FFFD."""
-
-
-def expected(repository: Repository, snapshot_id: str, path: str) -> Nodes:
-    """What a snapshot holds below `path`, but for sockets."""
-    found: Nodes = {}
-    for said in repository.listing(snapshot_id):
-        inner = said["path"].removeprefix(path)
-        if said["path"] != path and not said["path"].startswith(f"{path}/"):
-            continue
-        if said["type"] not in _KINDS:
-            continue
-        mode = int(said.get("mode", 0))
-        node = Node(
-            _KINDS[said["type"]],
-            mode & 0o777 | (sum(bit for go, bit in _GO_BITS.items() if mode & go) if mode & _ANY_BIT else 0),
-            int(said.get("uid", 0)),
-            int(said.get("gid", 0)),
-            int(said.get("size", 0)),
-            _nanoseconds(said["mtime"]),
-        )
-        found.setdefault(inner.lstrip("/"), []).append(node)
-    return found
-
-
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d)")
-
-
-def _nanoseconds(text: str) -> int:
-    """RFC 3339 with up to nine digits and an offset. Raises CannotError for what is none."""
-    found = _TIME.fullmatch(text)
-    if not found:
-        raise CannotError(f"restic gave {text!r} as a time.")
-    whole, digits, offset = found.groups()
-    return int(datetime.fromisoformat(whole + offset).timestamp()) * 10**9 + int((digits or "0").ljust(9, "0"))
 
 
 def of_snapshot(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
@@ -94,19 +39,14 @@ def of_snapshot(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
         return
     marker = mine.marker
     repository = system.repository(str(marker["repository"]))
-    chosen, path = str(marker["snapshot"]), str(marker["path"])
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="listing") as pool:
-        should = pool.submit(expected, repository, chosen, path)
-        entries = list(census.take(system.shell, system.place.staged))
-        has_links = any(one.kind == "l" for one in entries)
-        lead = pool.submit(repository.links, chosen, path) if has_links else None
-        nodes = should.result()
-        links = lead.result() if lead else []
-    yield _content(system.name, mine, nodes, entries)
-    yield _entries(system.name, mine, nodes, entries, by_root=look.is_root)
-    yield from _hard_links(system.name, mine, repository, nodes, entries)
-    if links or has_links:
-        yield _links(system.name, mine, nodes, entries, links)
+    should = system.manifests.of(repository, str(marker["snapshot"]), str(marker["path"]))
+    should.ask_ahead(alone=bool(marker.get("alone")), size=marker.get("size"))  # or it was, while restic restored
+    entries = list(census.take(system.shell, system.place.staged))
+    yield _content(system.name, mine, should.nodes, entries)
+    yield _entries(system.name, mine, should.nodes, entries, by_root=look.is_root)
+    yield from _hard_links(system.name, mine, should, entries)
+    if should.has_links() or any(one.kind == "l" for one in entries):
+        yield _links(system.name, mine, should, entries)
     yield from settings(system, look, mine)
     taken = marker.get("taken")
     yield freshness(system.name, clock.read_time(taken) if taken else None, mine, wish)
@@ -134,6 +74,9 @@ def _entries(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entr
     for entry in entries:
         name = as_json(entry.path)
         candidates = left.get(name, [])
+        if len(candidates) == 1 and not _differs(entry, candidates[0]):
+            del left[name]
+            continue
         same = [node for node in candidates if _differs(entry, node) in ("", "owner")]
         if same:
             candidates.remove(same[0])
@@ -166,30 +109,28 @@ def _differs(entry: census.Entry, node: Node) -> str:
     return "owner" if (entry.uid, entry.gid) != (node.uid, node.gid) else ""
 
 
-def _hard_links(
-    subject: str, mine: Beside, repository: Repository, nodes: Nodes, entries: list[census.Entry]
-) -> Iterator[Finding]:
+def _hard_links(subject: str, mine: Beside, manifest: Manifest, entries: list[census.Entry]) -> Iterator[Finding]:
     """Hard links, by what they spare."""
-    names = sum(node.size for each in nodes.values() for node in each if node.kind == "f")
+    names = manifest.size()
     once = sum({one.node: one.size for one in entries if one.kind == "f"}.values())
     if not mine.marker.get("alone"):
         why = "not compared: the snapshot holds more than this tree"
         yield Finding(subject, "hard links", Level.WARN, f"{once} bytes", "", why, mine.tree)
     elif once != names or mine.marker.get("size") != names:
-        should = repository.restored_size(str(mine.marker["snapshot"]))[0]
+        should = manifest.once
         level = Level.PASS if should == once else Level.FAIL
         yield Finding(subject, "hard links", level, f"{once} bytes", f"{should} bytes", "each counted once", mine.tree)
 
 
-def _links(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entry], links: list[str]) -> Finding:
-    """Where symbolic links lead. `nodes` are in the order of `links`, but for names that differ only in bytes that are
-    no UTF-8.
+def _links(subject: str, mine: Beside, manifest: Manifest, entries: list[census.Entry]) -> Finding:
+    """Where symbolic links lead. Nodes are in the order of links, but for names that differ only in bytes that are no
+    UTF-8.
     """
     path = str(mine.marker["path"])
-    should = [name for name, each in nodes.items() for node in each if node.kind == "l"]
+    should = [name for name, each in manifest.nodes.items() for node in each if node.kind == "l"]
     targets = {
         name: said.removeprefix(f"{path}/{name}" if name else path).removeprefix(" -> ")
-        for name, said in zip(should, links, strict=False)
+        for name, said in zip(should, manifest.links, strict=False)
     }
     found = {as_json(one.path): as_json(one.target) for one in entries if one.kind == "l"}
     wrong = [f"{name} -> {target}" for name, target in found.items() if targets.get(name) != target]
@@ -249,7 +190,8 @@ def changed(system: Files, path: str) -> int:
     look = system.place.look()
     one = _baseline(system, look, path)
     try:
-        nodes = expected(system.repository(one["repository"]), one["snapshot"], one["path"])
+        manifest = system.manifests.of(system.repository(one["repository"]), one["snapshot"], one["path"])
+        nodes = {name: list(each) for name, each in manifest.nodes.items()}
     except CannotError as error:
         raise OutcomeUnknownError(f"It was not compared: {error.what}", hint=error.hint) from error
     for entry in census.take(system.shell, path) if path == system.place.staged or look.live else ():

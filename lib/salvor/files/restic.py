@@ -202,7 +202,8 @@ class Repository:
             arguments.append("--json")
         argv = self.argv(*arguments)
         watch = _Watch(self, snapshot, target)
-        command = ["sh", "-c", _WATCHED, target, " ".join(self._secrets), *argv]
+        growth = "400" if self.version >= (0, 14) else ""
+        command = ["sh", "-c", _WATCHED, target, " ".join(self._secrets), growth, *argv]
         yield Progress(0, snapshot.size, "bytes", watch.label)
         try:
             for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
@@ -385,9 +386,13 @@ class Repository:
 
 
 # What is written, by the count of the file system, for versions that say nothing of their progress: up to 0.15.
+# Of a restore's time a tenth goes into collecting garbage; with 0.1 GB more memory it does not, as long as half of what
+# is free is enough. Go knows that limit since 1.19, which restic is made with since 0.14.
 _WATCHED = r"""
 secrets=$1
-shift
+free=$(awk '$1 == "MemAvailable:" { print int($2 / 2) }' /proc/meminfo 2>/dev/null)
+[ "$2" ] && [ "$free" ] && export GOGC="${GOGC:-$2}" GOMEMLIMIT="${GOMEMLIMIT:-${free}KiB}"
+shift 2
 (
     unset $secrets
     while sleep 1 >&-; do stat -f -c 'salvor-disk %b %f %S' -- "$0" || exit; done 2>/dev/null
@@ -486,7 +491,10 @@ _DAMAGE = (
 
 def as_json(name: bytes) -> str:
     """A name as Go's JSON has it: each byte that is no UTF-8 is U+FFFD."""
-    return re.sub("[\udc80-\udcff]", "\ufffd", name.decode("utf-8", "surrogateescape"))
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return re.sub("[\udc80-\udcff]", "\ufffd", name.decode("utf-8", "surrogateescape"))
 
 
 def _plain(line: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "snapshot"
 STAGE = "side-tree"
+_BELIEVED = 60.0
 _ID = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -42,6 +43,25 @@ def ask_all(repositories: Sequence[Repository]) -> Answers:
 
     with ThreadPoolExecutor(max_workers=8, thread_name_prefix="repository") as pool:
         return dict(zip([one.name for one in repositories], pool.map(ask, repositories), strict=True))
+
+
+class Seen:
+    """Snapshots that a repository named less than a minute ago: whoever restores one then need not ask again."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[float, Snapshot]] = {}
+
+    def note(self, snapshots: Sequence[Snapshot]) -> None:
+        """Note what a repository named just now."""
+        now = clock.monotonic()
+        self._known.update({(one.repository, one.id): (now, one) for one in snapshots})
+
+    def all_of(self, copies: Sequence[Mapping[str, str]]) -> Answers | None:
+        """What the repositories of `copies` would answer of these; None when they must be asked."""
+        found = [self._known.get((copy["repository"], copy["snapshot"])) for copy in copies]
+        if not all(one and clock.monotonic() - one[0] < _BELIEVED for one in found):
+            return None
+        return {one[1].repository: [one[1]] for one in found if one}
 
 
 def of_tree(answers: Answers, name: str, look: Look) -> list[Snapshot]:
@@ -105,6 +125,7 @@ def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         raise _Closed(reason)
     answers = ask_all(system.repositories)
     chosen, copies = _choose(system, of_tree(answers, system.name, look), answers, wish)
+    system.seen.note(copies)
     room_for(look, system.shell.where, chosen.size, chosen.files)
     path = chosen.paths[0] if chosen.owner else look.path
     until = wish.at or wish.damaged_at or clock.now()
@@ -170,7 +191,7 @@ def build(
     Returns the path of what was built, and what the marker is to say of it. Raises CannotError when none could.
     """
     failures: list[str] = []
-    answers = ask_all(system.repositories)
+    answers = system.seen.all_of(copies) or ask_all(system.repositories)
     for copy in copies:
         said = answers.get(copy["repository"], ())
         if isinstance(said, CannotError):
@@ -183,8 +204,10 @@ def build(
         leftovers.end(system.shell, system.place.building, system.place.building)
         system.place.begin()
         room_for(system.place.look(), system.shell.where, snapshot.size, snapshot.files)
+        repository, alone = system.repository(copy["repository"]), snapshot.paths == (path,)
+        system.manifests.of(repository, snapshot.id, path).ask_ahead(alone=alone, size=snapshot.size)
         try:
-            verified = yield from system.repository(copy["repository"]).restore(snapshot, path, system.place.building)
+            verified = yield from repository.restore(snapshot, path, system.place.building)
         except DiskFullError:
             system.place.drop()  # what is live may need the room
             raise
@@ -199,7 +222,7 @@ def build(
             "path": path,
             "read_back": verified,
             "size": snapshot.size,
-            "alone": snapshot.paths == (path,),
+            "alone": alone,
         }
         return f"{system.place.building}{path}", noted
     raise CannotError(

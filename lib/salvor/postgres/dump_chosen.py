@@ -109,7 +109,7 @@ def _take_out(system: Postgres, source: Source, scratch: Path, *, trusted: bool)
         archive = listing.locate(source.name, there)
         yield from extract(
             archive, system.settings.archives, source.member, shell.local(), str(building),
-            tree=path.name, trusted=trusted, host=there,
+            tree=path.name, trusted=trusted, host=there, in_turn=False,  # to load it takes longest, and comes after it
         )  # fmt: skip
         building.rename(place)
     return path

@@ -19,6 +19,7 @@ from salvor.audit import Audited
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.files import archived, audit, backing_up, locations, questions, snapshot
+from salvor.files.manifest import Manifests
 from salvor.files.place import ABSENT, Beside, Look, Place, room_for
 from salvor.files.restic import Repository
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
@@ -111,6 +112,16 @@ class Files(OnAMachine, Archived):
             )
             for one in self.settings.repositories
         )
+
+    @cached_property
+    def manifests(self) -> Manifests:
+        """What its snapshots hold."""
+        return Manifests()
+
+    @cached_property
+    def seen(self) -> snapshot.Seen:
+        """The snapshots that its repositories named a moment ago."""
+        return snapshot.Seen()
 
     def repository(self, name: str) -> Repository:
         """The repository of that name. Raises UsageError."""
