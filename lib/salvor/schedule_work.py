@@ -14,6 +14,7 @@ from salvor.errors import UsageError
 from salvor.incident import Incident
 from salvor.incidents import incidents_folder
 from salvor.inventory import Platform, Service
+from salvor.inventory.sections import ENVIRONMENT
 from salvor.maintenance import sitting, work
 from salvor.schedule import stamp
 from salvor.schedule.entry import Caller, Entry, line
@@ -26,19 +27,21 @@ _KEPT = ("SALVOR_INVENTORY", "SALVOR_INCIDENTS", "SALVOR_MIRROR", "SALVOR_SIGNIN
 """What of the environment a schedule runs with: places, never a secret."""
 
 
-def caller(platform: str) -> Caller:
+def caller(platform: Platform) -> Caller:
     """How inv is called on this machine, as it was called now."""
-    environment = {name: value for name in _KEPT if (value := os.environ.get(name))}
+    sources = (str(one.data.get("variables_from", "")) for one in platform.documents)
+    named = [found[1] for source in sources for found in ENVIRONMENT.finditer(source)]
+    environment = {name: value for name in (*_KEPT, *named) if (value := os.environ.get(name))}
     for name in ("SALVOR_INVENTORY", "SALVOR_INCIDENTS"):
         if name in environment:
             environment[name] = str({"SALVOR_INVENTORY": inventory.home}.get(name, incidents_folder)())
     folder, stamps = str(inventory.root()), str(incidents_folder() / ".schedules")
-    return Caller(platform=platform, python=sys.executable, folder=folder, stamps=stamps, environment=environment)
+    return Caller(platform=platform.name, python=sys.executable, folder=folder, stamps=stamps, environment=environment)
 
 
 def _with_schedules(platform: Platform) -> Platform:
     """The platform with the system that its schedules are installed in."""
-    settings = SchedulesSettings(kind="schedules", caller=caller(platform.name))
+    settings = SchedulesSettings(kind="schedules", caller=caller(platform))
     return replace(platform, settings={**platform.settings, _NAME: settings})
 
 
@@ -181,10 +184,11 @@ def _state(wanted: Schedule | None, now: Entry | None, platform: str) -> str:
 
 def run_due(platform: str, name: str) -> int:
     """Run a schedule if it is due (cron calls this every few minutes). Returns the exit code: 0 when it was not due."""
-    schedules = inventory.load(platform).schedules
+    described = inventory.load(platform)
+    schedules = described.schedules
     if name not in schedules:
         raise UsageError(
             f"The platform {platform!r} has no schedule {name!r} any more.",
             hint=f"inv schedule.install --platform={platform} takes it away",
         )
-    return stamp.run_if_due(caller(platform), name, schedules[name]) or 0
+    return stamp.run_if_due(caller(described), name, schedules[name]) or 0

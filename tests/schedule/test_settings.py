@@ -119,3 +119,13 @@ def test_a_clock_that_was_ahead_holds_nothing_up_for_ever(caller: Caller, nightl
         assert stamp.run_if_due(caller, "nightly", nightly) is None
     with clock.use(lambda: NOW + timedelta(days=1)):
         assert stamp.run_if_due(caller, "nightly", nightly) == 6
+
+
+def test_a_schedule_finds_the_variables_of_its_inventory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they lie, the environment may say, which cron and systemd do not know."""
+    describe(tmp_path, '{run: [backups], at: "02:00"}', monkeypatch)
+    text = (tmp_path / "shop.yaml").read_text().replace("127.0.0.1", '"${address}"')
+    (tmp_path / "shop.yaml").write_text("variables_from: ${SHOP_HOME:-/nowhere}/variables.yaml\n" + text)
+    (tmp_path / "variables.yaml").write_text("address: 127.0.0.1\n")
+    monkeypatch.setenv("SHOP_HOME", str(tmp_path))
+    assert schedule_work.caller(inventory.load("shop")).environment["SHOP_HOME"] == str(tmp_path)

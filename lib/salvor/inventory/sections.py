@@ -18,7 +18,8 @@ SECTIONS = ("systems", "services", "watch", "escalation", "schedules", "notices"
 """What maps names to settings, from any of the files."""
 
 _Model = TypeVar("_Model", bound=BaseModel)
-_ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+"""What `variables_from` takes from the environment: `${NAME}` or `${NAME:-else}`."""
 
 
 def read(path: Path) -> Document:
@@ -28,9 +29,7 @@ def read(path: Path) -> Document:
     if source is None:
         return raw
     place = raw.place(("variables_from",))
-    expanded = Path(
-        _ENVIRONMENT.sub(lambda match: os.environ.get(match[1]) or match[2] or "", str(source))
-    ).expanduser()
+    expanded = Path(ENVIRONMENT.sub(lambda match: os.environ.get(match[1]) or match[2] or "", str(source))).expanduser()
     if not expanded.is_file():
         from salvor.sandbox.platforms import PACKAGES
 
