@@ -1,0 +1,78 @@
+"""An approval from another machine, through the mirror that both share."""
+
+from __future__ import annotations
+
+import boto3
+import pytest
+from moto import mock_aws
+from salvor.approval import paper, places
+from salvor.approval.settings import SecondPerson
+from salvor.approval.waiting import Gate
+
+from tests.approval.second_person import (
+    SECOND,
+    approve,
+    folder_of_approvals,
+    lines,
+    restoring,
+    the_incident,
+    until,
+    waits,
+)
+from tests.test_lease import Machine
+from tests.world import GOOD, World
+
+
+def test_from_another_machine_through_the_mirror(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    there = Machine(place, "there")
+    with restoring(place) as command:
+        until(waits(place))
+        asked = lines(place, "asked")[0]["hash"]
+        done = there.inv("incident.approve", f"--incident={the_incident(place)}", f"--hash={asked}")
+        assert done.returncode == 0, done.stderr
+        assert "store: promote" in done.stdout
+        command.result(20)
+    assert place.live == GOOD
+    assert [line["who"] for line in lines(place, "confirmed")] == ["kim@there"]
+    assert len(list(folder_of_approvals(place).iterdir())) == 1, "it is kept as evidence"
+    assert not list(there.incidents.glob("*")), "that machine writes nothing of its own"
+
+
+def test_through_a_bucket(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    incident, keys, said = "20261121T003300Z-things-3f2a", ["0" * 16], list[str]()
+    (place.root / "incidents" / incident).mkdir()
+    with mock_aws():
+        boto3.client("s3").create_bucket(Bucket="mirror")
+        monkeypatch.setenv("SALVOR_MIRROR", "s3://mirror/journals")
+        there = places.mirrored(incident)
+        assert there
+        there.store.create(*paper.write(incident, keys, SECOND, None))
+        there.store.create(f"{'0' * 12}-{'0' * 16}.json", b"x" * (paper.MOST_BYTES + 1))
+        gate = Gate(
+            place.root / "incidents" / incident,
+            "tester@here",
+            SecondPerson(steps=("reroute",)),
+            plans=lambda: [paper.hash_of(keys)],
+            tell=said.append,
+            note=lambda kind, **data: None,
+            still_ours=lambda: None,
+        )
+        assert gate.wait("reroute", paper.hash_of(keys), keys).who == SECOND
+    assert "does not count: it has more than" in said[0]
+
+
+def test_a_mirror_that_is_gone_holds_no_approval_up(
+    place: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "nowhere"))
+    with restoring(place) as command:
+        until(waits(place))
+        approve(place)
+        said = command.result(20)
+    assert place.live == GOOD
+    assert "Whether there are approvals in" in said
