@@ -47,13 +47,15 @@ JOBS = os.cpu_count() or 2
 FILL = """
 create table customers (id bigint primary key, name text not null);
 insert into customers select g, md5(g::text) from generate_series(1, {rows} / 50 + 1) g;
-create table orders (id bigint primary key, customer_id bigint not null references customers, placed timestamptz
+"""
+
+FILL_ORDERS = """
+create table {orders} (id bigint primary key, customer_id bigint not null references customers, placed timestamptz
     not null, amount numeric not null, status text not null, note text not null);
-insert into orders select g, 1 + g % ({rows} / 50), '2026-01-01'::timestamptz + g * interval '1 s', g * 1.25, 'paid',
-    md5(g::text) || md5((g + 1)::text) || repeat(' as ordered before', 3) from generate_series(1, {rows}) g;
-create index on orders (placed);
-create index on orders (customer_id, status);
-vacuum (analyze);
+insert into {orders} select g, 1 + g % ({rows} / 50), '2026-01-01'::timestamptz + g * interval '1 s', g * 1.25,
+    'paid', md5(g::text) || md5((g + 1)::text) || repeat(' as ordered before', 3) from generate_series(1, {rows}) g;
+create index on {orders} (placed);
+create index on {orders} (customer_id, status);
 """
 
 SETTINGS = """
@@ -203,6 +205,7 @@ class World:
 
     root: Path
     rows: int
+    tables: int = 1
     port: int = field(default_factory=lambda: free_port())
     side_port: int = field(default_factory=lambda: free_port())
     target: str = ""
@@ -248,8 +251,8 @@ class World:
             access=ACCESS.format(user=USER),
             pgbackrest=PGBACKREST.format(root=self.root, port=self.port, jobs=JOBS),
             password=password,
-            fill=FILL.format(rows=self.rows),
-            newest=f"{self.rows * 19 // 20}",
+            fill=self.fill(),
+            newest=f"{self.rows // self.tables * 19 // 20}",
         )
         (self.root / "operator.password").write_text(password + "\n")
         (self.root / "operator.password").chmod(0o600)
@@ -263,14 +266,21 @@ class World:
         (self.root / "inventory").mkdir()
         (self.root / "inventory" / "shop.yaml").write_text(described)
 
+    def fill(self) -> str:
+        """The data: the orders in one table, or an equal part of them in each of several."""
+        names = ["orders", *(f"orders_{number}" for number in range(2, self.tables + 1))]
+        rows = self.rows // self.tables
+        parts = [FILL_ORDERS.format(rows=rows, orders=name) for name in names]
+        return "".join([FILL.format(rows=rows), *parts, "vacuum (analyze);"])
+
     def describe(self) -> str:
         """The sizes, in one line."""
         size = int(self.sh('du -sb "$data" | cut -f 1'))
         stored = int(self.sh('du -sb "$root/repository" | cut -f 1'))
         dump = (self.root / "orders.sql.gz").stat().st_size
         return (
-            f"{self.rows:,} orders; data directory {size / 1e9:.2f} GB, repository {stored / 1e9:.2f} GB, "
-            f"dump {dump / 1e6:.0f} MB compressed; {JOBS} cores"
+            f"{self.rows:,} orders in {self.tables} tables; data directory {size / 1e9:.2f} GB, "
+            f"repository {stored / 1e9:.2f} GB, dump {dump / 1e6:.0f} MB compressed; {JOBS} cores"
         )
 
     def put_back(self) -> None:
@@ -352,11 +362,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def world(rows: int, folder: Path) -> Iterator[World]:
-    """A cluster with that many orders while the block runs."""
+def world(rows: int, folder: Path, tables: int = 1) -> Iterator[World]:
+    """A cluster with that many orders, in so many tables, while the block runs."""
     root = Path(tempfile.mkdtemp(prefix="salvor-restore-", dir=folder))
     root.chmod(0o755)
-    made = World(root, rows)
+    made = World(root, rows, tables)
     try:
         made.make()
         print(made.describe(), flush=True)
@@ -401,6 +411,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("physical", "dump", "memory"))
     parser.add_argument("rows", nargs="*", type=int)
+    parser.add_argument("--tables", type=int, default=1, help="that the orders are in")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path.cwd())
     asked = parser.parse_args()
@@ -415,7 +426,7 @@ def main() -> None:
                     made.put_back()
         return
     for rows in asked.rows or ((6_000_000,) if asked.what == "physical" else (3_000_000,)):
-        with world(rows, asked.folder) as made:
+        with world(rows, asked.folder, asked.tables) as made:
             if asked.what == "physical":
                 ways = {
                     "salvor": lambda: made.by_salvor(f"--at={made.target}"),

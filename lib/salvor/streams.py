@@ -56,12 +56,16 @@ def read_fully(stream: Readable, size: int) -> bytes:
 class _Gzip:
     """Decompresses gzip, of one part or of several in a row, and compares their checksums.
 
-    The standard library's GzipFile reads 8 KiB at a time, and takes three times as long.
+    By ISA-L: zlib takes three times as long. Its errors are among UNREADABLE.
     """
 
     def __init__(self, stream: Readable) -> None:
+        from isal import isal_zlib
+
+        self._isal = isal_zlib
+        self._error: type[Exception] = isal_zlib.error  # type: ignore[assignment]  # its stub says: an instance
         self._stream = stream
-        self._part = zlib.decompressobj(wbits=31)
+        self._part = isal_zlib.decompressobj(wbits=31)
         self._packed = b""
 
     def read(self, size: int) -> bytes:
@@ -72,10 +76,13 @@ class _Gzip:
                     self._packed = more.lstrip(b"\0")
                 if not self._packed:
                     return b""
-                self._part = zlib.decompressobj(wbits=31)
+                self._part = self._isal.decompressobj(wbits=31)
             self._packed = self._packed or self._stream.read(_PACKED)
             over = not self._packed
-            piece = self._part.decompress(self._packed, size)
+            try:
+                piece = self._part.decompress(self._packed, size)
+            except self._error as error:
+                raise OSError(f"damaged gzip data: {error}") from error
             self._packed = self._part.unconsumed_tail
             if piece:
                 return piece
