@@ -145,23 +145,33 @@ def lose_both(wide: World) -> None:
     (wide.root / "shelf/live/data").write_text("bad\n")
 
 
-def test_a_wave_holds_what_does_not_depend_on_each_other(wide: World) -> None:
-    def waves() -> list[list[str]]:
-        return [[service.name for service in wave] for wave in inventory.load("world").in_waves()]
+def test_a_tier_holds_what_its_services_need_each_after_that(wide: World) -> None:
+    def tiers() -> dict[int, list[list[str]]]:
+        found = inventory.load("world").in_tiers()
+        return {tier: [[service.name for service in wave] for wave in waves] for tier, waves in found.items()}
 
-    assert waves() == [["more", "things"], ["shop"], ["office", "rest"]]
+    assert tiers() == {1: [["more", "things"]], 2: [["shop"]], 3: [["office", "rest"]]}
     path = wide.root / "inventory/world.yaml"
     path.write_text(path.read_text().replace("tier: 2", "tier: 1"))
-    assert waves() == [["more", "things"], ["shop"], ["office", "rest"]]
-    path.write_text(
-        path.read_text()
-        .replace("office: {tier: 3", "office: {tier: 1")
-        .replace("  shop:\n    tier: 1", "  shop:\n    tier: 5")
-    )
-    assert waves() == [["more", "things"], ["shop"], ["office"], ["rest"]]
+    assert tiers() == {1: [["more", "things"], ["shop"]], 3: [["office", "rest"]]}
+    text = path.read_text().replace("office: {tier: 3", "office: {tier: 1")
+    path.write_text(text.replace("  shop:\n    tier: 1", "  shop:\n    tier: 5"))
+    assert tiers() == {1: [["more", "things"], ["shop"], ["office"]], 3: [["rest"]]}
 
 
-def test_services_of_a_wave_come_back_side_by_side_and_their_lines_say_whose_they_are(
+def test_nobody_waits_for_what_is_not_broken(wide: World) -> None:
+    path = wide.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("tier: 2", "tier: 1"))
+    (wide.root / "shelf/live/data").write_text("bad\n")
+    (wide.root / "shop").write_text("")
+    hanging = trouble.order(wide.root, "shelf", "promote", "hang")
+    with meanwhile(lambda: bool(runs(wide)["shop"]), hanging.unlink) as held:
+        found = restore()
+    assert held == [True]
+    assert (found["more"], found["things"], found["shop"]) == ("back", "healthy", "back")
+
+
+def test_services_of_a_tier_come_back_side_by_side_and_their_lines_say_whose_they_are(
     place: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     destroy(place)
@@ -184,7 +194,7 @@ def test_those_that_stop_the_same_program_go_one_after_the_other(wide: World) ->
     assert acts(wide, "shop") == ["stop bad", "start bad", "stop bad", "start good"]
 
 
-def test_ctrl_c_stops_all_of_a_wave_and_the_same_command_goes_on(wide: World) -> None:
+def test_ctrl_c_stops_all_that_is_under_way_and_the_same_command_goes_on(wide: World) -> None:
     lose_both(wide)
     for store in ("store", "shelf"):
         trouble.order(wide.root, store, "stage", "slow")
@@ -207,7 +217,9 @@ def test_ctrl_c_stops_all_of_a_wave_and_the_same_command_goes_on(wide: World) ->
     assert sum("-rest-" not in journal.folder.name for journal in wide.journals()) == 2
 
 
-def test_all_of_a_wave_is_asked_for_before_any_of_it_begins(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_that_go_at_once_are_asked_for_before_any_of_them_begins(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     destroy(place)
     done: list[int] = []
 

@@ -139,34 +139,41 @@ def refuse_failed(results: Sequence[Result]) -> None:
 def bring_back(
     platform: Platform, shown: Shown, asked: Asked, *, plan_only: bool = False, yes: bool = False
 ) -> list[Result]:
-    """Go through the platform in its waves: all of a wave are planned, shown and approved, then brought back side by
-    side, each in an incident of its own. The time of all counts from the beginning of this call. What depends on one
-    that could not be brought back is not begun; the others are.
+    """Go through the platform tier by tier: all that wait for nothing in it any more are planned, shown and approved,
+    then brought back side by side, each in an incident of its own. The time of all counts from the beginning of this
+    call. What depends on one that could not be brought back is not begun; the others are.
     """
     begun = clock.now()
     results: dict[str, Result] = {}
     if plan_only:
         _show_order(platform, shown)
-    for services in platform.in_waves():
-        wave = [Result(service, "not begun", told=_waits(service, results)) for service in services]
-        with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
-            for _ in pool.map(lambda each: _plan(platform, each, shown, asked, begun), wave):
-                pass
-        for each in wave:
-            _have_approved(each, shown, plan_only=plan_only, yes=yes)
-        _carry_out([each for each in wave if each.approved], shown)
-        results |= {each.service.name: each for each in wave}
-    return list(results.values())
+    for waves in platform.in_tiers().values():
+        waiting = [service for wave in waves for service in wave]
+        while waiting:
+            approved: list[Result] = []
+            while ready := [service for service in waiting if results.keys() >= set(service.depends_on)]:
+                waiting = [service for service in waiting if service not in ready]
+                planned = [Result(service, "not begun", told=_waits(service, results)) for service in ready]
+                with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
+                    for _ in pool.map(lambda each: _plan(platform, each, shown, asked, begun), planned):
+                        pass
+                for each in planned:
+                    _have_approved(each, shown, plan_only=plan_only, yes=yes)
+                approved += [each for each in planned if each.approved]
+                results |= {each.service.name: each for each in planned if not each.approved}
+            _carry_out(approved, shown)
+            results |= {each.service.name: each for each in approved}
+    return [results[service.name] for service in platform.in_order()]
 
 
 def _show_order(platform: Platform, shown: Shown) -> None:
-    waves = [[service.name for service in wave] for wave in platform.in_waves()]
+    order = {
+        tier: [[service.name for service in wave] for wave in waves] for tier, waves in platform.in_tiers().items()
+    }
     if isinstance(shown, show.Json):
-        shown.write("order", waves=waves)
-    tiers = (min(service.tier for service in wave) for wave in platform.in_waves())
-    rows = [(f"{tier}", ", ".join(names)) for tier, names in zip(tiers, waves, strict=True)]
-    shown.tell("The order; those of a line side by side:")
-    shown.lines(show.table(("tier", "services"), rows))
+        shown.write("order", tiers=order)
+    rows = [(f"{tier}", "; then ".join(", ".join(names) for names in waves)) for tier, waves in order.items()]
+    shown.lines(show.table(("tier", "side by side"), rows))
 
 
 def _waits(service: Service, results: dict[str, Result]) -> str:

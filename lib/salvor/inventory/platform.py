@@ -90,9 +90,9 @@ class Platform:
             )
         return self.services[name]
 
-    def in_waves(self) -> list[list[Service]]:
-        """The services in the waves in which they are brought back: those of a wave depend on none of it, each comes
-        after those that it depends on, the lower tier first. One that a lower tier needs comes with that tier.
+    def in_tiers(self) -> dict[int, list[list[Service]]]:
+        """The services by the tiers in which they are brought back, the lower first; one that a lower tier needs comes
+        with that tier. Those of a tier in waves: each after those of it that it depends on.
         """
         needs = {name: service.depends_on for name, service in self.services.items()}
         needed_first = [*TopologicalSorter(needs).static_order()]
@@ -103,14 +103,14 @@ class Platform:
         depths: dict[str, int] = {}
         for name in needed_first:
             depths[name] = max((depths[one] + 1 for one in needs[name] if tiers[one] == tiers[name]), default=0)
-        waves: dict[tuple[int, int], list[Service]] = {}
+        waves: dict[int, dict[int, list[Service]]] = {}
         for name, service in self.services.items():
-            waves.setdefault((tiers[name], depths[name]), []).append(service)
-        return [wave for _, wave in sorted(waves.items(), key=lambda each: each[0])]
+            waves.setdefault(tiers[name], {}).setdefault(depths[name], []).append(service)
+        return {tier: [wave for _, wave in sorted(waves[tier].items())] for tier in sorted(waves)}
 
     def in_order(self) -> list[Service]:
-        """The services of all waves, one after the other."""
-        return [service for wave in self.in_waves() for service in wave]
+        """The services in the order in which they are brought back."""
+        return [service for waves in self.in_tiers().values() for wave in waves for service in wave]
 
     def applications_before(self, application: str) -> set[str]:
         """The programs that run before this one does: those of the services that its own depend on."""
