@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -95,6 +96,31 @@ def test_by_sftp_a_tree_goes_to_a_host_that_is_known_and_to_no_other(
         (found,) = [one for one in hangs.audit(deep=False) if isinstance(one, Finding)]
         assert (found.check, found.level) == ("integrity", Level.UNKNOWN)
         assert "gave no answer within 1.0 s" in found.detail
+
+
+def test_a_backup_gives_up_a_host_that_freezes_midway(
+    lab: Lab, sftp: tuple[Server, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, location = sftp
+    for number in range(50):
+        (lab.tree / f"more-{number}").write_bytes(os.urandom(200_000))
+    system = opened(
+        lab,
+        location,
+        ssh={
+            "keys": [str(server.home / ".ssh/id_ed25519")],
+            "host_keys": [(server.folder / "host_key.pub").read_text()],
+        },
+    )
+    monkeypatch.setattr(engine, "_SILENCE", 1.0)
+    frozen = False
+    with pytest.raises(CannotError, match=r"was lost midway: it took nothing for 1\.0 s"):
+        for progress in system.apply(system.change("backup", kind="snapshot", why="-", no_undo="-")):
+            if not frozen and progress.unit == "bytes":
+                frozen = True
+                for session in server.sessions():
+                    os.kill(session, signal.SIGSTOP)
+    assert frozen
 
 
 def test_what_ssh_is_configured_to_do_does_not_let_a_stranger_in(tmp_path: Path) -> None:
