@@ -96,6 +96,8 @@ def chromium(folder: Path, width: int = 1280, height: int = 1000) -> Iterator[Pa
         with urlopen(Request(f"http://127.0.0.1:{port}/json/new?about:blank", method="PUT"), timeout=30) as answer:
             page = Page(json.load(answer)["webSocketDebuggerUrl"])
         page.call("Page.enable")
+        # A window is never narrower than 500; a telephone is.
+        page.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         page.call("Emulation.setFocusEmulationEnabled", enabled=True)  # a page that nobody looks at does less
         try:
             yield page

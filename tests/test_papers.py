@@ -6,6 +6,7 @@ import json
 import re
 import stat
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -212,6 +213,17 @@ def test_the_page_of_all_drills_has_the_newest_first_and_a_trend(incidents: Path
     assert links == [f"{SECOND}/drill.html", f"{FIRST}/drill.html"], "the incident is no drill"
     assert all(link and (link.startswith(FIRST) or (incidents / link).exists()) for link in links)
     assert "2 of 2" in page_reader.texts(root) and "as before" in page_reader.texts(root)
+
+
+def test_what_another_way_back_took_is_no_budget(tmp_path: Path) -> None:
+    drilled(tmp_path / FIRST)
+    drilled(tmp_path / SECOND, scenario="drop-table")
+    usual, of_another_way = story.read(tmp_path / FIRST), story.read(tmp_path / FIRST)
+    for run in of_another_way.steps:
+        run.decided[:] = [(number, replace(one, way=replace(one.way, name="failover"))) for number, one in run.decided]
+    now = story.read(tmp_path / SECOND)
+    assert all("as in 1 earlier" in step.basis for step in budgets.steps(now, [usual]) if step.budget)
+    assert not any("earlier" in step.basis for step in budgets.steps(now, [of_another_way]))
 
 
 def test_drills_of_many_are_read_no_further_than_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

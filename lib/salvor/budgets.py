@@ -67,8 +67,11 @@ def seconds_of(told: Story) -> dict[str, float]:
 
 
 def steps(told: Story, runs: Sequence[Story]) -> list[StepTime]:
-    """Each step of `told` against its budget. `runs` are the earlier ones, those of the same scenario before others."""
+    """Each step of `told` against its budget. `runs` are the earlier ones: of these, those that came back by the same
+    way tell what is usual, and those of the same scenario before others.
+    """
     took, alike = seconds_of(told), [run for run in runs if is_alike(run, told)]
+    runs = [run for run in runs if run in alike or _ways(run) == _ways(told)]
     usual = _usual(runs) | _usual(alike)
     before = seconds_of(alike[0]) if alike else {}
     target, total = told.target("rto"), sum(usual.values())
@@ -87,6 +90,10 @@ def steps(told: Story, runs: Sequence[Story]) -> list[StepTime]:
         if name in took or name != CLEAN_UP:
             found.append(StepTime(name, took.get(name), budget, basis, before.get(name)))
     return found
+
+
+def _ways(told: Story) -> set[tuple[str, str]]:
+    return {(each.system, each.way.name) for each in told.decisions}
 
 
 def is_alike(one: Story, other: Story) -> bool:

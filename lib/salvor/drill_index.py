@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from salvor import clock, drill_report, durable, journal, pages, story
+from salvor import budgets, clock, drill_report, durable, journal, pages, story
 from salvor.change import Level
 from salvor.drill_report import Report
 from salvor.errors import CannotError
+from salvor.happened import Story
 from salvor.paper import words
 
 PAGE = "drills.html"
@@ -70,17 +73,26 @@ class Scenario:
 
 
 def read(folder: Path) -> list[Report]:
-    """The newest drills below `folder`, the newest first; what cannot be read is passed over."""
-    found: list[Report] = []
+    """The newest drills below `folder`, the newest first, each with the earlier runs of its service; what cannot be
+    read is passed over.
+    """
+    found: list[Story] = []
     for one in journal.incidents(folder):
-        if len(found) >= MOST:
+        if sum(each.purpose == "drill" for each in found) >= MOST:
             break
-        try:
-            if journal.first_line(one).get("purpose") == "drill":
-                found.append(Report(story.read(one), ()))
-        except CannotError:
-            continue
-    return found
+        with suppress(CannotError):
+            if journal.first_line(one).get("purpose") in ("incident", "drill"):
+                found.append(story.read(one))
+    return [
+        Report(told, _earlier(told, found[number + 1 :]))
+        for number, told in enumerate(found)
+        if told.purpose == "drill"
+    ]
+
+
+def _earlier(told: Story, older: Iterable[Story]) -> tuple[Story, ...]:
+    mine = (each for each in older if (each.platform, each.service) == (told.platform, told.service))
+    return tuple(islice(mine, budgets.MOST_EARLIER))
 
 
 def scenarios(drills: Sequence[Report]) -> list[Scenario]:

@@ -110,7 +110,7 @@ def headline(found: Trends) -> str:
     """The whole time in one sentence."""
     incidents, drills = (sum(getattr(each, name) for each in found.all) for name in ("incidents", "drills"))
     return (
-        f"{found.platform}: {incidents} incidents and {drills} drills"
+        f"{found.platform}: {incidents} incident{'s' * (incidents != 1)} and {drills} drill{'s' * (drills != 1)}"
         if found.all
         else f"{found.platform}: nothing yet"
     )

@@ -16,7 +16,7 @@ from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError, SalvorError
 from salvor.files import census, proof
 from salvor.files.digests import digests
-from salvor.files.place import Look
+from salvor.files.look import Look
 from salvor.files.snapshot import STAGE
 from salvor.system import Wish
 

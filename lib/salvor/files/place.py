@@ -1,4 +1,4 @@
-"""Where a tree lives: what is live there, what stands beside it, the fence, and the swap.
+"""Where a tree lives, and what is done there: the stage, the swap, the fence.
 
 Beside `PATH`, on the same file system, so that the swap is a rename: the folder `PATH.salvor-INCIDENT` (mode 700) with
 `building` (half made), `staged`, `kept` and `salvor.json`, the marker that names the staged tree by its identity. So
@@ -8,8 +8,6 @@ whatever bears that identity is this incident's, wherever a rename has put it.
 from __future__ import annotations
 
 import json
-import re
-import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,107 +15,11 @@ from functools import cached_property
 from typing import Any
 
 from salvor.errors import CannotError, UsageError
+from salvor.files.look import INCIDENT, Beside, Look, Thing, identity_of, look_at
 from salvor.shell import Shell
 
-ABSENT = "absent"
 MARKER = "salvor.json"
-_INCIDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-_LOOKING = 8.0
-_SEPARATOR = "\x1f"
 
-
-@dataclass(frozen=True)
-class Thing:
-    """What a path leads to. `mode` as stat(2) says it, `size` and `changed` (mtime, seconds) for a single file."""
-
-    identity: str
-    mode: int
-    size: int
-    changed: float
-
-    @property
-    def is_folder(self) -> bool:
-        return stat.S_ISDIR(self.mode)
-
-
-@dataclass(frozen=True)
-class Beside:
-    """What an incident has beside the tree."""
-
-    incident: str
-    path: str
-    staged: Thing | None
-    kept: Thing | None
-    building: bool
-    marker: Mapping[str, Any]
-
-    @property
-    def tree(self) -> str:
-        """The identity of the tree that this incident made; empty when it made none whole."""
-        return str(self.marker.get("tree", ""))
-
-    @property
-    def whole(self) -> bool:
-        """Whether the staged tree is the one that the marker calls whole."""
-        return self.staged is not None and self.staged.identity == self.tree
-
-
-@dataclass(frozen=True)
-class Look:
-    """One look at the place. `path` is the real one, links followed. `free` bytes and `free_files`; None: no limit.
-
-    `mounts` are the mount points at or below the tree; `exchange` is what can swap two names at once there.
-    """
-
-    path: str
-    live: Thing | None
-    beside: tuple[Beside, ...]
-    fence: Mapping[str, Any]
-    mounts: tuple[str, ...]
-    free: int
-    free_files: int | None
-    exchange: str
-    hostname: str
-    is_root: bool
-
-    @property
-    def identity(self) -> str:
-        return self.live.identity if self.live else ABSENT
-
-    @property
-    def is_fenced(self) -> bool:
-        return self.live is not None and self.fence.get("identity") == self.live.identity
-
-    @property
-    def origin(self) -> str | None:
-        """The incident whose stage is live."""
-        return next((one.incident for one in self.beside if self.live and one.tree == self.live.identity), None)
-
-
-_LOOK = r"""
-f=$(printf '\037')
-say() { printf '%s\n' "$1"; }  # echo would take a backslash in a name for more than it is
-one() { stat -c "%d:%i:%.9W$f%f$f%s$f%.6Y" -- "$1" 2>/dev/null || :; }
-real=$(readlink -m -- "$1") || exit 3
-say "path$f$real"
-if [ -e "$real" ] || [ -L "$real" ]; then say "live$f$(one "$real")"; fi
-for box in "$real".salvor-*; do
-    [ -d "$box" ] && ! [ -L "$box" ] || continue
-    say "beside$f$box"
-    say "staged$f$(one "$box/staged")"
-    say "kept$f$(one "$box/kept")"
-    [ -e "$box/building" ] && say building
-    if [ -r "$box/salvor.json" ]; then say "marker$f$(cat -- "$box/salvor.json")"; fi
-done
-if [ -r "$real.salvor-fence.json" ]; then say "fence$f$(cat -- "$real.salvor-fence.json")"; fi
-cut -d ' ' -f 5 /proc/self/mountinfo | sed "s/^/mount$f/"
-above=$(dirname -- "$real")
-until [ -d "$above" ]; do above=$(dirname -- "$above"); done
-say "room$f$(stat -f -c "%a$f%S$f%c$f%d" -- "$above")"
-for tool in perl python3; do command -v "$tool" >/dev/null && say "exchange$f$tool" && break; done
-say "host$f$(uname -n)"
-say "user$f$(id -u)"
-"""
 
 # A folder that its owner may not enter can only be emptied by root; anybody else gives themselves the right first.
 _REMOVE = r"""
@@ -160,7 +62,7 @@ exit 95
 
 def check_incident(incident: str) -> str:
     """The incident's id, if it may be part of a path. Raises UsageError."""
-    if not _INCIDENT.fullmatch(incident):
+    if not INCIDENT.fullmatch(incident):
         raise UsageError(f"--incident: {incident!r} cannot be part of a folder's name.")
     return incident
 
@@ -175,8 +77,7 @@ class Place:
 
     def look(self) -> Look:
         """Look once. Raises CannotError, or OutcomeUnknownError, when the host cannot be asked."""
-        said = self.shell.run(["sh", "-c", _LOOK, "sh", self.path], deadline=_LOOKING).stdout
-        return _read(said)
+        return look_at(self.shell, self.path)
 
     @cached_property
     def real(self) -> str:
@@ -226,7 +127,7 @@ class Place:
     def identity_of(self, path: str) -> str:
         """The identity of what stands at `path`; empty when nothing does."""
         result = self.shell.run(["stat", "-c", "%d:%i:%.9W", "--", path], check=False)
-        return _identity(result.stdout.strip()) if result.exit_code == 0 else ""
+        return identity_of(result.stdout.strip()) if result.exit_code == 0 else ""
 
     def finish(self, built: str, marker: Mapping[str, Any]) -> None:
         """Call the tree at `built` (in `building`) whole: flush all of it to disk, note its identity, and put it where
@@ -234,7 +135,7 @@ class Place:
         """
         script = 'sync -f -- "$1" && stat -c "%d:%i:%.9W" -- "$1" && date +%s.%N'
         identity, sealed = self._run(script, built, deadline=3600.0).split()
-        self.write_marker({**marker, "tree": _identity(identity), "sealed": float(sealed), "built": built})
+        self.write_marker({**marker, "tree": identity_of(identity), "sealed": float(sealed), "built": built})
         self.place_built(built)
 
     def place_built(self, built: str) -> None:
@@ -346,87 +247,3 @@ class Place:
 
     def _run(self, script: str, *words: str, deadline: float = 30.0) -> str:
         return self.shell.run(["sh", "-c", _REMOVE + script, "sh", *words], deadline=deadline).stdout
-
-
-def room_for(look: Look, where: str, size: int | None, files: int | None) -> None:
-    """See that a copy fits beside the tree. Raises CannotError with the figures."""
-    needed = (size or 0) + 4096 * (files or 0)
-    folder = look.path.rpartition("/")[0] or "/"
-    too_small = ""
-    if needed > look.free:
-        too_small = f"{needed / 1e9:.2f} GB, where {look.free / 1e9:.2f} GB are free"
-    elif look.free_files is not None and (files or 0) > look.free_files:
-        too_small = f"{files} files, where there is room for {look.free_files}"
-    if too_small:
-        raise CannotError(
-            f"The stage needs {too_small}, in {folder} on {where}.",
-            safe="nothing was changed",
-            hint="make room there: inv discard removes what earlier incidents kept; "
-            f"on {where}: df -h -- {shlex.quote(folder)}",
-        )
-
-
-def _identity(text: str) -> str:
-    """`device:inode:birth`, without the birth where the file system notes none: inodes are used again at once."""
-    device, inode, birth = text.split(":")
-    return f"{device}:{inode}" if float(birth.replace("-", "0")) == 0 else f"{device}:{inode}:{birth}"
-
-
-def _thing(words: list[str]) -> Thing | None:
-    if len(words) != 4:
-        return None
-    return Thing(_identity(words[0]), int(words[1], 16), int(words[2]), float(words[3]))
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _read(said: str) -> Look:
-    found: dict[str, Any] = {"exchange": "", "fence": {}, "live": None}
-    boxes: list[dict[str, Any]] = []
-    mounts = []
-    for line in said.splitlines():
-        word, *rest = line.split(_SEPARATOR)
-        match word:
-            case "beside":
-                boxes.append({"path": rest[0], "marker": {}, "building": False, "staged": None, "kept": None})
-            case "staged" | "kept":
-                boxes[-1][word] = _thing(rest)
-            case "building":
-                boxes[-1]["building"] = True
-            case "marker":
-                boxes[-1]["marker"] = _json(rest[0])
-            case "mount":
-                mounts.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), rest[0]))
-            case "live":
-                found["live"] = _thing(rest)
-            case "fence":
-                found["fence"] = _json(rest[0])
-            case "room":
-                found["room"] = rest
-            case _:
-                found[word] = rest[0]
-    path = str(found["path"])
-    beside = [
-        Beside(incident=incident, **box)
-        for box in boxes
-        if _INCIDENT.fullmatch(incident := box["path"].removeprefix(f"{path}.salvor-"))
-    ]
-    blocks, block, all_files, free_files = map(int, found["room"])
-    return Look(
-        path=path,
-        live=found["live"],
-        beside=tuple(beside),
-        fence=found["fence"],
-        mounts=tuple(one for one in mounts if one == path or one.startswith(f"{path}/")),
-        free=blocks * block,
-        free_files=free_files if all_files else None,
-        exchange=str(found["exchange"]),
-        hostname=str(found["host"]),
-        is_root=found["user"] == "0",
-    )

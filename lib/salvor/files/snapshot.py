@@ -11,7 +11,7 @@ from salvor import clock, leftovers
 from salvor.change import Backup, Finding, Progress, Undo, WayBack
 from salvor.errors import CannotError
 from salvor.files import proof
-from salvor.files.place import Look, room_for
+from salvor.files.look import Look, room_for
 from salvor.files.restic import DiskFullError, Repository, Snapshot
 from salvor.system import Wish
 

@@ -19,8 +19,9 @@ from salvor.audit import Audited
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.files import archived, audit, backing_up, locations, questions, snapshot
+from salvor.files.look import ABSENT, Beside, Look, room_for
 from salvor.files.manifest import Manifests
-from salvor.files.place import ABSENT, Beside, Look, Place, room_for
+from salvor.files.place import Place
 from salvor.files.restic import Repository
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.policy import BackedUpSettings, Keep
