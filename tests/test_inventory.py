@@ -371,6 +371,7 @@ def test_values_are_what_was_written(tmp_path: Path) -> None:
 def test_the_platform_that_has_the_service_is_meant(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SALVOR_PLATFORM", raising=False)
     write(home, GOOD)
+    assert inventory.meant("") == "ours"
     write(home, "services: [", "broken.yaml")
     assert inventory.meant("auth") == "ours"
     assert inventory.meant("") == "sandbox"

@@ -44,6 +44,7 @@ class Due:
 class Known:
     """What is known of a system beside its backups: the service's RPO (seconds), its policies (`own`: of single
     repositories), when backups are due, and the backups that the last look saw (by id: when it was seen last).
+    `options` is how inv is told whose they are: `--service=shop --platform=shop`.
     """
 
     rpo: float
@@ -52,6 +53,7 @@ class Known:
     expect: Expect = field(default_factory=Expect)
     due: tuple[Due, ...] = ()
     earlier: Mapping[str, Backup] = field(default_factory=dict)
+    options: str = ""
 
 
 def newest_point(backups: Sequence[Backup]) -> datetime | None:
@@ -63,7 +65,7 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
     """What is wrong with the backups of a system (newest first), and what is right."""
     good = [one for one in backups if one.usable]
     if not good:
-        yield Finding(system, AGE, Level.FAIL, "no usable backup", detail="inv backup")
+        yield Finding(system, AGE, Level.FAIL, "no usable backup", detail=f"inv backup {known.options}".rstrip())
         return
     yield from _age(system, good, known)
     for due in known.due:
@@ -72,7 +74,7 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
     yield from _changed(system, backups, known.earlier)
     if known.keep:
         yield from _kept(system, backups, known.keep, known)
-    yield _proven(system, good, known.expect)
+    yield _proven(system, good, known)
 
 
 def _age(system: str, good: Sequence[Backup], known: Known) -> Iterator[Finding]:
@@ -182,14 +184,16 @@ def remembered(backups: Sequence[Backup]) -> dict[str, Backup]:
     return {_key(one): one for one in backups if one.usable}
 
 
-def _proven(system: str, good: Sequence[Backup], expect: Expect) -> Finding:
+def _proven(system: str, good: Sequence[Backup], known: Known) -> Finding:
     proofs = [one.proven for one in good if one.proven]
-    limit = clock.write_duration(expect.proven)
+    limit, by_hand = clock.write_duration(known.expect.proven), f"inv restore --test {known.options}".rstrip()
     if not proofs:
-        return Finding(system, PROVEN, Level.WARN, "no restore of any of these was ever proven", limit, "inv drill")
+        return Finding(system, PROVEN, Level.WARN, "no restore of any of these was ever proven", limit, by_hand)
     age = clock.age(max(proofs)).total_seconds()
-    level = Level.PASS if age <= expect.proven else Level.WARN
-    return Finding(system, PROVEN, level, f"a restore was proven {clock.write_duration(age)} ago", limit)
+    figure = f"a restore was proven {clock.write_duration(age)} ago"
+    if age <= known.expect.proven:
+        return Finding(system, PROVEN, Level.PASS, figure, limit)
+    return Finding(system, PROVEN, Level.WARN, figure, limit, by_hand)
 
 
 def fill(system: str, room: Room, earlier: Mapping[datetime, int], newest: int) -> Finding:

@@ -59,7 +59,7 @@ def report(service: str, platform: str, shown: Shown, *, deep: bool = False, pro
     shown.tell(summary(looks))
     if unkept:
         shown.tell(f"This look was not remembered, so the next one cannot compare with it: {unkept}")
-    verdict(looks)
+    verdict(looks, platform)
 
 
 def _tell_prometheus(figures: Sequence[Metric], where: str | bool, shown: Shown) -> None:
@@ -93,7 +93,7 @@ def look(service: str, platform: str, shown: Shown, *, deep: bool = False) -> tu
     return looks, memory.keep(looks)
 
 
-def verdict(looks: Sequence[Looked]) -> None:
+def verdict(looks: Sequence[Looked], platform: str) -> None:
     """Raises NotProvenError when a check failed or could not be made, WarnedError when one warns."""
     found = [each for one in looks for each in one.findings]
     bad = [one for one in found if one.level in (Level.FAIL, Level.UNKNOWN)]
@@ -103,7 +103,7 @@ def verdict(looks: Sequence[Looked]) -> None:
         raise NotProvenError(
             f"{len(bad)} of {len(found)} checks of backups failed: {names}.",
             safe="nothing was changed",
-            hint="mend what is said above, then: inv backups --check",
+            hint=f"mend what is said above, then: inv backups --check --platform={platform}",
         )
     if warned:
         names = ", ".join(dict.fromkeys(f"{one.subject} {one.check}" for one in warned))
@@ -149,10 +149,15 @@ def _known(system: Restorable, platform: Platform, memory: _Memory) -> Known:
         if schedule.run[0] == "backup" and any(service == one.name for one in services):
             kinds = _PHYSICAL if kind in _PHYSICAL else (kind,) if kind else ()
             due.append(Due(f"schedule {name}", schedule.calendar, kinds if system.settings.kind == "postgres" else ()))
-    rpo = min((one.rpo for one in services), default=0.0)
-    if settings is None:
-        return Known(rpo, due=tuple(due), earlier=memory.backups(system.name))
-    return Known(rpo, settings.keep, settings.own_policies, expect, tuple(due), memory.backups(system.name))
+    return Known(
+        min((one.rpo for one in services), default=0.0),
+        settings.keep if settings else None,
+        settings.own_policies if settings else {},
+        expect,
+        tuple(due),
+        memory.backups(system.name),
+        " ".join([*(f"--service={one.name}" for one in services[:1]), f"--platform={platform.name}"]),
+    )
 
 
 class _Memory:

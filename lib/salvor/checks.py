@@ -247,6 +247,8 @@ def _what(error: BaseException, check: Check) -> str:
             return f"exit code {cause.exit_code_of_command}"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
+    if check.question is not None and isinstance(error, OutcomeUnknownError):
+        return "cannot be told"
     return f"no answer within {clock.write_duration(check.deadline)}" if _timed_out(error) else "no answer"
 
 

@@ -333,10 +333,18 @@ def target(seconds: float | None, limit: float) -> str:
     return f"{clock.write_duration(seconds)} of {clock.write_duration(limit)} allowed: {verdict}"
 
 
+_WHERE_LISTED = {
+    "incident": "add --incident=ID; inv incidents lists them",
+    "episode": "add --episode=ID; inv watch.show names them",
+    "service": "add --service=NAME; inv assess --platform=NAME lists them",
+}
+
+
 def one_of(argument: str, value: str) -> str:
     """A required argument. Raises UsageError that names it when it is empty."""
     if not value:
         raise UsageError(
-            f"--{argument} is missing.", hint=f"add --{argument}=NAME; inv --help TASK tells what a task takes"
+            f"--{argument} is missing.",
+            hint=_WHERE_LISTED.get(argument, f"add --{argument}=NAME; inv --help TASK tells what a task takes"),
         )
     return value

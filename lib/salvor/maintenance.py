@@ -126,7 +126,7 @@ def backups(service: str, platform: str, shown: Shown) -> None:
             if rows
             else [f"{system.name}: no backups"]
         )
-        _against_policy(system.name, found, session.incident.service.rpo, shown)
+        _against_policy(system.name, found, session.incident, shown)
 
 
 def _row(backup: Backup) -> tuple[str, ...]:
@@ -136,7 +136,7 @@ def _row(backup: Backup) -> tuple[str, ...]:
         else f"{backup.taken:%m-%d %H:%M:%S}"
     )
     proven = f"{clock.write_duration(clock.age(backup.proven).total_seconds())} ago" if backup.proven else "never"
-    note = backup.detail if backup.usable else f"NOT USABLE: {backup.detail}"
+    note = (backup.detail or f"in {backup.repository}") if backup.usable else f"NOT USABLE: {backup.detail}"
     return (
         backup.id,
         backup.kind,
@@ -165,16 +165,20 @@ def _as_json(backup: Backup) -> dict[str, object]:
     }
 
 
-def _against_policy(system: str, found: list[Backup], rpo: float, shown: Shown) -> None:
+def _against_policy(system: str, found: list[Backup], incident: Incident, shown: Shown) -> None:
+    service = incident.service
     usable = [each for each in found if each.usable]
     if not usable:
-        raise CannotError(f"{system} has no usable backup.", hint="inv backup --kind=full")
+        raise CannotError(
+            f"{system} has no usable backup.",
+            hint=f"inv backup --service={service.name} --platform={incident.platform.name}",
+        )
     newest = max(each.window[1] if each.window else each.taken for each in usable)
     behind = clock.age(newest).total_seconds()
-    verdict = "within" if behind <= rpo else "BEYOND"
+    verdict = "within" if behind <= service.rpo else "BEYOND"
     shown.tell(
         f"{system}: a restore would lose the last {clock.write_duration(behind)}: "
-        f"{verdict} the RPO of {clock.write_duration(rpo)}."
+        f"{verdict} the RPO of {clock.write_duration(service.rpo)}."
     )
 
 

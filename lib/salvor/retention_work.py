@@ -122,10 +122,11 @@ def _show(name: str, verdicts: list[Verdict], shown: Shown) -> None:
             one.backup.id,
             one.backup.kind,
             f"{one.backup.taken:%Y-%m-%d %H:%M}",
-            show.write_bytes(one.backup.size),
+            show.write_bytes(one.backup.size) if one.backup.size else "-",
+            one.backup.repository,
             ", ".join(one.reasons) or "GOES",
         )
         for one in verdicts
     ]
-    header = ("id", "kind", "taken (UTC)", "size", "why it stays")
+    header = ("id", "kind", "taken (UTC)", "size", "in", "why it stays")
     shown.lines([f"{name}:", *(f"  {line}" for line in show.table(header, rows))])

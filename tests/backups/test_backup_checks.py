@@ -47,6 +47,8 @@ def test_backups_as_they_should_be_say_nothing_bad() -> None:
 
 def test_no_usable_backup_fails() -> None:
     assert worst([dump(1, usable=False)]) == [("age", "fail: no usable backup; ; inv backup")]
+    (found,) = backup_checks.judge("shop-db", [], Known(60, options="--service=shop --platform=o4o"))
+    assert found.detail == "inv backup --service=shop --platform=o4o"
 
 
 def test_what_a_restore_would_lose_is_held_against_the_rpo() -> None:

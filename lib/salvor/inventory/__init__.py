@@ -57,12 +57,13 @@ def names() -> list[str]:
 
 def meant(service: str) -> str:
     """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service; without a
-    service, the sandbox. Raises UsageError when several have the service, or none.
+    service the only one that there is, else the sandbox. Raises UsageError when several have the service, or none.
     """
     if named := os.environ.get("SALVOR_PLATFORM"):
         return named
     if not service:
-        return SANDBOX
+        every = names()
+        return every[0] if len(every) == 1 else SANDBOX
     found = [name for name in names() if service in (_services(name, service) or ())]
     if len(found) > 1:
         raise UsageError(
