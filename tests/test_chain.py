@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 from salvor import aftermath, console
-from salvor.change import plan_hash
+from salvor.change import UNSEEN, Reachable, State, plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
 from salvor.show import Plain
+from salvor.system import kind
 
 from tests import world
 from tests.world import BAD, GOOD, World
@@ -196,6 +198,14 @@ def test_no_way_back_is_said_with_the_reasons(place: World) -> None:
     with pytest.raises(CannotError, match="no backup nope"):
         recover(place, source="nope")
     assert place.live == BAD
+
+
+def test_what_cannot_be_looked_at_is_not_called_broken(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(place.store / "backups/b1")
+    unknown = State(Reachable.UNKNOWN, UNSEEN, None, "no answer.")
+    monkeypatch.setattr(kind("folder"), "observe", lambda self: unknown)
+    with pytest.raises(CannotError, match=r"store cannot be looked at \(no answer\.\) and no way back is open"):
+        place.session().plan()
 
 
 def test_questions_that_nobody_answers_cost_their_deadline_once(place: World) -> None:

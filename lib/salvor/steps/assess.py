@@ -80,8 +80,9 @@ def _look_at(
     elif healthy and incident.wish.source != "latest":
         refused[system.name] = ways
     else:
+        seen = "cannot be looked at" if state.reachable is Reachable.UNKNOWN else "is broken"
         raise CannotError(
-            f"{system.name} is broken ({told}) and no way back is open: {_told({'': ways})}.",
+            f"{system.name} {seen} ({told}) and no way back is open: {_told({'': ways})}.",
             safe="nothing was changed",
             hint=_hint(incident, sound=sound),
         )
@@ -96,7 +97,7 @@ def _wrong(findings: list[Finding]) -> str:
 
 def _told(refused: Mapping[str, list[WayBack]]) -> str:
     """Why each way is not possible."""
-    said = (f"{name} {way.name}: {way.why}".strip() for name, ways in refused.items() for way in ways)
+    said = (f"{name} {way.name}: {way.why.removesuffix('.')}".strip() for name, ways in refused.items() for way in ways)
     return "; ".join(said) or "the engine offers none"
 
 
