@@ -85,9 +85,7 @@ def drill(
     keep: bool = False,
     json: bool = False,
 ) -> None:
-    """Break a stand-in (the sandbox; all of o4o) and bring it back, while it is used; elsewhere, or for one service,
-    restore beside and prove.
-    """
+    """Break a stand-in (sandbox; all of o4o) and bring it back; of one service, or elsewhere, restore beside and prove."""
     from salvor import drill, show
 
     drill.run(service, platform, scenario, show.choose(as_json=json), keep=keep)
