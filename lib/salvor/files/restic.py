@@ -356,7 +356,7 @@ class Repository:
         which = f"the repository {self.name} ({self.location})"
         by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
         if "wrong password" in said:
-            return CannotError(f"The password of {which} is not the right one.", hint="see its password: setting")
+            return CannotError(f"The password of {which} is not the right one.", hint="see its setting `password`")
         if "Host key verification failed" in said:
             changed = "IDENTIFICATION HAS CHANGED" in said
             return CannotError(
