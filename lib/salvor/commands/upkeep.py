@@ -85,7 +85,7 @@ def drill(
     keep: bool = False,
     json: bool = False,
 ) -> None:
-    """Break a stand-in (sandbox; all of o4o) and bring it back; of one service, or elsewhere, restore beside and prove."""
+    """Break a stand-in (sandbox; all of o4o) and bring it back; one service, or elsewhere: restore beside, prove."""
     from salvor import drill, show
 
     drill.run(service, platform, scenario, show.choose(as_json=json), keep=keep)
