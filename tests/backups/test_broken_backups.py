@@ -88,7 +88,7 @@ def test_what_is_right_only_wants_a_proof(sound: Layout) -> None:
     assert checks >= {"age", "size", "retention", "integrity", "permissions", "space", "wal"}
     looks, _ = backup_report.look("orders", "sandbox", Plain(io.StringIO()))
     with pytest.raises(WarnedError):
-        backup_report.verdict(looks)
+        backup_report.verdict(looks, "sandbox")
 
 
 def test_a_pgbackrest_backup_that_vanished(sound: Layout) -> None:
@@ -97,7 +97,7 @@ def test_a_pgbackrest_backup_that_vanished(sound: Layout) -> None:
     assert f"{full.name} is not there any more" in bad(look())["integrity"]
     looks, _ = backup_report.look("orders", "sandbox", Plain(io.StringIO()))
     with pytest.raises(NotProvenError, match="orders-db integrity"):
-        backup_report.verdict(looks)
+        backup_report.verdict(looks, "sandbox")
     (sound.root / "away").rename(full)
 
 
