@@ -189,7 +189,8 @@ def sight(member: Member, database: str) -> Sighting:
             _or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server, database), hopeless)
         )
         looked, facts = looking.result(), asking.result()
-    look, block = (None, None) if isinstance(looked, str) else looked
+    look = None if isinstance(looked, str) else looked
+    block = fence.block_in(look.access) if look and look.identity != ABSENT else None
     if not isinstance(facts, str):
         return Sighting(member, look, facts, Reachable.UP, "", block)
     if look is None:
@@ -201,14 +202,12 @@ def sight(member: Member, database: str) -> Sighting:
     return Sighting(member, look, None, Reachable.UNKNOWN, f"no process of it, yet its port: {facts}", block)
 
 
-def _look(server: Server, hopeless: threading.Event) -> tuple[Look, Block | None]:
+def _look(server: Server, hopeless: threading.Event) -> Look:
     """What its machine shows; sets `hopeless` when that is a frozen server, so that nobody waits for its answer."""
-    with ThreadPoolExecutor(1) as beside:
-        reading = beside.submit(fence.read, server)
-        look = server.look_twice(deadline=_LOOK_SECONDS)
-        if look.is_frozen:
-            hopeless.set()
-        return look, None if look.identity == ABSENT else reading.result()
+    look = server.look_twice(deadline=_LOOK_SECONDS)
+    if look.is_frozen:
+        hopeless.set()
+    return look
 
 
 def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
-from salvor.postgres.server import ABSENT, Server
+from salvor.postgres.server import ABSENT, FIND_ACCESS, Server, pause
 
 if TYPE_CHECKING:
     from salvor.postgres.server import Connection
@@ -56,18 +56,21 @@ class _File:
     text: str | None
 
 
-_READ = r"""
-default=$1; shift
-path=$("$@" -C hba_file 2>/dev/null) && [ -n "$path" ] || path=$default
-path=$(readlink -f -- "$path") || path=$default
+_READ = (
+    FIND_ACCESS
+    + r"""
+data=$1 configuration=$2; shift 2
+find_access "$@"
+path=$(readlink -f -- "$access") || path=$access
 echo "$path"
 stat -c %a -- "$path" 2>/dev/null && cat -- "$path"
 :
 """
+)
 
 
 def _file(server: Server) -> _File:
-    argv = ["sh", "-c", _READ, "sh", f"{server.data}/pg_hba.conf", *server.postgres]
+    argv = ["sh", "-c", _READ, "sh", server.data, server.configuration_file, *server.postgres]
     path, _, rest = server.shell.run(argv, deadline=10.0).stdout.partition("\n")
     mode, has_text, text = rest.partition("\n")
     return _File(path, int(mode or "600", 8), text if has_text else None)
@@ -78,9 +81,9 @@ def file_of(server: Server) -> str:
     return _file(server).path
 
 
-def read(server: Server) -> Block | None:
-    """The block in a server's pg_hba.conf; None when there is none."""
-    found = _BLOCK.search(_file(server).text or "")
+def block_in(access: str | None) -> Block | None:
+    """The block in the text of a pg_hba.conf; None when there is none."""
+    found = _BLOCK.search(access or "")
     return Block(found["identity"], found["word"] == "in force") if found else None
 
 
@@ -97,10 +100,15 @@ def _write(server: Server, identity: str, *, in_force: bool) -> None:
 
 def remove(server: Server) -> None:
     """Take the block out of the server's pg_hba.conf, and have that read again. Does nothing when there is none."""
+    take_out(server)
+    server.reload()
+
+
+def take_out(server: Server) -> None:
+    """Take the block out of the pg_hba.conf of a server that does not run. Does nothing when there is none."""
     file = _file(server)
     if file.text is not None and _BLOCK.search(file.text):
         server.shell.write(file.path, _BLOCK.sub("", file.text), mode=file.mode)
-    server.reload()
 
 
 def put_back(server: Server, identity: str) -> None:
@@ -118,8 +126,9 @@ def fence(server: Server, identity: str) -> Iterator[Progress]:
         server.kill()
         return
     _write(server, identity, in_force=False)
-    server.reload()
-    if server.look_twice().is_frozen:
+    look = server.look_twice()
+    server.reload(look)
+    if look.is_frozen:
         reachable, detail = Reachable.UNKNOWN, "frozen by a signal"
     else:
         reachable, detail = server.probe()
@@ -190,17 +199,17 @@ def _archive_the_last_wal(server: Server) -> str:
     """Hand the WAL that is not archived yet to the archive. Best effort: what is wrong, or nothing."""
     import psycopg
 
-    until = clock.monotonic() + _ARCHIVE_SECONDS
+    begun = clock.monotonic()
     try:
         with server.session(deadline=_ARCHIVE_SECONDS + 2, writes=True) as connection:
             if not _value(connection, "select current_setting('archive_mode') <> 'off'"):
                 return ""
             # A switch that finds an empty segment gives its start; the segment before is then the last one.
             segment = _value(connection, "select pg_walfile_name(pg_switch_wal() - 1)")
-            while clock.monotonic() < until:
+            while clock.monotonic() < begun + _ARCHIVE_SECONDS:
                 if _value(connection, "select last_archived_wal from pg_stat_archiver", "") >= segment:
                     return ""
-                time.sleep(0.2)
+                pause(begun)
             failed = _value(connection, "select last_failed_wal from pg_stat_archiver")
     except psycopg.Error as error:
         return f"the last WAL was not handed to the archive: {str(error).strip()}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import socket
 import threading
@@ -68,6 +69,8 @@ class Look:
     """The newest timeline that has a history file in pg_wal; 0 when none has."""
     marker: str | None
     """The text of `salvor.json`."""
+    access: str | None
+    """The text of the pg_hba.conf that it uses, or would use when started; None when that cannot be read."""
     processes: tuple[Process, ...]
 
     @property
@@ -79,10 +82,24 @@ class Look:
         return f"{control.get('Database system identifier', 'unreadable')}@{self.directory}"
 
     @property
+    def postmasters(self) -> list[int]:
+        """Those of its processes that no other one of them started."""
+        return [process.pid for process in self._first]
+
+    @property
+    def _first(self) -> list[Process]:
+        pids = {process.pid for process in self.processes}
+        return [process for process in self.processes if process.parent not in pids]
+
+    @property
     def is_frozen(self) -> bool:
         """Whether its postmaster is stopped by a signal: nobody who asks it now gets an answer."""
-        pids = {process.pid for process in self.processes}
-        return "T" in {process.state for process in self.processes if process.parent not in pids}
+        return "T" in {process.state for process in self._first}
+
+    @property
+    def has_checksums(self) -> bool:
+        """Whether every page bears a checksum, which is compared when it is read."""
+        return (self.control or {}).get("Data page checksum version", "0") != "0"
 
     @property
     def timeline(self) -> int:
@@ -97,16 +114,31 @@ class Look:
         return max(*known, 0 if self.in_recovery or not self.control else self.newest_history)
 
 
+# Only the server's own program can say where its pg_hba.conf is when any line could set that, and it takes as long as
+# the rest of a look. Without such a line it stands in the folder that -D names (SelectConfigFiles in guc.c).
+FIND_ACCESS = r"""
+find_access() { # sets access to the path of its pg_hba.conf, from $data, $configuration, and its command as arguments
+    access=
+    if grep -q -s -i -E '^[[:space:]]*(hba_file|include)' -- "$configuration" "$data/postgresql.auto.conf"; then
+        access=$("$@" -C hba_file 2>/dev/null)
+    fi
+    access=${access:-$data/pg_hba.conf}
+}
+"""
+
 # One call for everything: one round trip on another host, and few forks however many processes run. A shell reads one
-# byte at a time, so grep narrows down what it loops over.
-_LOOK = r"""
-data=$1 programs=$2 marker=$3
-real=$(cd -P -- "$data" 2>/dev/null && pwd -P) || real=$data
+# byte at a time, so others narrow down what it loops over.
+_LOOK = (
+    FIND_ACCESS
+    + r"""
+data=$1 programs=$2 marker=$3 configuration=$4
+shift 4
+find_access "$@"
 if [ -d "$data" ]; then
     set -- $(stat -L -c %d:%i -- "$data" "$data/..")
     echo "directory $1"
     [ "${1%:*}" = "${2%:*}" ] && ! [ -L "$data" ] || echo mount
-    [ -n "$(ls -A -- "$data" 2>/dev/null)" ] || echo empty
+    [ -e "$data/PG_VERSION" ] || [ -n "$(ls -A -- "$data" 2>/dev/null)" ] || echo empty
     ! [ -e "$data/standby.signal" ] || echo standby
     ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
     history=
@@ -116,37 +148,43 @@ if [ -d "$data" ]; then
     done
     echo "history $history"
 fi
-is_postgres() { # is_postgres /proc/PID: and if so, its state and parent; without them it ended meanwhile
-    name= state= parent=
-    read -r _ name state parent _ < "$1/stat" || return 1
-    case $name in "(postgres)" | "(postmaster)") [ -n "$parent" ] ;; *) return 1 ;; esac
-}
-{
-    ls -ld /proc/[0-9]*/cwd | grep -F -e " -> $real" -e " -> $data" | while read -r line; do
-        process=${line%%/cwd -> *} process=/proc/${process##*/}
+lost() { # those of the processes whose folder was renamed, or removed, maybe with the one above it: names still say it
+    real=$(cd -P -- "$data" && pwd -P) || real=$data
+    ls -ld $(printf '%s/cwd ' "$@") | grep -F -e " -> $real" -e " -> $data" | while read -r line; do
+        process=${line%%/cwd -> *}
         case ${line#*/cwd -> } in
-        "$real" | "$real (deleted)" | "$data" | "$data (deleted)")
-            ! is_postgres "$process" || echo "process ${process#/proc/} $parent $state" ;;
+        "$real" | "$real (deleted)" | "$data" | "$data (deleted)") echo "/proc/${process##*/}" ;;
         esac
     done
-    # its directory was renamed, or removed with the folder above it: the command line still says whose it was
-    grep -l -s -F -e "$data" /proc/[0-9]*/cmdline | while read -r line; do
-        process=${line%/cmdline}
-        is_postgres "$process" || continue
+    grep -l -s -F -e "$data" $(printf '%s/cmdline ' "$@") | while read -r line; do
         case "|$(tr '\0' '|' < "$line")" in
         *"|-C|"*) ;; # no server: it prints a setting and ends
-        *"|-D|$data|"*) echo "process ${process#/proc/} $parent $state" ;;
+        *"|-D|$data|"*) echo "${line%/cmdline}" ;;
         esac
     done
+}
+{
+    its= others=
+    for process in $(grep -l -s -x -e postgres -e postmaster /proc/[0-9]*/comm); do
+        process=${process%/comm}
+        if [ "$process/cwd" -ef "$data" ]; then its="$its $process/stat"; else others="$others $process"; fi
+    done
+    [ -z "$others" ] || for process in $(lost $others); do its="$its $process/stat"; done
+    echo "-- processes"
+    [ -z "$its" ] || cat $its
 } 2>/dev/null
 if [ -d "$data" ]; then
     echo "-- control"
     "$programs/pg_controldata" -D "$data" 2>/dev/null
     echo "-- marker"
-    cat -- "$data/$marker" 2>/dev/null
+    [ ! -e "$data/$marker" ] || cat -- "$data/$marker" 2>/dev/null
+    [ ! -e "$access" ] || { echo "-- access" && cat -- "$access" 2>/dev/null; }
 fi
 :
 """
+)
+_STAT = re.compile(r"(?P<pid>\d+) \((?:postgres|postmaster)\) (?P<state>\S) (?P<parent>\d+) ")
+"""The beginning of /proc/PID/stat, see proc(5)."""
 
 # postmaster.pid has the number in line 1, the port in line 4 and the socket's folder in line 5 (pidfile.h).
 _REMOVE_LOCKS = r"""
@@ -192,6 +230,11 @@ class Server:
         return [self.program("postgres"), "-D", self.data, *(elsewhere if self.configuration else [])]
 
     @property
+    def configuration_file(self) -> str:
+        """The path of its postgresql.conf."""
+        return self.configuration or f"{self.data}/postgresql.conf"
+
+    @property
     def log(self) -> str:
         """The log of a server that pg_ctl started: beside the data directory, so that it outlives it."""
         return f"{self.data}.log"
@@ -200,12 +243,20 @@ class Server:
 
     def look(self, *, deadline: float = 10.0) -> Look:
         """Everything that its machine shows, in one call. Raises CannotError when the machine does not answer."""
-        argv = ["sh", "-c", _LOOK, "sh", self.data, self.programs, MARKER]
+        argv = ["sh", "-c", _LOOK, "sh", self.data, self.programs, MARKER, self.configuration_file, *self.postgres]
         text = self.shell.run(argv, deadline=deadline).stdout
-        seen, _, rest = text.partition("-- control\n")
+        text, has_access, access = text.partition("-- access\n")
+        seen, _, rest = text.partition("-- processes\n")
+        running, _, rest = rest.partition("-- control\n")
         control_text, _, marker = rest.partition("-- marker\n")
         lines = [line.split(" ") for line in seen.splitlines()]
         words = {line[0] for line in lines}
+        # Found in two ways, a process may be read twice: running once, and asleep once.
+        processes = {
+            int(one["pid"]): Process(int(one["pid"]), int(one["parent"]), one["state"])
+            for one in map(_STAT.match, running.splitlines())
+            if one
+        }
         control = {}
         for line in control_text.splitlines():
             label, colon, value = line.partition(":")
@@ -220,10 +271,8 @@ class Server:
             in_recovery="recovery" in words,
             newest_history=next((int(line[1] or "0", 16) for line in lines if line[0] == "history"), 0),
             marker=marker or None,
-            processes=tuple(
-                Process(int(pid), int(parent), state)
-                for pid, parent, state in sorted({tuple(line[1:]) for line in lines if line[0] == "process"})
-            ),
+            access=access if has_access else None,
+            processes=tuple(processes[pid] for pid in sorted(processes)),
         )
 
     def look_twice(self, *, deadline: float = 10.0) -> Look:
@@ -247,9 +296,7 @@ class Server:
 
         A child whose postmaster was killed and that still lives counts as one.
         """
-        found = self.look().processes
-        pids = {process.pid for process in found}
-        return [process.pid for process in found if process.parent not in pids]
+        return self.look().postmasters
 
     # -------------------------------------------------------------------------------------------- start and stop
 
@@ -259,22 +306,19 @@ class Server:
         Finds its work done when it runs. Raises CannotError with the end of the log when it ends instead, and
         OutcomeUnknownError when it has not answered after `deadline` seconds.
         """
-        until = clock.monotonic() + deadline
+        begun = clock.monotonic()
         self.launch(overrides)
-        while True:
-            reachable, detail = self.probe()
-            if reachable is Reachable.UP:
-                return
+        while (silent := self._silent()) is not None:
             if not self.processes():
                 raise self.ended()
-            if clock.monotonic() > until:
+            if clock.monotonic() > begun + deadline:
                 raise OutcomeUnknownError(
                     f"PostgreSQL in {self.data} on {self.shell.where} was started and does not answer after "
-                    f"{clock.write_duration(deadline)}: {detail}.",
+                    f"{clock.write_duration(deadline)}: {silent}.",
                     safe="it may still be recovering; nothing was lost",
                     hint=f"read its log: tail {shlex.quote(self.log)}",
                 )
-            time.sleep(0.1)
+            pause(begun)
 
     def remove_locks(self) -> None:
         """Remove the lock files of a server that no process belongs to.
@@ -329,24 +373,24 @@ class Server:
         Finds its work done when it does not run. Raises OutcomeUnknownError when a process is left after `deadline`
         seconds.
         """
-        until = clock.monotonic() + deadline
+        begun = clock.monotonic()
         if self.stop_command:
             self.shell.run(self.stop_command, deadline=deadline)
         if self.processes():
             self.shell.run([self.program("pg_ctl"), "-D", self.data, "-m", mode, "-W", "-s", "stop"], check=False)
         while pids := self.processes():
-            if clock.monotonic() > until:
+            if clock.monotonic() > begun + deadline:
                 raise OutcomeUnknownError(
                     f"PostgreSQL in {self.data} on {self.shell.where} did not stop within "
                     f"{clock.write_duration(deadline)}; process {pids[0]} is left.",
                     safe="nothing was lost",
                     hint="run the same command again, or see what it waits for in its log",
                 )
-            time.sleep(0.1)
+            pause(begun)
 
-    def reload(self) -> None:
-        """Have a running server read its configuration and pg_hba.conf again (SIGHUP)."""
-        if pids := self.processes():
+    def reload(self, look: Look | None = None) -> None:
+        """Have a running server read its configuration and pg_hba.conf again (SIGHUP); `look`: one just taken."""
+        if pids := (look or self.look()).postmasters:
             self.shell.run(["kill", "-HUP", *(str(pid) for pid in pids)], check=False)
 
     def kill(self, *, deadline: float = 10.0) -> None:
@@ -373,7 +417,10 @@ class Server:
         """Settings as they would be at the next start, without those that this version lacks or that are unreadable."""
         script = r"""
             names=$1; shift
-            for name in $names; do value=$("$@" -C "$name" 2>/dev/null) && printf '%s %s\n' "$name" "$value"; done; :"""
+            for name in $names; do
+                { value=$("$@" -C "$name" 2>/dev/null) && printf '%s %s\n' "$name" "$value"; } &
+            done
+            wait"""
         said = self.shell.run(["sh", "-c", script, "sh", " ".join(names), *self.postgres], deadline=30.0).stdout
         return {name: value for name, _, value in (line.partition(" ") for line in said.splitlines()) if name in names}
 
@@ -425,14 +472,9 @@ class Server:
 
         A frozen server (SIGSTOP) is UNKNOWN: the kernel still accepts for it. Takes 4 s at most.
         """
-        import psycopg
-
-        try:
-            with self.session(deadline=PROBE_SECONDS) as connection:
-                connection.execute("select 1")
+        why = self._silent()
+        if why is None:
             return Reachable.UP, "answers"
-        except psycopg.Error as error:
-            why = " ".join(secrets.mask(str(error)).split()) or type(error).__name__
         try:
             if self.processes():
                 return Reachable.UNKNOWN, f"it runs and does not answer: {why}"
@@ -441,6 +483,24 @@ class Server:
         if _refuses(self.address, self.port):
             return Reachable.DOWN, "no process, and the port refuses"
         return Reachable.UNKNOWN, f"no process in {self.data}, yet something holds {self.address}:{self.port}: {why}"
+
+    def _silent(self) -> str | None:
+        """Why it does not answer SQL; None when it does."""
+        import psycopg
+
+        try:
+            with self.session(deadline=PROBE_SECONDS) as connection:
+                connection.execute("select 1")
+        except psycopg.Error as error:
+            return " ".join(secrets.mask(str(error)).split()) or type(error).__name__
+        return None
+
+
+def pause(since: float) -> None:
+    """Wait a little between two looks at what has gone on since then (`clock.monotonic`): at most a fifth longer than
+    that, between 0.02 and 0.2 s.
+    """
+    time.sleep(min(0.2, max(0.02, (clock.monotonic() - since) / 5)))
 
 
 def _refuses(address: str, port: int) -> bool:

@@ -1,0 +1,93 @@
+"""What is seen of a server from its machine, without one that runs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from salvor import shell
+from salvor.postgres.server import Operator, Server
+
+from tests.postgres.conftest import programs
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A data directory in which nothing runs, of a user whom PostgreSQL's programs work for."""
+    user = "postgres" if os.geteuid() == 0 else None
+    place = Path(tempfile.mkdtemp(prefix="salvor-look-", dir="/tmp"))
+    data = place / "data"
+    data.mkdir(mode=0o700)
+    (data / "PG_VERSION").write_text("15\n")
+    if user:
+        shutil.chown(place, user)
+        shutil.chown(data, user)
+    yield Server(shell.local(user), str(programs()), str(data), "127.0.0.1", 1, Operator("salvor", "env:NOBODY"))
+    shutil.rmtree(place)
+
+
+@contextmanager
+def pretender(server: Server, script: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that looks like the server: by its name, its arguments, and the folder that it works in."""
+    program = Path(server.data).with_name("postgres")
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    argv, who = [str(program), "-D", server.data], server.shell.user
+    with subprocess.Popen(
+        argv, cwd=server.data, user=who, group=who, stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_a_server_is_one_process_however_its_state_changes(server: Server) -> None:
+    """A look finds it by its folder and by its command line: it may be running once, and asleep once."""
+    restless = "while :; do i=0; while [ $((i += 1)) -lt 2000 ]; do :; done; sleep 0.002; done"
+    with pretender(server, restless) as process:
+        assert [server.processes() for _ in range(20)] == [[process.pid]] * 20
+
+
+def test_a_process_is_found_when_its_directory_was_renamed_or_removed(server: Server) -> None:
+    renamed = replace(server, data=f"{server.data}.kept-1")
+    with pretender(server, "read -r _") as process:
+        Path(server.data).rename(renamed.data)
+        assert server.processes() == renamed.processes() == [process.pid]
+        (Path(renamed.data) / "PG_VERSION").unlink()
+        Path(renamed.data).rmdir()
+        assert server.processes() == renamed.processes() == [process.pid]
+        assert replace(server, data=f"{server.data}.salvor-1").processes() == [], "a folder beside it is another one"
+    assert server.processes() == []
+
+
+def test_the_access_rules_are_those_that_the_settings_name(server: Server) -> None:
+    """Also through a file that is included, by ALTER SYSTEM, and with the settings elsewhere, as on Debian."""
+    data = Path(server.data)
+    elsewhere = data.parent / "etc"
+    elsewhere.mkdir()
+    for place, text in ((data, "beside the data\n"), (elsewhere, "elsewhere\n")):
+        (place / "pg_hba.conf").write_text(text)
+    set_there = f"  HBA_File = '{elsewhere}/pg_hba.conf'\n"
+    (elsewhere / "more.conf").write_text(set_there)
+    outside = replace(server, configuration=f"{elsewhere}/postgresql.conf")
+
+    def seen(where: Server, settings: str, automatic: str = "") -> str | None:
+        Path(where.configuration_file).write_text(settings)
+        (data / "postgresql.auto.conf").write_text(automatic)
+        return where.look().access
+
+    assert seen(server, "port = 1\n#hba_file = 'none'\n") == "beside the data\n"
+    assert seen(outside, "port = 1\n") == "beside the data\n"
+    assert seen(outside, set_there) == "elsewhere\n"
+    assert seen(server, f"include_if_exists '{elsewhere}/more.conf'\n") == "elsewhere\n"
+    (data / "postgresql.conf").unlink()
+    assert seen(server, "port = 1\n", set_there) == "elsewhere\n"
