@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, dropped, fence
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.server import ABSENT, Look, Server
+from salvor.postgres.server import ABSENT, Look, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
 
 if TYPE_CHECKING:
@@ -82,9 +82,8 @@ class Physical:
             yield from self._restore(backup, target, timeline, whole=bool(marker.get("incident") == self.incident))
             marker = wanted
             beside.write_marker(self.stage, marker | {"phase": "restored"})
-        restored, damaged = self.stage.look(), self.live.look()
+        restored, damaged = self._launch()
         known_end = self._known_end(timeline, restored, damaged) if target == "latest" else 0
-        self.stage.launch(self._overrides([restored, damaged]))
         yield from self._replay(target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
         if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
             yield from self._before_a_drop(backup, timeline, wanted)
@@ -101,7 +100,7 @@ class Physical:
             yield from self._restore(backup, f"before-lsn:{lsn}", timeline, whole=False)
             stamp = {"phase": "restored", "stopped_before_drop_of": database, "at": lsn}
             beside.write_marker(self.stage, {**wanted, **stamp})
-            self.stage.launch(self._overrides([self.stage.look(), self.live.look()]))
+            self._launch()
             yield from self._replay(f"before-lsn:{lsn}", 0)
 
     def _restore(self, backup: str, target: str, timeline: int, *, whole: bool) -> Iterator[Progress]:
@@ -113,7 +112,8 @@ class Physical:
         if look.directory is not None and (whole or not self._can_be_gone_on_with()):
             self.remove()
             look = self.stage.look()
-        self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
+        if look.directory is not None:
+            self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
         size = self.repository.backup(backup).size
         if look.directory is None:
             beside.room_for(self.live, size)
@@ -121,8 +121,7 @@ class Physical:
             oid: f"{re.sub(r'[.]salvor-[^/]*$', '', path)}.salvor-{self.incident}"
             for oid, path in self.repository.tablespaces(backup).items()
         }
-        for path in (self.stage.data, *tablespaces.values()):
-            self.live.shell.run(["mkdir", "-p", "-m", "700", "--", path])
+        self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data, *tablespaces.values()])
         yield from self.repository.restore(
             backup,
             self.stage.data,
@@ -155,20 +154,32 @@ class Physical:
         first page says where it belongs (xlp_pageaddr in xlog_internal.h): theirs say elsewhere.
         """
         script = r"""
-            is_renamed() {
-                address=$(od -A n -t x8 -j 8 -N 8 -- "$1") && size=$(stat -c %s -- "$1") && [ "$address" ] || return 1
-                place=${1#????????}
-                start=$((0x${place%????????} * 4294967296 + 0x${place#????????} * size))
-                [ $((0x${address# })) -ne "$start" ]
-            }
+            words() { echo $#; }
             cd -- "$1/pg_wal" 2>/dev/null || exit 0
+            segments= copied=
             for name in *; do
-                case $name in *[!0-9A-F]*) case $name in *.history) ;; *) continue ;; esac ;; esac
                 [ -f "$name" ] && ! [ -e "archive_status/$name.done" ] || continue
-                case $name in ????????????????????????) ! is_renamed "$name" || continue ;; esac
-                cp -p --reflink=auto -- "$name" "$2/pg_wal/" || echo "$name"
+                case $name in
+                *.history) copied="$copied $name" ;;
+                *[!0-9A-F]*) ;;
+                ????????????????????????) segments="$segments $name" ;;
+                esac
             done
-            sync -- "$2/pg_wal"
+            stage=$2 addresses= size=0
+            if [ "$segments" ]; then
+                addresses=$(head -q -c 16 -- $segments | od -A n -v -t x8 | while read -r _ one; do echo "$one"; done)
+                size=$(stat -c %s -- $segments | sort -n | tail -n 1)
+            fi
+            [ "$(words $addresses)" = "$(words $segments)" ] || addresses=  # one is cut short: no address is known
+            set -- $addresses
+            for name in $segments; do
+                address=$((0x${1:-0})) log=${name#????????}
+                start=$((0x${log%????????} * 4294967296 + 0x${log#????????} * size))
+                if [ $# = 0 ] || [ "$address" = "$start" ]; then copied="$copied $name"; fi
+                [ $# = 0 ] || shift
+            done
+            for name in $copied; do cp -p --reflink=auto -- "$name" "$stage/pg_wal/" || echo "$name"; done
+            sync -- "$stage/pg_wal"
         """
         self.live.shell.run(["sh", "-c", script, "sh", self.live.data, self.stage.data], deadline=600.0)
 
@@ -180,7 +191,15 @@ class Physical:
             known.append(read_lsn(damaged.control["Latest checkpoint location"]))
         return max(known)
 
-    def _overrides(self, looks: list[Look]) -> dict[str, str]:
+    def _launch(self) -> tuple[Look, Look]:
+        """Start the stage beside what is live; what was seen of both before."""
+        with ThreadPoolExecutor(3) as pool:
+            staged, damaged = pool.submit(self.stage.look), pool.submit(self.live.look)
+            configured = pool.submit(self.stage.settings, "archive_library", "archive_mode", *_ROOM)
+        self.stage.launch(self._overrides([staged.result(), damaged.result()], configured.result()))
+        return staged.result(), damaged.result()
+
+    def _overrides(self, looks: list[Look], configured: Mapping[str, str]) -> dict[str, str]:
         """Settings of the command line, which is above every file: apart from the live server, and read-only."""
         settings = {
             "unix_socket_directories": "",
@@ -201,7 +220,6 @@ class Physical:
             "logging_collector": "off",
             "log_destination": "stderr",
         }
-        configured = self.stage.settings("archive_library", "archive_mode", *_ROOM)
         if "archive_library" in configured:
             settings["archive_library"] = ""  # PostgreSQL 15 and newer; it would be used instead of the command
         if configured.get("archive_mode") == "always":
@@ -229,7 +247,7 @@ class Physical:
                 if not self.stage.processes():
                     raise self._not_reached(target) from None
                 yield Progress(0, None, "", "replaying WAL until the data is consistent")
-                time.sleep(0.2)
+                pause(begun)
                 continue
             assert row
             in_recovery, lsn, newest, paused, waits = row
@@ -250,7 +268,7 @@ class Physical:
                         return
                     if clock.monotonic() - waiting[2] > _GAP_SECONDS:
                         raise self._gap(now, known_end)
-            time.sleep(0.2)
+            pause(begun)
 
     def _end_what_was_under_way(self, newest: datetime | None) -> Iterator[Progress]:
         """End the recovery when a transaction that had not committed at the target holds tables in it.
@@ -312,7 +330,8 @@ class Physical:
 
         Refuses while it is not known that what is replaced cannot write. Goes on where a killed call stopped.
         """
-        if not self.is_live():
+        live = self.live.look()
+        if beside.read_marker(live.marker).get("incident") != self.incident:
             require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
             marker = beside.read_marker(self.stage.look().marker)
             if marker.get("incident") != self.incident or marker.get("phase") not in ("complete", "promoting"):
@@ -321,20 +340,20 @@ class Physical:
                     safe="what is live is as it was",
                     hint="run the same command again: it stages first",
                 )
-            marker = (
-                {"was_running": bool(self.live.processes()), "replaces": identity} | marker | {"phase": "promoting"}
-            )
+            marker = {"was_running": bool(live.processes), "replaces": identity} | marker | {"phase": "promoting"}
             beside.write_marker(self.stage, marker)
             yield Progress(0, None, "", "promoting the stage")
-            promote_server(self.stage, lambda: self.stage.launch(self._overrides([self.stage.look()])))
-            self.stage.stop("fast", deadline=300.0)
+            promote_server(self.stage, self._launch)
+            yield Progress(0, None, "", "stopping it, and what it replaces")
+            with ThreadPoolExecutor(2) as pool:
+                stopping = pool.submit(self.stage.stop, "fast", deadline=300.0), pool.submit(stop_or_kill, self.live)
+            for one in stopping:
+                one.result()
             self._take_out_recovery_settings()
-            yield Progress(0, None, "", "stopping what is replaced")
-            stop_or_kill(self.live)
             beside.swap(self.live, comes=self.stage.data, goes=self.kept)
         yield Progress(0, None, "", "starting")
         self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
-        fence.remove(self.live)
+        fence.take_out(self.live)
         self.live.start(deadline=300.0)
         see_it_writes(self.live)
 
@@ -438,6 +457,7 @@ def promote_server(server: Server, launch: Any = None) -> None:
         if launch is not None:
             launch()
         server.start(deadline=300.0)
+    begun = clock.monotonic()
     try:
         with server.session(deadline=90.0, writes=True) as connection:
             state = connection.execute(_RECOVERY).fetchone()
@@ -445,7 +465,7 @@ def promote_server(server: Server, launch: Any = None) -> None:
                 return
             if state == ("paused",):  # at its target, where pg_promote would be noticed up to a second later
                 connection.execute("select pg_wal_replay_resume()")
-                done = _has_ended_recovery(connection)
+                done = _has_ended_recovery(connection, begun)
             else:
                 done = connection.execute("select pg_promote(true, 80)").fetchone() == (True,)
     except psycopg.Error as error:
@@ -466,13 +486,12 @@ _RECOVERY = """
 """
 
 
-def _has_ended_recovery(connection: Connection) -> bool:
+def _has_ended_recovery(connection: Connection, begun: float) -> bool:
     """Wait for 80 s at most."""
-    until = clock.monotonic() + 80
     while connection.execute("select pg_is_in_recovery()").fetchone() != (False,):
-        if clock.monotonic() > until:
+        if clock.monotonic() > begun + 80:
             return False
-        time.sleep(0.05)
+        pause(begun)
     return True
 
 

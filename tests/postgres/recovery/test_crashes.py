@@ -32,7 +32,7 @@ def test_stage_promote_and_demote_killed_before_each_command(cluster: Cluster, m
     assert mortals.until_it_ends("stage", way.arguments, 2) > 10
     staged = [one for one in cluster.observe().staged if one.name == STAGE]
     assert [one.complete for one in staged] == [True]
-    assert mortals.until_it_ends("promote", way.promote) > 15
+    assert mortals.until_it_ends("promote", way.promote) > 10
     state = cluster.observe()
     assert is_up(state) and state.identity == staged[0].identity and state.origin == cluster.system.context.incident
     assert [one.identity for one in state.kept] == [identity]
