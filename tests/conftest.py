@@ -30,6 +30,14 @@ from tests import world
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def without_waiting_for_the_disk() -> Iterator[None]:
+    """What a killed process leaves is in the kernel's memory: no test can tell whether this one waited for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def kinds_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kinds of system in tests/kinds are found beside the real ones."""
