@@ -11,7 +11,7 @@ import hashlib
 import re
 import secrets as random
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -21,6 +21,7 @@ from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError
 from salvor.postgres import fence
+from salvor.postgres.analyze import analyze
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def load(
     with server.connect(database, writes=True, deadline=600.0) as connection:
         _execute(connection, "reassign owned by {} to {}", role, owner)
     remove(server, database, incident, hba)
-    yield from _analyze(server, database)
+    yield from analyze(server, database, jobs)
     return loaded.left_out
 
 
@@ -190,10 +191,3 @@ def _pg_restore(server: Server) -> str:
 
 def _execute(connection: Connection, statement: LiteralString, *names: str) -> None:
     connection.execute(sql.SQL(statement).format(*(sql.Identifier(name) for name in names)))
-
-
-def _analyze(server: Server, database: str) -> Iterator[Progress]:
-    """The planner's statistics: without them the first queries after the cutover take bad plans."""
-    yield Progress(0, None, "", "analyzing")
-    with server.connect(database, writes=True, deadline=3600.0) as connection:
-        connection.execute("analyze")

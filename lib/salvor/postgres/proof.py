@@ -249,6 +249,7 @@ def every_page(subject: str, server: Server, database: str, evidence: str) -> Fi
         with server.session(database, deadline=_READ_SECONDS) as connection:
             for setting in ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"):
                 connection.execute(sql.SQL("set {} = off").format(sql.Identifier(setting)))
+            connection.execute("set search_path = pg_catalog")  # a dump may have set another for its database
             connection.execute("set max_parallel_workers_per_gather = 4")
             for table, bytes_, is_toast in connection.execute(_TABLES).fetchall():
                 # What TOAST holds is taken apart with the rows that refer to it.

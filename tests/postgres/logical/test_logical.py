@@ -195,6 +195,9 @@ def cut_over(world: World, way: WayBack, state: State) -> None:
     with logical_place.staged_side_cluster(world.system).stage.connect(writes=False) as connection:
         assert connection.execute("show fsync").fetchone() == ("off",)  # as postgresql.conf says
         assert connection.execute("show full_page_writes").fetchone() == ("on",)
+    with logical_place.staged_side_cluster(world.system).stage.connect("orders") as connection:
+        found = connection.execute("select distinct tablename from pg_stats where schemaname = 'public'").fetchall()
+        assert ("orders",) in found  # the planner has statistics
     world.do("promote", **way.promote)
 
 
