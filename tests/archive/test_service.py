@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -145,6 +146,11 @@ def test_a_service_comes_back_from_one_archive_and_goes_back_again(shop: Shop) -
     archive = shop.back_up(TAKEN, "-pbkdf2")
     shop.destroy()
     destroyed = shop.now()
+    (shop.root / "password").write_text("a guess")
+    with pytest.raises(SalvorError, match="cannot be decrypted"):
+        shop.restore(source=str(archive))
+    assert not list((shop.root / "incidents").rglob("journal*"))  # nothing was begun, so nothing is fenced
+    (shop.root / "password").write_text(PASSWORD)
     session = shop.restore(source=str(archive))
     assert shop.now() == shop.before
     assert shop.count() == 500
@@ -158,7 +164,7 @@ def test_latest_is_the_newest_archive_and_at_the_newest_before(shop: Shop) -> No
     old, new = shop.back_up(TAKEN - timedelta(days=1)), shop.back_up(TAKEN)
     (shop.folder / "o4o_backup_20991231_000000.tar.gz").touch()  # empty: a backup that failed
     (shop.folder / "notes_20991231.txt").touch()
-    (shop.folder / f"{new.name}.sha256").touch()
+    (shop.folder / f"{new.name}.sha256").write_text(hashlib.sha256(new.read_bytes()).hexdigest())
     for system in shop.session().incident.systems:
         listed = [(one.id, one.usable, one.taken) for one in system.backups()]
         assert listed[1:] == [(new.name, True, TAKEN), (old.name, True, TAKEN - timedelta(days=1))]

@@ -79,6 +79,14 @@ class Unpacked:
         return chunk
 
 
+def refuse_unreadable(archive: Archive, settings: ArchivesSettings | None, there: Shell) -> None:
+    """Raise CannotError now rather than when what is live is fenced already: when its first bytes are of no archive, or
+    were encrypted with another password.
+    """
+    with opened(archive, settings, there):
+        pass
+
+
 @contextmanager
 def opened(archive: Archive, settings: ArchivesSettings | None, there: Shell) -> Iterator[Unpacked]:
     """The archive's tar stream, read once from its start. Raises CannotError when it is none, or not for our key."""

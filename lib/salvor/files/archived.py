@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.archive import listing
 from salvor.archive.extract import Extracted, extract
+from salvor.archive.source import refuse_unreadable
 from salvor.archive.vetting import TRUST_ARCHIVE, Entry
 from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError, SalvorError
@@ -41,6 +42,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         return WayBack(NAME, False, "the inventory names no archives, and which member of them this tree is")
     try:
         archive = listing.find(settings, system.shell, wish)
+        refuse_unreadable(archive, settings, system.shell)
     except SalvorError as error:
         return WayBack(NAME, False, error.what)
     if reason := system.unmovable(look):

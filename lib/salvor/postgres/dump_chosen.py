@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from salvor import durable, shell
 from salvor.archive import listing
 from salvor.archive.extract import extract
-from salvor.archive.source import stem_of
+from salvor.archive.source import refuse_unreadable, stem_of
 from salvor.archive.vetting import TRUST_ARCHIVE
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, SalvorError
@@ -87,6 +87,7 @@ def _in_archive(system: Postgres, wish: Wish) -> Source | None:
     if not named and wish.source != "latest" and stem_of(wish.source) is None:
         return None
     found = listing.find(settings, host(system), wish)
+    refuse_unreadable(found, settings, host(system))
     return Source(found.location, None, found.taken, None, member=settings.member)
 
 
