@@ -69,6 +69,8 @@ def test_a_directory_that_is_not_what_it_was_is_refused(tmp_path: Path, context:
         "/srv",
         "/etc/shop",
         "/usr/share/x",
+        "/dev/shm",
+        "/dev/x/shop",
         "/var/lib",
         "pages",
         "/srv/../etc/x",
@@ -84,7 +86,7 @@ def test_what_is_more_than_a_cache_is_refused(path: str) -> None:
         CacheSettings(kind="cache", path=path)
 
 
-@pytest.mark.parametrize("path", ["/srv/cache", "/var/cache/shop", "/home/kim/cache", "/root/shop/cache"])
+@pytest.mark.parametrize("path", ["/srv/cache", "/var/cache/shop", "/home/kim/cache", "/root/shop/cache", "/dev/shm/shop"])
 def test_what_may_be_a_cache_is_taken(path: str) -> None:
     assert CacheSettings(kind="cache", path=path).path == path
 

@@ -51,7 +51,9 @@ def _check_path(path: str) -> str:
     parts = PurePosixPath(path).parts
     if not path.startswith("/") or str(PurePosixPath(path)) != path or ".." in parts or "\0" in path:
         raise ValueError(f"{path!r} is not a directory's absolute path, written without . and ..")
-    if len(parts) < (4 if parts[1:2] in (("home",), ("root",)) else 3) or parts[1] in _SYSTEM or path in _SHARED:
+    in_memory = parts[1:3] == ("dev", "shm")
+    least = 4 if in_memory or parts[1:2] in (("home",), ("root",)) else 3
+    if len(parts) < least or (parts[1] in _SYSTEM and not in_memory) or path in _SHARED:
         raise ValueError(f"{path!r} holds more than a cache; name the directory of the cache alone")
     return path
 
