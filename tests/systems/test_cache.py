@@ -86,7 +86,9 @@ def test_what_is_more_than_a_cache_is_refused(path: str) -> None:
         CacheSettings(kind="cache", path=path)
 
 
-@pytest.mark.parametrize("path", ["/srv/cache", "/var/cache/shop", "/home/kim/cache", "/root/shop/cache", "/dev/shm/shop"])
+@pytest.mark.parametrize(
+    "path", ["/srv/cache", "/var/cache/shop", "/home/kim/cache", "/root/shop/cache", "/dev/shm/shop"]
+)
 def test_what_may_be_a_cache_is_taken(path: str) -> None:
     assert CacheSettings(kind="cache", path=path).path == path
 
