@@ -123,7 +123,7 @@ def test_a_hostile_statement_is_refused_with_its_line(
     with database(postgres_server, "hostile") as place, pytest.raises(SalvorError) as caught:
         load(postgres_server, path, place)
     assert "hostile.sql" in str(caught.value)
-    assert not Path("/tmp/salvor-was-here").exists()  # noqa: S108
+    assert not Path("/tmp/salvor-was-here").exists()
     with psycopg.connect(postgres_server.superuser) as connection:
         assert connection.execute("select 1 from pg_roles where rolname = 'salvor_was_here'").fetchone() is None
 

@@ -214,7 +214,7 @@ def test_a_connection_that_breaks_before_a_command_is_begun(client: Client, monk
 @pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox here: apt-get install busybox")
 @pytest.mark.parametrize("client", BOTH)
 def test_a_host_that_has_busybox_alone(client: Client, tmp_path: Path) -> None:
-    programs = Path("/tmp") / f"salvor-busybox-{os.getpid()}-{client}"  # noqa: S108  every user must reach it
+    programs = Path("/tmp") / f"salvor-busybox-{os.getpid()}-{client}"
     programs.mkdir(mode=0o755)
     try:
         subprocess.run(["busybox", "--install", "-s", programs], check=True)
