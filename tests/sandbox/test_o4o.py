@@ -21,7 +21,7 @@ import psycopg
 import pytest
 from salvor import change, checks, clock, inventory, shell
 from salvor.errors import CannotError, UsageError
-from salvor.host import services
+from salvor.host import instances, services
 from salvor.sandbox import o4o, processes, traces, writer
 from salvor.sandbox.o4o import backups, content, customers, database, disasters, pm2, survivors
 from salvor.sandbox.o4o.layout import APPLICATIONS, Layout
@@ -357,6 +357,21 @@ def test_kill_applications_and_start_two_of_them_at_once(whole: Layout) -> None:
     assert services.see(here, "web", home).state == "unknown"
     with pytest.raises(CannotError, match="pm2 is there and does not answer"):
         services.act(here, "web", "start", deadline=30.0, environment=home)
+
+
+def test_a_program_is_scaled_by_the_real_pm2(standing: Layout) -> None:
+    here, home = shell.local(), pm2_of(standing)
+    pm2.run(standing, "start", "/bin/sleep", "--name", "worker", "--interpreter", "none", "--", "600")
+    try:
+        for wanted in (3, 1):
+            instances.scale(here, "worker", wanted, deadline=30, environment=home)
+            told = json.loads(pm2.run(standing, "jlist"))
+            runs = [one["pm2_env"]["status"] for one in told if one["name"] == "worker"]
+            assert len(runs) == wanted and set(runs) <= {"online", "launching"}
+        with pytest.raises(CannotError, match="has no nobody under pm2"):
+            instances.scale(here, "nobody", 2, deadline=30, environment=home)
+    finally:
+        pm2.run(standing, "delete", "worker")
 
 
 def test_everything(whole: Layout) -> None:
