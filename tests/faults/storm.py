@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -234,10 +235,12 @@ class Storm:
         """Ask the parent before and after each line of the journal."""
         append = Journal.append
         heard = os.fdopen(hears, "r", encoding="utf-8")
+        turn = threading.Lock()  # messages are sent in a thread: of two that read answers, one would take both
 
         def ask(place: str) -> None:
-            os.write(asks, f"{place}\n".encode())
-            word, _, figure = heard.readline().strip().partition(" ")
+            with turn:
+                os.write(asks, f"{place}\n".encode())
+                word, _, figure = heard.readline().strip().partition(" ")
             if word == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
             if word == "step":

@@ -11,8 +11,8 @@ pytestmark = pytest.mark.timeout(900)
 
 
 def test_a_restore_to_the_moment_before_a_wrong_statement(fresh_sandbox: Layout) -> None:
-    passed("wrong-update", "restore", seed=5, count=45, at_least=40)
+    passed("wrong-update", "restore", seed=5, count=32, at_least=28)
 
 
 def test_a_restore_from_backup_of_a_dropped_table(fresh_sandbox: Layout) -> None:
-    passed("drop-table", "from_backup", seed=7, count=30, at_least=25)
+    passed("drop-table", "from_backup", seed=7, count=24, at_least=20)
