@@ -50,7 +50,9 @@ class Paper:
                 # A process of its own, which the deadline ends whatever a kernel does.
                 given = json.dumps(dict(self.parameters(folder)))
                 argv = [sys.executable, "-m", "salvor.executed", self.template, given, str(temporary)]
-                shell.local().run(argv, deadline=DEADLINE, environment={"SALVOR_INCIDENTS": str(folder.parent)})
+                # The kernel's connection file is put in there too, so that one that was killed leaves it nowhere else.
+                around = {"SALVOR_INCIDENTS": str(folder.parent), "TMPDIR": str(temporary)}
+                shell.local().run(argv, deadline=DEADLINE, environment=around)
                 durable.replace(folder / self.notebook, (temporary / executed.NOTEBOOK).read_bytes())
                 body = (temporary / executed.BODY).read_text(encoding="utf-8")
         except Exception as error:  # noqa: BLE001  whatever papermill, a kernel or a disk does is owed, and stops nothing
