@@ -285,6 +285,8 @@ class Repository:
                         yield Progress(done, status.get("total_bytes"), "bytes", f"to {self.name}")
                     case "summary":
                         made = str(status["snapshot_id"])
+                        size = int(status["total_bytes_processed"])  # a quick backup says no status before its end
+                        yield Progress(size, size, "bytes", f"to {self.name}")
                     case "error" if not _vanished(status):
                         unread.append(str(status.get("item")))
                     case "exit_error":  # restic 0.17 and newer
