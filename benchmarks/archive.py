@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from salvor import aftermath, console
-from salvor.opening import open_session
-from salvor.session import Session
+from salvor import console
+from salvor.session import Session, aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import System, Wish
 

@@ -22,7 +22,7 @@ from typing import Any
 from salvor import clock
 from salvor.change import Change, Decision, Finding, Level, Undo, WayBack
 from salvor.journal import FILE, Journal
-from salvor.line import START, digest, encode
+from salvor.journal.line import START, digest, encode
 from salvor.system import Wish
 
 ROOT = Path(__file__).absolute().parents[1]

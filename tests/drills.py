@@ -19,8 +19,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from salvor import clock, drill_report, journal, sandbox
+from salvor import clock, journal, sandbox
 from salvor.change import Level
+from salvor.drill import report as drill_report
 
 from tests import conftest
 

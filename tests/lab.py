@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from salvor import executed
+from salvor.notebook import executed
 
 from tests.browser import Page, chromium, end
 

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import aftermath, console, rehearsal
+from salvor import console
+from salvor.drill import rehearsal
 from salvor.errors import CannotError, UsageError
-from salvor.opening import open_session
-from salvor.session import Session
+from salvor.session import Session, aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 
 from tests import world

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import aftermath, console
+from salvor import console
 from salvor.change import UNSEEN, Reachable, State, plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
+from salvor.session import aftermath
 from salvor.show import Plain
 from salvor.system import kind
 

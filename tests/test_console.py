@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import aftermath, console, show
+from salvor import console, show
 from salvor.errors import CannotError, PlanMovedError
+from salvor.session import aftermath
 from salvor.show import Plain
 
 from tests import trouble, world

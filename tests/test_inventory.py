@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as some
-from salvor import inventory, located_yaml
+from salvor import inventory
 from salvor.errors import UsageError
+from salvor.inventory import located_yaml
 
 GOOD = """\
 title: A platform

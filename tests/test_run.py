@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import aftermath, console, run
+from salvor import console, run
 from salvor.change import Change, Level, Undo
 from salvor.errors import (
     CannotError,
@@ -22,6 +22,7 @@ from salvor.errors import (
     PlanMovedError,
     UsageError,
 )
+from salvor.session import aftermath
 from salvor.show import Plain
 
 from tests import trouble, world

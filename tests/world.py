@@ -11,8 +11,8 @@ from typing import Any
 
 import salvor.systems
 from salvor.journal import Journal, incidents
-from salvor.opening import open_session
 from salvor.session import Session
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Wish
 

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from salvor import clock, journal, story
+from salvor import clock, journal
 from salvor.errors import CannotError
-from salvor.happened import Story
+from salvor.journal import story
+from salvor.journal.happened import Story
 
 CLEAN_UP = "clean up"
 """The step at a drill's end, which takes everything away again: the users wait for none of it."""

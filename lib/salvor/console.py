@@ -233,7 +233,7 @@ def _warn_of_loss(session: Session, shown: Watcher, decided: Sequence[Decision])
 
 def make_record(session: Session, shown: Watcher) -> None:
     """Make the incident's record. What goes wrong with it is owed, and stops nothing."""
-    from salvor import record
+    from salvor.notebook import record
 
     folder = session.incident.folder
     problem = record.make(folder)

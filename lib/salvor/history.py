@@ -9,8 +9,8 @@ from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
-from salvor import brief
-from salvor.brief import Brief
+from salvor.journal import brief
+from salvor.journal.brief import Brief
 
 _NEWEST = 50
 

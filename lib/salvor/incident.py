@@ -17,7 +17,7 @@ from salvor import checks, clock
 from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, State
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
-from salvor.learned import Learned
+from salvor.journal.learned import Learned
 from salvor.system import FORECAST, Application, Context, Outbox, Restorable, Route, System, Wish
 
 RESTART = "restart"

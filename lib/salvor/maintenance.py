@@ -10,8 +10,8 @@ from salvor.console import approval, one_of, show_plan
 from salvor.errors import CannotError, UsageError
 from salvor.history import History
 from salvor.incident import Incident, new_id
-from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform, Service
+from salvor.journal.folders import incidents_folder, operator
 from salvor.run import Plan, PlannedStep, Runner
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
-from salvor.line import plain
+from salvor.journal.line import plain
 from salvor.run import Plan, describe
 from salvor.secrets import mask, mask_data
 

@@ -35,7 +35,7 @@ from salvor.change import (
 from salvor.errors import UsageError
 
 if TYPE_CHECKING:
-    from salvor.audit import Audited
+    from salvor.backups.audit import Audited
 
 Outcome = Iterator[Progress] | None
 """What a verb returns: nothing, or its progress, from the engine's own figures, while it works."""

@@ -15,9 +15,9 @@ from salvor import clock, console, inventory, show
 from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
-from salvor.opening import open_session
 from salvor.run import Plan
 from salvor.session import Session
+from salvor.session.opening import open_session
 from salvor.show import Plain, Shown
 from salvor.system import Wish
 

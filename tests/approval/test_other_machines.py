@@ -19,7 +19,7 @@ from tests.approval.second_person import (
     until,
     waits,
 )
-from tests.test_lease import Machine
+from tests.journal.test_lease import Machine
 from tests.world import GOOD, World
 
 

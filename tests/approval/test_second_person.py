@@ -13,8 +13,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import aftermath, clock, console, handover, notebook, story
+from salvor import clock, console
 from salvor.errors import CannotError, PlanMovedError, UsageError
+from salvor.journal import story
+from salvor.notebook import cells as notebook
+from salvor.session import aftermath, handover
 from salvor.show import Json, Plain
 
 from tests import trouble
@@ -98,7 +101,7 @@ def test_a_clock_that_jumps_neither_ends_the_wait_nor_the_approval(place: World)
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_while_it_waits_nothing_is_done_and_the_same_command_goes_on(place: World, by: signal.Signals) -> None:
     code = (
-        "from salvor import console; from salvor.opening import open_session; from salvor.show import Plain\n"
+        "from salvor import console; from salvor.session.opening import open_session; from salvor.show import Plain\n"
         "opened = open_session('things', Plain(), platform='world')\n"
         "console.ends_with_exit_code(console.recover)(opened, Plain(), yes=True)"
     )
@@ -130,7 +133,7 @@ def test_the_plan_says_which_steps_wait(place: World, capsys: pytest.CaptureFixt
 def test_in_the_notebook_it_waits_as_well(
     place: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("salvor.live.make_record", lambda session, shown: None)
+    monkeypatch.setattr("salvor.notebook.live.make_record", lambda session, shown: None)
     walk = notebook.open({"service": "things", "platform": "world", "approve": "yes"})
     for step in ("assess", "notify", "isolate", "restore", "verify"):
         walk.act(step)

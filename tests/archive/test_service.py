@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 import yaml
-from salvor import aftermath, clock, console, maintenance
+from salvor import clock, console, maintenance
 from salvor.change import Level
 from salvor.errors import SalvorError
-from salvor.opening import open_session
-from salvor.session import Session
+from salvor.session import Session, aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Restorable, System, Wish
 

@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from salvor import backup_metrics, monitoring, prometheus
-from salvor.audit import Room
-from salvor.backup_checks import CHECKS, Known
-from salvor.backup_report import Looked
+from salvor import monitoring, prometheus
+from salvor.backups import metrics as backup_metrics
+from salvor.backups.audit import Room
+from salvor.backups.checks import CHECKS, Known
+from salvor.backups.policy import Expect
+from salvor.backups.report import Looked
 from salvor.change import Backup, Finding, Level
-from salvor.policy import Expect
 
 RULES = Path(monitoring.__file__).parent / "salvor.rules.yaml"
 TESTS = Path(__file__).with_name("rules.yaml")

@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from salvor import backup_checks, clock
-from salvor.audit import Room
-from salvor.backup_checks import Due, Known
+from salvor import clock
+from salvor.backups import checks as backup_checks
+from salvor.backups.audit import Room
+from salvor.backups.checks import Due, Known
+from salvor.backups.policy import Expect, Keep
 from salvor.change import Backup, Finding, Level
-from salvor.policy import Expect, Keep
 from salvor.schedule.moments import read
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import backup_report, drill_report, journal, maintenance, rehearsal, retention_work
+from salvor import journal, maintenance
+from salvor.backups import report as backup_report
+from salvor.backups import retention_work
 from salvor.change import Finding, Level
+from salvor.drill import rehearsal
+from salvor.drill import report as drill_report
 from salvor.errors import NotProvenError, SalvorError, WarnedError
-from salvor.incidents import incidents_folder
 from salvor.journal import Journal
-from salvor.paper import Paper
+from salvor.journal.folders import incidents_folder
+from salvor.notebook.paper import Paper
 from salvor.sandbox import configuration, database
 from salvor.sandbox.layout import Layout
 from salvor.show import Plain

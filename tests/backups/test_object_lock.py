@@ -11,10 +11,10 @@ import boto3
 import pytest
 from moto import mock_aws
 from salvor import clock
+from salvor.backups.policy import Keep
+from salvor.backups.retention import decide
 from salvor.errors import CannotError
-from salvor.policy import Keep
 from salvor.postgres.dump_store import Bucket
-from salvor.retention import decide
 
 PLACE = "s3://dumps/shop"
 

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import clock, evidence, handover, lock, story
+from salvor import clock
 from salvor.change import Level
 from salvor.checklist import answers, form, walk
 from salvor.checklist.answers import Answers
 from salvor.errors import CannotError, HeldError, NotProvenError, UsageError
-from salvor.incidents import incidents_folder
-from salvor.journal import Journal
+from salvor.journal import Journal, evidence, lock, story
+from salvor.journal.folders import incidents_folder
+from salvor.session import handover
 from salvor.show import Json, Plain
 
 from tests import page_reader, world

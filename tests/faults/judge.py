@@ -8,9 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 import salvor.sandbox
-from salvor import evidence
 from salvor.change import Level
-from salvor.journal import Journal, incidents
+from salvor.journal import Journal, evidence, incidents
 from salvor.sandbox import processes, receiver, survivors
 from salvor.sandbox.layout import Layout
 

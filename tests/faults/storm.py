@@ -37,19 +37,20 @@ import apprise  # noqa: F401
 import dns.query
 import dns.update  # noqa: F401
 import psycopg  # noqa: F401
+import salvor.notebook.record
 import salvor.postgres.logical
-import salvor.record
 import salvor.sandbox
 import salvor.systems.dns
 import salvor.systems.outbox
 import salvor.systems.postgres
-from salvor import clock, console, rehearsal
+from salvor import clock, console
+from salvor.drill import rehearsal
 from salvor.errors import SalvorError
 from salvor.journal import Journal
-from salvor.opening import open_session
-from salvor.paper import Paper
+from salvor.notebook.paper import Paper
 from salvor.sandbox import disasters, folders
 from salvor.sandbox.layout import Layout
+from salvor.session.opening import open_session
 from salvor.show import Plain
 
 from tests.faults import faults, judge

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import console, evidence
+from salvor import console
 from salvor.change import Level
-from salvor.journal import Journal
+from salvor.journal import Journal, evidence
 from salvor.show import Plain
 
 from tests import world

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import aftermath, console, evidence
+from salvor import console
 from salvor.change import Level
-from salvor.journal import Journal
+from salvor.journal import Journal, evidence
+from salvor.session import aftermath
 from salvor.show import Plain
 
 from tests import world

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from salvor import clock, console, maintenance
 from salvor.errors import SalvorError
-from salvor.opening import open_session
+from salvor.session.opening import open_session
 from salvor.shell import Shell
 from salvor.show import Plain
 from salvor.ssh.host import Host

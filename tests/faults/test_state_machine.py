@@ -22,10 +22,11 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, settings, strategies
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from salvor import aftermath, clock, console, evidence
+from salvor import clock, console
 from salvor.change import Level
 from salvor.errors import CannotError
-from salvor.journal import Journal
+from salvor.journal import Journal, evidence
+from salvor.session import aftermath
 from salvor.show import Plain
 
 from tests import world

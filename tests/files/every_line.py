@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import salvor.systems
-from salvor import aftermath, console, evidence
+from salvor import console
 from salvor.change import Level
+from salvor.journal import evidence
+from salvor.session import aftermath
 from salvor.show import Plain
 
 from tests import world

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from salvor.journal import Journal, incidents
-from salvor.opening import open_session
 from salvor.session import Session
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Context, Wish
 from salvor.systems.files import Files, FilesSettings

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import aftermath, console, inventory
+from salvor import console, inventory
 from salvor.change import Level
 from salvor.errors import CannotError, NotProvenError, UsageError
-from salvor.session import Session
+from salvor.session import Session, aftermath
 from salvor.show import Plain
 
 from tests import ssh_server

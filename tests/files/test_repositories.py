@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from salvor.audit import Room
+from salvor.backups.audit import Room
 from salvor.change import Finding, Level, Progress
 from salvor.errors import CannotError, UsageError
 from salvor.files import restic as engine

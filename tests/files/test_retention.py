@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from salvor import clock
-from salvor.policy import Keep
-from salvor.retention import decide
+from salvor.backups.policy import Keep
+from salvor.backups.retention import decide
 from salvor.systems.files import Files
 
 from tests.files.lab import Lab, act, restic

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor.brief import Brief, newest_first
+from salvor.journal.brief import Brief, newest_first
 from salvor.readiness import expected
 from salvor.readiness.expected import PEOPLE, Expected
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from salvor import clock, executed, paper, prometheus, secrets
+from salvor import clock, prometheus, secrets
 from salvor.errors import CannotError, NotProvenError
+from salvor.notebook import executed, paper
 from salvor.readiness import paper as readiness_paper
 from salvor.readiness import telling
 from salvor.readiness.report import Report

@@ -8,15 +8,15 @@ from datetime import datetime
 
 import psycopg
 import pytest
-from salvor import aftermath, clock, console, maintenance, sandbox
+from salvor import clock, console, maintenance, sandbox
 from salvor.change import Level
 from salvor.errors import CannotError
-from salvor.evidence import check
 from salvor.journal import Journal
-from salvor.opening import open_session
+from salvor.journal.evidence import check
 from salvor.sandbox import database, disasters, names, survivors
 from salvor.sandbox.layout import Layout
-from salvor.session import Session
+from salvor.session import Session, aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Restorable, Wish
 

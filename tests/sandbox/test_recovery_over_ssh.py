@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from salvor import console
 from salvor.errors import SalvorError
-from salvor.opening import open_session
 from salvor.sandbox import database, disasters, survivors
 from salvor.sandbox.layout import ADDRESSES, Layout
 from salvor.session import Session
+from salvor.session.opening import open_session
 from salvor.show import Plain
 
 from tests import ssh_server

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from salvor.incidents import incidents_folder
+from salvor.journal.folders import incidents_folder
 from salvor.sandbox import disasters
 from salvor.sandbox.layout import Layout
 

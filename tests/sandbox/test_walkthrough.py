@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import salvor.sandbox
-from salvor import inventory, walkthrough
+from salvor import inventory
 from salvor.errors import CannotError, UsageError
+from salvor.notebook import walkthrough
 from salvor.sandbox.layout import Layout
 
 

@@ -9,9 +9,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from salvor import clock, inventory, schedule_work
+from salvor import clock, inventory
 from salvor.errors import UsageError
 from salvor.schedule import stamp
+from salvor.schedule import work as schedule_work
 from salvor.schedule.entry import Caller
 from salvor.schedule.settings import Schedule
 from salvor.show import Plain

@@ -6,9 +6,10 @@ import io
 import itertools
 
 import pytest
-from salvor import clock, evidence, inventory, lock
+from salvor import clock, inventory
 from salvor.change import Level
 from salvor.errors import HeldError, UsageError
+from salvor.journal import evidence, lock
 from salvor.show import Plain
 from salvor.watch import commands, moves
 from salvor.watch.watcher import Watcher

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import salvor.systems
-from salvor import evidence
 from salvor.change import Level
+from salvor.journal import evidence
 from salvor.systems.cache import Cache
 
 from tests import world

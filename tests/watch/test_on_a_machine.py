@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from salvor import aftermath
 from salvor.host import instances, releases, services
 from salvor.journal import Journal
+from salvor.session import aftermath
 from salvor.shell import Shell
 from salvor.show import Plain
 from salvor.ssh.host import Host

@@ -8,17 +8,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, console, mirror, mirror_store, show, ssh_signature
+from salvor import clock, console, show
 from salvor.approval import paper, places
 from salvor.approval.settings import SecondPerson
-from salvor.brief import OVER
 from salvor.change import Change
 from salvor.deadline import within
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
-from salvor.incidents import folder_of, operator
 from salvor.inventory import load
-from salvor.journal import FILE, Journal
-from salvor.line import parse
+from salvor.journal import FILE, Journal, mirror, mirror_store, ssh_signature
+from salvor.journal.brief import OVER
+from salvor.journal.folders import folder_of, operator
+from salvor.journal.line import parse
 from salvor.show import Shown
 
 _DEADLINE = 20.0

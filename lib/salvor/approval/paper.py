@@ -19,9 +19,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from salvor import clock, ssh_signature
+from salvor import clock
 from salvor.change import canonical
 from salvor.errors import CannotError, CommandError, NotConvergedError, UsageError
+from salvor.journal import ssh_signature
 from salvor.plain import one_line
 
 NAMESPACE = "salvor-approval"

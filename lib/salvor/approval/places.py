@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from salvor.approval.paper import NAME
-from salvor.mirror_store import Store, store
+from salvor.journal.mirror_store import Store, store
 
 FOLDER = "approvals"
 _MOST = 1000

@@ -8,13 +8,14 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, durable, ssh_signature
+from salvor import clock, durable
 from salvor.approval import paper, places
 from salvor.approval.paper import Checked, NotApprovedError
 from salvor.approval.places import Place
 from salvor.approval.settings import SecondPerson
 from salvor.deadline import within
 from salvor.errors import CannotError
+from salvor.journal import ssh_signature
 
 BETWEEN_LOOKS = 0.5
 """Seconds between two looks into the incident's folder."""

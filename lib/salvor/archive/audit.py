@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salvor import audit, bucket, shell
+from salvor import bucket, shell
 from salvor.archive import listing
 from salvor.archive.members import Members
 from salvor.archive.settings import ArchivesSettings
 from salvor.archive.source import SUM, Archive, opened
-from salvor.audit import Audited
+from salvor.backups import audit
+from salvor.backups.audit import Audited
 from salvor.change import Progress
 from salvor.errors import CannotError
 from salvor.shell import Shell

@@ -8,11 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from salvor import brief, clock, journal
+from salvor import clock, journal
 from salvor.checklist.form import Checklist, Item
 from salvor.errors import CannotError
-from salvor.incidents import incidents_folder
-from salvor.journal import Journal
+from salvor.journal import Journal, brief
+from salvor.journal.folders import incidents_folder
 
 PURPOSE = "checklist"
 GOOD = ("passed", "warned", "yes", "not applicable")

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from salvor import clock, inventory, located_yaml
+from salvor import clock, inventory
 from salvor.errors import UsageError
+from salvor.inventory import located_yaml
 
 _Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 _Seconds = Annotated[float, BeforeValidator(clock.read_duration), Field(gt=0)]

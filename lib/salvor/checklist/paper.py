@@ -5,7 +5,7 @@ from __future__ import annotations
 from salvor import durable, pages
 from salvor.checklist.answers import Answers
 from salvor.checklist.form import Checklist
-from salvor.paper import words
+from salvor.notebook.paper import words
 
 PAGE = "checklist.html"
 LOOKS = {

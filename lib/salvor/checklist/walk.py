@@ -12,15 +12,15 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from salvor import clock, evidence, inventory, lock, shell, show, ssh_signature
+from salvor import clock, inventory, shell, show
 from salvor.checklist import answers, form, paper
 from salvor.checklist.answers import PURPOSE, Answers
 from salvor.checklist.form import Checklist, Item
 from salvor.console import shortest
 from salvor.errors import CannotError, NotProvenError, OutcomeUnknownError, SalvorError
 from salvor.incident import new_id
-from salvor.incidents import incidents_folder, operator
-from salvor.journal import Journal
+from salvor.journal import Journal, evidence, lock, ssh_signature
+from salvor.journal.folders import incidents_folder, operator
 from salvor.plain import one_line
 from salvor.schedule.entry import line as typed_line
 from salvor.show import Shown

@@ -42,7 +42,8 @@ def trends(
     json: bool = False,
 ) -> None:
     """What all incidents and drills show over time: targets met, detection, recovery, availability, steps."""
-    from salvor import show, show_trends
+    from salvor import show
+    from salvor.trends import show as show_trends
 
     show_trends.run(platform, service, by, show.choose(as_json=json), report=report)
 

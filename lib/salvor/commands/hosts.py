@@ -59,7 +59,8 @@ def _on_hosts(verb: str, summary: str) -> Callable[..., None]:
         yes: bool = False,
         json: bool = False,
     ) -> None:
-        from salvor import host_work, show
+        from salvor import show
+        from salvor.hosts import work as host_work
 
         work = {"fence": host_work.fence, "unfence": host_work.unfence}[verb]
         shown = show.choose(as_json=json)
@@ -82,7 +83,8 @@ def _on_service(verb: str, summary: str) -> Callable[..., None]:
         yes: bool = False,
         json: bool = False,
     ) -> None:
-        from salvor import host_work, show
+        from salvor import show
+        from salvor.hosts import work as host_work
 
         work = {"start": host_work.start, "stop": host_work.stop, "restart": host_work.restart}[verb](name)
         shown = show.choose(as_json=json)

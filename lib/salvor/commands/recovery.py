@@ -22,8 +22,8 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
     """The open incident, or a new one with these wishes."""
     from salvor import console
     from salvor.arguments import wish
-    from salvor.incidents import of_incident
-    from salvor.opening import open_session
+    from salvor.journal.folders import of_incident
+    from salvor.session.opening import open_session
 
     if incident and not service:
         platform, service = of_incident(incident)
@@ -110,7 +110,9 @@ def restore(
     json: bool = False,
 ) -> None:
     """Bring a service back, or all of a platform: the whole runbook. The same command again resumes where it was."""
-    from salvor import arguments, console, record, rehearsal, show, whole_platform
+    from salvor import arguments, console, show, whole_platform
+    from salvor.drill import rehearsal
+    from salvor.notebook import record
 
     wishes = {
         "source": from_,
@@ -145,7 +147,8 @@ def undo(
     c: Context, incident: str = "", plan: bool = False, approve: str = "", yes: bool = False, json: bool = False
 ) -> None:
     """Walk an incident's journal backwards: the world is as before it, where that is possible."""
-    from salvor import aftermath, show
+    from salvor import show
+    from salvor.session import aftermath
 
     aftermath.undo(incident, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
 
@@ -155,7 +158,8 @@ def discard(
     c: Context, incident: str = "", plan: bool = False, approve: str = "", yes: bool = False, json: bool = False
 ) -> None:
     """Remove for good what an incident kept: the data that was live before it."""
-    from salvor import aftermath, show
+    from salvor import show
+    from salvor.session import aftermath
 
     aftermath.discard(incident, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
 

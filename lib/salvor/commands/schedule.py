@@ -13,8 +13,8 @@ from salvor.commands import collection, command
 @command()
 def show(c: Context, platform: str = "", json: bool = False) -> None:
     """Show what runs by itself: when next, when last, and whether it is installed on this machine."""
-    from salvor import schedule_work
     from salvor import show as show_
+    from salvor.schedule import work as schedule_work
 
     schedule_work.show_all(platform, show_.choose(as_json=json))
 
@@ -28,8 +28,8 @@ def _changing(name: str, summary: str) -> Callable[..., None]:
         yes: bool = False,
         json: bool = False,
     ) -> None:
-        from salvor import schedule_work
         from salvor import show as show_
+        from salvor.schedule import work as schedule_work
 
         work = {"install": schedule_work.install, "remove": schedule_work.remove}[name]
         work(platform, show_.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
@@ -45,7 +45,7 @@ remove = _changing("remove", "Let no schedule of the platform run by itself here
 @command("name", name="the schedule, as the inventory names it")
 def run(c: Context, name: str, platform: str = "") -> None:
     """Run a schedule if it is due: what cron calls every few minutes."""
-    from salvor import schedule_work
+    from salvor.schedule import work as schedule_work
 
     sys.exit(schedule_work.run_due(platform, name))
 

@@ -48,7 +48,8 @@ def backups(
     json: bool = False,
 ) -> None:
     """List the backups: age, size, window, last proof, against the service's RPO; or --check them."""
-    from salvor import backup_report, maintenance, show
+    from salvor import maintenance, show
+    from salvor.backups import report as backup_report
 
     shown = show.choose(as_json=json)
     if check or deep or prometheus:
@@ -68,7 +69,8 @@ def retention(
     json: bool = False,
 ) -> None:
     """Say of each backup (of a service, or all) why it stays, then remove those that the policy (keep:) lets go."""
-    from salvor import retention_work, show
+    from salvor import show
+    from salvor.backups import retention_work
 
     retention_work.carry_out(service, platform, show.choose(as_json=json), plan_only=plan, approve=approve, yes=yes)
 
@@ -87,7 +89,8 @@ def drill(
     json: bool = False,
 ) -> None:
     """Break a stand-in (sandbox; all of o4o) and bring it back; one service, or elsewhere: restore beside, prove."""
-    from salvor import drill, show
+    from salvor import show
+    from salvor.drill import scenes as drill
 
     drill.run(service, platform, scenario, show.choose(as_json=json), keep=keep)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from salvor import audit
 from salvor.archive import audit as archives
-from salvor.audit import Audited
+from salvor.backups import audit
+from salvor.backups.audit import Audited
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
 from salvor.files.restic import DamagedError

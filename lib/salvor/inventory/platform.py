@@ -15,7 +15,7 @@ from salvor import clock
 from salvor.approval.settings import SecondPerson
 from salvor.checks import Check
 from salvor.errors import UsageError
-from salvor.located_yaml import Document
+from salvor.inventory.located_yaml import Document
 from salvor.schedule.settings import Schedule
 from salvor.status.settings import Notice, Page
 from salvor.system import Context, Settings, System, kind

@@ -7,8 +7,8 @@ from typing import NoReturn
 
 from salvor.checks import Check
 from salvor.errors import UsageError
+from salvor.inventory.located_yaml import Location
 from salvor.inventory.platform import Service
-from salvor.located_yaml import Location
 from salvor.system import Application, Outbox, Restorable, Route, Settings, kind
 
 Refuse = Callable[[Location, str, str], NoReturn]

@@ -9,10 +9,10 @@ from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from salvor import located_yaml
 from salvor.errors import UsageError
+from salvor.inventory import located_yaml
+from salvor.inventory.located_yaml import Document, Location
 from salvor.inventory.platform import check_name
-from salvor.located_yaml import Document, Location
 
 SECTIONS = ("systems", "services", "watch", "escalation", "schedules", "notices")
 """What maps names to settings, from any of the files."""

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from salvor import audit, clock, secrets, shell
+from salvor import clock, secrets, shell
 from salvor.archive import audit as archives
-from salvor.audit import WAL, Audited
+from salvor.backups import audit
+from salvor.backups.audit import WAL, Audited
 from salvor.change import Finding, Level
 from salvor.postgres import dump_chosen
 from salvor.postgres.backrest import NAME, Repository

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from salvor.archive.settings import ArchivesSettings
-from salvor.policy import BackedUpSettings
+from salvor.backups.policy import BackedUpSettings
 from salvor.secrets import SecretReference
 from salvor.ssh.settings import SshSettings
 

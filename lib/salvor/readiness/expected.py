@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from salvor import show
-from salvor.brief import Brief
+from salvor.journal.brief import Brief
 
 MOST_RUNS = 20
 """The newest runs that are reckoned with: older ones were on other machines, with other code."""

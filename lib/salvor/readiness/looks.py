@@ -17,8 +17,8 @@ from salvor.change import Backup, Reachable, State
 from salvor.deadline import within
 from salvor.errors import SalvorError, UsageError
 from salvor.incident import new_id
-from salvor.incidents import incidents_folder
 from salvor.inventory import Platform, Service
+from salvor.journal.folders import incidents_folder
 from salvor.plain import one_line
 from salvor.ssh.settings import DoorSettings
 from salvor.system import Context, Outbox, Restorable, Route, kind

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from salvor import brief, durable, pages, trends
+from salvor import durable, pages, trends
 from salvor.console import shortest
 from salvor.errors import CannotError, UsageError
-from salvor.incidents import incidents_folder
-from salvor.notebook import Opened, display, display_style, for_people, read_parameters
-from salvor.paper import Paper
+from salvor.journal import brief
+from salvor.journal.folders import incidents_folder
+from salvor.notebook.cells import Opened, display, display_style, for_people, read_parameters
+from salvor.notebook.paper import Paper
 from salvor.readiness import report
 from salvor.readiness.report import Report
 from salvor.run import Watcher
 from salvor.secrets import mask_data
-from salvor.trend_charts import Charts
 from salvor.trends import Trends
+from salvor.trends.charts import Charts
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

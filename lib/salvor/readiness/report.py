@@ -8,10 +8,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from salvor import brief, clock, inventory
-from salvor.brief import Brief
-from salvor.incidents import incidents_folder
+from salvor import clock, inventory
 from salvor.inventory import Platform, Service
+from salvor.journal import brief
+from salvor.journal.brief import Brief
+from salvor.journal.folders import incidents_folder
 from salvor.readiness import expected, looks, rules
 from salvor.readiness.expected import Expected
 from salvor.readiness.looks import Drift, Newest, Seen

@@ -7,13 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from salvor import brief, clock
-from salvor.brief import Brief
+from salvor import clock
 from salvor.deadline import within
 from salvor.errors import SalvorError
 from salvor.incident import Incident, new_id
-from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform, Service
+from salvor.journal import brief
+from salvor.journal.brief import Brief
+from salvor.journal.folders import incidents_folder, operator
 from salvor.status import notices
 from salvor.status.settings import Notice, Words
 from salvor.status.states import Seen, Status, judge

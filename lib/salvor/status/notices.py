@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from salvor import clock, durable
 from salvor.errors import CannotError, UsageError
-from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform
+from salvor.journal.folders import incidents_folder, operator
 from salvor.status.settings import Notice
 
 _MOST_BYTES = 64 * 1024

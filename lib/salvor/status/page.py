@@ -21,7 +21,7 @@ from salvor.status.states import Status, worst
 REFRESH = 30
 """Seconds after which the page is read again."""
 _KOREA = timezone(timedelta(hours=9), "KST")
-_TEMPLATES = Path(__file__).parents[1] / "templates"
+_TEMPLATES = Path(pages.__file__).parent / "templates"
 
 STATES: Mapping[Status, Words] = {
     Status.OPERATIONAL: Words(en="Operational", ko="정상"),

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from salvor import bucket, clock, durable, lock
+from salvor import bucket, clock, durable
 from salvor.deadline import within
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
-from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform, load
-from salvor.paper import words
+from salvor.journal import lock
+from salvor.journal.folders import incidents_folder, operator
+from salvor.notebook.paper import words
 from salvor.status import look
 from salvor.status.look import Report
 from salvor.status.page import html

@@ -15,7 +15,8 @@ from salvor import clock, leftovers
 from salvor.archive import audit as archives
 from salvor.archive.settings import ArchivesSettings
 from salvor.archive.system import Archived
-from salvor.audit import Audited
+from salvor.backups.audit import Audited
+from salvor.backups.policy import BackedUpSettings, Keep
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.files import archived, audit, backing_up, locations, questions, snapshot
@@ -24,7 +25,6 @@ from salvor.files.manifest import Manifests
 from salvor.files.place import Place
 from salvor.files.restic import Repository
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
-from salvor.policy import BackedUpSettings, Keep
 from salvor.secrets import SecretReference
 from salvor.ssh.settings import DoorSettings
 from salvor.system import Wish, verb

@@ -9,7 +9,7 @@ from typing import Any
 
 from salvor import clock, secrets, shell
 from salvor.archive.system import Archived
-from salvor.audit import Audited
+from salvor.backups.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import (

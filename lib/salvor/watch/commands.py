@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from salvor import clock, inventory, lock, show
+from salvor import clock, inventory, show
 from salvor.console import one_of
 from salvor.errors import HeldError, UsageError
-from salvor.incidents import find, incidents_folder, lease_of, operator
 from salvor.inventory import Platform
-from salvor.journal import Journal
+from salvor.journal import Journal, lock
+from salvor.journal.folders import find, incidents_folder, lease_of, operator
 from salvor.show import Shown
 from salvor.watch.alertmanager import Access, receiving
 from salvor.watch.episode import tell

@@ -13,14 +13,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from salvor import brief, clock
+from salvor import clock
 from salvor.change import Change
 from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
-from salvor.incidents import incidents_folder, operator
 from salvor.inventory import Platform
-from salvor.journal import FILE, Journal
+from salvor.journal import FILE, Journal, brief
+from salvor.journal.folders import incidents_folder, operator
 from salvor.run import Runner, Watcher, describe
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import durable
-from salvor.incidents import incidents_folder
+from salvor.journal.folders import incidents_folder
 
 
 class Kept:

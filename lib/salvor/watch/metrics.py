@@ -17,8 +17,8 @@ from salvor.deadline import within
 from salvor.errors import CannotError
 from salvor.host.facts import Disk, Facts
 from salvor.incident import Incident
-from salvor.incidents import incidents_folder
 from salvor.inventory import Platform
+from salvor.journal.folders import incidents_folder
 from salvor.plain import one_line
 from salvor.system import Wish
 from salvor.watch.alerts import Alerts

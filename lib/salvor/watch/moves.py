@@ -11,10 +11,10 @@ from salvor import clock, console
 from salvor.change import Change, Finding, Level
 from salvor.errors import CannotError, HeldError
 from salvor.inventory import Platform
-from salvor.opening import open_session
 from salvor.run import Plan, PlannedStep, describe
 from salvor.secrets import mask, mask_data
 from salvor.session import Session
+from salvor.session.opening import open_session
 from salvor.show import Shown
 from salvor.watch import actions
 from salvor.watch.episode import ESCALATE, Cause, Episode, Stage, Told, sitting, tell

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
 from salvor.checks import Check
-from salvor.located_yaml import Location
+from salvor.inventory.located_yaml import Location
 from salvor.system import Machine, Outbox, Settings, kind
 from salvor.watch.rules import Action, Escalation, Rule
 

@@ -1,0 +1,152 @@
+"""One operator at a time per service, among machines that share a journal's mirror.
+
+The lock (`lock.py`) knows one machine. Beside it the mirror holds a lease: `.leases/PLATFORM.SERVICE/NUMBER-held.json`
+says who works on the service, `NUMBER-released.json` that it is over, and the highest number counts. Each is made only
+when there is none of that name (S3: `If-None-Match`, https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html),
+and nothing is ever overwritten. A lease has no end in time: a clock that is wrong would let two work. Who takes over
+says so, and the other one finds it before its next change. A mirror that cannot be reached holds nobody up: it is said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from salvor import clock
+from salvor.deadline import within
+from salvor.errors import HeldError
+from salvor.journal.mirror_store import store
+
+_DEADLINE = 5.0  # seconds for the mirror's answer: a recovery waits for it before each change
+_PAUSE = 60.0  # seconds before a mirror that gave no answer is asked again: a recovery does not wait each time
+_HELD = re.compile(r"([0-9]{6})-held\.json")
+
+
+class Lease:
+    """One operator's claim on a service in the mirror at `location`."""
+
+    def __init__(
+        self, location: str, service: str, *, by: str, incident: str, folder: Path, tell: Callable[[str], None]
+    ) -> None:
+        self.location, self.service, self.incident = location, service, incident
+        self._store = store(location, f".leases/{quote(service, safe='')}")
+        self._me = {"by": by, "host": socket.gethostname(), "pid": os.getpid(), "folder": str(folder.absolute())}
+        self._tell = tell
+        self._number = 0
+        self._asked_again_at: float | None = None
+
+    def claim(self, *, take: bool = False) -> dict[str, Any]:
+        """Hold the service, unless another machine does; returns who held it before and did not release it, if anyone.
+
+        What a process of these same incidents (this host and folder) left is ours: the lock says that it has ended.
+        `take`: whoever holds it. Raises HeldError naming the holder, OSError when the mirror gives no answer.
+        """
+        while True:
+            number, holder, is_over = self._newest()
+            holder = {} if is_over else holder
+            if holder and not take and not self.left_here(holder):
+                raise self._held(holder)
+            if self._make(f"{number + 1:06d}-held.json", since=clock.write_time(clock.now()), incident=self.incident):
+                self._number = number + 1
+                return holder
+
+    def check(self) -> None:
+        """Raises HeldError when it is not ours any more. Claims it first, when that could not be done before."""
+        if self._asked_again_at and clock.monotonic() < self._asked_again_at:
+            return
+        try:
+            if not self._number:
+                self.claim()
+            number, holder, _ = self._newest()
+        except OSError as error:
+            if self._asked_again_at is None:
+                self._tell(
+                    f"The mirror {self.location} does not say who else works on {self.service}: {error}\n"
+                    "Safe now: on this machine nobody else does, and the recovery goes on; ask your colleagues."
+                )
+            self._asked_again_at = clock.monotonic() + _PAUSE
+            return
+        self._asked_again_at = None
+        if number != self._number:
+            raise self._taken(holder)
+
+    def release(self) -> None:
+        """Let the next one in. A mirror that cannot be reached is told: the next one must take over then."""
+        if not self._number:
+            return
+        try:
+            self._make(f"{self._number:06d}-released.json", at=clock.write_time(clock.now()))
+        except OSError as error:
+            self._tell(
+                f"The mirror {self.location} still says that {self._me['by']} works on {self.service}: {error}\n"
+                f"HINT: on another machine: inv incident.take --incident={self.incident}"
+            )
+        self._number = 0
+
+    def _newest(self) -> tuple[int, dict[str, Any], bool]:
+        """The highest number, who made it, and whether it was released. Raises OSError."""
+
+        def ask() -> tuple[int, dict[str, Any], bool]:
+            names = self._store.names()
+            number = max((int(found[1]) for name in names if (found := _HELD.fullmatch(name))), default=0)
+            if not number:
+                return 0, {}, True
+            return number, _parse(self._store.get(f"{number:06d}-held.json")), f"{number:06d}-released.json" in names
+
+        return within(_DEADLINE, ask)
+
+    def _make(self, name: str, **said: Any) -> bool:
+        content = json.dumps({**self._me, **said}).encode() + b"\n"
+        return within(_DEADLINE, lambda: self._store.create(name, content))
+
+    def left_here(self, holder: dict[str, Any]) -> bool:
+        """Whether a process of these same incidents held it: it has ended, for whoever asks has the lock."""
+        return all(holder.get(name) == self._me[name] for name in ("host", "folder"))
+
+    def _held(self, holder: dict[str, Any]) -> HeldError:
+        incident = holder.get("incident", "?")
+        return HeldError(
+            f"{_named(holder)} works on {self.service} now: incident {incident}, since {holder.get('since', '?')}.",
+            safe="nothing was changed",
+            hint=f"to take over: inv incident.take --incident={incident}, then the same command again; "
+            "the other one stops before its next change",
+        )
+
+    def _taken(self, holder: dict[str, Any]) -> HeldError:
+        return HeldError(
+            f"{_named(holder)} took {self.service} over at {holder.get('since', '?')}; this process goes no further.",
+            safe="the change that was under way has ended; no other was begun",
+            hint="talk to them before you run anything: the same command again would take part in their incident",
+        )
+
+
+def _named(holder: dict[str, Any]) -> str:
+    return f"{holder.get('by', 'somebody')} (process {holder.get('pid', '?')} on {holder.get('host', '?')})"
+
+
+def _parse(content: bytes) -> dict[str, Any]:
+    try:
+        holder = json.loads(content)
+    except ValueError:
+        holder = None
+    return holder if isinstance(holder, dict) else {"by": "somebody whose name cannot be read"}
+
+
+@contextmanager
+def hold(lease: Lease | None) -> Iterator[Callable[[], None]]:
+    """Hold `lease` inside the block (None: there is no mirror); gives what must be asked before each change."""
+    if lease is None:
+        yield lambda: None
+        return
+    lease.check()
+    try:
+        yield lease.check
+    finally:
+        lease.release()

@@ -1,0 +1,194 @@
+"""Let the schedules of a platform run by themselves on this machine, or no more; and show when they do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+from salvor import clock, inventory, show
+from salvor.change import Change, Finding, Level, Undo
+from salvor.errors import UsageError
+from salvor.incident import Incident
+from salvor.inventory import Platform, Service
+from salvor.inventory.sections import ENVIRONMENT
+from salvor.journal.folders import incidents_folder
+from salvor.maintenance import sitting, work
+from salvor.schedule import stamp
+from salvor.schedule.entry import Caller, Entry, line
+from salvor.schedule.settings import Schedule
+from salvor.show import Shown
+from salvor.systems.schedules import Schedules, SchedulesSettings
+
+_NAME = "schedules"
+_KEPT = ("SALVOR_INVENTORY", "SALVOR_INCIDENTS", "SALVOR_MIRROR", "SALVOR_SIGNING_KEY")
+"""What of the environment a schedule runs with: places, never a secret."""
+
+
+def caller(platform: Platform) -> Caller:
+    """How inv is called on this machine, as it was called now."""
+    sources = (str(one.data.get("variables_from", "")) for one in platform.documents)
+    named = [found[1] for source in sources for found in ENVIRONMENT.finditer(source)]
+    environment = {name: value for name in (*_KEPT, *named) if (value := os.environ.get(name))}
+    for name in ("SALVOR_INVENTORY", "SALVOR_INCIDENTS"):
+        if name in environment:
+            environment[name] = str({"SALVOR_INVENTORY": inventory.home}.get(name, incidents_folder)())
+    folder, stamps = str(inventory.root()), str(incidents_folder() / ".schedules")
+    return Caller(platform=platform.name, python=sys.executable, folder=folder, stamps=stamps, environment=environment)
+
+
+def _with_schedules(platform: Platform) -> Platform:
+    """The platform with the system that its schedules are installed in."""
+    settings = SchedulesSettings(kind="schedules", caller=caller(platform))
+    return replace(platform, settings={**platform.settings, _NAME: settings})
+
+
+def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
+    """Let run by themselves what the inventory names, as it says, and nothing else of this platform."""
+    described = inventory.load(platform)
+    if not described.schedules:
+        raise UsageError(
+            f"The platform {platform!r} names no schedules.",
+            safe="nothing was changed",
+            hint='add schedules: {nightly: {run: [backup, --service=NAME], at: "02:00"}} to it; or inv schedule.remove',
+        )
+    wanted = dict(described.schedules)
+    for name, one in wanted.items():
+        _check_words(name, one.words(platform))
+    for reference in sorted(_of_environment(described)):
+        finding = Finding(_NAME, "secrets", Level.WARN, reference, detail="nothing sets it there; use file:PATH")
+        shown.finding(finding)
+    _carry_out("install", described, wanted, shown, plan_only=plan_only, approve=approve, yes=yes)
+    shown.tell(f"  take them away: inv schedule.remove --platform={platform}")
+
+
+def remove(platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
+    """Let nothing of this platform run by itself any more."""
+    _carry_out("remove", inventory.load(platform), {}, shown, plan_only=plan_only, approve=approve, yes=yes)
+
+
+def _carry_out(
+    name: str,
+    platform: Platform,
+    wanted: Mapping[str, Schedule],
+    shown: Shown,
+    *,
+    plan_only: bool,
+    approve: str,
+    yes: bool,
+) -> None:
+    session = sitting(Service(name=_NAME, rto=0, rpo=0), _with_schedules(platform), shown)
+
+    def step(incident: Incident) -> Iterator[Change]:
+        """Let run by themselves what the inventory names, and nothing else of this platform."""
+        system = incident.system(_NAME)
+        assert isinstance(system, Schedules)
+        installed = system.installed()
+        for each in sorted(wanted.keys() | installed.keys()):
+            change = _change(system, each, wanted.get(each), installed.get(each), platform.name)
+            if change:
+                yield change
+
+    step.__name__ = f"schedule.{name}"
+    work(session, step, shown, plan_only=plan_only, approve=approve, yes=yes)
+
+
+def _change(system: Schedules, name: str, wanted: Schedule | None, now: Entry | None, platform: str) -> Change | None:
+    """What makes one schedule as it is wanted; None when it is."""
+    back = Undo("install", {"name": name, "at": now.at, "run": list(now.run)}) if now and now.at else None
+    if wanted is None:
+        lost = "" if back else "what it was cannot be read"
+        return system.change("remove", why="the inventory does not name it", undo=back, no_undo=lost, name=name)
+    words = wanted.words(platform)
+    if now and now.says(wanted.at, words):
+        return None
+    why = "it does not run yet" if now is None else f"it is: {now.at} {line(now.run)}"
+    if now and (now.at, now.run) == (wanted.at, words):
+        why = "it is not as it would be written now, or not active"
+    undo = back or Undo("remove", {"name": name})
+    return system.change("install", why=why, undo=undo, name=name, at=wanted.at, run=list(words))
+
+
+def _check_words(name: str, words: Sequence[str]) -> None:
+    """Raises UsageError when inv would not take these words: better now than at two in the morning."""
+    from invoke.collection import Collection
+    from invoke.exceptions import ParseError
+    from invoke.loader import FilesystemLoader
+    from invoke.parser import Parser
+
+    module, _ = FilesystemLoader(start=str(inventory.root())).load("tasks")
+    try:
+        Parser(contexts=Collection.from_module(module).to_contexts()).parse_argv(list(words))
+    except ParseError as error:
+        raise UsageError(
+            f"The schedule {name!r} would run inv {line(words)}: {error}.",
+            safe="nothing was changed",
+            hint=f"inv --help {words[0]}",
+        ) from error
+
+
+def _of_environment(platform: Platform) -> set[str]:
+    """The secrets that the inventory takes from the environment, in which a schedule does not run."""
+    found: set[str] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, str) and value.startswith("env:"):
+            found.add(value)
+        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            look(inner)
+
+    for document in platform.documents:
+        look(document.data)
+    return found
+
+
+def show_all(platform: str, shown: Shown) -> None:
+    """What runs when, whether it is installed on this machine, and how it ended last."""
+    described = inventory.load(platform)
+    session = sitting(Service(name=_NAME, rto=0, rpo=0), _with_schedules(described), shown)
+    system = cast(Schedules, session.incident.system(_NAME))
+    installed, now = system.installed(), clock.now()
+    rows = []
+    for name in sorted(described.schedules.keys() | installed.keys()):
+        wanted, entry = described.schedules.get(name), installed.get(name)
+        following = wanted.calendar.next(now) if wanted else None
+        words = wanted.words(platform) if wanted else entry.run if entry else ()
+        at = wanted.at if wanted else entry.at if entry else ""
+        state = _state(wanted, entry, platform)
+        last = f"{clock.write_duration(clock.age(entry.last).total_seconds())} ago" if entry and entry.last else "never"
+        if isinstance(shown, show.Json):
+            shown.write(
+                "schedule", name=name, at=at, run=list(words), state=state,
+                next=clock.write_time(following) if following else None,
+                last=clock.write_time(entry.last) if entry and entry.last else None,
+                result=entry.result if entry else "",
+            )  # fmt: skip
+        in_ = f"{following:%m-%d %H:%M}" if following else "-"
+        rows.append((name, at, in_, state, last, entry.result if entry else "", f"inv {line(words)}"))
+    header = ("name", "at", "next (UTC)", "", "last run", "ended", "command")
+    if not rows:
+        shown.tell(f"The platform {platform!r} names no schedules, and none is installed.")
+        return
+    shown.lines([f"By {system.scheduler.name}:", *(f"  {one}" for one in show.table(header, rows))])
+
+
+def _state(wanted: Schedule | None, now: Entry | None, platform: str) -> str:
+    if wanted is None:
+        return "NOT IN THE INVENTORY"
+    if now is None:
+        return "NOT INSTALLED"
+    return "installed" if now.says(wanted.at, wanted.words(platform)) else "NOT AS INSTALLED"
+
+
+def run_due(platform: str, name: str) -> int:
+    """Run a schedule if it is due (cron calls this every few minutes). Returns the exit code: 0 when it was not due."""
+    described = inventory.load(platform)
+    schedules = described.schedules
+    if name not in schedules:
+        raise UsageError(
+            f"The platform {platform!r} has no schedule {name!r} any more.",
+            hint=f"inv schedule.install --platform={platform} takes it away",
+        )
+    return stamp.run_if_due(caller(described), name, schedules[name]) or 0

@@ -1,0 +1,240 @@
+"""An incident on one screen, for whoever goes on with it: what is done, running, owed, undoable, and the next command.
+
+From its journal, and from the lock that says whether somebody works on it now; no system is contacted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from salvor import clock, runbook_files
+from salvor.change import Level
+from salvor.journal import events, lock
+from salvor.journal.happened import Act, Story
+
+_MOST_EACH = 3
+"""Lines of one kind at most: the record has all."""
+_LONGEST = 130
+"""Characters of a line; the record has all."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """One incident as its next operator needs it. `holder` is who works on it now (see `lock.holder`), if anybody."""
+
+    story: Story
+    holder: dict[str, Any] | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether somebody works on this very incident now."""
+        return self.holder is not None and self.holder.get("incident") in (None, self.story.incident)
+
+    @property
+    def is_back(self) -> bool:
+        """Whether users are served again by it, and it was not taken back."""
+        return self.story.at("recovered") is not None and self.story.at("undone") is None
+
+    @property
+    def undoable(self) -> list[Act]:
+        """What is made, not taken back, and has a way back; empty when the newest change has none."""
+        standing = [act for act in self.story.made if act not in self.story.taken_back]
+        return standing if all(act.change.undo for act in standing) else []
+
+    @property
+    def commands(self) -> list[tuple[str, str]]:
+        """The exact commands that fit now, the one to type first at first: command, and what it does."""
+        told, this = self.story, f"--incident={self.story.incident}"
+        if told.at("closed"):
+            again = [(f"inv incident.record {this}", "makes the record that is owed")]
+            return again if any(owed.paid is None for owed in told.owed) else []
+        if told.purpose == "checklist":
+            return [(f"inv checklist {told.service} --platform={told.platform}", "goes on with it")]
+        if told.purpose == "maintenance":
+            return [(f"inv incident.close {this}", "the same command again does what is left; this ends its record")]
+        if told.purpose == "drill" and told.at("recovered") is None:
+            where = f"--service={told.service} --platform={told.platform}"
+            return [(f"inv drill {where}", "takes away what this drill left, then drills anew")]
+        back = (f"inv undo {this}", f"takes {_changes(len(self.undoable))} back")
+        close = (f"inv incident.close {this}", "seals and signs the record")
+        if told.at("undone"):
+            return [(f"inv restore --service={told.service} --platform={told.platform}", "begins anew"), close]
+        if not self.is_back:
+            return [(f"inv restore {this}", "goes on where it stopped"), *([back] if self.undoable else [])]
+        protect = f"inv protect --service={told.service} --platform={told.platform}"
+        discard = (f"inv discard {this}", "removes for good what was live before")
+        kept = [] if told.at("discarded") else [discard]
+        return [(protect, "standbys and backups again"), *([back] if self.undoable else []), *kept, close]
+
+
+def of(story: Story, folder: Path) -> Handover:
+    """The handover of a story; `folder` is the one that holds all incidents."""
+    return Handover(story, lock.holder(story.service, folder))
+
+
+def screen(this: Handover) -> Iterator[str]:
+    """One screen of lines. They are not cleaned for a terminal yet."""
+    for name, text in _lines(this):
+        line = f"{name:12}{' '.join(text.split())}" if name else text
+        yield line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
+
+
+def _lines(this: Handover) -> Iterator[tuple[str, str]]:
+    told = this.story
+    scenario = f", {told.scenario}" if told.scenario else ""
+    title = f"{told.purpose}{scenario} of {told.title or told.service} on {told.platform}, runbook {told.runbook}"
+    yield "", f"{told.incident}  {title}"
+    yield "state", _state(this)
+    yield from _now(this)
+    if told.asked and told.state == "open":
+        yield "waits", f"{told.asked} for a second person: inv incident.approve --incident={told.incident}"
+    yield from _clock(told)
+    for each in told.decisions[:_MOST_EACH]:
+        others = ", ".join(way.name for way in each.others if way.possible)
+        way = f"{each.way.name} {each.way.backup or ''}".rstrip()
+        yield "broken", f"{each.system}: {each.seen}"
+        yield "way back", f"{way}{f' (also possible: {others})' if others else ''}"
+    for figure in ("rto", "rpo"):
+        yield figure.upper(), _against_target(told, figure)
+    yield "steps", _steps(told)
+    yield "done", _done(told)
+    if told.messages:
+        yield "told", _told(told)
+    wrong = [
+        act for act in told.acts if act.outcome in ("failed", "unknown") and not act.is_done and not _again(told, act)
+    ]
+    for act in wrong[-_MOST_EACH:]:
+        yield act.outcome, f"{events.describe(act.change)}: {act.error}"
+    yield from (("unfinished", what) for what in told.unfinished[:_MOST_EACH])
+    owed = [each for each in told.owed if each.paid is None]
+    yield from (("owed", f"{each.what}: {each.why}") for each in owed[:_MOST_EACH])
+    if len(owed) > _MOST_EACH:
+        yield "owed", f"and {len(owed) - _MOST_EACH} more: the record has all"
+    yield from _undoable(this)
+    notes = [mark for mark in told.marks if mark.kind == "note"]
+    yield from (("note", f"{mark.at:%H:%M} {mark.by}: {mark.text}") for mark in notes[-_MOST_EACH:])
+    people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M}" for sitting in told.sittings]
+    yield "operators", ", ".join(people[:1] + ["..."] * (len(people) > 4) + people[1:][-3:])
+    for number, (command, why) in enumerate(this.commands):
+        yield "next" if number == 0 else "or", f"{command}: {why}"
+
+
+def _state(this: Handover) -> str:
+    told = this.story
+    if told.state != "open":
+        return told.state
+    if this.is_held:
+        return "open, under way"
+    if told.failure:
+        lines = told.failure.text.splitlines()
+        hint = next((line for line in lines[1:] if line.startswith("HINT:")), "")
+        return f"open, FAILED at {told.failure.at:%H:%M:%S}: {lines[0] if lines else 'why is not written'} {hint}"
+    stopped = f"open, STOPPED{f' at {told.last_moment:%H:%M:%S} UTC' if told.last_moment else ''}"
+    return f"{stopped} while {', '.join(told.unfinished)}" if told.unfinished else stopped
+
+
+def _now(this: Handover) -> Iterator[tuple[str, str]]:
+    """Who works on the service now."""
+    if this.holder is None:
+        if this.story.state == "open":
+            yield "now", "nobody works on it"
+        return
+    by, host, pid, since = (this.holder.get(name, "?") for name in ("by", "host", "pid", "since"))
+    what = "it" if this.is_held else f"{this.holder.get('incident')}, another incident of this service"
+    yield "now", f"{by} works on {what} since {str(since)[11:19]} UTC; to take over: kill {pid} on {host}"
+
+
+def _clock(told: Story) -> Iterator[tuple[str, str]]:
+    if not told.detected_at:
+        return
+    failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S}" if told.failed_at else ""
+    gone = ""
+    target = told.target("rto")
+    if target is not None and told.state == "open":
+        left = target - (clock.now() - told.detected_at).total_seconds()
+        gone = f"; {clock.write_duration(left)} of the RTO are left" if left > 0 else "; the RTO is over"
+    yield "detected", f"{told.detected_at:%Y-%m-%d %H:%M:%S} UTC{failed}{gone}"
+
+
+def _against_target(told: Story, figure: str) -> str:
+    limit = clock.write_duration(told.target(figure))
+    seconds = told.measured.get(figure)
+    if seconds is None:
+        return f"not measured ({limit} allowed)"
+    return f"{clock.write_duration(seconds)} of {limit} allowed: {'met' if told.is_met(figure) else 'MISSED'}"
+
+
+def _steps(told: Story) -> str:
+    """Each step of the runbook: what it took, that it stopped, or that it was not begun."""
+    runs = {run.name: run for run in told.steps if run.has_end}
+    try:
+        names = [step.__name__ for step in runbook_files.load(told.runbook).steps]
+    except Exception:  # noqa: BLE001  whatever an edited runbook raises, the journal still tells of its steps
+        names = []
+    words = []
+    for name in dict.fromkeys([*names, *runs]):
+        run = runs.get(name)
+        bad = any(each.level in (Level.FAIL, Level.UNKNOWN) for each in run.seen) if run else False
+        if run is None:
+            words.append(f"{name} -")
+        elif run.ended is None:
+            words.append(f"{name} STOPPED")
+        else:
+            not_passed = " NOT PASSED" if bad and name in ("verify", "reroute") else ""
+            words.append(f"{name} {clock.write_duration(run.seconds)}{not_passed}")
+    return ", ".join(words) or "none was begun"
+
+
+def _done(told: Story) -> str:
+    made = ", ".join(events.describe(act.change) for act in told.made)
+    back = {act.key for act in told.taken_back} & {act.key for act in told.made}
+    taken = f", {len(back)} of them taken back" if back else ""
+    return f"{_changes(len(told.made))}{taken}{f': {made}' if made else ''}"
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
+
+
+def _told(told: Story) -> str:
+    """The messages that went out, in their order."""
+    sent = [act.change.arguments for act in told.messages if act.is_done]
+    words = (" ".join(str(one[name]) for name in ("moment", "channel") if name in one) for one in sent)
+    return ", ".join(dict.fromkeys(words)) or "nobody yet"
+
+
+def _again(told: Story, act: Act) -> bool:
+    """Whether a later try did it."""
+    return any(other.key == act.key and other.is_done for other in told.acts)
+
+
+def _undoable(this: Handover) -> Iterator[tuple[str, str]]:
+    standing = [act for act in this.story.made if act not in this.story.taken_back]
+    without = [act for act in standing if act.change.undo is None]
+    if without:
+        yield "undo", f"not past {events.describe(without[-1].change)}: {without[-1].change.no_undo}"
+    elif standing and not this.story.at("closed"):
+        yield "undoable", ", ".join(events.describe(act.change) for act in reversed(standing))
+
+
+def as_json(this: Handover) -> dict[str, Any]:
+    """The same for machines."""
+    told = this.story
+    return {
+        "incident": told.incident,
+        "platform": told.platform,
+        "service": told.service,
+        "purpose": told.purpose,
+        "state": told.state,
+        "measured": told.measured,
+        "held_by": this.holder if this.is_held else None,
+        "done": [events.describe(act.change) for act in told.made],
+        "unfinished": told.unfinished,
+        "failed": told.failure.text if told.failure else None,
+        "owed": [owed.what for owed in told.owed if owed.paid is None],
+        "undoable": [events.describe(act.change) for act in this.undoable],
+        "next": [command for command, _ in this.commands],
+    }

@@ -1,0 +1,110 @@
+"""Changes to machines by hand: planned, approved, journalled, made, and planned again until nothing is left."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from salvor import journal
+from salvor.errors import CannotError, PlanMovedError, UsageError
+from salvor.host import services
+from salvor.hosts import work as host_work
+from salvor.journal import Journal
+from salvor.session import aftermath
+from salvor.show import Plain
+from salvor.ssh.host import Host
+
+from tests import machine
+from tests.machine import OLD_SCRIPT, Machine
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture(scope="module")
+def made() -> Iterator[Machine]:
+    with machine.running(systemd=False) as made:
+        script = made.root / "etc" / "init.d" / "shop"
+        script.write_text(OLD_SCRIPT)
+        script.chmod(0o755)
+        yield made
+
+
+@pytest.fixture
+def incidents(made: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An inventory with the machine, and one that is down."""
+    ssh = {name: list(value) if isinstance(value, tuple) else value for name, value in _said(made).items()}
+    systems = {
+        "web": {"kind": "host", "address": made.address, "ssh": ssh},
+        "down": {"kind": "host", "address": "127.0.0.44", "ssh": {"port": 1, "user": "nobody"}},
+    }
+    (tmp_path / "machines.yaml").write_text(yaml.safe_dump({"systems": systems}))
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
+    return tmp_path / "incidents"
+
+
+def _said(made: Machine) -> dict[str, Any]:
+    return made.settings.model_dump(include={"user", "keys", "host_keys", "agent"})
+
+
+def do(work: Any, limit: str = "web", **how: Any) -> str:
+    stream = io.StringIO()
+    name = getattr(work, "__name__", "work")
+    host_work.carry_out(name, work, "machines", limit, Plain(stream), **how)
+    return stream.getvalue()
+
+
+def test_a_fence_is_planned_then_made_once_and_lifted(made: Machine, incidents: Path) -> None:
+    planned = do(host_work.fence, plan_only=True)
+    assert "web: fence identity=machine " in planned
+    assert "undo   web: unfence identity=machine " in planned
+    assert not incidents.exists()
+    assert made.answers(source=made.stranger)
+    with pytest.raises(PlanMovedError):
+        do(host_work.fence, approve="0123456789ab")
+    hash_ = planned.split("Plan hash: ")[1].split()[0]
+    try:
+        do(host_work.fence, approve=hash_)
+        assert not made.answers(source=made.stranger)
+        (folder,) = journal.incidents(incidents)
+        kinds = [line["kind"] for line in Journal.read(folder).lines]
+        assert kinds[0] == "opened"
+        assert {"approved", "intent", "outcome", "closed"} <= set(kinds)
+        assert "Nothing to do" in do(host_work.fence, yes=True)
+    finally:
+        do(host_work.unfence, yes=True)
+    assert made.answers(source=made.stranger)
+    assert "Nothing to do" in do(host_work.unfence, yes=True)
+
+
+def test_the_journal_of_a_fence_can_be_taken_back(made: Machine, incidents: Path) -> None:
+    do(host_work.fence, yes=True)
+    assert not made.answers(source=made.stranger)
+    (folder,) = journal.incidents(incidents)
+    aftermath.undo(folder.name, Plain(io.StringIO()), yes=True)
+    assert made.answers(source=made.stranger)
+    assert "undone" in {line["kind"] for line in Journal.read(folder).lines}
+
+
+def test_who_does_not_answer_hinders_nobody_and_is_told(made: Machine, incidents: Path) -> None:
+    with pytest.raises(CannotError, match="1 of 2 machines were not reached: down"):
+        do(host_work.start("shop"), "*", yes=True)
+    there = Host(made.address, made.settings).open()
+    assert services.see(there, "shop").runs
+    run = services.see(there, "shop").run
+    do(host_work.restart("shop"), yes=True)
+    second = services.see(there, "shop").run
+    assert second not in ("", run)
+    do(host_work.stop("shop"), yes=True)
+    assert services.see(there, "shop").state == "stopped"
+    assert "Nothing to do" in do(host_work.stop("shop"), yes=True)
+
+
+def test_a_selection_is_needed(incidents: Path) -> None:
+    for limit in ("", "no-such"):
+        with pytest.raises(UsageError, match="--limit"):
+            do(host_work.fence, limit, yes=True)

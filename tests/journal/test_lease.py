@@ -1,0 +1,285 @@
+"""Two machines that share a journal's mirror: two folders of incidents, and one world that both reach."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+from salvor import console
+from salvor.change import Change, Level
+from salvor.errors import HeldError, PlanMovedError, UsageError
+from salvor.journal import FILE, Journal, evidence, incidents, mirror_store
+from salvor.journal.lease import Lease
+from salvor.session import takeover
+from salvor.show import Plain
+
+from tests import world
+from tests.world import BAD, GOOD, World
+
+ROOT = Path(__file__).parents[2]
+INCIDENT = "20261121T003300Z-things-3f2a"
+
+
+class Machine:
+    """One machine: its folder of incidents, and who sits there."""
+
+    def __init__(self, place: World, name: str) -> None:
+        self.place, self.name = place, name
+        self.incidents = place.root / f"incidents-{name}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {
+            **world.environment(self.place.root),
+            "SALVOR_INCIDENTS": str(self.incidents),
+            "SALVOR_OPERATOR": f"kim@{self.name}",
+            "SALVOR_MIRROR": str(self.place.root / "mirror"),
+        }
+
+    def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "invoke", *arguments],
+            env={**os.environ, **self.environment, "PYTHONPATH": str(ROOT / "tests/processes")},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    def restore(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.inv("restore", "--service=things", "--platform=world", "--yes", *arguments)
+
+    def journals(self) -> list[Path]:
+        return list(incidents(self.incidents))
+
+
+@pytest.fixture
+def place(tmp_path: Path, kinds_of_tests: None) -> World:
+    made = world.make(tmp_path)
+    (tmp_path / "mirror").mkdir()
+    made.damage()
+    return made
+
+
+@pytest.fixture
+def here(place: World, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """The machine of this process."""
+    machine = Machine(place, "here")
+    for name, value in machine.environment.items():
+        monkeypatch.setenv(name, value)
+    return machine
+
+
+@pytest.fixture
+def there(place: World) -> Machine:
+    return Machine(place, "there")
+
+
+def test_who_comes_second_is_told_and_may_take_over(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+    plan = session.plan()
+    with pytest.raises(HeldError) as stopped, session.begin():
+        session.approve(plan, "a test")
+        session.act("assess")
+        refused = there.restore()
+        taken = there.inv("incident.take", f"--incident={session.incident.id}", "--reason=kim sleeps")
+        session.act("isolate")
+    assert refused.returncode == 7
+    assert f"kim@here (process {os.getpid()} on " in refused.stderr
+    assert f"inv incident.take --incident={session.incident.id}" in refused.stderr
+    assert taken.returncode == 0, taken.stderr
+    assert "kim@there" in stopped.value.what
+    assert [line["reason"] for line in Journal.read(there.journals()[0]).of("taken")] == ["kim sleeps"]
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+    assert not place.letters or set(place.letters) == {"declared"}
+
+    went_on = there.restore()
+    assert went_on.returncode == 0, went_on.stderr
+    assert (place.live, place.sign, place.letters, place.kept) == (GOOD, "127.0.0.1", ["declared", "recovered"], [BAD])
+    (journal,) = there.journals()
+    assert journal.name == session.incident.id
+    found = evidence.check(journal, mirror=there.environment["SALVOR_MIRROR"])
+    assert not [finding for finding in found if finding.level is Level.FAIL]
+
+
+def test_who_was_taken_over_tells_nobody_that_it_failed(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+
+    class TakenOver(Plain):
+        def begun(self, change: Change) -> None:
+            super().begun(change)
+            if change.verb == "stage":
+                assert there.inv("incident.take", f"--incident={session.incident.id}").returncode == 0
+
+    session.runner.watcher = TakenOver()
+    with pytest.raises(HeldError, match="kim@there"):
+        console.recover(session, Plain(), yes=True)
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+    assert "failed" not in place.letters
+    assert Journal.read(session.incident.folder).of("owed") == [], "nor will it"
+
+
+def test_what_another_machine_ended_is_not_begun_again(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+    with session.begin():
+        session.act("assess")
+    stale = place.session()
+    assert stale.incident.id == session.incident.id
+    there.inv("incident.take", f"--incident={session.incident.id}")
+    assert there.inv("undo", f"--incident={session.incident.id}", "--yes").returncode == 0
+    with pytest.raises(PlanMovedError, match="undone"), stale.begin():
+        pass
+    assert place.live == BAD
+
+
+def test_the_first_machine_finds_what_the_other_did(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+    with session.begin():
+        session.act("assess")
+    (ours,) = here.journals()
+    there.inv("incident.take", f"--incident={session.incident.id}")
+    assert there.restore(f"--incident={session.incident.id}").returncode == 0
+    (theirs,) = there.journals()
+    again = here.restore(f"--incident={session.incident.id}")
+    assert again.returncode == 0, again.stderr
+    assert (ours / FILE).read_bytes().startswith((theirs / FILE).read_bytes())
+    assert place.letters == ["declared", "recovered"]
+
+
+def test_what_a_crash_left_is_no_hindrance_here_and_one_elsewhere(place: World, here: Machine, there: Machine) -> None:
+    child = os.fork()
+    if child == 0:
+        with place.session().begin():
+            os._exit(9)
+    os.waitpid(child, 0)
+    assert there.restore().returncode == 7
+    assert here.restore().returncode == 0
+    assert place.live == GOOD
+
+
+def test_other_services_are_not_held(place: World, here: Machine) -> None:
+    location = here.environment["SALVOR_MIRROR"]
+    for service in ("world.things", "world.others", "another.things"):
+        assert claim(location, service, "here") == {}
+
+
+def test_a_mirror_that_is_gone_holds_nobody_up(place: World, here: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.root / "mirror").rmdir()
+    console.recover(place.session(), Plain(), yes=True)
+    assert (place.live, place.letters) == (GOOD, ["declared", "recovered"])
+    said = "".join(capsys.readouterr())
+    assert said.count("does not say who else works on world.things") == 1
+
+
+def test_a_mirror_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setattr("salvor.journal.lease._DEADLINE", 0.5)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        held = lease("s3://mirror/journals", "world.things", "here", said.append)
+        for _ in range(20):
+            held.check()
+        held.release()
+    assert time.monotonic() - begun < 5
+    assert len(said) == 1
+
+
+def test_taking_over_needs_a_mirror_that_has_the_incident(
+    place: World, here: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UsageError, match="has no incident"):
+        takeover.take(INCIDENT, print)
+    with pytest.raises(UsageError, match="is no incident's id"):
+        takeover.take("../x", print)
+    monkeypatch.delenv("SALVOR_MIRROR")
+    with pytest.raises(UsageError, match="SALVOR_MIRROR is not set"):
+        takeover.take(INCIDENT, print)
+
+
+# ------------------------------------------------------------------------------------------- the lease alone
+
+
+def lease(location: str, service: str, machine: str, tell: Callable[[str], None] = print) -> Lease:
+    folder = Path("/incidents") / machine
+    return Lease(location, service, by=f"kim@{machine}", incident=INCIDENT, folder=folder, tell=tell)
+
+
+def claim(location: str, service: str, machine: str) -> dict[str, object] | None:
+    """Who held it before; None when it is held."""
+    try:
+        return lease(location, service, machine).claim()
+    except HeldError:
+        return None
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with mock_aws():
+        boto3.client("s3").create_bucket(
+            Bucket="mirror", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+        )
+        yield "s3://mirror/journals"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder, and a bucket of an emulation of S3 (moto)."""
+    return str(request.getfixturevalue("bucket")) if request.param == "bucket" else str(tmp_path)
+
+
+def test_it_goes_from_one_to_the_next(location: str) -> None:
+    first = lease(location, "world.things", "one")
+    first.check()
+    assert claim(location, "world.things", "two") is None
+    first.check()
+    first.release()
+    second = lease(location, "world.things", "two")
+    assert second.claim() == {}
+    assert lease(location, "world.things", "three").claim(take=True)["by"] == "kim@two"
+    with pytest.raises(HeldError, match=r"kim@three .* took world.things over"):
+        second.check()
+    second.release()
+    assert claim(location, "world.things", "four") is None
+
+
+def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:
+    machines = [f"m{number}" for number in range(16)]
+    for turn in range(5):
+        service = f"world.things{turn}"
+
+        def one(machine: str, service: str = service) -> bool:
+            return claim(str(tmp_path), service, machine) is not None
+
+        with ThreadPoolExecutor(16) as pool:
+            assert sum(pool.map(one, machines)) == 1
+        names = {path.name for path in (tmp_path / ".leases" / service).iterdir()}
+        assert names == {"000001-held.json"}
+
+
+def test_a_line_that_is_there_twice_is_chosen_by_its_chain(tmp_path: Path, place: World, here: Machine) -> None:
+    console.recover(place.session(), Plain(), yes=True)
+    (journal,) = here.journals()
+    mirrored = place.root / "mirror" / journal.name
+    third = next(mirrored.glob("000003-*"))
+    other = b'{"n":3,"previous":"x"}'
+    (mirrored / mirror_store.name_of(3, other)).write_bytes(other + b"\n")
+    assert mirror_store.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()
+    third.unlink()
+    assert (
+        mirror_store.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()[:2]
+    )

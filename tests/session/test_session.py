@@ -1,0 +1,274 @@
+"""Sessions: which incident a command goes on with, what it refuses, and what counts when another was quicker."""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from salvor import clock, console
+from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
+from salvor.journal import FILE, Journal
+from salvor.journal.folders import find, of_incident, operator
+from salvor.session import Session, aftermath
+from salvor.session.opening import open_session
+from salvor.show import Plain
+from salvor.system import Wish
+
+from tests import trouble, world
+from tests.world import BAD, GOOD, World
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path)
+    made.damage()
+    return made
+
+
+def recover(place: World, **more: Any) -> str:
+    sitting = place.session(**more)
+    console.recover(sitting, Plain(), yes=True)
+    return sitting.incident.id
+
+
+def begun(place: World, **more: Any) -> Session:
+    """An incident of which only the first steps are done."""
+    sitting = place.session(**more)
+    with sitting.begin():
+        sitting.approve(sitting.plan(), "test")
+        sitting.act("isolate")
+    return sitting
+
+
+def opened(place: World, **named: Any) -> Session:
+    return open_session("things", Plain(), platform="world", **named)
+
+
+# ------------------------------------------------------------------------------------------ which incident
+
+
+def test_an_open_incident_is_gone_on_with(place: World) -> None:
+    first = begun(place)
+    again = place.session()
+    assert (again.resumed, again.incident.id) == (True, first.incident.id)
+    assert again.incident.decisions["store"].identity == first.incident.decisions["store"].identity
+
+
+def test_the_same_arguments_go_on_with_it_and_others_are_refused(place: World) -> None:
+    then = clock.now() - timedelta(minutes=5)
+    sitting = opened(place, wish=Wish(source="b1"), failed_at=then, runbook_name="from_backup")
+    with sitting.begin():
+        sitting.approve(sitting.plan(), "test")
+        sitting.act("isolate")
+    for same in (
+        {},
+        {"wish": Wish(source="b1")},
+        {"failed_at": then},
+        {"runbook_name": "from_backup"},
+        {"wish": Wish(source="b1"), "failed_at": then, "runbook_name": "from_backup"},
+    ):
+        assert opened(place, **same).incident.id == sitting.incident.id
+    for other in (
+        {"wish": Wish(source="b2")},
+        {"wish": Wish(at=then)},
+        {"failed_at": then + timedelta(seconds=1)},
+        {"runbook_name": "restore"},
+        {"wish": Wish(source="b1"), "failed_at": then, "runbook_name": "restore"},
+    ):
+        with pytest.raises(UsageError, match="was begun with other arguments") as refused:
+            opened(place, **other)
+        assert f"--incident={sitting.incident.id}" in refused.value.hint
+        with pytest.raises(UsageError, match="was begun with other arguments"):
+            opened(place, incident=sitting.incident.id, **other)
+
+
+def test_an_incident_by_its_id_must_be_of_the_service_and_platform(place: World) -> None:
+    incident = begun(place).incident.id
+    other = place.root / "inventory" / "other.yaml"
+    shutil.copy(place.root / "inventory" / "world.yaml", other)
+    with pytest.raises(UsageError, match="is not of the service 'things' of the platform 'other'") as refused:
+        open_session("things", Plain(), platform="other", incident=incident)
+    assert "leave --service and --platform out" in refused.value.hint
+    assert of_incident(incident) == ("world", "things")
+
+
+@pytest.mark.parametrize(
+    "incident", ["20261121T003300Z-things-0000", "../../etc", "", "x", "20261121T003300Z-things-0000\n"]
+)
+def test_an_incident_that_is_not_there(place: World, incident: str) -> None:
+    known = begun(place).incident.id
+    with pytest.raises(UsageError, match="--incident: there is no incident") as refused:
+        find(incident)
+    assert known in refused.value.hint
+
+
+def test_an_incident_that_is_over_is_not_gone_on_with(place: World) -> None:
+    incident = recover(place)
+    aftermath.undo(incident, Plain(), yes=True)
+    sitting = opened(place, incident=incident)
+    with pytest.raises(CannotError, match=f"{incident} is undone") as refused:
+        console.recover(sitting, Plain(), yes=True)
+    assert refused.value.hint == "inv restore --service=things looks anew"
+    assert recover(place) != incident
+    assert place.live == GOOD
+
+
+def test_a_drill_and_an_incident_are_two_things(place: World) -> None:
+    first = begun(place)
+    assert opened(place, purpose="drill").incident.id != first.incident.id
+
+
+def test_old_journals_that_cannot_be_read_hold_nobody_up(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place.root / "incidents"
+    for number, content in enumerate(
+        ["", "{}\n", '{"kind": "intent"}\n', "\0\xff\n", '{"kind":"opened","platform":"world"}\n[]\n']
+    ):
+        old = folder / f"2099010{number + 1}T000000Z-things-000{number}"
+        old.mkdir(mode=0o700)
+        (old / FILE).write_text(content)
+    linked = folder / "20990109T000000Z-things-0009"
+    linked.mkdir()
+    (linked / FILE).symlink_to("/etc/hostname")
+    recover(place)
+    assert place.live == GOOD
+    assert "It is passed over." in capsys.readouterr().out
+
+
+def test_an_incident_whose_first_line_is_lost_says_so(place: World) -> None:
+    incident = begun(place).incident
+    whole = (incident.folder / FILE).read_text()
+    (incident.folder / FILE).write_text(whole.split("\n", 1)[1])
+    for work in (lambda: of_incident(incident.id), lambda: aftermath.undo(incident.id, Plain(), yes=True)):
+        with pytest.raises(CannotError, match="has lost its first line") as refused:
+            work()
+        assert refused.value.hint == f"inv incident.check --incident={incident.id}"
+
+
+# ------------------------------------------------------------------------------------------ two operators
+
+
+def test_what_counts_is_the_journal_under_the_lock(place: World) -> None:
+    """Two operators look at an open incident; the slower one goes on where the quicker one stopped."""
+    begun(place)
+    quick, slow = place.session(), place.session()
+    console.recover(quick, Plain(), yes=True)
+    assert not slow.incident.recovered_once
+    with slow.begin():
+        assert slow.incident.recovered_once
+        slow.approve(slow.plan(), "test")
+        slow.act("reroute")
+    assert len([line for line in place.journals()[0].of("intent") if line["change"]["verb"] == "promote"]) == 1
+    assert len(place.journals()[0].of("recovered")) == 1
+
+
+def test_of_two_new_incidents_the_second_is_not_begun(place: World) -> None:
+    slow = place.session()
+    quick = begun(place)
+    assert quick.incident.id != slow.incident.id
+    with pytest.raises(PlanMovedError, match=f"{quick.incident.id} of things was begun meanwhile") as refused:
+        console.recover(slow, Plain(), yes=True)
+    assert "same command again" in refused.value.hint
+    assert len(place.journals()) == 1
+    assert recover(place) == quick.incident.id
+
+
+def test_the_lock_is_given_back_whatever_happens(place: World) -> None:
+    sitting = place.session()
+    with pytest.raises(ZeroDivisionError), sitting.begin():
+        raise ZeroDivisionError
+    with place.session().begin(), pytest.raises(HeldError, match="tester@here"), place.session().begin():
+        pass
+    with place.session().begin():
+        pass
+
+
+def test_one_session_may_begin_again_and_again(place: World) -> None:
+    """As the cells of a notebook do."""
+    sitting = place.session()
+    for name in ("isolate", "restore", "verify", "reroute", "notify"):
+        with sitting.begin():
+            sitting.approve(sitting.plan(name), "test")
+            sitting.act(name)
+    assert (place.live, sorted(place.letters)) == (GOOD, ["declared", "recovered"])
+    assert len(place.journals()[0].of("resumed")) == 4
+    assert len(place.journals()[0].of("decision")) == 1
+
+
+def test_undo_that_was_approved_is_refused_when_somebody_went_on(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    incident = begun(place).incident.id
+
+    def while_the_operator_thinks(*arguments: Any, **named: Any) -> str:
+        recover(place)
+        return "typed at the terminal"
+
+    monkeypatch.setattr(aftermath, "approval", while_the_operator_thinks)
+    with pytest.raises(PlanMovedError, match="The incident moved"):
+        aftermath.undo(incident, Plain())
+    assert (place.live, place.sign) == (GOOD, "127.0.0.1")
+    assert not [line for line in place.journals()[0].of("intent") if line.get("undoing")]
+
+
+def test_a_system_that_the_inventory_describes_no_more(place: World) -> None:
+    incident = recover(place)
+    inventory = place.root / "inventory" / "world.yaml"
+    described = inventory.read_text()
+    inventory.write_text(described.replace("  sign:", "  signpost:").replace("routes: [sign]", "routes: [signpost]"))
+    with pytest.raises(UsageError, match="has no system 'sign' any more"):
+        aftermath.undo(incident, Plain(), yes=True)
+    assert place.live == GOOD
+    inventory.write_text(described)
+    aftermath.undo(incident, Plain(), yes=True)
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+
+
+def test_discard_is_refused_while_an_undo_is_on_its_way(place: World) -> None:
+    incident = recover(place)
+    trouble.order(place.root, "store", "unfence", "fail")
+    with pytest.raises(CannotError, match="does not want"):
+        aftermath.undo(incident, Plain(), yes=True)
+    with pytest.raises(CannotError, match="has not recovered"):
+        aftermath.discard(incident, Plain(), yes=True)
+
+
+# ------------------------------------------------------------------------------------------ what is measured
+
+
+def test_rto_and_rpo_are_measured_from_detection_and_the_newest_commit(place: World) -> None:
+    now = [datetime(2026, 1, 1, 0, 10, tzinfo=UTC)]
+    with clock.use(lambda: now[0]):
+        sitting = place.session()
+        with sitting.begin():
+            sitting.approve(sitting.plan(), "test")
+            for name in ("isolate", "restore", "verify"):
+                sitting.act(name)
+            now[0] += timedelta(seconds=90)
+            sitting.act("reroute")
+    measured = sitting.incident.measured
+    assert (measured["rto"], measured["rpo"]) == (90.0, 600.0)  # the backup is of 2026-01-01 00:00
+    assert (measured["rto_target"], measured["rpo_target"]) == (300.0, 86400.0)
+    assert Journal.read(sitting.incident.folder).of("measured")[-1]["rto"] == 90.0
+
+
+def test_the_operator_has_a_name_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALVOR_OPERATOR", "kim")
+    assert operator() == "kim"
+    monkeypatch.delenv("SALVOR_OPERATOR")
+
+    def nobody() -> str:
+        raise KeyError("no such uid")
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert operator().startswith("user-")
+
+
+def test_the_world_before_is_untouched_by_looking(place: World) -> None:
+    before = sorted(path for path in place.root.rglob("*"))
+    sitting = place.session()
+    sitting.plan()
+    assert sorted(path for path in place.root.rglob("*")) == before
+    assert place.live == BAD
