@@ -210,7 +210,7 @@ def kernel(broken: World) -> Iterator[Kernel]:
 
 def test_in_jupyterlab_each_plan_is_shown_and_approved_before_its_act(broken: World, kernel: Kernel) -> None:
     shown, error, _ = kernel.run(
-        'service = "things"; platform = "world"\nfrom salvor import notebook\nwalk = notebook.open(globals())'
+        'service = "things"; platform = "world"\nfrom salvor.notebook import cells\nwalk = cells.open(globals())'
     )
     assert not error and "Plan hash" in shown and folders(broken) == [], "looking writes nothing"
     assert "Bring a broken service back" in kernel.run('walk.explain("assess")')[0]
@@ -247,7 +247,7 @@ def test_in_jupyterlab_each_plan_is_shown_and_approved_before_its_act(broken: Wo
 
 def test_an_error_in_a_cell_is_words_and_no_traceback(kernel: Kernel) -> None:
     sent = kernel.client.execute(
-        'service = "nothing"; platform = "world"\nfrom salvor import notebook\nnotebook.open(globals())'
+        'service = "nothing"; platform = "world"\nfrom salvor.notebook import cells\ncells.open(globals())'
     )
     while True:
         try:
