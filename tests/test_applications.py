@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from salvor import console
 from salvor.drill import rehearsal
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, NotProvenError, UsageError
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -112,6 +112,18 @@ def test_a_program_that_hangs_is_restarted_once(place: World) -> None:
     assert acts(place, "shop") == ["stop good", "start good"]
     recover("shop")
     assert acts(place, "shop") == ["stop good", "start good"]
+
+
+def test_a_program_that_does_not_come_back_is_no_matter_of_backups(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salvor.steps.reroute._RECONNECT_SECONDS", 0.0)
+    (place.root / "shop").write_text("")
+    inventory = place.root / "inventory/world.yaml"
+    inventory.write_text(inventory.read_text().replace("^run-[0-9]*$", "^sells$"))
+    with pytest.raises(NotProvenError) as refused:
+        recover("shop")
+    assert refused.value.hint.startswith("mend what is named above, then the same command again; or inv undo")
 
 
 def test_a_program_is_not_blamed_for_what_it_depends_on(place: World) -> None:

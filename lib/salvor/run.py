@@ -237,16 +237,20 @@ class Runner:
         bad = [finding for finding in planned.findings if finding.level in (Level.FAIL, Level.UNKNOWN)]
         if bad:
             listed = "\n".join(
-                f"  {finding.subject}: {finding.check}: {finding.figure or finding.level} {finding.detail}".rstrip()
+                f"  {finding.subject}: {finding.check}: {finding.figure or finding.level}: {finding.detail}".rstrip(": ")
                 for finding in bad
+            )
+            mend = (
+                f"choose another backup or time: inv backups --service={self.incident.service.name}"
+                if self.incident.broken
+                else "mend what is named above, then the same command again"  # no data of it was broken
             )
             raise NotProvenError(
                 f"{name} did not pass:\n{mask(listed)}",
                 safe="nothing was cut over; what was live is as it was"
                 if name == "verify"
                 else "what was live before is kept; inv undo goes back to it",
-                hint=f"choose another backup or time: inv backups --service={self.incident.service.name}; "
-                f"or inv undo --incident={self.incident.id}",
+                hint=f"{mend}; or inv undo --incident={self.incident.id}",
             )
 
     def _waits(self, change: Change) -> bool:

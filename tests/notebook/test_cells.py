@@ -241,7 +241,7 @@ def test_in_jupyterlab_each_plan_is_shown_and_approved_before_its_act(broken: Wo
     assert not error and "the record: " in shown
     assert "met" in kernel.run("walk.measured()")[0]
     assert "passed" in kernel.run("walk.seal()")[0], "the chain of the journal"
-    shown, error, _ = kernel.run("my_own = 5\nwalk = notebook.open(globals())")
+    shown, error, _ = kernel.run("my_own = 5\nwalk = cells.open(globals())")
     assert not error and "Nothing is left to do" in shown, "what a person names is no parameter"
 
 

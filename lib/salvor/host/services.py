@@ -30,6 +30,10 @@ lives() {
     process=$(cat -- "$1" 2>/dev/null) && [ -n "$process" ] && kill -0 "$process" 2>/dev/null &&
         ! grep -q '^State:.Z' "/proc/$process/status" 2>/dev/null
 }
+# The number of a process that is over goes to another, after a reboot soon: what that was started with tells.
+lives_as() { # lives_as FILE cmdline|environ LINE
+    lives "$1" && { [ ! -r "/proc/$process/$2" ] || tr '\0' '\n' <"/proc/$process/$2" | grep -q -- "$3"; }
+}
 process_of() {
     for file in "/run/$1.pid" "/var/run/$1.pid" "/run/$1/$1.pid" "/var/run/$1/$1.pid"; do
         lives "$file" && echo "$process" && return
@@ -75,7 +79,7 @@ look() {
     # What it saved (dump.pm2) is known to it, whether it runs or not.
     home=${PM2_HOME:-$HOME/.pm2}
     pm2_is_started "$home"
-    if lives "$home/pm2.pid"; then
+    if lives_as "$home/pm2.pid" cmdline 'God Daemon'; then
         said=$(pm2 jlist 2>/dev/null </dev/null | grep '^\[')
         case $said in
         *'"name":"'"$1"'"'*) echo "service $1 pm2 $said"; return ;;
@@ -85,7 +89,7 @@ look() {
     elif command -v pm2 >/dev/null; then
         silent='pm2 does not answer'
         for file in "$home/pids/$1"-*.pid; do
-            lives "$file" && echo "service $1 $silent" && return
+            lives_as "$file" environ "^name=$1\$" && echo "service $1 $silent" && return
         done
         pm2_saved "$home" "$1" && echo "service $1 pm2 saved" && return
     fi
