@@ -21,6 +21,7 @@ from rich.console import Console
 from salvor import clock, hosts, inventory
 from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
+from salvor.hosts import looks, rolling
 from salvor.journal import Journal
 from salvor.show import Json, Plain, Terminal
 
@@ -31,7 +32,7 @@ pytestmark = [
     pytest.mark.timeout(60),
     pytest.mark.skipif(ssh_server.SSHD is None, reason="no sshd here: apt-get install openssh-server"),
 ]
-ALL_AT_ONCE = hosts.rolling(0, None, "20s")
+ALL_AT_ONCE = rolling.rolling(0, None, "20s")
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,11 @@ def three(describe: Any, servers: list[Server]) -> str:
     return written
 
 
-def said_by(platform: str, *argv: str, limit: str = "", how: hosts.Rolling = ALL_AT_ONCE) -> tuple[str, str]:
+def said_by(platform: str, *argv: str, limit: str = "", how: rolling.Rolling = ALL_AT_ONCE) -> tuple[str, str]:
     """What is shown, and the error's name."""
     stream = io.StringIO()
     try:
-        hosts.run(platform, limit, argv, how, Plain(stream))
+        rolling.run(platform, limit, argv, how, Plain(stream))
     except SalvorError as error:
         return stream.getvalue(), type(error).__name__
     return stream.getvalue(), ""
@@ -94,9 +95,9 @@ def test_the_worst_comes_first(describe: Any, servers: list[Server], monkeypatch
             }
         )
         stream = io.StringIO()
-        found = hosts.show_all(platform, "", Plain(stream))
+        found = looks.show_all(platform, "", Plain(stream))
         with pytest.raises(NotProvenError, match="3 of 4 machines have something wrong: refuses, silent, lacks"):
-            hosts.verdict(found)
+            looks.verdict(found)
         lines = stream.getvalue().splitlines()
         assert [line.split()[:2] for line in lines[1:5]] == [
             ["refuses", "DOWN"],
@@ -107,20 +108,20 @@ def test_the_worst_comes_first(describe: Any, servers: list[Server], monkeypatch
         assert "no-such-service: absent" in lines[3]
         assert any("HINT" not in line and "ssh -p 1 -- nobody@127.0.0.43 true" in line for line in lines)
         stream = io.StringIO()
-        hosts.show_all(platform, "well,refuses", Json(stream))
+        looks.show_all(platform, "well,refuses", Json(stream))
         said = {one["name"]: one for one in map(json.loads, stream.getvalue().splitlines())}
         assert {name: one["reachable"] for name, one in said.items()} == {"well": "up", "refuses": "down"}
         assert said["well"]["facts"]["memory"] > said["well"]["facts"]["memory_free"] > 0
         assert said["refuses"]["facts"] is None
         low = Finding("well", "memory", Level.WARN, "5 % free")
         with pytest.raises(WarnedError, match="1 of 2 machines warn: well"):
-            hosts.verdict([replace(found[-1], wrong=(low,)), replace(found[-1], wrong=())])
-        hosts.verdict([replace(found[-1], wrong=())])
+            looks.verdict([replace(found[-1], wrong=(low,)), replace(found[-1], wrong=())])
+        looks.verdict([replace(found[-1], wrong=())])
 
 
 def test_a_terminal_shows_how_many_have_answered(three: str) -> None:
     stream = io.StringIO()
-    hosts.show_all(three, "", Terminal(Console(file=stream, force_terminal=True, width=100)))
+    looks.show_all(three, "", Terminal(Console(file=stream, force_terminal=True, width=100)))
     assert "3 of 3 machines" in stream.getvalue()
 
 
@@ -130,7 +131,7 @@ def test_the_growth_of_disks_is_told_from_the_looks_of_days_before(describe: Any
 
     def shown() -> str:
         stream = io.StringIO()
-        hosts.show_all(platform, "", Plain(stream))
+        looks.show_all(platform, "", Plain(stream))
         return stream.getvalue()
 
     now = clock.now()
@@ -139,9 +140,9 @@ def test_the_growth_of_disks_is_told_from_the_looks_of_days_before(describe: Any
     before = kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
     looks = json.loads(before)
-    (at,) = looks["here"]
-    looks["here"][at] = dict.fromkeys(looks["here"][at], 0)  # it was empty then, so it doubles in two days
-    kept.write_text(json.dumps(looks))
+    (at,) = taken["here"]
+    taken["here"][at] = dict.fromkeys(taken["here"][at], 0)  # it was empty then, so it doubles in two days
+    kept.write_text(json.dumps(taken))
     used, free = _root()
     expected = 2 * free / used < 7
     assert ("full in" in shown()) is expected
@@ -195,7 +196,7 @@ def test_machines_of_databases_are_hosts_too_and_each_is_there_once(describe: An
 def test_a_platform_without_machines_says_so(describe: Any) -> None:
     platform = describe({"people": {"kind": "outbox", "channels": {"a": {"url": "json://127.0.0.1/"}}}})
     with pytest.raises(UsageError, match="names no machine"):
-        hosts.show_all(platform, "", Plain(io.StringIO()))
+        looks.show_all(platform, "", Plain(io.StringIO()))
 
 
 # ------------------------------------------------------------------------------------------ one command on many
@@ -221,7 +222,7 @@ def test_batches_stop_when_the_budget_is_spent(three: str, servers: list[Server]
         Path(began.name).chmod(0o666)  # the server's user writes there
         command = f'set -- $SSH_CONNECTION; echo "$3" >> {began.name}; [ "$3" != {servers[0].address} ]'
         for failures, expected in ((0, 1), (1, 3)):
-            said, error = said_by(three, command, how=hosts.rolling(1, failures, "20s"))
+            said, error = said_by(three, command, how=rolling.rolling(1, failures, "20s"))
             assert began.read().split() == [server.address for server in servers[:expected]]
             assert ("not begun on 2: web-2, web-3" in said) is (expected == 1)
             assert error == "CannotError"
@@ -229,7 +230,7 @@ def test_batches_stop_when_the_budget_is_spent(three: str, servers: list[Server]
 
 def test_what_was_run_where_is_written_down(three: str, servers: list[Server], tmp_path: Path) -> None:
     command = f"set -- $SSH_CONNECTION; echo seen; [ $3 != {servers[1].address} ]"
-    said_by(three, command, limit="web-1,web-2", how=hosts.rolling(1, 1, "20s"))
+    said_by(three, command, limit="web-1,web-2", how=rolling.rolling(1, 1, "20s"))
     (folder,) = (tmp_path / "incidents").glob("*-hosts-*")
     opened, *notes, closed = Journal.read(folder).lines
     assert (opened["platform"], opened["how"]["batch"], closed["result"]) == ("machines", 1, "done")
@@ -246,7 +247,7 @@ def test_what_was_run_where_is_written_down(three: str, servers: list[Server], t
 def test_what_does_not_end_is_unknown(three: str) -> None:
     stream = io.StringIO()
     with pytest.raises(OutcomeUnknownError, match="unknown on 1 of 1") as caught:
-        hosts.run(three, "web-2", ["sleep 30"], hosts.rolling(0, None, "1s"), Plain(stream))
+        rolling.run(three, "web-2", ["sleep 30"], rolling.rolling(0, None, "1s"), Plain(stream))
     assert "it was stopped there" in stream.getvalue()
     assert "HINT: look there: inv hosts --limit=web-2" in str(caught.value)
 
@@ -270,7 +271,7 @@ def test_machines_that_are_down_are_no_success(describe: Any, servers: list[Serv
 def test_wrong_ways_to_roll_are_refused() -> None:
     for batch, failures, deadline in ((0, 1, "1s"), (-1, None, "1s"), (1, -2, "1s"), (0, None, "soon")):
         with pytest.raises(UsageError):
-            hosts.rolling(batch, failures, deadline)
+            rolling.rolling(batch, failures, deadline)
 
 
 def test_the_words_after_two_hyphens_are_the_command(three: str) -> None:

@@ -17,16 +17,22 @@ _WHICH = "which: names or patterns of machines, systems or services, separated b
 @command(limit=_LIMIT)
 def hosts(c: Context, platform: str = "", limit: str = "", json: bool = False) -> None:
     """Look at the machines of the platform, side by side: what is wrong comes first."""
-    from salvor import hosts, show
+    from salvor import show
+    from salvor.hosts import looks
 
-    hosts.verdict(hosts.show_all(platform, limit, show.choose(as_json=json)))
+    looks.verdict(looks.show_all(platform, limit, show.choose(as_json=json)))
+
+
+_BATCH = "how many at a time (default: all)"
+_FAILURES = "with --batch: go on with the next ones until more than this many have failed (default: 0)"
+_DEADLINE = "how long each 8 MiB may take, for example 30s or 5m (default: 60s)"
 
 
 @command(
     command="the command as one line for sh; or write it after --",
     limit=_LIMIT,
-    batch="how many at a time (default: all)",
-    failures="with --batch: go on with the next ones until more than this many have failed (default: 0)",
+    batch=_BATCH,
+    failures=_FAILURES,
     deadline="how long it may take on each machine, for example 30s or 5m (default: 60s)",
 )
 def run(
@@ -40,11 +46,61 @@ def run(
     json: bool = False,
 ) -> None:
     """Run a command on machines: inv hosts.run --limit=web-* -- uptime"""
-    from salvor import hosts, show
+    from salvor import show
+    from salvor.hosts import rolling
 
     words = sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []  # invoke keeps them to itself
-    rolling = hosts.rolling(batch, failures if failures != -1 else None, deadline)
-    hosts.run(platform, limit, words or ([command] if command else []), rolling, show.choose(as_json=json))
+    how = rolling.rolling(batch, failures if failures != -1 else None, deadline)
+    rolling.run(platform, limit, words or ([command] if command else []), how, show.choose(as_json=json))
+
+
+@command(
+    "file",
+    "to",
+    file="the file on this machine",
+    to="where it is to be there: an absolute path; a folder's ends with /",
+    limit=_LIMIT,
+    mode="its mode there (default: 600)",
+    batch=_BATCH,
+    failures=_FAILURES,
+    deadline=_DEADLINE,
+)
+def upload(
+    c: Context,
+    file: str,
+    to: str,
+    platform: str = "",
+    limit: str = "",
+    mode: str = "600",
+    batch: int = 0,
+    failures: int = -1,
+    deadline: str = "60s",
+    json: bool = False,
+) -> None:
+    """Copy a file to machines, checked by its checksum: inv hosts.upload shop.conf /etc/shop/ --limit=web-*"""
+    from salvor import show
+    from salvor.hosts import copies, rolling
+
+    how = rolling.rolling(batch, failures if failures != -1 else None, deadline)
+    copies.upload(platform, limit, file, to, mode, how, show.choose(as_json=json))
+
+
+@command(
+    "file",
+    "to",
+    file="the file there: an absolute path",
+    to="a folder on this machine; it gets a folder for each",
+    limit=_LIMIT,
+    deadline=_DEADLINE,
+)
+def download(
+    c: Context, file: str, to: str, platform: str = "", limit: str = "", deadline: str = "60s", json: bool = False
+) -> None:
+    """Copy a file from machines to here: inv hosts.download /var/log/syslog logs/ --limit=web-*"""
+    from salvor import show
+    from salvor.hosts import copies, rolling
+
+    copies.download(platform, limit, file, to, rolling.rolling(0, None, deadline), show.choose(as_json=json))
 
 
 def _on_hosts(verb: str, summary: str) -> Callable[..., None]:
@@ -102,5 +158,16 @@ restart = _on_service("restart", "Restart a service on machines.")
 
 
 TASKS = (
-    collection("hosts", default=hosts, run=run, fence=fence, unfence=unfence, start=start, stop=stop, restart=restart),
+    collection(
+        "hosts",
+        default=hosts,
+        run=run,
+        upload=upload,
+        download=download,
+        fence=fence,
+        unfence=unfence,
+        start=start,
+        stop=stop,
+        restart=restart,
+    ),
 )

@@ -1,4 +1,4 @@
-"""What is written down of a command on machines: who runs it where, before it is run; then how it ended there."""
+"""What is written down of work on machines: who does it where, before it is done; then how it ended there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from salvor.journal.folders import incidents_folder, operator
 from salvor.plain import one_line
 
 if TYPE_CHECKING:
-    from salvor.hosts import Ran
+    from salvor.hosts.rolling import Ran
     from salvor.show import Shown
 
 _NAME = "hosts"
@@ -23,7 +23,7 @@ _WIDEST = 300
 
 
 class Record:
-    """The journal of one `inv hosts.run`."""
+    """The journal of one `inv hosts.run`, or of files that are copied."""
 
     def __init__(self, journal: Journal, command: str) -> None:
         self._journal = journal
@@ -49,7 +49,7 @@ class Record:
 
 
 @contextmanager
-def kept(platform: str, command: str, how: Mapping[str, object], shown: Shown) -> Iterator[Record]:
+def kept(task: str, platform: str, command: str, how: Mapping[str, object], shown: Shown) -> Iterator[Record]:
     """The record of a command while the block runs it. A journal that cannot be written hinders nothing."""
     new = new_id(_NAME)
     with Journal.create(
@@ -60,9 +60,9 @@ def kept(platform: str, command: str, how: Mapping[str, object], shown: Shown) -
         incident=new,
         platform=platform,
         service=_NAME,
-        title=f"hosts.run: {command}",
+        title=f"{task}: {command}",
         purpose="maintenance",
-        runbook="hosts.run",
+        runbook=task,
         systems=[],
         wish={},
         detected_at=clock.write_time(clock.now()),

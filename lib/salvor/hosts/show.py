@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from salvor import clock, show
-from salvor.change import Level
+from salvor.change import Level, Progress
 from salvor.show import Json, Plain, Shown, Terminal, clean
 
 if TYPE_CHECKING:
-    from salvor.hosts import Health, Ran
+    from salvor.hosts.looks import Health
+    from salvor.hosts.rolling import Ran
 
 _EVERY = 5.0
 _NAMES = 12
@@ -20,38 +22,63 @@ _WIDEST = 60
 _HEADER = ("machine", "", "what is wrong", "load", "memory free", "fullest disk", "up for")
 
 
+class Counting:
+    """How many machines have answered, and how far those are that copy. Several threads may call its methods."""
+
+    def __init__(self, total: int, tell: Callable[[int, str], None]) -> None:
+        self._total = total
+        self._tell = tell
+        self._answered = self._failed = 0
+        self._moved: dict[str, Progress] = {}
+        self._begun = clock.monotonic()
+        self._lock = threading.Lock()
+
+    def answered(self, error: bool) -> None:
+        """One more has, and whether it failed."""
+        with self._lock:
+            self._answered += 1
+            self._failed += error
+            self._tell(self._answered, self.text())
+
+    def moved(self, name: str, progress: Progress) -> None:
+        """How many bytes are where they belong."""
+        with self._lock:
+            self._moved[name] = progress
+            self._tell(self._answered, self.text())
+
+    def text(self) -> str:
+        said = f"{self._answered} of {self._total} machines"
+        said += f", {self._failed} of them with an error" if self._failed else ""
+        if self._moved:
+            done = sum(one.done for one in self._moved.values())
+            whole = Progress(done, sum(one.total or 0 for one in self._moved.values()), "bytes")
+            said += f"; {show.progress_text(whole, clock.monotonic() - self._begun)}"
+        return said
+
+
 @contextmanager
-def counting(shown: Shown, total: int) -> Iterator[Callable[[bool], None]]:
-    """Shows how many of `total` machines have answered; the block says of each, as it does, whether it failed."""
-    answered = failed = 0
-    told = clock.monotonic()
-
-    def text() -> str:
-        return f"{answered} of {total} machines" + (f", {failed} of them with an error" if failed else "")
-
+def counting(shown: Shown, total: int) -> Iterator[Counting]:
+    """Shows how many of `total` machines have answered while the block says so."""
     if isinstance(shown, Terminal):
-        from rich.progress import BarColumn, Progress, TextColumn
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bars
 
         columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24))
-        with Progress(*columns, console=shown.console, transient=True) as bars:
-            bar = bars.add_task(text(), total=total)
-
-            def count(error: bool) -> None:
-                nonlocal answered, failed
-                answered, failed = answered + 1, failed + error
-                bars.update(bar, completed=answered, description=text())
-
+        with Bars(*columns, console=shown.console, transient=True) as bars:
+            bar = bars.add_task("", total=total)
+            count = Counting(total, lambda answered, text: bars.update(bar, completed=answered, description=text))
+            bars.update(bar, description=count.text())
             yield count
         return
+    told = clock.monotonic()
 
-    def tell(error: bool) -> None:
-        nonlocal answered, failed, told
-        answered, failed = answered + 1, failed + error
+    def tell(answered: int, text: str) -> None:
+        nonlocal told
         if isinstance(shown, Plain) and clock.monotonic() - told > _EVERY:
             told = clock.monotonic()
-            shown.tell(text())
+            shown.tell(text)
 
-    yield tell
+    yield Counting(total, tell)
 
 
 def table(found: Sequence[Health], shown: Shown) -> None:
