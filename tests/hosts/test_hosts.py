@@ -139,7 +139,7 @@ def test_the_growth_of_disks_is_told_from_the_looks_of_days_before(describe: Any
         assert "full in" not in shown()
     before = kept.read_text()
     assert kept.stat().st_mode & 0o777 == 0o600
-    looks = json.loads(before)
+    taken = json.loads(before)
     (at,) = taken["here"]
     taken["here"][at] = dict.fromkeys(taken["here"][at], 0)  # it was empty then, so it doubles in two days
     kept.write_text(json.dumps(taken))
