@@ -129,7 +129,7 @@ def groups(done: Sequence[Ran], left: Sequence[str], shown: Shown) -> None:
     together: dict[tuple[str, str], list[str]] = {}
     for one in done:
         together.setdefault((one.outcome, one.said), []).append(one.host)
-    ordered = sorted(together.items(), key=lambda group: (group[0][0] != "done", -len(group[1])))
+    ordered = sorted(together.items(), key=lambda group: (group[0][0] != "done", -len(group[1]), sorted(group[1])))
     for (outcome, said), names in ordered:
         mark = {"done": "ok", "failed": "FAIL", "unreachable": "FAIL", "unknown": "unknown"}[outcome]
         shown.lines([f"{mark:8}{outcome} on {_names(names)}"])
