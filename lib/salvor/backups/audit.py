@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from salvor import clock
 from salvor.change import Finding, Level
 from salvor.errors import SalvorError
 from salvor.shell import Shell
@@ -67,8 +66,3 @@ def integrity(system: str, problems: list[str], checked: str, *, how: str = "") 
         return Finding(system, INTEGRITY, Level.PASS, checked, detail=how)
     shown = "; ".join(problems[:_SHOWN]) + ("; ..." if len(problems) > _SHOWN else "")
     return Finding(system, INTEGRITY, Level.FAIL, f"{len(problems)} damaged of {checked}", detail=shown)
-
-
-def ago(seconds: float) -> str:
-    """How long ago, for people."""
-    return f"{clock.write_duration(seconds)} ago"

@@ -16,8 +16,7 @@ from salvor.journal.folders import incidents_folder
 
 PURPOSE = "checklist"
 GOOD = ("passed", "warned", "yes", "not applicable")
-BAD = ("failed", "unknown", "no")
-"""What an item came to: by command passed, warned, failed or unknown; by a person yes, no or not applicable."""
+"""What an item may come to, and be done; the others: by command failed or unknown, by a person no."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,6 @@ class Stored:
     kind: str
     stopped: datetime
     timeline: int
-    start_lsn: int
     stop_lsn: int
     size: int
     stored: int
@@ -114,7 +113,6 @@ class Repository:
                     kind=one["type"],
                     stopped=datetime.fromtimestamp(one["timestamp"]["stop"], UTC),
                     timeline=timeline_of(one["archive"]["start"]),
-                    start_lsn=read_lsn(one["lsn"]["start"]),
                     stop_lsn=read_lsn(one["lsn"]["stop"]),
                     size=one["info"]["size"],
                     stored=one["info"]["repository"]["delta"],
