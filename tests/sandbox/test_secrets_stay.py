@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,16 +41,14 @@ class Looker(threading.Thread):
                     self.looked += 1
                     self.look(arguments, variables)
 
-    def descendants(self) -> list[Path]:
-        parents: dict[int, int] = {}
-        for entry in os.scandir("/proc"):
-            if entry.name.isdigit():
-                with suppress(OSError, IndexError, ValueError):
-                    parents[int(entry.name)] = int(Path(entry.path, "stat").read_text().rpartition(")")[2].split()[1])
-        ours = {self.pid}
-        while more := {pid for pid, parent in parents.items() if parent in ours and pid not in ours}:
-            ours |= more
-        return [Path(f"/proc/{pid}") for pid in ours - {self.pid}]
+    def descendants(self) -> Iterator[Path]:
+        left = [self.pid]
+        while left:
+            for thread in Path(f"/proc/{left.pop()}/task").glob("*"):
+                with suppress(OSError):
+                    children = [int(one) for one in (thread / "children").read_text().split()]
+                    left += children
+                    yield from (Path(f"/proc/{one}") for one in children)
 
     def look(self, arguments: str, variables: list[str]) -> None:
         program = " ".join(arguments.split("\0")[:3])
