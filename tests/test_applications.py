@@ -126,6 +126,18 @@ def test_a_program_that_does_not_come_back_is_no_matter_of_backups(
     assert refused.value.hint.startswith("mend what is named above, then the same command again; or inv undo")
 
 
+def test_data_is_back_although_a_program_on_it_waits_for_something_else_that_is_broken(place: World) -> None:
+    """Of two broken systems below one program the first is brought back, and taken back, in one call each."""
+    (place.root / "shop.needs").write_text(str(place.root / "pictures"))
+    place.damage()
+    incident = recover("things")
+    assert place.live == GOOD
+    assert all(runs(place)[name] for name in ("shop", "office"))
+    aftermath.undo(incident, Plain(), yes=True)
+    assert place.live == BAD
+    assert all(runs(place)[name] for name in ("shop", "office"))
+
+
 def test_a_program_is_not_blamed_for_what_it_depends_on(place: World) -> None:
     (place.root / "shop").write_text("run-0 hung")
     (place.store / "live" / "data").unlink()

@@ -237,7 +237,9 @@ class Runner:
         bad = [finding for finding in planned.findings if finding.level in (Level.FAIL, Level.UNKNOWN)]
         if bad:
             listed = "\n".join(
-                f"  {finding.subject}: {finding.check}: {finding.figure or finding.level}: {finding.detail}".rstrip(": ")
+                f"  {finding.subject}: {finding.check}: {finding.figure or finding.level}: {finding.detail}".rstrip(
+                    ": "
+                )
                 for finding in bad
             )
             mend = (

@@ -361,7 +361,7 @@ class Application(System):
     and started after. `details["run"]` of its state names the run that goes on (empty: that cannot be told), so that a
     hanging run is stopped and not the one after it.
 
-    Verbs that every kind has: `start()`, `stop()`, `restart(run)`.
+    Verbs that every kind has: `start(await_health=True)`, `stop()`, `restart(run)`.
     """
 
     @property

@@ -1,6 +1,7 @@
 """A program for tests: a file that says which run of it goes on, and works on a folder. Each start is another run.
 
 `<path>` holds the run's number, and `hung` behind it when it does not do its work; it is empty when it is stopped.
+Where there is a file `<path>.needs` it names another file, without which it is never healthy.
 `<path>.acts` tells what was done, and what the folder held then.
 """
 
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from salvor import system
 from salvor.change import Change, Progress, Reachable, State
+from salvor.errors import OutcomeUnknownError
 from salvor.system import Application, verb
 
 from tests import trouble
@@ -45,11 +47,14 @@ class Program(Application):
             acts.write(f"{what} {data.read_text().split()[0] if data.exists() else 'nothing'}\n")
 
     @verb(deadline=5)
-    def start(self) -> None:
+    def start(self, await_health: bool = True) -> None:
         if not self.run:
             self._did("start")
             runs = self.settings.path.with_suffix(".acts").read_text().count("start")
             self.settings.path.write_text(f"run-{runs}")
+        needs = self.settings.path.with_suffix(".needs")
+        if await_health and needs.exists() and not Path(needs.read_text()).exists():
+            raise OutcomeUnknownError("it was started and is not healthy")
 
     @verb(deadline=5)
     def stop(self) -> None:

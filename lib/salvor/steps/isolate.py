@@ -21,7 +21,8 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
             yield Finding(application.name, "stopped", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
             continue
         why = "it works on what is swapped" if application.name not in incident.decisions else "it does not do its work"
-        yield application.change("stop", why=why, undo=Undo("start"))
+        undo = Undo("start", {"await_health": False})  # going back leads to what is broken: it is not healthy there
+        yield application.change("stop", why=why, undo=undo)
     for broken in incident.broken:
         state = incident.observe(broken.system)
         if UNSEEN not in (state.identity, broken.identity) and state.identity != broken.identity:

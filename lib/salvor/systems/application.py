@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from salvor import checks, clock
 from salvor.change import UNSEEN, Level, Reachable, State
 from salvor.checks import Check
-from salvor.errors import CannotError, NotConvergedError, SalvorError
+from salvor.errors import CannotError, NotConvergedError, OutcomeUnknownError, SalvorError
 from salvor.host import instances, releases, services
 from salvor.host.releases import Releases
 from salvor.host.services import Service
@@ -114,12 +114,17 @@ class Application(OnAMachine, Role):
         )
 
     @verb(deadline=180)
-    def start(self) -> None:
+    def start(self, await_health: bool = True) -> None:
         """Start it, unless it runs, and wait until it is healthy. Raises CannotError, or NotConvergedError when it
-        does not stay up, or is not healthy in time.
+        does not stay up; OutcomeUnknownError when it runs and is not healthy in time: it may wait for something else
+        that is broken, and the checks of its service tell.
         """
         self._turn("start")
-        self._wait_until_healthy()
+        if await_health:
+            try:
+                self._wait_until_healthy()
+            except NotConvergedError as late:
+                raise OutcomeUnknownError(late.what, safe=late.safe, hint=late.hint) from late
 
     @verb(deadline=180)
     def stop(self) -> None:
