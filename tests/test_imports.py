@@ -34,7 +34,9 @@ MAY = {
     "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
     "fleet": {"clock", "errors", "shell", "ssh"},
     "journal": DATA | {"bucket", "deadline", "durable", "inventory", "journal", "secrets", "shell"},
-    "run": {"change", "clock", "errors", "incident", "journal", "secrets", "steps"},
+    "run": {"change", "clock", "errors", "incident", "journal", "plan", "secrets", "steps"},
+    "plan": DATA | {"secrets"},
+    "undo": DATA | {"incident", "journal", "plan"},
 }
 # What systems share with each other, and must not: the chain, the terminal, the record.
 NOT_FOR_SYSTEMS = {

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import console, run
+from salvor import console, plan, run
 from salvor.change import Change, Level, Undo
 from salvor.errors import (
     CannotError,
@@ -24,6 +24,7 @@ from salvor.errors import (
 )
 from salvor.session import aftermath
 from salvor.show import Plain
+from salvor.undo import undo_plan
 
 from tests import trouble, world
 from tests.world import BAD, GOOD, World
@@ -126,7 +127,7 @@ def test_a_backup_of_which_nobody_knows_is_not_called_done(place: World) -> None
     [change] = [session.incident.systems[0].change("fence", identity="x", why="w", no_undo="n")]
     trouble.order(place.root, "store", "fence", "unknown after")
     with session.begin():
-        session.runner.approve(run.Plan((run.PlannedStep("protect", (), (), (change,)),)), "test")
+        session.runner.approve(plan.Plan((plan.PlannedStep("protect", (), (), (change,)),)), "test")
         with pytest.raises(OutcomeUnknownError, match="store: fence"):
             session.runner.act("protect", [change])
 
@@ -222,7 +223,7 @@ def test_what_was_begun_last_is_taken_back_first(place: World) -> None:
         for change in (fence, point, fence):
             session.runner.note("intent", step="isolate", change=change.to_json())
     assert session.journal
-    back, undoing = session.runner.undo_plan(session.journal)
+    back, undoing = undo_plan(session.incident, session.journal)
     assert [(each.system, each.verb) for each in back] == [("store", "unfence"), ("sign", "point")]
     assert [undoing[each.key] for each in back] == [fence.key, point.key]
 

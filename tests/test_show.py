@@ -14,7 +14,7 @@ from hypothesis import strategies as some
 from rich.console import Console
 from salvor import show
 from salvor.change import Change, Decision, Finding, Level, Progress, Undo, WayBack
-from salvor.run import Plan, PlannedStep
+from salvor.plan import Plan, PlannedStep
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 a\rb \x9b31m \u202e\u2066 \x00 \udc80 password=hunter2 end"
 CHANGE = Change(

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 from salvor import clock, show
 from salvor.change import Change, Decision, Level, plan_hash
 from salvor.errors import CannotError, HeldError, PlanMovedError, SalvorError, UsageError
-from salvor.run import Plan, PlannedStep, Watcher, describe
+from salvor.plan import Plan, PlannedStep, describe
+from salvor.run import Watcher
 from salvor.secrets import mask
 from salvor.session import Session
 from salvor.show import Shown
@@ -135,8 +136,15 @@ def recover(
 
 
 def announce(session: Session, shown: Shown) -> None:
-    """Say which incident it is. Raises CannotError when that is over."""
+    """Say which incident it is. Raises CannotError when that is over, UsageError when it is no recovery."""
     incident = session.incident
+    if not session.runbook.steps:
+        raise UsageError(
+            f"{incident.id} is no recovery, but of {incident.purpose}: there is nothing in it to restore.",
+            safe="nothing was changed",
+            hint=f"what it is: inv incident.show --incident={incident.id}; "
+            f"to bring the service back: inv restore --service={incident.service.name}",
+        )
     if incident.over:
         raise CannotError(
             f"{incident.id} is {incident.over}.",

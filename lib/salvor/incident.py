@@ -125,6 +125,10 @@ class Incident(Learned):
 
         yield from visit(self.service)
 
+    def waits(self, change: Change) -> bool:
+        """Whether what comes after a change waits for it; a message goes out beside the others."""
+        return self.system(change.system).verbs()[change.verb].waits
+
     def checks_of(self, system: str | None) -> list[Check]:
         """The service's checks of one system's data; with None, those of no system: they go through the routes."""
         return [check for check in self.service.checks if check.system == system]

@@ -12,7 +12,8 @@ from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
 from salvor.journal.folders import incidents_folder, operator
-from salvor.run import Plan, PlannedStep, Runner
+from salvor.plan import Plan, PlannedStep
+from salvor.run import Runner
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
 from salvor.show import Shown

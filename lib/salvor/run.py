@@ -8,24 +8,23 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from salvor import clock
-from salvor.change import Change, Decision, Finding, Level, Progress, canonical, plan_hash
+from salvor.change import Change, Decision, Finding, Level, Progress
 from salvor.errors import (
-    CannotError,
     NotConvergedError,
     NotProvenError,
     OutcomeUnknownError,
     PlanMovedError,
     SalvorError,
-    UsageError,
 )
 from salvor.incident import Incident
 from salvor.journal import Journal
-from salvor.secrets import mask, mask_data
+from salvor.plan import Plan, PlannedStep, describe, refuse_masked, undoable
+from salvor.secrets import mask
 from salvor.steps import Step
 
 MESSAGES_DEADLINE = 60.0
@@ -33,31 +32,6 @@ MESSAGES_DEADLINE = 60.0
 
 _showing = partial(suppress, OSError, ValueError)
 """A terminal that has gone, or cannot show a letter, stops no recovery: the journal is the record."""
-
-
-@dataclass(frozen=True)
-class PlannedStep:
-    """What one step saw, decided and would change."""
-
-    name: str
-    findings: tuple[Finding, ...]
-    decisions: tuple[Decision, ...]
-    changes: tuple[Change, ...]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A chain of planned steps. `hash` is what an operator approves."""
-
-    steps: tuple[PlannedStep, ...]
-
-    @property
-    def changes(self) -> tuple[Change, ...]:
-        return tuple(change for step in self.steps for change in step.changes)
-
-    @property
-    def hash(self) -> str:
-        return plan_hash(self.changes)
 
 
 class Watcher(Protocol):
@@ -123,12 +97,12 @@ class Runner:
                 decisions.append(item)
                 self._decide(item)
             else:
-                changes.append(_undoable(item))
+                changes.append(undoable(item))
                 self.incident.foresee(item)
         return PlannedStep(_name(step), tuple(findings), tuple(decisions), tuple(changes))
 
     def _decide(self, decision: Decision) -> None:
-        _refuse_masked(decision)
+        refuse_masked(decision)
         if self.journal is None or self.incident.ahead:
             self.incident.decisions[decision.system] = decision
         else:
@@ -164,7 +138,7 @@ class Runner:
             self.incident.look_again()
             planned = self._plan(step, self._tell)
             self._note(planned)
-            left = [change for change in planned.changes if self._waits(change)]
+            left = [change for change in planned.changes if self.incident.waits(change)]
             unknown = [change for change in new if outcomes.get(change.key) == "unknown"]
             self._observed(unknown, left)
             # When the world says that the unknown was done, what it held up is still to do. Nothing is made twice.
@@ -210,7 +184,7 @@ class Runner:
             for key, (step, change) in list(self.incident.interrupted.items())
             if step == name and key not in self._messages
         ]
-        moments = {str(change.arguments["moment"]) for change in found if not self._waits(change)}
+        moments = {str(change.arguments["moment"]) for change in found if not self.incident.waits(change)}
         outbox = self.incident.outbox
         unsent = [message for moment in moments for message in (outbox.messages(moment) if outbox else ())]
         self._observed(found, [*planned, *unsent])
@@ -255,9 +229,6 @@ class Runner:
                 hint=f"{mend}; or inv undo --incident={self.incident.id}",
             )
 
-    def _waits(self, change: Change) -> bool:
-        return self.incident.system(change.system).verbs()[change.verb].waits
-
     def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> dict[str, str]:
         """Make the changes: those on independent systems side by side, the others in order.
 
@@ -278,7 +249,7 @@ class Runner:
                     free = [] if error else [change for change in waiting if self._is_free(change, changes, done)]
                     for change in free:
                         waiting.remove(change)
-                        if self._waits(change):
+                        if self.incident.waits(change):
                             running[pool.submit(self._make, step, change, undoing.get(change.key, ""))] = change
                         else:
                             self._post(step, change)
@@ -414,43 +385,6 @@ class Runner:
 
     # --- undo ----------------------------------------------------------------------------------------------------
 
-    def undo_plan(self, journal: Journal) -> tuple[list[Change], dict[str, str]]:
-        """The changes that take the incident back, newest first, and which change's key each one undoes.
-
-        Raises CannotError when a change that was begun has no way back: nothing is undone past it.
-        """
-        begun: dict[str, Change] = {}  # by key, in the order in which each was last begun
-        for line in journal.of("intent", "outcome"):
-            if line["kind"] == "intent" and not line.get("undoing"):
-                key = line["change"]["key"]  # as it was made: what the journal masks has another one
-                begun.pop(key, None)
-                begun[key] = Change.from_json(line["change"])
-            elif line["kind"] == "outcome" and line.get("undoing") and line["outcome"] == "done":
-                back = begun.get(line["undoing"])
-                begun = {key: each for key, each in begun.items() if back is None or not _same_way_back(each, back)}
-        changes: dict[str, Change] = {}
-        undoing: dict[str, str] = {}
-        for key, change in reversed(begun.items()):
-            if change.undo is None:
-                if self.incident.purpose == "watch" or not self._waits(change):
-                    continue  # no act of a watch builds on another; a message stays sent, and hinders nothing
-                raise CannotError(
-                    f"{describe(change)} cannot be undone: {change.no_undo}",
-                    safe="nothing was undone; what is live now stays live",
-                    hint=f"go forward instead: inv incident.show --incident={self.incident.id}",
-                )
-            way_back = self.incident.system(change.system).change(
-                change.undo.verb,
-                why=f"takes back: {describe(change)}",
-                undo=None,
-                no_undo="it is itself an undo",
-                **change.undo.arguments,
-            )
-            if way_back.key not in changes:
-                changes[way_back.key] = way_back
-                undoing[way_back.key] = key
-        return list(changes.values()), undoing
-
     def undo(self, changes: Sequence[Change], undoing: dict[str, str]) -> None:
         """Make the changes of `undo_plan`, one after the other, tell who must know, and note that it is undone."""
         self._refuse_unapproved("undo", changes)
@@ -484,46 +418,6 @@ class Runner:
         if self.journal is None:
             raise SalvorError("A plan writes nothing, and this would have been written.")
         self.incident.learn(self.journal.append(kind, **data))
-
-
-def describe(change: Change) -> str:
-    """One line for people: `orders-db: stage side-data backup=20261121-003300F`."""
-    arguments = " ".join(
-        str(value) if name == "stage" else f"{name}={value}"
-        for name, value in change.arguments.items()
-        if value is not None
-    )
-    return mask(f"{change.system}: {change.verb} {arguments}".rstrip())
-
-
-def _undoable(change: Change) -> Change:
-    """`change`; without its undo where the journal would mask that, because what is masked cannot be read back."""
-    undo = change.to_json()["undo"]
-    if undo and _is_masked(undo):
-        return replace(
-            change, undo=None, no_undo="its way back holds what looks like a secret, and is not written down"
-        )
-    return change
-
-
-def _refuse_masked(decision: Decision) -> None:
-    """A decision is read back from the journal, which masks secrets: then it would lead elsewhere."""
-    way = decision.to_json()["way"]
-    acted_on = {name: way[name] for name in ("identity", "arguments", "promote", "promote_undo")}
-    if _is_masked({"pinned": decision.identity, **acted_on}):
-        raise UsageError(
-            f"{decision.system}: {way['name']} needs what looks like a secret: {mask(canonical(acted_on))}",
-            safe="nothing was changed",
-            hint="give it another name (a copy of the file, say), or choose another backup",
-        )
-
-
-def _is_masked(data: object) -> bool:
-    return canonical(mask_data(data)) != canonical(data)
-
-
-def _same_way_back(one: Change, other: Change) -> bool:
-    return one.system == other.system and one.undo == other.undo
 
 
 def _name(step: Step) -> str:

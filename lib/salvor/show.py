@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
 from salvor.journal.line import plain
-from salvor.run import Plan, describe
+from salvor.plan import Plan, describe
 from salvor.secrets import mask, mask_data
 
 if TYPE_CHECKING:

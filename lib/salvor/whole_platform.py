@@ -15,7 +15,7 @@ from salvor import clock, console, inventory, show
 from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
-from salvor.run import Plan
+from salvor.plan import Plan
 from salvor.session import Session
 from salvor.session.opening import open_session
 from salvor.show import Plain, Shown

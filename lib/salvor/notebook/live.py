@@ -17,7 +17,7 @@ from salvor.journal import story
 from salvor.journal.folders import of_incident
 from salvor.journal.happened import Story
 from salvor.notebook.cells import Walk, display, for_people
-from salvor.run import Plan, describe
+from salvor.plan import Plan, describe
 from salvor.runbook_files import Runbook
 from salvor.session import Session
 from salvor.session.opening import open_session

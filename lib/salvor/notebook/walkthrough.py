@@ -19,8 +19,8 @@ from salvor.journal import story
 from salvor.journal.folders import incidents_folder
 from salvor.notebook.cells import Opened, display, display_style, for_people, read_parameters
 from salvor.notebook.live import Progressing
+from salvor.plan import Plan
 from salvor.postgres.settings import PostgresSettings
-from salvor.run import Plan
 from salvor.sandbox import disasters, survivors
 from salvor.sandbox.layout import Layout
 from salvor.session import Session, aftermath, handover

@@ -16,7 +16,7 @@ from salvor import clock
 from salvor.change import Change
 from salvor.journal.happened import UNFINISHED, WORDS, Story
 from salvor.pages import labels, timeline
-from salvor.run import describe
+from salvor.plan import describe
 from salvor.secrets import mask
 from salvor.show import way_back
 

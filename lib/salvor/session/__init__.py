@@ -20,7 +20,8 @@ from salvor.journal import Journal, lock
 from salvor.journal.folders import is_open, lease_of
 from salvor.journal.lease import hold as hold_lease
 from salvor.journal.mirror import bring
-from salvor.run import Plan, PlannedStep, Runner
+from salvor.plan import Plan, PlannedStep
+from salvor.run import Runner
 from salvor.secrets import mask
 from salvor.steps import Step
 from salvor.steps.assess import assess

@@ -15,10 +15,11 @@ from salvor.journal import Journal, brief, evidence, story
 from salvor.journal.folders import find, incidents_folder, of_incident, writing
 from salvor.journal.ssh_signature import signing_key
 from salvor.notebook import record
-from salvor.run import Plan, PlannedStep
+from salvor.plan import Plan, PlannedStep
 from salvor.session import Session, handover
 from salvor.session.opening import open_session
 from salvor.show import Shown
+from salvor.undo import undo_plan
 
 
 def of_id(incident: str, shown: Shown) -> Session:
@@ -35,18 +36,21 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
     session = of_id(incident, shown)
     _refuse_when_over(session, "undone")
     _refuse_when_later(session)
-    changes, undoing = session.runner.undo_plan(Journal.read(session.incident.folder))
+    changes, undoing = undo_plan(session.incident, Journal.read(session.incident.folder))
     plan = Plan((PlannedStep("undo", (), (), tuple(changes)),))
     show_plan(session, shown, plan)
     if session.incident.recovered_once:
         shown.tell("NOTE: what users wrote since the cutover is only in what was restored, and goes with it.")
     if plan_only:
         return
+    if session.incident.purpose == "watch" and not changes:
+        shown.tell(f"Nothing that {incident} did has a way back, so nothing was changed, and nobody is told.")
+        return
     how = approval(shown, tuple(changes), approve=approve, yes=yes)
     with session.begin():
         assert session.journal
         _refuse_when_over(session, "undone")
-        changes, undoing = session.runner.undo_plan(session.journal)
+        changes, undoing = undo_plan(session.incident, session.journal)
         _refuse_moved(plan, changes)
         session.approve(plan, how)
         with telling_failure(session):

@@ -21,7 +21,8 @@ from salvor.incident import Incident, new_id
 from salvor.inventory import Platform
 from salvor.journal import FILE, Journal, brief
 from salvor.journal.folders import incidents_folder, operator
-from salvor.run import Runner, Watcher, describe
+from salvor.plan import describe
+from salvor.run import Runner, Watcher
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
 from salvor.system import Outbox, Wish

@@ -11,7 +11,7 @@ from salvor import clock, console
 from salvor.change import Change, Finding, Level
 from salvor.errors import CannotError, HeldError
 from salvor.inventory import Platform
-from salvor.run import Plan, PlannedStep, describe
+from salvor.plan import Plan, PlannedStep, describe
 from salvor.secrets import mask, mask_data
 from salvor.session import Session
 from salvor.session.opening import open_session
