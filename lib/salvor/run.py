@@ -390,7 +390,7 @@ class Runner:
         self._refuse_unapproved("undo", changes)
         for change in changes:
             self._make_surely("undo", [change], undoing)
-        self.tell("undone")
+        self.tell("taken-back" if self.incident.purpose == "watch" else "undone")
         self.finish()  # before the note: after it, nothing of this incident is done again
         self._write("undone", result=f"{len(changes)} changes taken back")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -117,11 +118,10 @@ def test_undone_and_closed_it_is_over_but_for_what_is_owed(tmp_path: Path) -> No
 
 def test_what_cannot_be_undone_says_why(tmp_path: Path) -> None:
     teller = Teller(tmp_path / ID)
-    teller.assess().step("reroute", lambda: teller.act("reroute", told.RECOVERED, 1.0), 1)
+    for_good = replace(told.FENCE, undo=None, no_undo="nobody knows")
+    teller.assess().step("isolate", lambda: teller.act("isolate", for_good, 1.0), 1)
     teller.journal.close()
-    assert "undo        not past pager: send: a message that was read cannot be unread" in text(
-        Handover(story.read(tmp_path / ID))
-    )
+    assert "undo        not past orders-db: fence: nobody knows" in text(Handover(story.read(tmp_path / ID)))
 
 
 def test_the_command_of_a_drill_is_a_drill(tmp_path: Path) -> None:

@@ -4,17 +4,56 @@ from __future__ import annotations
 
 import io
 import itertools
+import re
+from pathlib import Path
 
 import pytest
-from salvor import clock, inventory
+from salvor import clock, console, inventory
 from salvor.change import Level
-from salvor.errors import HeldError, UsageError
-from salvor.journal import evidence, lock
+from salvor.errors import CannotError, HeldError, UsageError
+from salvor.journal import evidence, lock, story
+from salvor.session import aftermath, handover
 from salvor.show import Plain
+from salvor.system import Context
 from salvor.watch import commands, moves
 from salvor.watch.watcher import Watcher
 
 from tests.watch.place import PLATFORM, Place
+
+
+def test_an_episode_says_what_can_be_done_with_it_and_nobody_is_told_of_an_undo_of_nothing(place: Place) -> None:
+    place.say(91.5)
+    watcher, _ = place.watcher()
+    for seconds in (0, 301, 430, 560):
+        place.look(watcher, seconds)
+    (journal,) = place.journals()
+    episode, calls = journal.folder.name, place.calls
+    assert "Why you are called: it is not better after all" in (place.root / "last-message").read_text()
+    screen = "\n".join(handover.screen(handover.of(story.read(journal.folder), journal.folder.parent)))
+    assert f"next        inv watch.ack --episode={episode}" in screen
+    assert "2 changes: pages: clear" in screen and "acting team, called tickets, called devops" in screen
+    assert not re.search("^(RTO|RPO|undo|undoable|or) |STOPPED|inv restore", screen, re.MULTILINE)
+    said = io.StringIO()
+    aftermath.undo(episode, Plain(said), yes=True)
+    assert "has a way back" in said.getvalue()
+    with pytest.raises(UsageError, match="is no recovery") as refused:
+        console.recover(aftermath.of_id(episode, Plain(said)), Plain(said), yes=True)
+    assert refused.value.hint.endswith("inv restore --service=shop")
+    assert place.calls == calls and place.journals()[0].lines == journal.lines
+
+
+def test_what_cannot_be_restarted_is_not_rolled_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
+    for name in ("old", "new"):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+    (tmp_path / "current").symlink_to("releases/new")
+    (tmp_path / "place.yaml").write_text(
+        f"systems:\n  api: {{kind: application, service: salvor-none, releases: {tmp_path}/releases}}\n"
+    )
+    api = inventory.load("place").open("api", Context("", tmp_path, dict))
+    with pytest.raises(CannotError):
+        list(api.apply(api.change("roll_back", why="", no_undo="-", release="old", run="")))
+    assert (tmp_path / "current").readlink() == Path("releases/new")
 
 
 def test_memory_at_its_limit_leads_to_cache_restart_people_in_this_order_and_once_each(place: Place) -> None:

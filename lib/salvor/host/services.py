@@ -211,6 +211,24 @@ def see(shell: Shell, name: str, environment: Environment = NOTHING) -> Service:
     return _service(*said.removeprefix("service ").strip().split(" ", 2))
 
 
+def see_surely(shell: Shell, name: str, environment: Environment = NOTHING) -> Service:
+    """How a service is now. Raises CannotError when nothing there runs one of that name, or does not answer."""
+    seen = see(shell, name, environment)
+    if seen.state == "absent":
+        raise CannotError(
+            f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit and pm2 were asked.",
+            safe="nothing was changed",
+            hint=f"mend its name in the inventory; what there is, on {shell.where}: systemctl, pm2 ls, ls /etc/init.d",
+        )
+    if seen.state == "unknown" and seen.manager != "sysvinit":
+        raise CannotError(
+            f"{name} on {shell.where} was not touched: {seen.manager} is there and does not answer.",
+            safe="nothing was changed",
+            hint=f"start {seen.manager} there, then the same command again",
+        )
+    return seen
+
+
 def act(shell: Shell, name: str, action: str, *, deadline: float, environment: Environment = NOTHING) -> None:
     """Start, stop or restart it, and see that it then runs, or does not. Its being so already is no error.
 
@@ -218,19 +236,7 @@ def act(shell: Shell, name: str, action: str, *, deadline: float, environment: E
     to, and is not so within `deadline` seconds.
     """
     until = clock.monotonic() + deadline
-    before = see(shell, name, environment)
-    if before.state == "absent":
-        raise CannotError(
-            f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit and pm2 were asked.",
-            safe="nothing was changed",
-            hint=f"mend its name in the inventory; by hand: inv hosts.run --limit={shell.where} -- 'ls /etc/init.d'",
-        )
-    if before.state == "unknown" and before.manager != "sysvinit":
-        raise CannotError(
-            f"{name} on {shell.where} was not touched: {before.manager} is there and does not answer.",
-            safe="nothing was changed",
-            hint=f"start {before.manager} there, then the same command again",
-        )
+    before = see_surely(shell, name, environment)
     wanted = "stopped" if action == "stop" else "running"
     if action != "restart" and before.state == wanted:
         return

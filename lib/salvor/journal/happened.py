@@ -44,6 +44,11 @@ class Act:
         return "done" in (self.outcome, self.observed)
 
     @property
+    def is_message(self) -> bool:
+        """Whether it told somebody something."""
+        return self.change.verb == "send"
+
+    @property
     def said(self) -> str:
         """The outcome in words: `done`, `failed`, `unknown`, `unfinished`, or by a look at the world: `seen done`."""
         return f"seen {self.observed}" if self.observed else self.outcome
@@ -190,7 +195,7 @@ class Story:
     @property
     def made(self) -> list[Act]:
         """The changes that were carried out, each once, without messages and without what took them back."""
-        done = [act for act in self.acts if act.is_done and not act.undoing and act.step != "notify"]
+        done = [act for act in self.acts if act.is_done and not act.undoing and not act.is_message]
         return list({act.key: act for act in done}.values())
 
     @property
@@ -200,8 +205,8 @@ class Story:
 
     @property
     def messages(self) -> list[Act]:
-        """The messages to people: what the step notify did."""
-        return [act for act in self.acts if act.step == "notify"]
+        """The messages to people."""
+        return [act for act in self.acts if act.is_message]
 
     @property
     def state(self) -> str:

@@ -153,4 +153,4 @@ class _Teller:
         text = line.get("text") or line.get("result") or ""
         self.story.marks.append(Mark(str(line["kind"]), at, by, str(text)))
 
-    _recovered = _failed = _undone = _discarded = _closed = _note = _repaired = _mark
+    _recovered = _failed = _undone = _discarded = _closed = _note = _repaired = _acknowledged = _mark

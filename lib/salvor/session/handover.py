@@ -40,14 +40,30 @@ class Handover:
 
     @property
     def undoable(self) -> list[Act]:
-        """What is made, not taken back, and has a way back; empty when the newest change has none."""
+        """What is made, not taken back, and has a way back; empty when one change has none: only the acts of a watch
+        do not build on each other.
+        """
         standing = [act for act in self.story.made if act not in self.story.taken_back]
-        return standing if all(act.change.undo for act in standing) else []
+        found = [act for act in standing if act.change.undo]
+        return found if self.is_episode or len(found) == len(standing) else []
+
+    @property
+    def is_episode(self) -> bool:
+        """Whether it is an episode of `inv watch`, which has no recovery to go on with."""
+        return self.story.purpose == "watch"
 
     @property
     def commands(self) -> list[tuple[str, str]]:
         """The exact commands that fit now, the one to type first at first: command, and what it does."""
         told, this = self.story, f"--incident={self.story.incident}"
+        back = (f"inv undo {this}", f"takes {_changes(len(self.undoable))} back")
+        if self.is_episode and told.state in ("open", "closed"):
+            yours = (
+                f"inv watch.ack --episode={told.incident}",
+                "nothing more is done by itself, nobody else is called",
+            )
+            is_free = told.state == "open" and not told.at("acknowledged")
+            return [*([yours] if is_free else []), *([back] if self.undoable else [])]
         if told.at("closed"):
             again = [(f"inv incident.record {this}", "makes the record that is owed")]
             return again if any(owed.paid is None for owed in told.owed) else []
@@ -58,7 +74,6 @@ class Handover:
         if told.purpose == "drill" and told.at("recovered") is None:
             where = f"--service={told.service} --platform={told.platform}"
             return [(f"inv drill {where}", "takes away what this drill left, then drills anew")]
-        back = (f"inv undo {this}", f"takes {_changes(len(self.undoable))} back")
         close = (f"inv incident.close {this}", "seals and signs the record")
         if told.at("undone"):
             return [(f"inv restore --service={told.service} --platform={told.platform}", "begins anew"), close]
@@ -97,7 +112,7 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
         way = f"{each.way.name} {each.way.backup or ''}".rstrip()
         yield "broken", f"{each.system}: {each.seen}"
         yield "way back", f"{way}{f' (also possible: {others})' if others else ''}"
-    for figure in ("rto", "rpo"):
+    for figure in () if this.is_episode else ("rto", "rpo"):
         yield figure.upper(), _against_target(told, figure)
     yield "steps", _steps(told)
     yield "done", _done(told)
@@ -128,6 +143,8 @@ def _state(this: Handover) -> str:
         return told.state
     if this.is_held:
         return "open, under way"
+    if this.is_episode:
+        return "open, acknowledged" if told.at("acknowledged") else "open: inv watch goes on with it"
     if told.failure:
         lines = told.failure.text.splitlines()
         hint = next((line for line in lines[1:] if line.startswith("HINT:")), "")
@@ -153,7 +170,7 @@ def _clock(told: Story) -> Iterator[tuple[str, str]]:
     failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S}" if told.failed_at else ""
     gone = ""
     target = told.target("rto")
-    if target is not None and told.state == "open":
+    if target is not None and told.state == "open" and told.purpose != "watch":
         left = target - (clock.now() - told.detected_at).total_seconds()
         gone = f"; {clock.write_duration(left)} of the RTO are left" if left > 0 else "; the RTO is over"
     yield "detected", f"{told.detected_at:%Y-%m-%d %H:%M:%S} UTC{failed}{gone}"
@@ -214,10 +231,10 @@ def _again(told: Story, act: Act) -> bool:
 def _undoable(this: Handover) -> Iterator[tuple[str, str]]:
     standing = [act for act in this.story.made if act not in this.story.taken_back]
     without = [act for act in standing if act.change.undo is None]
-    if without:
+    if without and not this.is_episode:
         yield "undo", f"not past {events.describe(without[-1].change)}: {without[-1].change.no_undo}"
-    elif standing and not this.story.at("closed"):
-        yield "undoable", ", ".join(events.describe(act.change) for act in reversed(standing))
+    elif this.undoable and (this.is_episode or not this.story.at("closed")):
+        yield "undoable", ", ".join(events.describe(act.change) for act in reversed(this.undoable))
 
 
 def as_json(this: Handover) -> dict[str, Any]:

@@ -156,6 +156,7 @@ class Application(OnAMachine, Role):
     @verb(deadline=240)
     def roll_back(self, release: str, run: str) -> None:
         """Turn it to another release, then restart it as `restart` does. Raises CannotError, or NotConvergedError."""
+        services.see_surely(self.shell, self.settings.service, self.settings.environment)  # else it could not follow
         releases.turn_to(self.shell, self._releases, release)
         self.restart(run)
 

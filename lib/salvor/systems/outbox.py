@@ -28,8 +28,9 @@ _MOMENTS: dict[str, tuple[Severity, ...]] = {
     "acting": ("warning",),
     "called": ("critical",),
     "better": ("info",),
+    "taken-back": ("warning",),
 }
-"""The severities of each moment's messages: `asked` is for a second person, the last three are those of automatic
+"""The severities of each moment's messages: `asked` is for a second person, the last four are those of automatic
 recovery. Customers are told of what they see: that it broke, and that it is back.
 """
 _KINDS = {"critical": "failure", "warning": "warning"}

@@ -23,6 +23,8 @@ from salvor.watch.rules import Call
 if TYPE_CHECKING:
     from salvor.watch.watcher import Seen
 
+_CALLED = "People are called: "
+
 
 def make(platform: Platform, seen: Seen, shown: Shown, stopping: threading.Event) -> None:
     """Make the move that follows from a look. Raises HeldError while somebody works on the service."""
@@ -55,7 +57,7 @@ class _Maker:
                     self._act(self.seen.move.stage, stage)
                 case "escalate":
                     self._note(self.seen.finding())
-                    self.session.runner.note("note", text=f"People are called: {self.seen.move.why}.")
+                    self.session.runner.note("note", text=f"{_CALLED}{self.seen.move.why}.")
                     begun = clock.now()
                     first = [call.channel for call in self._calls() if not call.after]
                     self.session.runner.note("step", step=ESCALATE, phase="begun", planned=len(first))
@@ -182,8 +184,9 @@ class _Maker:
 
     def _because(self) -> str:
         assert self.session.journal
-        notes = [line["text"] for line in self.session.journal.of("note") if "text" in line]
-        return notes[-1] if notes else "-"
+        notes = [str(line.get("text", "")) for line in self.session.journal.of("note")]
+        called = [text.removeprefix(_CALLED) for text in notes if text.startswith(_CALLED)]
+        return called[-1] if called else "-"
 
     def _calls(self) -> Sequence[Call]:
         return self.platform.escalation[self.rule.escalate].calls if self.rule.escalate else ()

@@ -107,7 +107,7 @@ class Watcher:
         if self._said.get(seen.rule, "good") != state:
             figure = seen.reading.figure + (f" (limit {seen.reading.limit})" if seen.reading.limit else "")
             parts = (f"{clock.now():%H:%M:%S} {seen.rule}", figure, seen.reading.detail, seen.move.why)
-            self._tell(": ".join(filter(None, parts)))
+            self._tell(": ".join(part.rstrip(".") for part in parts if part))
         self._said[seen.rule] = state
 
     def _tell(self, text: str) -> None:
