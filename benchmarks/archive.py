@@ -32,6 +32,7 @@ from typing import Any
 
 import yaml
 from salvor import console
+from salvor.change import Change
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -134,10 +135,15 @@ def session(archive: Path) -> Session:
     return open_session("shop", Plain(), platform="shop", wish=Wish(source=str(archive)))
 
 
-def act(system: System, verb: str, **arguments: Any) -> str:
-    """Carry a verb out; how long each of its parts took, as its progress tells."""
+def change(system: System, verb: str, **arguments: Any) -> Change:
+    """A change that is approved by nobody."""
+    return system.change(verb, why="-", no_undo="-", **arguments)
+
+
+def act(system: System, change: Change) -> str:
+    """Carry a change out; how long each of its parts took, as its progress tells."""
     begun, label, told = time.monotonic(), "beginning", ""
-    for progress in system.apply(system.change(verb, why="-", no_undo="-", **arguments)):
+    for progress in system.apply(change):
         if progress.label != label:
             told += f" {label.split(' from ')[0]} {time.monotonic() - begun:.1f},"
             begun, label = time.monotonic(), progress.label
@@ -146,18 +152,19 @@ def act(system: System, verb: str, **arguments: Any) -> str:
 
 def staged(archive: Path) -> float:
     """Stage every system, side by side; seconds."""
-    systems = session(archive).incident.systems
-    ways = [next(way for way in one.ways_back(Wish(source=str(archive))) if way.possible) for one in systems]
+    incident = session(archive).incident
+    ways = {
+        one: next(way for way in one.ways_back(Wish(source=str(archive))) if way.possible) for one in incident.systems
+    }
+    changes = {one: change(one, "stage", **dict(way.arguments or {})) for one, way in ways.items()}
     begun = time.monotonic()
+    incident.under_way |= {one.key: one for one in changes.values()}  # as the runner does
     with ThreadPoolExecutor(8) as pool:
-        jobs = [
-            pool.submit(act, one, "stage", **dict(way.arguments or {})) for one, way in zip(systems, ways, strict=True)
-        ]
-        for job in jobs:
-            print(f"    {job.result()}")
+        for told in pool.map(act, changes, changes.values()):
+            print(f"    {told}")
     seconds = time.monotonic() - begun
-    for one, way in zip(systems, ways, strict=True):
-        act(one, "drop", stage=way.stage)
+    for one, way in ways.items():
+        act(one, change(one, "drop", stage=way.stage))
     return seconds
 
 

@@ -67,6 +67,8 @@ class Incident(Learned):
     """The applications that it would stop, in a plan."""
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
     _seen: dict[str, State] = field(default_factory=dict, repr=False)
+    under_way: dict[str, Change] = field(default_factory=dict, repr=False)
+    """What the runner makes side by side at this moment, by key."""
     ahead: bool = False
     """Whether a whole chain is being planned: nothing of it is done yet, so nothing of it can be proven yet."""
 
@@ -75,7 +77,7 @@ class Incident(Learned):
     def system(self, name: str) -> System:
         """A system of the platform, opened for this incident."""
         if name not in self._systems:
-            context = Context(self.id, self.folder, self.facts, self.system)
+            context = Context(self.id, self.folder, self.facts, self.system, lambda: list(self.under_way.values()))
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]
 

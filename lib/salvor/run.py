@@ -30,6 +30,9 @@ from salvor.steps import Step
 MESSAGES_DEADLINE = 60.0
 """Seconds that the end of a run waits for messages that are still going out; later they are owed."""
 
+_AT_ONCE = 8
+"""Changes that are made side by side."""
+
 _showing = partial(suppress, OSError, ValueError)
 """A terminal that has gone, or cannot show a letter, stops no recovery: the journal is the record."""
 
@@ -243,10 +246,12 @@ class Runner:
         error: BaseException | None = None
         self._stopping.clear()
         self._refuse_stopped()
-        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="change") as pool:
+        with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="change") as pool:
             try:
                 while True:
                     free = [] if error else [change for change in waiting if self._is_free(change, changes, done)]
+                    free = free[: _AT_ONCE - len(running)]  # whoever is under way has a thread: others may wait for it
+                    self.incident.under_way |= {change.key: change for change in free if self.incident.waits(change)}
                     for change in free:
                         waiting.remove(change)
                         if self.incident.waits(change):
@@ -258,6 +263,7 @@ class Runner:
                         break
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
                         key = running.pop(future).key
+                        self.incident.under_way.pop(key, None)
                         error = error or future.exception()
                         if not future.exception():
                             outcomes[key] = future.result()
@@ -268,6 +274,8 @@ class Runner:
                 with _showing():
                     self.watcher.tell("Stopping: what is under way ends first, or at its next sign of progress.")
                 raise
+            finally:
+                self.incident.under_way.clear()
         if error:
             raise error
         return outcomes

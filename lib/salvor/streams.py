@@ -126,7 +126,9 @@ def told(name: object) -> Iterator[None]:
     except UNREADABLE as error:
         cut_off = isinstance(error, EOFError) or "unexpected end" in str(error)
         what = "ends too early: it is truncated" if cut_off else f"cannot be read: {error}"
-        raise CannotError(f"{name} {what}.", hint="take another copy of it, or an older backup") from error
+        raise CannotError(
+            f"{name} {what}.", safe="what is live is as it was", hint="take another copy of it, or an older backup"
+        ) from error
 
 
 class Ahead:

@@ -9,7 +9,7 @@ import importlib
 import inspect
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cache
@@ -54,13 +54,15 @@ class Context:
     """What a system knows of the incident it works for. Names of stages and kept copies follow from `incident`.
 
     `folder` is the incident's folder (it may not exist: a plan writes nothing); `facts` are the incident's figures for
-    the texts of messages; `system_of` gives another system of the platform (for an archive of several).
+    the texts of messages; `system_of` gives another system of the platform (for an archive of several); `under_way` the
+    changes that are made side by side at this moment (for one reading of an archive by several).
     """
 
     incident: str
     folder: Path
     facts: Callable[[], Mapping[str, Any]]
     system_of: Callable[[str], System] = field(default=lambda name: _alone(name))
+    under_way: Callable[[], Collection[Change]] = tuple
 
 
 def _alone(name: str) -> System:

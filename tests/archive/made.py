@@ -10,9 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from salvor import shell
-from salvor.archive.extract import Extracted, extract
+from salvor.archive.extract import extract
 from salvor.archive.settings import ArchivesSettings
 from salvor.archive.source import Archive
+from salvor.archive.taking import Extracted
 from salvor.change import Progress
 from salvor.shell import Shell
 
@@ -98,7 +99,7 @@ def unpack(
     into.mkdir(mode=0o700, exist_ok=True)
     size = Path(path).stat().st_size if not str(path).startswith("s3://") else 0
     archive = Archive(str(path), on_host, None, size)
-    work = extract(archive, using, member, there or shell.local(), str(into), **terms)  # type: ignore[arg-type]
+    work = extract(archive, using, member, there or shell.local(), str(into), **terms)
     while True:
         try:
             progress = next(work)

@@ -35,14 +35,17 @@ HOSTILE: dict[str, tuple[Sequence[Member], str]] = {
     "climbs": ([member("uploads/../../etc/passwd", b"")], r"climbs out of the archive with '\.\.'"),
     "climbs from the top": ([member("../uploads/x", b"")], "climbs out"),
     "climbs though not ours": ([FINE, member("logs/../../x", b"")], "climbs out"),
-    "link to an absolute path": ([link("uploads/l", "/etc")], r"'l' is a link to '/etc', which leads out of 'uploads'"),
+    "link to an absolute path": (
+        [link("uploads/l", "/etc")],
+        r"'uploads/l' is a link to '/etc', which leads out of 'uploads'",
+    ),
     "link that climbs": ([link("uploads/a/l", "../../x")], "leads out"),
     "link of the whole": ([link("uploads", "/etc")], "leads out"),
     "empty link": ([link("uploads/l", "")], "leads out"),
     "link to its parent's parent": ([link("uploads/l", "..")], "leads out"),
     "link through a link": (
         [member("uploads/a/b", type=FOLDER), link("uploads/a/up", ".."), link("uploads/l", "a/up/../x")],
-        r"'l' is a link to 'a/up/\.\./x', which leads out",
+        r"'uploads/l' is a link to 'a/up/\.\./x', which leads out",
     ),
     "link through a link that comes later": (
         [link("uploads/l", "a/up/../x"), member("uploads/a/b", type=FOLDER), link("uploads/a/up", "..")],
@@ -63,7 +66,7 @@ HOSTILE: dict[str, tuple[Sequence[Member], str]] = {
     "hard link to itself": ([link("uploads/l", "uploads/l", HARD)], "is a hard link to"),
     "hard link to a link, elsewhere": (
         [link("uploads/a/b/l", "../../x"), link("uploads/m", "uploads/a/b/l", HARD)],
-        "'m' is a link to '../../x', which leads out",
+        "'uploads/m' is a link to '../../x', which leads out",
     ),
     "character device": ([member("uploads/d", type=tarfile.CHRTYPE, devmajor=1, devminor=3)], "is a device"),
     "block device": ([member("uploads/d", type=tarfile.BLKTYPE, devmajor=8, devminor=0)], "is a device"),

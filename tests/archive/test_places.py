@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import IncompleteReadError
 from botocore.response import StreamingBody
-from moto import mock_aws
 from salvor import shell
 from salvor.archive import listing as listed
 from salvor.archive import write as writing
@@ -43,17 +41,6 @@ def packed(top: Path, tmp_path: Path) -> Path:
 
 
 # --- S3 ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    with mock_aws():
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="off-site")
-        yield client
 
 
 def test_an_archive_in_a_bucket_is_listed_and_read_once(s3: Any, packed: Path, top: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 import yaml
+from botocore.response import StreamingBody
 from salvor import clock, console, maintenance
 from salvor.change import Level
 from salvor.errors import SalvorError
@@ -187,6 +189,7 @@ def test_a_damaged_archive_leaves_everything_as_it_was(shop: Shop) -> None:
     with pytest.raises(SalvorError, match="truncated") as error:
         shop.restore(source=str(archive))
     assert "HINT" in str(error.value)
+    assert not any(staged.complete for system in shop.session().incident.systems for staged in system.observe().staged)
     assert (shop.top / "uploads/one.jpg").exists()
     assert shop.count() == 500
     assert not list((shop.root / "incidents").rglob("*.sql*"))
@@ -194,6 +197,37 @@ def test_a_damaged_archive_leaves_everything_as_it_was(shop: Shop) -> None:
     archive.write_bytes(content)  # the same command again goes on
     shop.restore(source=str(archive))
     assert shop.now() == shop.before
+
+
+DIES = """
+import os, sys
+from salvor import console
+from salvor.session.opening import open_session
+from salvor.show import Plain
+from salvor.system import Wish
+
+class Dies(Plain):
+    def ended(self, change, *outcome):
+        if change.verb == "stage":
+            os.kill(os.getpid(), 9)
+
+shown = Dies(sys.stdout)
+console.recover(open_session("shop", shown, platform="shop", wish=Wish(source=sys.argv[1])), shown, yes=True)
+"""
+
+
+def test_killed_when_the_first_is_staged_and_called_again_it_ends_as_undisturbed(shop: Shop) -> None:
+    archive = shop.back_up(TAKEN, "-pbkdf2")
+    shop.destroy()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    argv = [sys.executable, "-c", DIES, str(archive)]
+    assert subprocess.run(argv, env=environment, timeout=60, check=False).returncode == -9
+    assert not (shop.top / "uploads").exists()
+    shop.restore(source=str(archive))
+    assert shop.now() == shop.before
+    assert shop.count() == 500
+    assert not list((shop.root / "incidents").rglob("*.sql.gz"))
+    assert len(list((shop.root / "incidents").rglob("journal.jsonl"))) == 1  # gone on with
 
 
 def carry_out(system: System, verb: str, **arguments: Any) -> None:
@@ -247,3 +281,26 @@ def test_an_archive_that_is_written_is_one_that_anybody_can_read(shop: Shop) -> 
     assert isinstance(media, Restorable)
     (way,) = (way for way in media.ways_back(Wish()) if way.possible)
     assert way.backup == archive.name
+
+
+def test_an_archive_in_a_bucket_is_read_once_for_all_of_a_service(
+    shop: Shop, s3: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shop.top / "uploads/large").write_bytes(os.urandom(20 << 20))
+    before, archive = shop.now(), shop.back_up()
+    s3.upload_file(str(archive), "off-site", archive.name)
+    shop.destroy()
+    sizes: list[int] = []
+    read = StreamingBody.read
+
+    def counted(body: StreamingBody, amount: int | None = None) -> bytes:
+        piece = bytes(read(body, amount))
+        sizes.append(len(piece))
+        return piece
+
+    monkeypatch.setattr(StreamingBody, "read", counted)
+    shop.restore(source=f"s3://off-site/{archive.name}")
+    assert shop.now() == before
+    assert shop.count() == 500
+    first_look = 4 << 20  # is it an archive, and is the password its own: with the plan
+    assert 0 <= sum(sizes) - archive.stat().st_size < first_look

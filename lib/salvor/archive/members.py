@@ -127,7 +127,9 @@ class Members:
 
     def _cut_off(self) -> CannotError:
         return CannotError(
-            f"{self._name} ends too early: it is truncated.", hint="take another copy of it, or an older backup"
+            f"{self._name} ends too early: it is truncated.",
+            safe="what is live is as it was",
+            hint="take another copy of it, or an older backup",
         )
 
     def _damaged(self, why: str) -> CannotError:
@@ -135,6 +137,7 @@ class Members:
             return self._cut_off()
         return CannotError(
             f"{self._name} is damaged {self._stream.tell():,} bytes into what it unpacks to: {why}.",
+            safe="what is live is as it was",
             hint="take another copy of it, or an older backup",
         )
 

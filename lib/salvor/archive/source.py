@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Hashable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +29,9 @@ SUM = ".sha256"
 """What the name of the file beside an archive adds, which holds its checksum."""
 _SUFFIXES = (".tar.gz", ".tgz", ".tar.zst", ".tar")
 _DAY = 24 * 3600.0
+_asking = threading.Lock()
+_looks: dict[Hashable, Future[None]] = {}
+"""Of archives whose first bytes were looked at, or are."""
 
 
 @dataclass(frozen=True)
@@ -81,27 +86,40 @@ class Unpacked:
 
 def refuse_unreadable(archive: Archive, settings: ArchivesSettings | None, there: Shell) -> None:
     """Raise CannotError now rather than when what is live is fenced already: when its first bytes are of no archive, or
-    were encrypted with another password.
+    were encrypted with another password. For all who ask it is looked at once, and when it was sound never again.
     """
-    with opened(archive, settings, there):
-        pass
+    key = (archive, there.where if archive.there else "", settings and (settings.password, settings.iterations))
+    with _asking:
+        first = key not in _looks
+        look = _looks.setdefault(key, Future())
+    if first:
+        try:
+            with opened(archive, settings, there, ahead=1):
+                look.set_result(None)
+        except BaseException as error:  # noqa: BLE001  raised below, for all who wait for it
+            del _looks[key]
+            look.set_exception(error)
+    look.result()
 
 
 @contextmanager
-def opened(archive: Archive, settings: ArchivesSettings | None, there: Shell) -> Iterator[Unpacked]:
-    """The archive's tar stream, read once from its start. Raises CannotError when it is none, or not for our key."""
+def opened(archive: Archive, settings: ArchivesSettings | None, there: Shell, *, ahead: int = 8) -> Iterator[Unpacked]:
+    """The archive's tar stream, read once from its start, `ahead` pieces of a megabyte before they are asked for.
+
+    Raises CannotError when it is none, or not for our key.
+    """
     name = archive.location
     with ExitStack() as stack:
         with told(name):
             # Whatever it is read from, a disk that hangs too: the one thread waits, the other one looks at the clock.
-            raw = Ahead(stack.enter_context(_raw(archive, there)), SILENCE, name=name)
+            raw = Ahead(stack.enter_context(_raw(archive, there)), SILENCE, ahead, name)
             stack.callback(raw.close)
             expected = _sum_beside(archive, there)
             counted = _Counted(raw, summed=expected is not None)
             plain, how = _plain(Peeked(counted), settings, name)
-        ahead = Ahead(plain, 2 * SILENCE, name=name)
-        stack.callback(ahead.close)
-        yield Unpacked(ahead, counted, how, name, expected)
+        tar = Ahead(plain, 2 * SILENCE, ahead, name)
+        stack.callback(tar.close)
+        yield Unpacked(tar, counted, how, name, expected)
 
 
 def _plain(packed: Peeked, settings: ArchivesSettings | None, name: str) -> tuple[Peeked, str]:

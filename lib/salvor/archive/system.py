@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from salvor.archive.settings import ArchivesSettings
+from salvor.archive.taking import Company
 from salvor.archive.write import write
 from salvor.change import Progress
 from salvor.errors import UsageError
@@ -24,6 +25,15 @@ class Archived(Restorable):
         """What of it belongs into an archive, as a tar stream with one file or folder on top. `scratch` is an empty
         folder of ours. Raises CannotError.
         """
+
+    def company(self, source: str) -> Company:
+        """Who stages from the archive `source` now, this system among them: one reading serves all of them."""
+
+        def names() -> list[str]:
+            changes = [one for one in self.context.under_way() if one.arguments.get("source") == source]
+            return [f"{self.context.incident}/{one.system}" for one in changes if one.verb == "stage"]
+
+        return Company(f"{self.context.incident}/{self.name}", names)
 
     @verb(deadline=_DAY)
     def write_archive(self, name: str, systems: list[str]) -> Iterator[Progress]:

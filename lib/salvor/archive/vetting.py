@@ -22,7 +22,7 @@ _RATIO, _RATIO_FROM = 250, 64 << 20
 """How many times what was read may be unpacked, from so many bytes on. Texts reach 20, gzip itself at most 1032."""
 _SAFE = "nothing outside of the stage was touched; what is live is as it was"
 _LOOPS = 40
-_NAMED = 12
+_NAMED, _REMEMBERED = 12, 10_000
 _DATED = re.compile(r"\d{8}_\d{6}")
 
 
@@ -58,35 +58,73 @@ class Terms:
     trusted: bool = False
 
 
-class Vetting:
-    """Goes through the members of one archive for one of them, `member`: a file, or a folder with all below it."""
+class Names:
+    """The names in one archive, as they come."""
 
-    def __init__(self, archive: str, stem: str, member: str, terms: Terms) -> None:
+    def __init__(self, archive: str, stem: str) -> None:
         """`stem` is the archive's name without endings: a folder of that name around everything is passed over."""
-        self.entries: dict[str, Entry] = {}
-        self.unpacked = 0
-        """Bytes of content that were taken."""
-        self._archive, self._member, self._terms = archive, member, terms
+        self.archive = archive
         self._stem = stem
-        self._root: str | None = None
-        self._room = terms.free
-        self._around = ""
-        self._seen: dict[str, None] = {}
-        self._crooked: list[str] = []
+        self._around: str | None = None
+        self._tops: dict[str, None] = {}
 
-    def take(self, info: tarfile.TarInfo, position: int) -> Entry | None:
-        """What this member becomes; None when it belongs to something else. `position`: bytes of the archive read.
-
-        A regular file's checksum is not known yet: `note` it. Raises CannotError, naming the member.
-        """
+    def take(self, info: tarfile.TarInfo) -> str:
+        """A member's path. Raises CannotError, naming it, when that could lead out of the folder it is unpacked in."""
         try:
             name = normal(info.name)
         except ValueError as error:
-            self._refuse(info, str(error), "it was not made by backing up a platform; use another one")
-        path = self._within(name)
+            hint = "it was not made by backing up a platform; use another one"
+            raise refused(self.archive, info, str(error), hint) from error
+        if name and self._around is None:
+            around = name.partition("/")[0]
+            self._around = f"{around}/" if around == self._stem or _DATED.search(around) else ""
+        top = self.within(name, "")
+        if top and len(self._tops) < _REMEMBERED:
+            self._tops[top.partition("/")[0]] = None
+        return name
+
+    def within(self, name: str, member: str) -> str | None:
+        """A path as it is within a member; None outside of it."""
+        around = self._around or ""
+        below = f"{member}/" if member else ""
+        if not below.startswith(around) or not below:  # uploads.tar.gz may well hold uploads
+            below = around + below
+        if name == below.removesuffix("/"):
+            return ""
+        return name.removeprefix(below) if name.startswith(below) else None
+
+    def may_be_past(self, member: str) -> bool:
+        """Whether something of that member may have come already."""
+        top = member.partition("/")[0]
+        return len(self._tops) >= _REMEMBERED or top in self._tops or f"{top}/" == self._around
+
+    def told(self) -> str:
+        """What stands on top, in words."""
+        return ", ".join(map(repr, [*self._tops][:_NAMED])) or "nothing"
+
+
+class Vetting:
+    """Goes through the members of one archive for one of them, `member`: a file, or a folder with all below it."""
+
+    def __init__(self, names: Names, member: str, terms: Terms) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.unpacked = 0
+        """Bytes of content that were taken."""
+        self._names, self._member, self._terms = names, member, terms
+        self._archive = names.archive
+        self._room = terms.free
+        self._crooked: list[str] = []
+
+    def take(self, info: tarfile.TarInfo, name: str, position: int) -> Entry | None:
+        """What this member becomes, of which `Names.take` gave the name; None when it belongs to something else.
+        `position`: bytes of the archive read.
+
+        A regular file's checksum is not known yet: `note` it. Raises CannotError, naming the member.
+        """
+        path = self._names.within(name, self._member)
         if path is None:
             return None
-        if "\n" in name and not self._terms.trusted:
+        if "\n" in path and not self._terms.trusted:
             self._refuse(info, "has a line break in its name")
         self._see_parents(info, path)
         known = self.entries.get(path)
@@ -104,9 +142,8 @@ class Vetting:
     def finish(self) -> None:
         """The archive is over: see that the member was in it, and where links lead that can be told only now."""
         if not self.entries:
-            there = ", ".join(repr(name) for name in self._seen if name) or "nothing"
             raise CannotError(
-                f"{self._archive} has no {self._member!r} in it; it has {there}.",
+                f"{self._archive} has no {self._member!r} in it; it has {self._names.told()}.",
                 safe="what is live is as it was",
                 hint="see archives: member in the inventory, or use another archive",
             )
@@ -131,19 +168,6 @@ class Vetting:
         """A folder that the archive does not name, although something is in it."""
         self.entries[path] = Entry(path, _FOLDER, 0o755, like.uid, like.gid, like.mtime)
         return self.entries[path]
-
-    def _within(self, name: str) -> str | None:
-        """The path within the tree; None outside of it."""
-        if name and self._root is None:
-            around = name.partition("/")[0]
-            passed_over = around == self._stem or _DATED.search(around)
-            self._around = f"{around}/" if passed_over else ""
-            self._root = self._around + self._member
-        if self._root and name == self._root:
-            return ""
-        if len(self._seen) < _NAMED and name.startswith(self._around):
-            self._seen[name.removeprefix(self._around).partition("/")[0]] = None
-        return name.removeprefix(f"{self._root}/") if self._root and name.startswith(f"{self._root}/") else None
 
     def _see_parents(self, info: tarfile.TarInfo, path: str) -> None:
         """See that what is above it is a folder: of the lowest that is known, the ones above were seen before."""
@@ -178,7 +202,7 @@ class Vetting:
 
     def _hard_link(self, info: tarfile.TarInfo, entry: Entry) -> Entry:
         try:
-            first = self._within(normal(info.linkname))
+            first = self._names.within(normal(info.linkname), self._member)
         except ValueError:
             first = None
         known = self.entries.get(first) if first is not None else None
@@ -251,18 +275,24 @@ class Vetting:
     # --- words ---------------------------------------------------------------------------------------------------
 
     def _refuse_link(self, path: str, target: str) -> NoReturn:
+        at = f"{self._member}/{path}" if path else self._member
         raise CannotError(
-            f"{self._archive}: its member {path!r} is a link to {target!r}, which leads out of {self._member!r}.",
+            f"{self._archive}: its member {at!r} is a link to {target!r}, which leads out of {self._member!r}.",
             safe=_SAFE,
             hint=f"if who made it is known: --override='{TRUST_ARCHIVE}=REASON'",
         )
 
     def _refuse(self, info: tarfile.TarInfo, wrong: str, hint: str = "") -> NoReturn:
-        raise CannotError(
-            f"{self._archive}: its member {info.name!r} {wrong}.",
-            safe=_SAFE,
-            hint=hint or f"use another archive; or, if who made it is known: --override='{TRUST_ARCHIVE}=REASON'",
-        )
+        raise refused(self._archive, info, wrong, hint)
+
+
+def refused(archive: str, info: tarfile.TarInfo, wrong: str, hint: str = "") -> CannotError:
+    """The error that names a member of an archive, and what is wrong with it."""
+    return CannotError(
+        f"{archive}: its member {info.name!r} {wrong}.",
+        safe=_SAFE,
+        hint=hint or f"use another archive; or, if who made it is known: --override='{TRUST_ARCHIVE}=REASON'",
+    )
 
 
 class _LeadsOut(Exception):

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from salvor import clock
 from salvor.archive import listing
-from salvor.archive.extract import Extracted, extract
+from salvor.archive.extract import extract
 from salvor.archive.source import refuse_unreadable
+from salvor.archive.taking import Extracted
 from salvor.archive.vetting import TRUST_ARCHIVE, Entry
 from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError, SalvorError
@@ -88,6 +89,7 @@ def build(
             system.place.building,
             home=system.settings.path,
             trusted=bool(trusted_because),
+            company=system.company(source),
         )
         built = f"{system.place.building}/tree"
         yield Progress(0, len(extracted.entries), "entries", "comparing every entry")

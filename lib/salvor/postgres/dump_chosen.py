@@ -6,15 +6,18 @@ import hashlib
 import re
 import shutil
 import tarfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from salvor import durable, shell
 from salvor.archive import listing
-from salvor.archive.extract import extract
+from salvor.archive.extract import taking_out
 from salvor.archive.source import refuse_unreadable, stem_of
+from salvor.archive.taking import Taking
 from salvor.archive.vetting import TRUST_ARCHIVE
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, SalvorError
@@ -27,7 +30,9 @@ from salvor.system import Wish
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres
 
-_WHOLE = re.compile(r"\d{8}_\d{6}|\.enc$|\.(tar\.|t)(gz|zst)$")
+_ARCHIVED = re.compile(r"\d{8}_\d{6}|\.enc$|\.(tar\.|t)(gz|zst)$")
+_WHOLE = "whole"
+"""The file beside a dump that was taken out of an archive, when all of that was read and sound."""
 
 
 def backups(system: Postgres) -> list[Backup]:
@@ -69,14 +74,50 @@ def source(system: Postgres, name: str, within: str) -> Source:
     return Source(found.location, None, found.taken, None, member=within)
 
 
-def bring(system: Postgres, source: Source, scratch: Path, *, trusted: bool) -> Generator[Progress, None, Path]:
-    """Bring it to this machine, below `scratch` unless it is here; a second call finds it. Returns its path.
+@dataclass(frozen=True)
+class Coming:
+    """A dump on its way to this machine: it can be loaded when it is `out`, and what was loaded counts when it is known
+    to be `whole`. `path` is where it comes to; `taking` is None when it is there already.
+    """
+
+    path: Path
+    taking: Taking | None = None
+
+    def out(self) -> Iterator[Progress]:
+        """Wait until it is there. Raises CannotError."""
+        if self.taking:
+            yield from self.taking.out()
+
+    def whole(self) -> Iterator[Progress]:
+        """Wait until all of the archive was read, and found to be sound. Raises CannotError."""
+        if self.taking:
+            yield from self.taking.whole()
+            durable.replace(self.path.with_name(_WHOLE), b"")
+
+
+@contextmanager
+def coming(system: Postgres, source: Source, scratch: Path, *, trusted: bool) -> Iterator[Coming]:
+    """The dump in an archive, unpacked below `scratch`, where a second call finds it if it is known to be whole.
 
     `trusted` lets an archive have what is refused otherwise. Raises CannotError.
     """
-    if source.member:
-        return (yield from _take_out(system, source, scratch, trusted=trusted))
-    return (yield from dump_find.bring(system.settings.dumps, source, scratch))
+    place = _taken_out(system, scratch)
+    path = place / f"{hashlib.sha256(source.name.encode()).hexdigest()[:12]}-{PurePosixPath(source.member).name}"
+    if path.exists() and path.with_name(_WHOLE).exists():
+        yield Coming(path)
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    durable.make_folder(place)
+    there = host(system)
+    try:
+        with taking_out(
+            listing.locate(source.name, there), system.settings.archives, source.member, shell.local(), str(place),
+            tree=path.name, trusted=trusted, host=there, company=system.company(source.name),
+        ) as taking:  # fmt: skip
+            yield Coming(path, taking)
+    finally:
+        if not path.with_name(_WHOLE).exists():
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _in_archive(system: Postgres, wish: Wish) -> Source | None:
@@ -95,25 +136,6 @@ def trust(wish: Wish) -> dict[str, str]:
     """The argument that lets an archive have what is refused otherwise, with the reason."""
     overrides = wish.overrides or {}
     return {"archive_trusted_because": overrides[TRUST_ARCHIVE]} if TRUST_ARCHIVE in overrides else {}
-
-
-def _take_out(system: Postgres, source: Source, scratch: Path, *, trusted: bool) -> Generator[Progress, None, Path]:
-    """Take the dump out of its archive, which is read to its end first: only then is it known that it is whole."""
-    place = _taken_out(system, scratch)
-    building = place.with_name(f".{place.name}.new")
-    path = place / f"{hashlib.sha256(source.name.encode()).hexdigest()[:12]}-{PurePosixPath(source.member).name}"
-    if not path.exists():
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.rmtree(building, ignore_errors=True)
-        durable.make_folder(building)
-        there = host(system)
-        archive = listing.locate(source.name, there)
-        yield from extract(
-            archive, system.settings.archives, source.member, shell.local(), str(building),
-            tree=path.name, trusted=trusted, host=there, in_turn=False,  # to load it takes longest, and comes after it
-        )  # fmt: skip
-        building.rename(place)
-    return path
 
 
 def pack(system: Postgres, scratch: Path) -> Iterator[bytes]:
@@ -144,9 +166,7 @@ def pack(system: Postgres, scratch: Path) -> Iterator[bytes]:
 
 def forget(system: Postgres, scratch: Path) -> None:
     """Remove what was taken out of an archive: it is loaded, or not wanted any more."""
-    place = _taken_out(system, scratch)
-    for folder in (place, place.with_name(f".{place.name}.new")):
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(_taken_out(system, scratch), ignore_errors=True)
 
 
 def _taken_out(system: Postgres, scratch: Path) -> Path:
@@ -157,7 +177,7 @@ def _taken_out(system: Postgres, scratch: Path) -> Path:
 def _is_archive(name: str) -> bool:
     """Whether a file is an archive by its name; what has no date in it and no compression may be pg_dump's own tar."""
     last = name.rpartition("/")[2]
-    return stem_of(last) is not None and _WHOLE.search(last) is not None
+    return stem_of(last) is not None and _ARCHIVED.search(last) is not None
 
 
 def host(system: Postgres) -> Shell:

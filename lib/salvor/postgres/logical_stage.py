@@ -10,6 +10,8 @@ from salvor import secrets, shell
 from salvor.change import Progress
 from salvor.errors import UsageError
 from salvor.postgres import dump_chosen, dump_find, loading, side_cluster, side_database, surroundings
+from salvor.postgres.dump_chosen import Coming
+from salvor.postgres.dump_find import Source
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.logical_place import scratch, side_cluster_of, side_database_of
 from salvor.postgres.server import Server
@@ -30,29 +32,43 @@ def stage(
     """Build the side database or side cluster from the dump of that name, or from the one `within` that archive. Finds
     its work done.
     """
-    found = dump_chosen.source(system, source, within)
-    path = yield from dump_chosen.bring(system, found, scratch(system), trusted=bool(archive_trusted_because))
-    around: dict[str, Any] = (dump_find.read_beside(path, "cluster.json") if found.manifest else None) or {}
-    trusted = bool(found.manifest or trusted_because)
+    found, place = dump_chosen.source(system, source, within), scratch(system)
+    if found.member:
+        with dump_chosen.coming(system, found, place, trusted=bool(archive_trusted_because)) as dump:
+            yield from _build(system, stage, member, found, dump, {}, trusted=bool(trusted_because))
+    else:
+        path = yield from dump_find.bring(system.settings.dumps, found, place)
+        around: dict[str, Any] = (dump_find.read_beside(path, "cluster.json") if found.manifest else None) or {}
+        trusted = bool(found.manifest or trusted_because)
+        yield from _build(system, stage, member, found, Coming(path), around, trusted=trusted)
+    dump_chosen.forget(system, place)
+
+
+def _build(
+    system: Postgres, stage: str, member: str, found: Source, dump: Coming, around: dict[str, Any], *, trusted: bool
+) -> Iterator[Progress]:
+    def load(server: Server, database: str, hba: str | None = None) -> Generator[Progress, None, tuple[str, ...]]:
+        yield from dump.out()
+        try:
+            left_out = yield from _load(server, database, dump.path, system, around, trusted, hba)
+        except Exception:
+            yield from dump.whole()  # that its archive is damaged says more than what the load made of it
+            raise
+        yield from dump.whole()
+        return left_out
+
     if stage == side_database.STAGE:
         beside = side_database_of(system, system.site.view())
-        yield from beside.build(
-            source,
-            found.taken,
-            around.get("database") or {},
-            lambda: _load(beside.server, beside.stage, path, system, around, trusted),
-        )
+        described = around.get("database") or {}
+        yield from beside.build(found.name, found.taken, described, lambda: load(beside.server, beside.stage))
     elif stage == side_cluster.STAGE:
         cluster = side_cluster_of(system, member)
-        around, roles = _cluster_as_it_was(system, around, path if found.manifest else None)
-
-        def load() -> side_database.Load:
-            return lambda: _load(cluster.stage, cluster.database, path, system, around, trusted, cluster.hba)
-
-        yield from cluster.build(source, found.taken, around, roles, load)
+        around, roles = _cluster_as_it_was(system, around, dump.path if found.manifest else None)
+        yield from cluster.build(
+            found.name, found.taken, around, roles, lambda: lambda: load(cluster.stage, cluster.database, cluster.hba)
+        )
     else:
         raise UsageError(f"{system.name}: there is no stage {stage!r}.")
-    dump_chosen.forget(system, scratch(system))
 
 
 def _load(
