@@ -72,6 +72,8 @@ def acts(place: World, name: str) -> list[str]:
 
 def test_programs_are_stopped_before_the_swap_and_started_after_in_their_order(place: World) -> None:
     place.damage()
+    starts = [change for change in session("things").plan().changes if change.verb == "start"]
+    assert {change.why for change in starts} == {"it was stopped for the cutover"}
     recover("things")
     assert place.live == GOOD
     for name in ("shop", "office"):

@@ -72,8 +72,9 @@ def test_typed_at_the_terminal(place: World, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("typed", ["no\n", "\n", "y\n", "", "yes please\n"])
 def test_anything_else_is_no(place: World, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
     typing(monkeypatch, typed)
-    with pytest.raises(CannotError, match="It was not approved"):
+    with pytest.raises(CannotError, match="It was not approved") as refused:
         recover(place, yes=False)
+    assert "only yes, typed in full, approves" in refused.value.hint
     assert (place.live, place.letters) == (BAD, [])
 
 

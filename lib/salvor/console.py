@@ -121,7 +121,11 @@ def typed(question: str, expected: str) -> None:
     except EOFError:
         answer = ""
     if answer.strip() != expected:
-        raise CannotError("It was not approved.", safe="nothing was changed")
+        raise CannotError(
+            "It was not approved.",
+            safe="nothing was changed",
+            hint=f"the same command again asks anew; only {expected}, typed in full, approves",
+        )
 
 
 def recover(

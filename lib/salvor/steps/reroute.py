@@ -47,7 +47,8 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             yield Finding(application.name, "runs", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
         elif state.reachable is Reachable.DOWN:
             moved = True
-            yield application.change("start", why=state.summary, undo=Undo("stop"))
+            why = state.summary if application.name in incident.decisions else "it was stopped for the cutover"
+            yield application.change("start", why=why, undo=Undo("stop"))
     for turn in incident.turns() if incident.decisions else ():
         moved = True
         yield turn
