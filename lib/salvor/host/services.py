@@ -1,4 +1,6 @@
-"""Services of a machine, by whatever runs them there: systemd, supervisor, a script of sysvinit, pm2."""
+"""Services of a machine, by whatever runs them there: systemd, supervisor, a script of sysvinit, xinetd, pm2; or by
+nobody, when /etc/rc.local starts them.
+"""
 
 from __future__ import annotations
 
@@ -40,10 +42,30 @@ process_of() {
     done
     pidof "$1" 2>/dev/null
 }
+rc_local_of() { # the line that starts it
+    for file in /etc/rc.local /etc/rc.d/rc.local /etc/init.d/boot.local; do
+        [ -r "$file" ] && grep -v '^[[:space:]]*#' "$file" | grep -m 1 -F -w -e "$1" && return
+    done
+    return 1
+}
 # Two that find no server would start two: one at a time, and who looks waits for it.
 pm2_is_started() { [ ! -d "$1" ] || (exec 9<"$1" && flock 9) 2>/dev/null; }
 pm2_saved() { grep -Fq '"name": "'"$2"'"' "$1/dump.pm2" 2>/dev/null; }
 # A program of several processes is a group, and its name alone is nothing to supervisor.
+# A program of it alone, as in somebody's virtual environment, is no supervisor, and takes its time to say so: it runs,
+# or has a configuration where its program looks, or that program is a wrapper, which knows where it is.
+supervisor_configured() {
+    place=$(dirname "$1")/..
+    for file in "$place/etc" "$place" . etc /etc /etc/supervisor; do
+        [ ! -e "$file/supervisord.conf" ] || return 0
+    done
+    return 1
+}
+supervisor_is_there() {
+    control=$(command -v supervisorctl) || return
+    supervisor_configured "$control" || ! head -n 1 "$control" | grep -q python ||
+        grep -q -s -x supervisord /proc/[0-9]*/comm
+}
 supervisor_status() {
     said=$(supervisorctl status "$1" 2>/dev/null)
     case $said in "$1: "*) said=$(supervisorctl status "$1:*" 2>/dev/null) ;; esac
@@ -55,15 +77,13 @@ look() {
         said=$(systemctl show -p LoadState -p ActiveState -p MainPID -p InvocationID -- "$1" 2>/dev/null | tr '\n' ' ')
         case $said in *LoadState=not-found*) ;; *LoadState=*) echo "service $1 systemd $said"; return ;; esac
     fi
-    said=$(supervisor_status "$1")
+    said=
+    ! supervisor_is_there || said=$(supervisor_status "$1")
     case $said in
     "$1 "* | "$1:"[!\ ]*) echo "service $1 supervisor" $said; return ;;
     '' | "$1: "*) ;;
     'http://localhost:9001 refused connection') # its guess where nobody said where supervisor is
-        place=$(dirname "$(command -v supervisorctl)")/..
-        for file in "$place/etc" "$place" . etc /etc /etc/supervisor; do
-            [ -e "$file/supervisord.conf" ] && silent='supervisor does not answer'
-        done
+        ! supervisor_configured "$control" || silent='supervisor does not answer'
         ;;
     *) silent='supervisor does not answer' ;;
     esac
@@ -74,6 +94,11 @@ look() {
         case $said in *[Uu]sage*) code=usage ;; esac
         echo "service $1 sysvinit $code" $(process_of "$1")
         return
+    fi
+    # Of what xinetd starts for each connection, chkconfig says one word; of a script, one for each runlevel.
+    if command -v chkconfig >/dev/null; then
+        said=$(chkconfig --list "$1" 2>/dev/null)
+        case $(echo $said) in "$1 on" | "$1 off") echo "service $1 xinetd" ${said#"$1"} $(pidof xinetd); return ;; esac
     fi
     # pm2 starts a server of its own when asked and none runs; what it ran goes on without it, and holds the ports.
     # What it saved (dump.pm2) is known to it, whether it runs or not.
@@ -92,6 +117,9 @@ look() {
             lives_as "$file" environ "^name=$1\$" && echo "service $1 $silent" && return
         done
         pm2_saved "$home" "$1" && echo "service $1 pm2 saved" && return
+    fi
+    if [ "$silent" = none ] && said=$(rc_local_of "$1"); then
+        silent="rc.local $(process_of "$1" | tr '\n' ' ')| $said"
     fi
     echo "service $1 $silent"
 }
@@ -120,6 +148,7 @@ pm2)
         exit "$code"
     fi
     ;;
+xinetd) case $3 in start) chkconfig "$1" on ;; *) chkconfig "$1" off ;; esac ;; # it does so at once
 sysvinit) script_of "$1" && exec env -i PATH="$PATH" HOME=/ "$script" "$3" ;;
 esac </dev/null
 """
@@ -139,12 +168,14 @@ _SETTLES = 3.0
 class Service:
     """A service, who runs it, and how it is: running, starting, stopped, failed, absent or unknown. `run` names the run
     that goes on (an id or a process), so that a restart can be told; empty when there is none, or it cannot be told.
+    `line` is the one of /etc/rc.local that starts it, when nothing else does.
     """
 
     name: str
     manager: str
     state: str
     run: str = ""
+    line: str = ""
 
     @property
     def runs(self) -> bool:
@@ -172,6 +203,13 @@ def _service(name: str, manager: str, said: str = "") -> Service:
     elif manager == "sysvinit":
         code, _, run = said.partition(" ")
         state = _LSB.get(code, "running" if run else "unknown")
+    elif manager == "xinetd":
+        word, _, xinetd = said.partition(" ")
+        state, run = "stopped" if word == "off" else "running" if xinetd else "failed", ""
+    elif manager == "rc.local":
+        processes, _, line = said.partition("| ")
+        run = processes.strip()  # without one, it may run under another name
+        return Service(name, manager, "running" if run else "unknown", run, line.strip())
     elif manager == "pm2":
         state, run = _of_pm2(name, said)
     else:
@@ -211,14 +249,30 @@ def see(shell: Shell, name: str, environment: Environment = NOTHING) -> Service:
     return _service(*said.removeprefix("service ").strip().split(" ", 2))
 
 
-def see_surely(shell: Shell, name: str, environment: Environment = NOTHING) -> Service:
-    """How a service is now. Raises CannotError when nothing there runs one of that name, or does not answer."""
+def see_surely(shell: Shell, name: str, environment: Environment = NOTHING, action: str = "") -> Service:
+    """How a service is now. Raises CannotError when nothing there runs one of that name, or does not answer, or could
+    not take that action (start, stop, restart).
+    """
     seen = see(shell, name, environment)
     if seen.state == "absent":
         raise CannotError(
-            f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit and pm2 were asked.",
+            f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit, xinetd and pm2 were asked.",
             safe="nothing was changed",
             hint=f"mend its name in the inventory; what there is, on {shell.where}: systemctl, pm2 ls, ls /etc/init.d",
+        )
+    if seen.manager == "rc.local":
+        now = f"it runs now (process {seen.run})" if seen.runs else "no process bears its name now"
+        raise CannotError(
+            f"{name} on {shell.where} was not touched: a line of /etc/rc.local starts it at boot, and nothing manages "
+            f"it; {now}.",
+            safe="nothing was changed",
+            hint=f"there, by hand, that line: {seen.line}",
+        )
+    if seen.manager == "xinetd" and action == "restart":
+        raise CannotError(
+            f"{name} on {shell.where} was not restarted: xinetd starts it anew for each connection.",
+            safe="nothing was changed",
+            hint="what hangs is xinetd itself, if anything: restart that",
         )
     if seen.state == "unknown" and seen.manager != "sysvinit":
         raise CannotError(
@@ -236,7 +290,7 @@ def act(shell: Shell, name: str, action: str, *, deadline: float, environment: E
     to, and is not so within `deadline` seconds.
     """
     until = clock.monotonic() + deadline
-    before = see_surely(shell, name, environment)
+    before = see_surely(shell, name, environment, action)
     wanted = "stopped" if action == "stop" else "running"
     if action != "restart" and before.state == wanted:
         return
@@ -279,5 +333,6 @@ WHY = {
     "systemd": "journalctl -u {} -n 50",
     "supervisor": "supervisorctl tail {} stderr",
     "pm2": "pm2 logs {} --nostream",
+    "xinetd": "does xinetd run? grep xinetd /var/log/messages",
 }
 """Where each manager keeps what a service said last."""
