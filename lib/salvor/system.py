@@ -55,7 +55,8 @@ class Context:
 
     `folder` is the incident's folder (it may not exist: a plan writes nothing); `facts` are the incident's figures for
     the texts of messages; `system_of` gives another system of the platform (for an archive of several); `under_way` the
-    changes that are made side by side at this moment (for one reading of an archive by several).
+    changes that are made side by side at this moment (for one reading of an archive by several); `machine_at` is the
+    machine with an address and a port of SSH (None: the usual), as the inventory names it, or empty.
     """
 
     incident: str
@@ -63,10 +64,17 @@ class Context:
     facts: Callable[[], Mapping[str, Any]]
     system_of: Callable[[str], System] = field(default=lambda name: _alone(name))
     under_way: Callable[[], Collection[Change]] = tuple
+    machine_at: Callable[[str, int | None], str] = field(default=lambda address, port: "")
 
 
 def _alone(name: str) -> System:
     raise UsageError(f"There is no system {name!r} beside this one.")
+
+
+PROMOTE_WITHOUT_FENCE = "promote-without-fence"
+"""The override by which the operator says that what is broken cannot write, although nothing shows it."""
+FENCE_MACHINE = "fence-machine"
+"""`fence-machine:NAME` is the override by which the operator has a whole machine cut off."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,19 @@ class Wish:
         """The wish that `to_json` wrote."""
         times = {name: clock.read_time(data[name]) if data[name] else None for name in ("at", "damaged_at")}
         return cls(**{**data, **times, "ways": tuple(data["ways"])})
+
+    def override(self, name: str) -> str:
+        """The reason for an override; empty when it was not given."""
+        return (self.overrides or {}).get(name, "")
+
+    def gives_up(self, machine: str) -> str:
+        """Why the operator has that machine cut off, so that nothing may lead back to it; empty: they do not."""
+        return self.override(f"{FENCE_MACHINE}:{machine}") if machine else ""
+
+    @property
+    def given_up(self) -> list[str]:
+        """The machines that the operator has cut off."""
+        return [name.partition(":")[2] for name in self.overrides or {} if name.startswith(f"{FENCE_MACHINE}:")]
 
     def in_its_order(self, ways: Iterable[WayBack]) -> list[WayBack]:
         """These ways, as the runbook orders and allows them; what is possible comes first."""
@@ -341,6 +362,12 @@ class Machine(System):
     Verbs that every kind has: `fence(identity)`, `unfence(identity)`, `start(service)`, `stop(service)`,
     `restart(service, run)`.
     """
+
+    @abstractmethod
+    def is_cut_off(self) -> bool:
+        """Whether it is known that nobody but its operator reaches it, also after a reboot. Reads only, never raises
+        for what does not answer.
+        """
 
     def forecast(self, state: State, change: Change) -> State:
         """Whether others may reach it is what `writable` says of a machine."""

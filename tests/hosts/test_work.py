@@ -91,7 +91,7 @@ def test_the_journal_of_a_fence_can_be_taken_back(made: Machine, incidents: Path
 
 
 def test_who_does_not_answer_hinders_nobody_and_is_told(made: Machine, incidents: Path) -> None:
-    with pytest.raises(CannotError, match="1 of 2 machines were not reached: down"):
+    with pytest.raises(CannotError, match="nothing was done on 1 of 2 machines: down"):
         do(host_work.start("shop"), "*", yes=True)
     there = Host(made.address, made.settings).open()
     assert services.see(there, "shop").runs
@@ -102,6 +102,10 @@ def test_who_does_not_answer_hinders_nobody_and_is_told(made: Machine, incidents
     do(host_work.stop("shop"), yes=True)
     assert services.see(there, "shop").state == "stopped"
     assert "Nothing to do" in do(host_work.stop("shop"), yes=True)
+    do(host_work.restart("shop"), yes=True)
+    assert services.see(there, "shop").runs, "what was stopped is started"
+    with pytest.raises(CannotError, match="nothing was done on 1 of 1 machines"):
+        do(host_work.restart("no-such"), yes=True)
 
 
 def test_a_selection_is_needed(incidents: Path) -> None:

@@ -23,6 +23,7 @@ from salvor.errors import CannotError, NotConvergedError
 from salvor.host import facts, fence, health, services
 from salvor.host.facts import Disk
 from salvor.host.health import Look
+from salvor.hosts import work
 from salvor.shell import Shell
 from salvor.ssh.settings import SshSettings
 from salvor.system import Context
@@ -146,9 +147,30 @@ def test_a_disk_that_takes_no_file_does_not_keep_the_fence_from_standing(context
         with pytest.raises(CannotError, match="until its next reboot only"):
             host.fence(identity)
         assert not made.answers(source=made.stranger)
-        assert host.observe().writable is not False  # isolate goes on to ask for it
+        half = host.observe()
+        assert half.writable is None
+        assert work.fence(host, half) and work.unfence(host, half), "it can be asked for again, and taken away"
         wrong = {(one.check, one.level) for one in health.findings("web", host.look())}
         assert {("/", Level.FAIL), ("fence", Level.WARN)} <= wrong
+
+
+def test_a_disk_that_hangs_keeps_nobody_from_cutting_its_machine_off(
+    old_machine: Machine, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("salvor.systems.host._LOOKING", 2.0)
+    program = old_machine.root / "usr" / "local" / "bin" / "df"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    host = opened(old_machine, context)
+    try:
+        seen = host.observe()
+        assert (seen.reachable, seen.writable) == (Reachable.UNKNOWN, True) and "does not say how it is" in seen.summary
+        host.fence(seen.identity)
+        assert host.is_cut_off() and not old_machine.answers(source=old_machine.stranger)
+    finally:
+        program.unlink()
+        host.unfence(host.observe().identity)
+    assert not host.is_cut_off()
 
 
 # ------------------------------------------------------------------------------------------ what it says of itself
@@ -354,6 +376,61 @@ def test_a_script_that_knows_no_status_is_believed_unless_it_fails(old_machine: 
     host.start("mute")
     with pytest.raises(NotConvergedError, match=r"mute .* is unknown after its stop by sysvinit"):
         host.stop("mute")
+
+
+CHKCONFIG = """#!/bin/sh
+# As Red Hat's manual shows it (Deployment Guide of release 5, 16.5): one word for what xinetd starts, else seven.
+case "$*" in
+'--list rsync') echo "rsync          	$(cat /etc/rsync.state)" ;;
+'--list shop') echo 'shop           	0:off	1:off	2:on	3:on	4:on	5:on	6:off' ;;
+'rsync on' | 'rsync off') echo "$2" > /etc/rsync.state ;;
+*) echo "error reading information on service $2: No such file or directory" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_services_of_an_old_red_hat(old_machine: Machine, context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its scripts are below /etc/rc.d, with links to them; xinetd starts some; and somebody wrote into rc.local."""
+    for name in ("_STAYS", "_SETTLES"):
+        monkeypatch.setattr(services, name, 0.1)
+    etc, host = old_machine.root / "etc", opened(old_machine, context)
+    program = old_machine.root / "usr" / "local" / "sbin" / "chkconfig"
+    made = [program, etc / "rsync.state", etc / "rc.d" / "rc.local", etc / "rc.d" / "init.d" / "shop", etc / "rc.local"]
+    made[3].parent.mkdir(parents=True)
+    made[2].write_text("#!/bin/sh\n# old-ledger is gone\n/opt/ledger/bin/start --port 7000 &\n")
+    made[4].symlink_to("rc.d/rc.local")
+    for path, text in ((program, CHKCONFIG), (etc / "rsync.state", "off\n"), (made[3], OLD_SCRIPT)):
+        path.write_text(text)
+        path.chmod(0o755)
+    xinetd = old_machine.root / "usr" / "local" / "sbin" / "xinetd"
+    shutil.copy(old_machine.root / "bin" / "sleep", xinetd)
+    try:
+        host.start("shop")
+        assert [host.service(name).manager for name in ("shop", "rsync", "ledger", "old-ledger")] == [
+            "sysvinit", "xinetd", "rc.local", "none",
+        ]  # fmt: skip
+        assert host.service("rsync").state == "stopped"
+        with pytest.raises(NotConvergedError, match=r"rsync .* is failed after its start by xinetd"):
+            host.start("rsync")
+        shell_of(host).run(["sh", "-c", "xinetd 1000 >/dev/null 2>&1 &"])
+        host.start("rsync")
+        assert host.service("rsync").state == "running"
+        with pytest.raises(CannotError, match="not restarted: xinetd starts it anew for each connection"):
+            host.restart("rsync", "")
+        host.stop("rsync")
+        assert host.service("rsync").state == "stopped"
+        with pytest.raises(
+            CannotError, match=r"no process bears its name now(.|\n)*/opt/ledger/bin/start --port 7000 &"
+        ):
+            host.restart("ledger", "")
+        host.fence(host.observe().identity)
+        host.unfence(host.observe().identity)
+        assert made[4].is_symlink()
+    finally:
+        shell_of(host).run(["sh", "-c", "kill $(pidof xinetd)"], check=False)
+        host.stop("shop")
+        for path in (*made, xinetd):
+            path.unlink()
 
 
 def test_a_manager_that_does_not_answer_is_not_taken_for_a_service_that_is_absent(

@@ -10,15 +10,17 @@ from salvor import clock
 from salvor.errors import CannotError
 from salvor.host import PATH, fence, services
 from salvor.host.services import Service
-from salvor.shell import Shell
+from salvor.shell import Result, Shell
 
-_FACTS = r"""
-date -u '+time %s'
+_TIME = "date -u '+time %s'"
+_MACHINE = r"""
 for file in /etc/machine-id /var/lib/dbus/machine-id /sys/class/net/e*/address; do
     id=$(cat "$file" 2>/dev/null)
     case $id in '' | uninitialized) id=$(uname -n) ;; *) break ;; esac
 done
 echo "machine $id"
+"""
+_FACTS = r"""
 read -r id < /proc/sys/kernel/random/boot_id && echo "boot $id"
 read -r up _ < /proc/uptime && echo "up $up"
 read -r load _ < /proc/loadavg && echo "load $load"
@@ -100,24 +102,43 @@ def ask(shell: Shell, names: Iterable[str] = (), *, deadline: float = 20.0) -> F
 
     Raises CannotError when it cannot be asked, OutcomeUnknownError when it does not answer within `deadline` seconds.
     """
-    script = "\n".join((PATH, _FACTS, fence.LOOK, services.LOOK, 'for name; do look "$name"; done', _DISKS))
+    parts = (PATH, _TIME, _MACHINE, _FACTS, fence.LOOK, services.LOOK, 'for name; do look "$name"; done', _DISKS)
+    script = "\n".join(parts)
     begun, before = clock.now(), clock.monotonic()
     said = shell.run(["sh", "-c", script, "sh", *names], deadline=deadline, check=False)
     seconds = clock.monotonic() - before
-    lines: dict[str, list[str]] = {}
-    for line in said.stdout.splitlines():
-        key, _, rest = line.partition(" ")
-        lines.setdefault(key, []).append(rest.strip())
+    lines = _lines(said.stdout)
     try:
         # It was asked for the time first of all: sooner than the middle of the exchange, if the rest takes long.
         theirs = float(lines["time"][0]) + _RESOLUTION / 2
         return _facts(lines, theirs - begun.timestamp() - seconds / 2, (seconds + _RESOLUTION) / 2)
     except (LookupError, ValueError) as error:
-        raise CannotError(
-            f"{shell.where} says too little of itself: {said.stderr.strip()[-300:] or 'is /proc mounted there?'}",
-            safe="nothing was changed",
-            hint=f"look there by hand: inv hosts.run --limit={shell.where} -- 'cat /proc/loadavg; df -P'",
-        ) from error
+        raise _too_little(shell, said) from error
+
+
+def who(shell: Shell, *, deadline: float) -> tuple[str, fence.Seen]:
+    """Which machine it is, and its fence: no disk but that of the system is looked at. Raises as `ask`."""
+    said = shell.run(["sh", "-c", f"{PATH}{_MACHINE}{fence.LOOK}"], deadline=deadline, check=False)
+    lines = _lines(said.stdout)
+    if "machine" not in lines:
+        raise _too_little(shell, said)
+    return lines["machine"][0], fence.read(lines)
+
+
+def _lines(said: str) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for line in said.splitlines():
+        key, _, rest = line.partition(" ")
+        found.setdefault(key, []).append(rest.strip())
+    return found
+
+
+def _too_little(shell: Shell, said: Result) -> CannotError:
+    return CannotError(
+        f"{shell.where} says too little of itself: {said.stderr.strip()[-300:] or 'is /proc mounted there?'}",
+        safe="nothing was changed",
+        hint=f"look there by hand: inv hosts.run --limit={shell.where} -- 'cat /proc/loadavg; df -P'",
+    )
 
 
 def _facts(lines: Mapping[str, list[str]], offset: float, error: float) -> Facts:

@@ -97,8 +97,8 @@ keep() {
         ln -sf FILE SCRIPT && update-rc.d salvor-fence defaults
     elif [ -d /etc/init.d ] && command -v chkconfig >/dev/null; then
         ln -sf FILE SCRIPT && chkconfig --add salvor-fence
-    elif [ -f /etc/rc.local ]; then
-        grep -q salvor-fence /etc/rc.local || sed -i '1a sh FILE start' /etc/rc.local
+    elif [ -f /etc/rc.local ]; then # often a link, which `sed -i` would put a file in the place of
+        grep -q salvor-fence /etc/rc.local || sed -i '1a sh FILE start' "$(readlink -f /etc/rc.local)"
     else
         echo "found neither systemd, update-rc.d, chkconfig nor /etc/rc.local" >&2
         return 1
@@ -126,7 +126,7 @@ down() {
         rm -f SCRIPT
         ! command -v update-rc.d >/dev/null || update-rc.d salvor-fence remove
     fi
-    [ ! -f /etc/rc.local ] || sed -i '/salvor-fence/d' /etc/rc.local
+    ! grep -q -s salvor-fence /etc/rc.local || sed -i '/salvor-fence/d' "$(readlink -f /etc/rc.local)"
     rm -f FILE
 }
 
@@ -178,8 +178,10 @@ class Seen:
 
     @property
     def open(self) -> bool | None:
-        """Whether others than the operator may reach it; None when that cannot be told."""
-        return None if self.stands is None else not (self.stands and self.kept)
+        """Whether others than the operator may reach it; None when that cannot be told, or holds until its next reboot
+        only.
+        """
+        return not self.stands if self.stands is False or (self.stands and self.kept) else None
 
 
 def read(lines: Mapping[str, list[str]]) -> Seen:
@@ -190,6 +192,16 @@ def read(lines: Mapping[str, list[str]]) -> Seen:
     return Seen(stands, "kept" in said, *((came[0].partition("%")[0], int(came[3])) if len(came) == 4 else ()))
 
 
+def refuse_without_root(where: str, seen: Seen) -> None:
+    """Rules of packets are hidden from everybody but root, who alone can set them. Raises CannotError."""
+    if seen.stands is None:
+        raise CannotError(
+            f"Commands do not run as root on {where}, so that no fence can be seen, set or lifted there.",
+            safe="nothing was changed",
+            hint="write run_as: root in the inventory",
+        )
+
+
 def raise_it(shell: Shell, seen: Seen, management: Sequence[Network], login: str) -> None:
     """Cut the machine off from all but `management` and whom we are there, and see to it after a reboot too. Called
     again, it does the same. `login` is the account that we come by.
@@ -197,6 +209,7 @@ def raise_it(shell: Shell, seen: Seen, management: Sequence[Network], login: str
     Raises CannotError when it was refused, or when it would lock out the operator too: nothing is changed then; and
     when it stands, and would not survive a reboot.
     """
+    refuse_without_root(shell.where, seen)
     operator = [ipaddress.ip_network(_plain(seen.operator))] if seen.operator else []
     allowed = sorted({*management, *operator}, key=str)
     if not allowed:

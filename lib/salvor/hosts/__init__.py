@@ -24,7 +24,7 @@ _Answer = TypeVar("_Answer")
 @dataclass(frozen=True)
 class Place:
     """A machine of the platform: how it is reached, the services that are to run there, and the names that it may be
-    selected by: its own, and those of the systems and services that live there.
+    selected by: its own, its address, and those of the systems and services that live there.
     """
 
     host: Host
@@ -53,18 +53,22 @@ def places(platform: Platform) -> dict[str, Place]:
         for name, one in described
         if isinstance(one, OnAMachineSettings) and not isinstance(one, HostSettings)
     ]
-    found: dict[tuple[str, int | None], tuple[str, Place]] = {}
+    found: dict[str, Place] = {}
+    first: dict[tuple[str, int | None], str] = {}
     for name, system, host, services in (*own, *of_databases, *of_others):
         served = {one.name for one in platform.services.values() if system in (*one.systems, *one.applications)}
-        key = (host.address, host.ssh.port)
-        first, place = found.get(key, (name, Place(host, services, frozenset())))
-        found[key] = (first, Place(place.host, place.services, place.names | {name, system} | served))
+        known = first.setdefault((host.address, host.ssh.port), name)
+        if name == system:  # one described twice, with other accounts: whoever names one means that one
+            known = name
+        place = found.get(known, Place(host, services, frozenset()))
+        names = {name, system, host.address or HERE, *served}
+        found[known] = Place(place.host, place.services, place.names | names)
     if not found:
         raise UsageError(
             f"The platform {platform.name!r} names no machine.",
             hint=f"describe one in {platform.path}, below systems: web-1: {{kind: host, address: web-1.example.com}}",
         )
-    return dict(found.values())
+    return found
 
 
 def select(all_places: Mapping[str, Place], limit: str) -> dict[str, Place]:

@@ -73,7 +73,7 @@ def _health(answered: Answered[Facts], earlier: Sequence[Look]) -> Health:
     assert error is not None
     reachable = Reachable.DOWN if "Connection refused" in error.what else Reachable.UNKNOWN
     level = Level.FAIL if reachable is Reachable.DOWN else Level.UNKNOWN
-    return Health(name, reachable, (Finding(name, "SSH", level, error.what, detail=error.hint),), None)
+    return Health(name, reachable, (Finding(name, "SSH", level, error.what.rstrip("."), detail=error.hint),), None)
 
 
 def _urgency(one: Health) -> tuple[int, int, str]:

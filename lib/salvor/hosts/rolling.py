@@ -158,7 +158,7 @@ def _judge(done: Sequence[Ran], left: Sequence[str], command: str) -> None:
     wrong = ", ".join(f"{outcome} on {count}" for outcome, count in counts.items() if count)
     what = f"{command}: {wrong} of {len(done) + len(left)} machines."
     safe = f"it was not begun on {len(left)} machines" if left else ""
-    names = ",".join([one.host for one in done if one.outcome != "done"][:20])
+    names = ",".join(sorted(one.host for one in done if one.outcome != "done")[:20])
     hint = f"look there: inv hosts --limit={names}"
     if counts["unknown"]:
         raise OutcomeUnknownError(what, safe=safe, hint=hint)

@@ -132,7 +132,8 @@ def groups(done: Sequence[Ran], left: Sequence[str], shown: Shown) -> None:
     ordered = sorted(together.items(), key=lambda group: (group[0][0] != "done", -len(group[1]), sorted(group[1])))
     for (outcome, said), names in ordered:
         mark = {"done": "ok", "failed": "FAIL", "unreachable": "FAIL", "unknown": "unknown"}[outcome]
-        shown.lines([f"{mark:8}{outcome} on {_names(names)}"])
+        word = "outcome not known" if outcome == "unknown" else outcome
+        shown.lines([f"{mark:8}{word} on {_names(names)}"])
         shown.lines([f"        {clean(line)}" for line in said.splitlines()])
     if left:
         shown.lines([f"{'warn':8}not begun on {_names(left)}"])

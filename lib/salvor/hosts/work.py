@@ -13,6 +13,7 @@ from salvor import hosts, inventory
 from salvor.change import UNSEEN, Change, Finding, Level, State, Undo
 from salvor.console import one_of
 from salvor.errors import CannotError, SalvorError, UsageError
+from salvor.host.fence import Seen, refuse_without_root
 from salvor.incident import Incident
 from salvor.inventory import Platform, Service
 from salvor.maintenance import sitting, work
@@ -31,6 +32,7 @@ def fence(host: Host, state: State) -> Change | None:
     """Cut it off from everybody but its operator."""
     if state.writable is False:
         return None
+    refuse_without_root(host.name, Seen(**state.details["fence"]))
     undo = Undo("unfence", {"identity": state.identity})
     return host.change("fence", why="others can reach it", undo=undo, identity=state.identity)
 
@@ -39,6 +41,7 @@ def unfence(host: Host, state: State) -> Change | None:
     """Take the fence away."""
     if state.writable is True and not state.details["fence"]["kept"]:
         return None
+    refuse_without_root(host.name, Seen(**state.details["fence"]))
     undo = Undo("fence", {"identity": state.identity})
     return host.change("unfence", why="only its operator reaches it", undo=undo, identity=state.identity)
 
@@ -47,7 +50,7 @@ def start(service: str) -> _Plan:
     """Start a service where it does not run."""
 
     def plan(host: Host, state: State) -> Change | None:
-        now = host.service(service)
+        now = host.service(service, "start")
         undo = Undo("stop", {"service": service})
         return None if now.runs else host.change("start", why=f"it is {now.state}", undo=undo, service=service)
 
@@ -58,7 +61,7 @@ def stop(service: str) -> _Plan:
     """Stop a service where it runs."""
 
     def plan(host: Host, state: State) -> Change | None:
-        now = host.service(service)
+        now = host.service(service, "stop")
         if now.state in ("stopped", "failed"):
             return None
         undo = Undo("start", {"service": service})
@@ -70,14 +73,12 @@ def stop(service: str) -> _Plan:
 def restart(service: str) -> _Plan:
     """Restart a service, once: the run that is to end is the one that was seen first."""
     runs: dict[str, str] = {}
-    done: set[str] = set()
 
     def plan(host: Host, state: State) -> Change | None:
-        now = host.service(service)
+        now = host.service(service, "restart")
         first = runs.setdefault(host.name, now.run)
-        if (now.runs and now.run != first) or (not first and host.name in done):
+        if now.runs and now.run != first:
             return None
-        done.add(host.name)
         why = f"it is {now.state}"
         return host.change("restart", why=why, no_undo="its old run is over", service=service, run=first)
 
@@ -97,7 +98,7 @@ def carry_out(
 ) -> None:
     """Plan, show, approve and do it on the machines that `limit` names.
 
-    Raises CannotError when one of them was not reached: the others are done then.
+    Raises CannotError when nothing could be done on one of them: the others are done then.
     """
     platform = inventory.load(platform_name)
     chosen = _described(platform, hosts.select(hosts.places(platform), one_of("limit", limit)))
@@ -111,8 +112,8 @@ def carry_out(
         shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform_name} --limit={limit}")
     if unreached:
         raise CannotError(
-            f"{name}: {len(unreached)} of {len(chosen)} machines were not reached: {', '.join(unreached)}.",
-            safe="the others are done",
+            f"{name}: nothing was done on {len(unreached)} of {len(chosen)} machines: {', '.join(unreached)}.",
+            safe="the others are done" if len(unreached) < len(chosen) else "nothing was changed",
             hint=f"inv hosts --limit={','.join(unreached)}",
         )
 
@@ -144,8 +145,9 @@ def _step(name: str, plan: _Plan, names: Sequence[str], unreached: dict[str, str
                 change = plan(host, state)
             except SalvorError as error:
                 unreached[host.name] = error.what
-                yield Finding(host.name, "answers", Level.UNKNOWN, detail=error.what)
-            if change:
+                yield Finding(host.name, name, Level.UNKNOWN, detail=f"{error.what} {error.hint}".strip())
+            # Of some runs it cannot be told that they are new ones.
+            if change and not (change.verb == "restart" and incident.outcomes.get(change.key) == "done"):
                 yield change
 
     step.__name__ = name

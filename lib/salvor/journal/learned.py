@@ -28,6 +28,12 @@ class Learned:
     """The hash of the plan that a second person was asked to approve last."""
     interrupted: dict[str, tuple[str, Change]] = field(default_factory=dict)
     """What was begun and not seen to end, by its key: the step, and the change."""
+    outcomes: dict[str, str] = field(default_factory=dict)
+    """How the changes ended that were made, by their key: done, failed, unknown; of several times the last."""
+    added: dict[str, str] = field(default_factory=dict)
+    """The overrides that came after it was opened, with their reasons."""
+    _promoting: set[str] = field(default_factory=set, repr=False)
+    """The systems whose cutover was begun."""
     _halted: set[str] = field(default_factory=set, repr=False)
     """The applications that this incident stopped, or began to."""
     _proven: set[str] = field(default_factory=set, repr=False)
@@ -63,8 +69,15 @@ class Learned:
                 self.interrupted[line["change"]["key"]] = line["step"], change
                 if change.verb == "stop":
                     self._halted.add(change.system)
+                elif change.verb == "promote":
+                    self._promoting.add(change.system)
             case "outcome" | "observed" if not line.get("undoing"):
                 self.interrupted.pop(line["key"], None)
+                self.outcomes[line["key"]] = line["outcome"]
+            case "overridden":
+                self.added = {**self.added, **line["overrides"]}
+                # Another way back may be open now, but for what is on its way already.
+                self.decisions = {name: one for name, one in self.decisions.items() if name in self._promoting}
             case "closed" | "undone" | "discarded":
                 self.over = line["kind"]
 

@@ -254,7 +254,9 @@ class _Running(Running):
                 hint="look again with: inv assess",
             )
         if self._pid is None:
-            said = secrets.mask(f"{self._before.decode('utf-8', 'replace')}\n{self.stderr()}".strip()[-1000:])
+            said = secrets.mask(f"{self._before.decode('utf-8', 'replace')}\n{self.stderr()}".strip()[-1000:]).rstrip(
+                "."
+            )
             as_user = f" as {self._shell.user}" if self._shell.user else ""
             raise CannotError(
                 f"{where} runs no command{as_user}: its login ended with exit code {code}"

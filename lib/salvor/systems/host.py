@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, IPvAnyNetwork
 
 from salvor.change import UNSEEN, Reachable, State
-from salvor.errors import CannotError, SalvorError
+from salvor.errors import CannotError, OutcomeUnknownError, SalvorError
 from salvor.host import facts, fence, health, once, services
 from salvor.host.facts import Facts
 from salvor.host.services import Service
@@ -16,6 +16,7 @@ from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.system import Context, Machine, verb
 
 _LOOKING = 8.0
+_WHO_SECONDS = 3.0
 
 
 def _check_service(name: str) -> str:
@@ -49,8 +50,19 @@ class Host(OnAMachine, Machine):
         """What it says of itself. Raises CannotError, or OutcomeUnknownError."""
         return facts.ask(self.shell, self.settings.services, deadline=_LOOKING)
 
-    def service(self, name: str) -> Service:
-        """How a service is there, named by the inventory or not. Raises CannotError when the machine is not reached."""
+    def is_cut_off(self) -> bool:
+        """Whether the fence is known to stand, and to be kept."""
+        try:
+            return facts.who(self.shell, deadline=_WHO_SECONDS)[1].open is False
+        except SalvorError:
+            return False
+
+    def service(self, name: str, action: str = "") -> Service:
+        """How a service is there, named by the inventory or not. Raises CannotError when the machine is not reached, or
+        when nothing there could take that action (start, stop, restart).
+        """
+        if action:
+            return services.see_surely(self.shell, name, action=action)
         return services.see(self.shell, name)
 
     def observe(self) -> State:
@@ -58,6 +70,8 @@ class Host(OnAMachine, Machine):
         address = self.settings.address or None
         try:
             seen = self.look()
+        except OutcomeUnknownError as error:
+            return self._who_at_least(error.what)
         except SalvorError as error:
             reachable = Reachable.DOWN if "Connection refused" in error.what else Reachable.UNKNOWN
             return State(reachable, UNSEEN, None, error.what, address=address)
@@ -67,19 +81,31 @@ class Host(OnAMachine, Machine):
         told = "; ".join(f"{one.check} {one.figure}" for one in wrong) or "nothing is wrong with it"
         return State(
             Reachable.UP,
-            _identity(seen),
+            _identity(seen.machine),
             seen.fence.open,
             f"{address or 'this machine'}: {told}",
             address=address,
             details={**asdict(seen), "findings": [one.to_json() for one in wrong]},
         )
 
-    def _checked(self, identity: str) -> Facts:
-        seen = self.look()
-        if _identity(seen) != identity:
+    def _who_at_least(self, why: str) -> State:
+        """Which machine it is and whether it is fenced: a dead disk keeps it from saying more, and not from that."""
+        address = self.settings.address or None
+        try:
+            machine, seen = facts.who(self.shell, deadline=_WHO_SECONDS)
+        except SalvorError:
+            return State(Reachable.UNKNOWN, UNSEEN, None, why, address=address)
+        told = f"{address or 'this machine'}: it lets us in, and does not say how it is: {why}"
+        return State(
+            Reachable.UNKNOWN, _identity(machine), seen.open, told, address=address, details={"fence": asdict(seen)}
+        )
+
+    def _checked(self, identity: str) -> fence.Seen:
+        machine, seen = facts.who(self.shell, deadline=_LOOKING)
+        if _identity(machine) != identity:
             raise CannotError(
-                f"{self.name}: at {self.settings.address or 'this place'} is another machine now: {_identity(seen)}, "
-                f"not {identity}.",
+                f"{self.name}: at {self.settings.address or 'this place'} is another machine now: "
+                f"{_identity(machine)}, not {identity}.",
                 safe="nothing was changed",
                 hint="inv hosts",
             )
@@ -90,7 +116,7 @@ class Host(OnAMachine, Machine):
         """Cut it off from everybody but its operator, in and out, also after a reboot. Raises CannotError."""
         route = self.settings.host.route
         login = route.host.user if route else ""
-        fence.raise_it(self.shell, self._checked(identity).fence, self.settings.management, login)
+        fence.raise_it(self.shell, self._checked(identity), self.settings.management, login)
 
     @verb(deadline=120)
     def unfence(self, identity: str) -> None:
@@ -125,5 +151,5 @@ class Host(OnAMachine, Machine):
         once.run(self.shell, command, occasion, deadline=deadline)
 
 
-def _identity(seen: Facts) -> str:
-    return f"machine {seen.machine}"
+def _identity(machine: str) -> str:
+    return f"machine {machine}"
