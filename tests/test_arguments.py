@@ -64,6 +64,7 @@ def test_targets(target: str) -> None:
         ({"source": "\x1b[2J"}, "--from: '\\x1b[2J' holds", "a backup id"),
         ({"source": "-oProxyCommand=x"}, "--from: '-oProxyCommand=x' begins with a hyphen", "./NAME"),
         ({"source": " "}, "--from: ' ' begins", "latest"),
+        ({"override": "fence-machine=it is hostile"}, "--override: there is no 'fence-machine'", "fence-machine:NAME"),
         ({"override": "trust-me"}, "--override: there is no 'trust-me'", "promote-without-fence: promote a standby"),
         (
             {"override": "promote-without-fence"},

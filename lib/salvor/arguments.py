@@ -9,11 +9,12 @@ from datetime import datetime
 
 from salvor import clock
 from salvor.errors import UsageError
-from salvor.system import Wish
+from salvor.system import FENCE_MACHINE, Wish
 
 OVERRIDES = {
     "promote-without-fence": "promote a standby although nothing shows that the old primary cannot write any more",
     "accept-missing-wal": "restore the newest state although the archive lacks WAL: its commits are lost",
+    f"{FENCE_MACHINE}:NAME": "cut the machine NAME of the inventory off from everybody, with all that is on it",
     "trust-dump": "let a dump do what only a superuser can: whoever made it is known",
 }
 """The deviations that an operator may name, and what each means."""
@@ -58,7 +59,8 @@ def _override(text: str) -> dict[str, str] | None:
     if not text:
         return None
     name, _, reason = text.partition("=")
-    if name not in OVERRIDES:
+    kind, _, machine = name.partition(":")
+    if name not in OVERRIDES and not (kind == FENCE_MACHINE and machine):
         raise UsageError(
             f"--override: there is no {name!r}.",
             hint="; ".join(f"{each}: {meaning}" for each, meaning in OVERRIDES.items()),

@@ -48,7 +48,8 @@ class Undo:
 class Change:
     """One verb on one system with its arguments, why, and its way back (or why it has none).
 
-    `destructive` means that something is lost for good. Made by `System.change`, which checks that the verb exists.
+    `destructive` means that something is lost for good, or that more than what is broken is touched: it is approved by
+    its identity. Made by `System.change`, which checks that the verb exists.
     """
 
     system: str
@@ -213,7 +214,9 @@ class State:
 
     `identity` is that of what is live under the system's name (never only the name); `writable` None: cannot tell.
     `origin` is the incident whose stage is live now (None: no restore put it there). `fresh` is the newest commit, UTC.
-    `address` is where the live one is reached. `details` is for people and for the system's own kind of step.
+    `address` is where the live one is reached, `machine` the machine that it is on, as the inventory names it (empty:
+    it does not). `rivals` are the identities of what runs beside it and is not fenced: second primaries. `details` is
+    for people and for the system's own kind of step.
     """
 
     reachable: Reachable
@@ -225,6 +228,8 @@ class State:
     fresh: datetime | None = None
     staged: tuple[Staged, ...] = ()
     kept: tuple[Kept, ...] = ()
+    machine: str = ""
+    rivals: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -234,7 +239,8 @@ class WayBack:
 
     `arguments` are those of `stage` (None: nothing needs to be staged, a standby is there); `stage` names what is
     verified and promoted, and `identity` is its identity where that is known before (a standby's).
-    `loses` is the expected RPO: how much of the newest data this way would lose. `address` is where it will be live.
+    `loses` is the expected RPO: how much of the newest data this way would lose. `address` is where it will be live,
+    `machine` the machine there, as the inventory names it (empty: it does not).
     """
 
     name: str
@@ -250,6 +256,7 @@ class WayBack:
     promote_no_undo: str = ""
     takes: float | None = None
     loses: float | None = None
+    machine: str = ""
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> WayBack:

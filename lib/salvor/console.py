@@ -100,7 +100,8 @@ def approval(
     for change in changes:
         if change.destructive:
             identity = show.clean(str(change.arguments.get("identity", change.system)))
-            typed(f"{show.clean(describe(change))} removes it for good. Type {identity} to allow it: ", identity)
+            does = f": {change.why}" if change.undo else " removes it for good"
+            typed(f"{show.clean(describe(change) + does)}. Type {identity} to allow it: ", identity)
     if not any(change.destructive for change in changes):
         typed(f"Make these {len(changes)} changes? Type yes: ", "yes")
     return "typed at the terminal"
@@ -227,6 +228,8 @@ def assess(session: Session, shown: Shown) -> None:
         shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
         _warn_of_loss(session, shown, decided)
         shown.tell(f"HINT: inv restore --service={incident.service.name} --plan")
+    elif any(finding.level is Level.FAIL for step in plan.steps for finding in step.findings):
+        shown.tell("Nothing has to be brought back; what is wrong stands above.")
     else:
         shown.tell("Nothing is broken.")
 

@@ -18,7 +18,18 @@ from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, 
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
-from salvor.system import FORECAST, Application, Context, Outbox, Restorable, Route, System, Wish
+from salvor.system import (
+    FORECAST,
+    Application,
+    Context,
+    Machine,
+    Outbox,
+    Restorable,
+    Route,
+    System,
+    Wish,
+    kind,
+)
 
 RESTART = "restart"
 """The way back of a program that runs and does not do its work."""
@@ -77,9 +88,24 @@ class Incident(Learned):
     def system(self, name: str) -> System:
         """A system of the platform, opened for this incident."""
         if name not in self._systems:
-            context = Context(self.id, self.folder, self.facts, self.system, lambda: list(self.under_way.values()))
+            context = Context(
+                self.id,
+                self.folder,
+                self.facts,
+                self.system,
+                under_way=lambda: list(self.under_way.values()),
+                machine_at=self._machine_at,
+            )
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]
+
+    def _machine_at(self, address: str, port: int | None) -> str:
+        """The machine with that address and port of SSH, as the inventory names it; empty when it does not."""
+        for name, settings in self.platform.settings.items():
+            there = getattr(settings, "host", None) if issubclass(kind(settings.kind), Machine) else None
+            if there and (there.address, there.ssh.port) == (address, port):
+                return name
+        return ""
 
     @property
     def systems(self) -> list[Restorable]:
@@ -137,7 +163,14 @@ class Incident(Learned):
 
     def whole_wish(self, *, live_is_sound: bool = True) -> Wish:
         """What the operator wished, with the service's limits and what is known of the damage."""
-        return replace(self.wish, damaged_at=self.failed_at, live_is_sound=live_is_sound, rpo=self.service.rpo)
+        overrides = {**(self.wish.overrides or {}), **self.added}
+        return replace(
+            self.wish,
+            damaged_at=self.failed_at,
+            live_is_sound=live_is_sound,
+            rpo=self.service.rpo,
+            overrides=overrides or None,
+        )
 
     @property
     def steps_of_two(self) -> tuple[str, ...]:
@@ -210,6 +243,14 @@ class Incident(Learned):
             if staged.name == broken.decision.way.stage and staged.complete:
                 return staged
         return None
+
+    def machine_of(self, broken: Broken) -> Machine | None:
+        """The machine that a broken system is on, where its way back leads elsewhere: then the whole machine may be cut
+        off. None when it stays in use, or the inventory does not describe it.
+        """
+        name = self.observe(broken.system).machine
+        machine = self.system(name) if name and name != broken.decision.way.machine else None
+        return machine if isinstance(machine, Machine) else None
 
     def is_placed(self, broken: Broken) -> bool:
         """Whether what this incident staged bears the system's name now, started or not."""

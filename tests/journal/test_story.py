@@ -19,6 +19,7 @@ KINDS = [
     "opened", "resumed", "taken", "step", "finding", "decision", "approved", "intent",
     "outcome", "observed", "owed", "paid", "measured", "recovered", "proven",
     "note", "repaired", "failed", "undone", "discarded", "closed", "asked", "confirmed", "refused", "item",
+    "overridden",
 ]  # fmt: skip
 
 
@@ -124,7 +125,7 @@ def test_lines_that_cannot_be_told_are_counted(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_line_has_a_sentence(lines: list[dict[str, Any]]) -> None:
-    elsewhere = ("asked", "confirmed", "refused", "item")
+    elsewhere = ("asked", "confirmed", "refused", "item", "overridden")
     told_kinds = {event.kind for event in story.tell(lines).events}
     assert told_kinds >= set(KINDS) - {"discarded", "failed", "proven", "taken", *elsewhere}
     assert set(KINDS) == set(events._SENTENCES)

@@ -98,6 +98,10 @@ def _confirmed(line: Mapping[str, Any], change: str) -> str:
     return f"{line['who']} approved plan {line['hash']} as the second person ({line['where']}){signed}"
 
 
+def _overridden(line: Mapping[str, Any], change: str) -> str:
+    return "overridden: " + "; ".join(f"{name}: {reason}" for name, reason in line["overrides"].items())
+
+
 def _item(line: Mapping[str, Any], change: str) -> str:
     note = f": {line['note']}" if line.get("note") and not line.get("run") else ""
     return f"{line['item']}: {line['outcome']}{note}"
@@ -155,6 +159,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "measured": _measured,
     "recovered": lambda line, change: "the service is back",
     "failed": lambda line, change: f"failed: {line['text']}",
+    "overridden": _overridden,
     "proven": lambda line, change: f"proven for {line['system']}: {line['backup'] or line['identity']}",
     "note": lambda line, change: f"note: {line['text']}",
     "repaired": lambda line, change: f"journal repaired: {line['text']}",

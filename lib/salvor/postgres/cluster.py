@@ -18,17 +18,26 @@ from salvor.postgres.beside import read_marker
 from salvor.postgres.fence import Block
 from salvor.postgres.server import ABSENT, PROBE_SECONDS, Look, Server
 from salvor.postgres.wal import read_lsn
+from salvor.system import Wish
 
 _Answer = TypeVar("_Answer")
 _LOOK_SECONDS = 4.0
+_ANSWERS_SECONDS = 0.5
+"""How long a server is given before its machine is asked whether it is cut off."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A place where a server of the cluster lives. Whether it is the primary is observed, never written."""
+    """A place where a server of the cluster lives. Whether it is the primary is observed, never written.
+
+    `machine` is the machine there, as the inventory names it (empty: it does not); `is_cut_off` asks it whether nobody
+    but its operator reaches it.
+    """
 
     name: str
     server: Server
+    machine: str = ""
+    is_cut_off: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -98,6 +107,8 @@ class Sighting:
     reachable: Reachable
     detail: str
     block: Block | None
+    is_cut_off: bool = False
+    """Its machine is known to be cut off from everybody but its operator, also after a reboot."""
 
     @property
     def identity(self) -> str:
@@ -148,6 +159,11 @@ class Sighting:
     @property
     def is_fenced(self) -> bool:
         """It is known that only the operator can write to it, also after a restart: the evidence for a promotion."""
+        return self.is_cut_off or self.is_shut
+
+    @property
+    def is_shut(self) -> bool:
+        """Its own fence holds: that of its machine can be lifted without it."""
         if self.look is None:
             return False
         if not self.look.processes:
@@ -165,6 +181,10 @@ class Sighting:
     def describe(self) -> str:
         """One line for people."""
         name = f"{self.member.name} ({self.member.server.address}:{self.member.server.port})"
+        if self.is_cut_off:
+            machine = self.member.machine
+            before = f"stop the server there before inv hosts.unfence --limit={machine}"
+            return f"{name}: its machine {machine} is cut off from everybody but its operator ({before})"
         if self.look is None:
             return f"{name}: its machine does not answer: {self.detail}"
         if self.is_lost:
@@ -182,13 +202,22 @@ class Sighting:
 
 def sight(member: Member, database: str) -> Sighting:
     """Look at one member, within about 4 s whatever is broken. Never raises for what is broken."""
-    with ThreadPoolExecutor(2) as pool:
-        hopeless = threading.Event()
+    with ThreadPoolExecutor(3) as pool:
+        hopeless, answers = threading.Event(), threading.Event()
+        cut_off = pool.submit(_is_cut_off, member, answers, hopeless)
         looking = pool.submit(_or_error, lambda: within(_LOOK_SECONDS, lambda: _look(member.server, hopeless)))
         asking = pool.submit(
             _or_error, lambda: within(_LOOK_SECONDS, lambda: ask_facts(member.server, database), hopeless)
         )
-        looked, facts = looking.result(), asking.result()
+        facts = asking.result()
+        if not isinstance(facts, str):
+            answers.set()
+        looked = looking.result()
+    seen = _sighting(member, looked, facts)
+    return replace(seen, is_cut_off=cut_off.result()) if seen.facts is None else seen
+
+
+def _sighting(member: Member, looked: Look | str, facts: Facts | str) -> Sighting:
     look = None if isinstance(looked, str) else looked
     block = fence.block_in(look.access) if look and look.identity != ABSENT else None
     if not isinstance(facts, str):
@@ -200,6 +229,14 @@ def sight(member: Member, database: str) -> Sighting:
     if "refused" in facts:
         return Sighting(member, look, None, Reachable.DOWN, "no process, and the port refuses", block)
     return Sighting(member, look, None, Reachable.UNKNOWN, f"no process of it, yet its port: {facts}", block)
+
+
+def _is_cut_off(member: Member, answers: threading.Event, hopeless: threading.Event) -> bool:
+    """Whether its machine is cut off; sets `hopeless` then. It is not asked for a server that answers."""
+    if not member.machine or answers.wait(_ANSWERS_SECONDS) or not member.is_cut_off():
+        return False
+    hopeless.set()
+    return True
 
 
 def _look(server: Server, hopeless: threading.Event) -> Look:
@@ -250,14 +287,33 @@ class View:
         """Answering members beside the primary that take writes too: a split brain."""
         return [one for one in self.sightings if one.is_up and one.writable and one is not self.primary]
 
+    @property
+    def unfenced(self) -> list[Sighting]:
+        """What runs beside the primary, follows nobody, and is not fenced: it takes writes, or may come to."""
+        return [
+            one
+            for one in self.sightings
+            if one is not self.primary and one.look and one.look.processes and not (one.is_standby or one.is_fenced)
+        ]
+
+    def to_replace(self, wish: Wish) -> Sighting | None:
+        """The member whose data directory a restore replaces: the primary's, or another one's when its machine does not
+        answer or is to be cut off. None when there is none.
+        """
+        places = (one for one in (self.primary, *self.sightings) if not wish.gives_up(one.member.machine))
+        return next((one for one in places if one.look), None)
+
     def of(self, name: str) -> Sighting:
         """The member of that name."""
         return next(one for one in self.sightings if one.member.name == name)
 
     def holder_of(self, identity: str) -> Sighting | None:
-        """The member whose data directory has that identity; for `absent` the lost one."""
+        """The member whose data directory has that identity; for `absent` the lost one. Of several (for `unknown`) one
+        that is not known to be fenced.
+        """
         directory = identity.partition("/")[0]
-        return next((one for one in self.sightings if one.identity.partition("/")[0] == directory), None)
+        holders = [one for one in self.sightings if one.identity.partition("/")[0] == directory]
+        return min(holders, key=lambda one: one.is_fenced, default=None)
 
 
 def view(members: Sequence[Member], database: str) -> View:

@@ -15,9 +15,8 @@ from salvor.postgres.cluster import Sighting, View
 from salvor.postgres.physical import promote_server, require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
 from salvor.postgres.wal import read_lsn, write_lsn
-from salvor.system import Wish
+from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
 
-PROMOTE_WITHOUT_FENCE = "promote-without-fence"
 _CATCH_UP_SECONDS = 20.0
 
 
@@ -85,14 +84,14 @@ def missing_commits(primary: Sighting, lsn: int) -> tuple[int, datetime | None] 
 def way(view: View, wish: Wish) -> WayBack:
     """Failover to the standby that has received the most."""
     primary = view.primary
-    standbys = [one for one in view.standbys if one is not primary]
+    standbys = [one for one in view.standbys if one is not primary and not wish.gives_up(one.member.machine)]
     if not standbys:
-        return WayBack("failover", False, "no standby answers")
+        return WayBack("failover", False, "no standby answers, on a machine that may be used")
     best = max(standbys, key=lambda one: one.facts.received if one.facts else 0)
     name, server = best.member.name, best.member.server
     lag = lag_of(best, primary)
     refusal = _refusal(view, best, lag, wish)
-    reason = (wish.overrides or {}).get(PROMOTE_WITHOUT_FENCE)
+    reason = wish.override(PROMOTE_WITHOUT_FENCE)
     return WayBack(
         "failover",
         not refusal,
@@ -107,6 +106,7 @@ def way(view: View, wish: Wish) -> WayBack:
         },
         promote_no_undo="a promoted standby goes on with a history of its own; the old primary is kept, fenced",
         loses=lag.seconds,
+        machine=best.member.machine,
     )
 
 
@@ -141,7 +141,7 @@ def promote(view: View, name: str, identity: str, *, unfenced_because: str) -> I
         kept = ""
         require_fence(view, identity, kept, unfenced_because)
         old = view.holder_of(identity)
-        if old and old.look and old.look.processes:
+        if old and old.look and old.look.processes and not old.is_cut_off:
             yield Progress(0, None, "", "stopping the old primary, which sends its last WAL first")
             stop_or_kill(old.member.server)
             yield from _catch_up(server, old.member.server)

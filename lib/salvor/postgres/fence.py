@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from salvor import clock
 from salvor.change import Progress, Reachable
-from salvor.errors import CannotError, OutcomeUnknownError
-from salvor.postgres.server import ABSENT, FIND_ACCESS, Server, pause
+from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.postgres.server import ABSENT, FIND_ACCESS, WHOLE_MACHINE, Server, pause
 
 if TYPE_CHECKING:
     from salvor.postgres.server import Connection
@@ -95,7 +95,14 @@ def _write(server: Server, identity: str, *, in_force: bool) -> None:
             hint="look into the data directory; if it is lost, move what is left of it away",
         )
     text = _block(server.operator.user, identity, in_force=in_force) + _BLOCK.sub("", file.text)
-    server.shell.write(file.path, text, mode=file.mode)
+    try:
+        server.shell.write(file.path, text, mode=file.mode)
+    except CommandError as error:
+        raise CannotError(
+            f"The fence of {server.address}:{server.port} cannot be written: {error.stderr.strip()[-300:]}",
+            safe="nothing was promoted",
+            hint=f"mend that and run the same command again; or {WHOLE_MACHINE}",
+        ) from error
 
 
 def remove(server: Server) -> None:

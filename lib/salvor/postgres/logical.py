@@ -24,10 +24,9 @@ from salvor.postgres import (
 )
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.dump_store import open_store
-from salvor.postgres.failover import PROMOTE_WITHOUT_FENCE
 from salvor.postgres.logical_place import side_cluster_of, side_database_of, staged_cluster
 from salvor.postgres.side_database import Seen
-from salvor.system import Wish
+from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres
@@ -125,13 +124,15 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
     overrides = dict(wish.overrides or {})
     trust = {"trusted_because": overrides[TRUST_DUMP]} if TRUST_DUMP in overrides else {}
     unfenced = {"unfenced_because": overrides[PROMOTE_WITHOUT_FENCE]} if PROMOTE_WITHOUT_FENCE in overrides else {}
-    if found := shared_by(system, seen):
+    found = {} if wish.gives_up(seen.primary.member.machine) else shared_by(system, seen)
+    if found:
         stage, place_of = side_database.STAGE, {}
         identity = side_database_of(system, seen).identity(found.get(database))
-        server = seen.primary.member.server
+        member = seen.primary.member
+        server = member.server
         why += ", into a database beside: others share the cluster"
     else:
-        member = _member(seen)
+        member = _member(seen, wish)
         stage, place_of = side_cluster.STAGE, {"member": member.name}
         identity, server = seen.primary.identity, member.server
         why += ", into a cluster beside" + (
@@ -149,17 +150,18 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
         promote={"identity": identity, "stage": stage, **place_of, **unfenced},
         promote_undo=Undo("demote", {"identity": identity, "stage": stage, **place_of}),
         loses=max(0.0, clock.age(source.taken).total_seconds()) if source.taken else None,
+        machine=member.machine,
     )
 
 
-def _member(seen: View) -> Member:
-    """The member whose data directory is replaced: the primary's, or another one's when its machine does not answer."""
-    for one in (seen.primary, *seen.sightings):
-        if one.look and one.look.is_mount_point:
-            raise CannotError(f"{one.member.server.data} is a mount point or a link, so it cannot be renamed")
-        if one.look:
-            return one.member
-    raise CannotError(f"no machine of a member answers: {seen.primary.detail}")
+def _member(seen: View, wish: Wish) -> Member:
+    """The member whose data directory is replaced."""
+    one = seen.to_replace(wish)
+    if one is None:
+        raise CannotError(f"no machine of a member answers, or may be used: {seen.primary.describe()}")
+    if one.look and one.look.is_mount_point:
+        raise CannotError(f"{one.member.server.data} is a mount point or a link, so it cannot be renamed")
+    return one.member
 
 
 # --- promote, and the way back -----------------------------------------------------------------------------------

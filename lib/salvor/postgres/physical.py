@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock, leftovers
-from salvor.change import Progress, Reachable
+from salvor.change import UNSEEN, Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, dropped, fence
 from salvor.postgres.backrest import Repository, recovery_options
@@ -435,7 +435,11 @@ def require_fence(view: View, identity: str, kept: str, unfenced_because: str) -
     `kept`: it is put away already, by a call that was killed. `unfenced_because`: the operator's reason to go on.
     """
     holder = view.holder_of(identity)
-    if (holder and holder.is_fenced) or (holder is None and kept) or unfenced_because:
+    if (holder is None and kept) or unfenced_because:
+        return
+    if holder is None and view.primary.identity == UNSEEN:
+        holder = view.holder_of(UNSEEN)
+    if holder and holder.is_fenced:
         return
     seen = holder.describe() if holder else f"no member is {identity} now"
     raise CannotError(

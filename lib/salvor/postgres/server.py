@@ -17,6 +17,7 @@ from salvor import clock, secrets
 from salvor.change import Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.shell import Shell
+from salvor.system import FENCE_MACHINE
 
 if TYPE_CHECKING:
     import psycopg
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 ABSENT = "absent"
 """The identity of a data directory that is gone or empty."""
+
+WHOLE_MACHINE = (
+    "have it cut off from the network, if the inventory describes it (kind: host): the same command with "
+    f"--override='{FENCE_MACHINE}:NAME=REASON'"
+)
+"""What can be done about a server on which nothing else works."""
 
 _LOCK_MILLISECONDS = 30_000
 """How long a query waits for somebody's lock, however long it may itself take."""
@@ -404,7 +411,8 @@ class Server:
                 raise CannotError(
                     f"Processes {', '.join(pids)} of {self.data} on {self.shell.where} survive SIGKILL.",
                     safe="nothing was promoted",
-                    hint="they hang in the kernel, mostly on a dead disk: cut the power of that machine",
+                    hint="they hang in the kernel, mostly on a dead disk: cut the power of that machine; "
+                    f"or {WHOLE_MACHINE}",
                 )
             self.shell.run(["kill", "-KILL", *pids], check=False)
             time.sleep(0.05)

@@ -119,6 +119,8 @@ class Site:
             fresh=primary.facts.fresh if primary.facts else None,
             staged=tuple(staged),
             kept=tuple(kept),
+            machine=primary.member.machine,
+            rivals=tuple(one.identity for one in seen.unfenced if primary.is_up),
             details={one.member.name: one.describe() for one in seen.sightings},
         )
 

@@ -10,11 +10,10 @@ from salvor.errors import CannotError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.failover import PROMOTE_WITHOUT_FENCE
 from salvor.postgres.physical import ACCEPT_MISSING_WAL, STAGE
 from salvor.postgres.site import Site
 from salvor.postgres.wal import Lineage, read_lsn
-from salvor.system import Wish
+from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
 
 _LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
 
@@ -37,7 +36,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     if wish.source != "latest" and not _LABEL.fullmatch(wish.source):
         raise _Closed(f"{wish.source} is no pgBackRest backup")
     target = _target(wish)
-    member = _where(seen)
+    member = _where(seen, wish)
     repository = site.repository(member)
     lineage = repository.lineage(_live_timeline(seen), member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
@@ -47,7 +46,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     beside.room_for(member.server, backup.size)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
-    unfenced = (wish.overrides or {}).get(PROMOTE_WITHOUT_FENCE)
+    unfenced = wish.override(PROMOTE_WITHOUT_FENCE)
     loses, why = _loses(repository, seen, target, backup)
     return WayBack(
         "physical",
@@ -72,6 +71,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
         },
         promote_undo=Undo("demote", {"identity": identity, "stage": STAGE, "member": member.name}),
         loses=loses,
+        machine=member.machine,
     )
 
 
@@ -90,18 +90,17 @@ def _target(wish: Wish) -> str:
     raise _Closed("replaying everything would replay the damage too: name the moment before it with --at")
 
 
-def _where(seen: View) -> Member:
-    """The member whose data directory is replaced: the primary's, or another one's when its machine does not answer."""
-    primary = seen.primary
-    for one in (primary, *seen.sightings):
-        if one.look and one.look.is_mount_point:
-            raise _Closed(
-                f"{one.member.server.data} is a mount point or a link, so it cannot be renamed; "
-                "the data directory must be a folder below it"
-            )
-        if one.look:
-            return one.member
-    raise _Closed(f"no machine of a member answers: {primary.detail}")
+def _where(seen: View, wish: Wish) -> Member:
+    """The member whose data directory is replaced."""
+    one = seen.to_replace(wish)
+    if one is None:
+        raise _Closed(f"no machine of a member answers, or may be used: {seen.primary.describe()}")
+    if one.look and one.look.is_mount_point:
+        raise _Closed(
+            f"{one.member.server.data} is a mount point or a link, so it cannot be renamed; "
+            "the data directory must be a folder below it"
+        )
+    return one.member
 
 
 def _live_timeline(seen: View) -> int | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,8 @@ class Session:
     resumed: bool = False
     others: frozenset[str] | None = None
     """The incidents that were there when this one was prepared; None: nobody looked."""
+    overrides: Mapping[str, str] = field(default_factory=dict)
+    """What the operator overrides from now on, with the reasons."""
     _gate: Gate | None = None
     _status: Refresher | None = None
     _to_ask: bool = False
@@ -126,6 +128,8 @@ class Session:
                         hint=f"inv incident.show --incident={self.incident.id}",
                     )
                 opened.append("resumed", where=socket.gethostname())
+                if self.overrides:
+                    self.incident.learn(opened.append("overridden", overrides=dict(self.overrides)))
             except BaseException:  # Ctrl-C in a notebook, whose kernel lives on and would hold the journal
                 opened.close()
                 raise

@@ -50,7 +50,7 @@ def open_session(
                 safe="nothing was changed",
                 hint="leave --service and --platform out: the incident names them",
             )
-        session = _resume(find(incident), described, watcher, history)
+        session = _resume(find(incident), described, watcher, history, wish)
         if _asks_for_another(session.incident, wish, failed_at, runbook_name):
             raise _begun_otherwise(session.incident)
         return session
@@ -61,11 +61,11 @@ def open_session(
         lines = _lines(folder, watcher)
         if not is_open(lines, described, chosen, purpose):
             continue
-        session = _resume(folder, described, watcher, history)
+        session = _resume(folder, described, watcher, history, wish)
         if session.incident.broken and not any(map(session.incident.is_of_this_world, session.incident.broken)):
             watcher.tell(f"{folder.name} is open, and what it pinned is not there any more; this is a new incident.")
             continue
-        if session.incident.recovered_once and _is_broken_again(session.incident):
+        if session.incident.recovered_once and (session.overrides or _is_broken_again(session.incident)):
             break
         if _asks_for_another(session.incident, wish, failed_at, runbook_name):
             if session.incident.recovered_once:
@@ -90,9 +90,12 @@ def open_session(
 
 
 def _asks_for_another(incident: Incident, wish: Wish, failed_at: datetime | None, runbook_name: str) -> bool:
-    """Whether something was asked for that is not what the incident was begun with. What was not said asks nothing."""
+    """Whether something was asked for that is not what the incident was begun with. What was not said asks nothing, and
+    an override may come later: what it is about is often met on the way only.
+    """
+    asked, begun = (replace(one, ways=(), overrides=None) for one in (wish, incident.wish))
     return (
-        (wish != Wish() and replace(wish, ways=()) != replace(incident.wish, ways=()))
+        (asked not in (Wish(), begun))
         or failed_at not in (None, incident.failed_at)
         or runbook_name not in ("", incident.runbook)
     )
@@ -115,9 +118,14 @@ def _lines(folder: Path, watcher: Watcher) -> list[dict[str, Any]]:
         return []
 
 
-def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History) -> Session:
+def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History, wish: Wish) -> Session:
     incident = _reopen(lines_of(folder), platform, folder, operator())
-    return Session(incident, runbook_files.load(incident.runbook), Runner(incident, watcher), history, resumed=True)
+    known = (incident.whole_wish().overrides or {}).items()
+    new = dict((wish.overrides or {}).items() - known)
+    if new:
+        incident.learn({"kind": "overridden", "overrides": new})
+    book = runbook_files.load(incident.runbook)
+    return Session(incident, book, Runner(incident, watcher), history, resumed=True, overrides=new)
 
 
 def _reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, operator: str) -> Incident:

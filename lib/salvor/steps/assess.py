@@ -36,6 +36,14 @@ def assess(incident: Incident) -> Iterator[Finding | Decision]:
     yield from outside
     for application in incident.own_applications:
         yield from _look_at_application(incident, application, outside)
+    given_up = incident.whole_wish().given_up
+    if given_up and not incident.decisions:
+        on = sorted({name for one in incident.systems if (name := incident.observe(one).machine)})
+        raise CannotError(
+            f"Nothing of {incident.service.name} is live on {', '.join(given_up)}: it is on {', '.join(on) or 'none'}.",
+            safe="nothing was changed",
+            hint=f"inv hosts.fence --limit={given_up[0]} cuts off a machine on which nothing is live",
+        )
     if refused and not incident.decisions:
         raise CannotError(
             f"What was asked for is of no system of {incident.service.name}: {_told(refused)}.",
@@ -52,6 +60,9 @@ def _look_at(
     """
     state = incident.observe(system)
     yield _reachable(system, state)
+    for rival in state.rivals:
+        detail = f"inv isolate --service={incident.service.name} fences it"
+        yield Finding(system.name, "stands alone", Level.FAIL, f"{rival} runs beside it, not fenced", detail=detail)
     yield from answers
     if system.name in incident.decisions:
         return
@@ -66,6 +77,8 @@ def _look_at(
         told = f"it takes no writes: {state.summary}"
     elif wrong:
         told = _wrong(wrong)
+    elif given_up := incident.whole_wish().gives_up(state.machine):
+        told = f"its machine {state.machine} is to be cut off: {given_up}"
     elif asked_for:
         told, healthy = "it looks healthy; the operator asked for another state of its data", True
     else:

@@ -36,7 +36,7 @@ from salvor.postgres.settings import MemberSettings, PostgresSettings
 from salvor.postgres.site import Site
 from salvor.shell import Shell
 from salvor.ssh.host import Host
-from salvor.system import Outcome, Wish, verb
+from salvor.system import PROMOTE_WITHOUT_FENCE, Machine, Outcome, Wish, verb
 
 _DAY = 24 * 3600.0
 
@@ -56,10 +56,19 @@ class Postgres(Archived):
             name=self.name,
             incident=self.context.incident,
             database=self.settings.database,
-            members=tuple(Member(one.name, self._server(one)) for one in self.settings.members),
+            members=tuple(map(self._member, self.settings.members)),
             side_port=self.settings.side_port,
             open_repository=self._repository if self.settings.pgbackrest else None,
         )
+
+    def _member(self, member: MemberSettings) -> Member:
+        name = self.context.machine_at(member.host, member.ssh.port)
+
+        def is_cut_off() -> bool:
+            machine = self.context.system_of(name)
+            return isinstance(machine, Machine) and machine.is_cut_off()
+
+        return Member(member.name, self._server(member), name, is_cut_off)
 
     def _server(self, member: MemberSettings) -> Server:
         settings = self.settings
@@ -118,7 +127,9 @@ class Postgres(Archived):
         """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
         seen = self.site.view()
         found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
-        found = [*logical.unless_shared(self, seen, found), *logical.ways_back(self, seen, wish)]
+        if not wish.gives_up(seen.primary.member.machine):
+            found = logical.unless_shared(self, seen, found)
+        found += logical.ways_back(self, seen, wish)
         return wish.in_its_order(found)
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
@@ -190,9 +201,9 @@ class Postgres(Archived):
                 f"{self.name}: {identity} cannot be reached, so it cannot be fenced: {gone}.",
                 safe="nothing was promoted",
                 hint="see to it by hand that it cannot write (power off), then restore with "
-                f"--override='{failover.PROMOTE_WITHOUT_FENCE}=REASON'",
+                f"--override='{PROMOTE_WITHOUT_FENCE}=REASON'",
             )
-        if not holder.is_fenced:
+        if not holder.is_shut:
             yield from fence.fence(holder.member.server, identity.partition("/")[0])
 
     @verb(deadline=60.0)

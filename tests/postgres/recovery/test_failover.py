@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import io
 import signal
 import time
+from pathlib import Path
 
 import psycopg
 import pytest
+import yaml
+from salvor import console, journal
 from salvor.change import Reachable
 from salvor.errors import CannotError
 from salvor.postgres.server import ABSENT
+from salvor.session.opening import open_session
+from salvor.show import Plain
 from salvor.system import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
@@ -140,3 +146,43 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     assert [one.identity for one in kept] == [old]
     cluster.do("discard", identity=old, kept=kept[0].name)
     assert cluster.observe().kept == ()
+
+
+def test_what_is_silent_is_promoted_past_at_a_word_only_and_fenced_when_it_is_back(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
+
+    def describe(**first_member: object) -> None:
+        system = cluster.system.settings.model_dump(mode="json", exclude_defaults=True) | {"kind": "postgres"}
+        system["members"][0] |= first_member
+        service = {"rto": "15m", "rpo": "1m", "systems": ["orders-db"]}
+        text = yaml.safe_dump({"systems": {"orders-db": system}, "services": {"orders": service}})
+        (tmp_path / "shop.yaml").write_text(text)
+
+    def do(*steps: str, **overrides: str) -> str:
+        stream = io.StringIO()
+        wish = Wish(overrides={name.replace("_", "-"): reason for name, reason in overrides.items()} or None)
+        console.recover(
+            open_session("orders", Plain(stream), platform="shop", wish=wish), Plain(stream), *steps, yes=True
+        )
+        return stream.getvalue()
+
+    cluster.write("a", 5)
+    cluster.crash("a")
+    describe(host="127.0.0.44", address="127.0.0.44", ssh={"port": 1, "user": "nobody"})
+    with pytest.raises(CannotError, match=r"not isolated, and may take writes(.|\n)*promote-without-fence=REASON"):
+        do()
+    said = do(promote_without_fence="its power was cut, said Kim")
+    assert "its power was cut, said Kim" in said and "when it is back: inv isolate --service=orders" in said
+    (incident,) = journal.incidents(tmp_path / "incidents")
+    assert "overridden" in {line["kind"] for line in journal.Journal.read(incident).lines}
+    describe()
+    cluster.server("a").start()
+    assert "SPLIT BRAIN" in cluster.observe().summary
+    assert "it runs beside what is live" in do("isolate")
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        cluster.shop("a")
+    assert is_up(cluster.observe()) and cluster.observe().address == "127.0.0.12"
+    assert "Nothing to do" in do("isolate")
