@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from salvor import console, plan, run
-from salvor.change import Change, Level, Undo
+from salvor.change import Change, Level, State, Undo
 from salvor.errors import (
     CannotError,
     NotConvergedError,
@@ -24,6 +24,7 @@ from salvor.errors import (
 )
 from salvor.session import aftermath
 from salvor.show import Plain
+from salvor.system import System
 from salvor.undo import undo_plan
 
 from tests import trouble, world
@@ -54,6 +55,39 @@ def intents(place: World, verb: str) -> list[dict[str, Any]]:
 
 
 VERBS = {"fence": "store", "stage": "store", "promote": "store", "point": "sign"}
+
+
+# ------------------------------------------------------------------------------------------------------ looks
+
+
+def test_what_was_just_seen_is_not_looked_at_again(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = place.session()
+    store = type(session.incident.system("store"))
+    look, looks = store.observe, []
+
+    def counted(self: System) -> State:
+        looks.append(self.name)
+        return look(self)
+
+    monkeypatch.setattr(store, "observe", counted)
+    monkeypatch.setattr(run, "A_MOMENT", 600.0)
+    console.recover(session, Plain(), yes=True)
+    assert place.live == GOOD
+    assert looks == 4 * ["store"], "for the plan, and after each of fence, stage and promote"
+
+
+def test_what_was_seen_earlier_is_looked_at_again(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "A_MOMENT", 0.05)
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        (place.store / "live").rename(place.store / "moved")
+        (place.store / "live").mkdir()
+        time.sleep(0.1)
+        session.act("assess")
+        with pytest.raises(PlanMovedError, match="fence identity=inode:"):
+            session.act("isolate")
+    assert not intents(place, "fence")
 
 
 # ------------------------------------------------------------------------------------------ unknown outcomes

@@ -77,7 +77,9 @@ class Incident(Learned):
     _to_halt: set[str] = field(default_factory=set, repr=False)
     """The applications that it would stop, in a plan."""
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
-    _seen: dict[str, State] = field(default_factory=dict, repr=False)
+    _seen: dict[str, tuple[float, State]] = field(default_factory=dict, repr=False)
+    """What was seen of each system, and when it was looked at (`clock.monotonic`)."""
+    _foreseen: dict[str, State] = field(default_factory=dict, repr=False)
     under_way: dict[str, Change] = field(default_factory=dict, repr=False)
     """What the runner makes side by side at this moment, by key."""
     ahead: bool = False
@@ -184,19 +186,29 @@ class Incident(Learned):
         """What the system is like: one look a plan, so that a step sees one world; with what the plan would change so
         far.
         """
+        if system.name in self._foreseen:
+            return self._foreseen[system.name]
         if system.name not in self._seen:
-            self._seen[system.name] = system.observe()
-        return self._seen[system.name]
+            self._seen[system.name] = clock.monotonic(), system.observe()
+        return self._seen[system.name][1]
 
     def observe_all(self, systems: Iterable[System]) -> None:
         """Look at these systems side by side, so that each that does not answer costs its deadline only once."""
         unseen = {system.name: system for system in systems if system.name not in self._seen}
+        if not unseen:
+            return
+        begun = clock.monotonic()
         with ThreadPoolExecutor(max_workers=8, thread_name_prefix="look") as pool:
-            self._seen.update(zip(unseen, pool.map(lambda system: system.observe(), unseen.values()), strict=True))
+            states = pool.map(lambda system: system.observe(), unseen.values())
+            self._seen.update({name: (begun, state) for name, state in zip(unseen, states, strict=True)})
 
-    def look_again(self) -> None:
-        """Forget what was seen and foreseen: the next `observe` looks at the world."""
-        self._seen.clear()
+    def look_again(self, *, since: float = 0.0) -> None:
+        """Forget what was foreseen, and what was seen more than `since` seconds ago: the next `observe` looks at the
+        world.
+        """
+        oldest = clock.monotonic() - since
+        self._seen = {name: seen for name, seen in self._seen.items() if since and seen[0] >= oldest}
+        self._foreseen.clear()
         self._to_halt.clear()
 
     def foresee(self, change: Change) -> None:
@@ -218,7 +230,7 @@ class Incident(Learned):
             state = system.forecast(state, change)
             if change.verb == "stop" and isinstance(system, Application):
                 self._to_halt.add(system.name)
-        self._seen[change.system] = state
+        self._foreseen[change.system] = state
 
     def depends(self, system: str, on: str) -> bool:
         """Whether `system` must wait for `on`: a route waits for what it leads to, a program for those of the services

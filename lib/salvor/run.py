@@ -33,6 +33,11 @@ MESSAGES_DEADLINE = 60.0
 _AT_ONCE = 8
 """Changes that are made side by side."""
 
+A_MOMENT = 1.0
+"""Seconds for which what was seen is taken for what there is, as long as nothing is changed: what the plan or the step
+before has just seen is not looked at again.
+"""
+
 _showing = partial(suppress, OSError, ValueError)
 """A terminal that has gone, or cannot show a letter, stops no recovery: the journal is the record."""
 
@@ -64,13 +69,15 @@ class Runner:
     _late: set[str] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _stopped: bool = False
+    _assessed: tuple[float, object, PlannedStep] | None = None
+    """When the last plan began (`clock.monotonic`), what was wished and pinned then, and what its assessment saw."""
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
     def plan(self, steps: Sequence[Step], tell: Callable[[Finding], None] = lambda finding: None) -> Plan:
         """Plan the whole chain as if each change were done: look, tell the findings, and write nothing anywhere."""
         self.incident.look_again()
-        pinned = dict(self.incident.decisions)
+        begun, known, pinned = clock.monotonic(), self._known(), dict(self.incident.decisions)
         self.incident.ahead = True
         try:
             planned = []
@@ -80,11 +87,13 @@ class Runner:
                 changes = tuple(change for change in one.changes if change.key not in taken)
                 taken |= {change.key for change in changes}
                 planned.append(PlannedStep(one.name, one.findings, one.decisions, changes))
+            if planned and planned[0].name == "assess":  # it sees the same when it is carried out
+                self._assessed = begun, known, planned[0]
             return Plan(tuple(planned))
         finally:
             self.incident.ahead = False
             self.incident.decisions = pinned  # what a plan decides is decided again when it is carried out
-            self.incident.look_again()
+            self.incident.look_again(since=A_MOMENT)
 
     def _plan(self, step: Step, tell: Callable[[Finding], None] = lambda finding: None) -> PlannedStep:
         """Let one step look and plan. Each change is foreseen as it comes, so that the step's next ones build on it."""
@@ -127,8 +136,8 @@ class Runner:
         begun = clock.monotonic()
         with _showing():
             self.watcher.step(name, (step.__doc__ or "").strip())
-        self.incident.look_again()
-        planned = self._plan(step, self._tell)
+        self.incident.look_again(since=A_MOMENT)
+        planned = (name == "assess" and self._assessed_just_now()) or self._plan(step, self._tell)
         new = list({change.key: change for change in planned.changes if change.key not in self._messages}.values())
         self._write("step", step=name, phase="begun", planned=len(new))
         self._look_back(name, planned.changes)
@@ -138,7 +147,6 @@ class Runner:
         while new:
             outcomes = self._act(name, new)
             tried |= outcomes.keys()
-            self.incident.look_again()
             planned = self._plan(step, self._tell)
             self._note(planned)
             left = [change for change in planned.changes if self.incident.waits(change)]
@@ -149,9 +157,27 @@ class Runner:
                 self._converged(name, left)
             self._refuse_unapproved(name, left)
             new = left
-        self.incident.look_again()
         self._write("step", step=name, phase="ended", seconds=round(clock.monotonic() - begun, 3))
         self._proven(name, planned)
+        return planned
+
+    def _known(self) -> object:
+        """What an assessment goes by, beside what it sees."""
+        return self.incident.whole_wish(), dict(self.incident.decisions)
+
+    def _assessed_just_now(self) -> PlannedStep | None:
+        """What the plan has just seen, when nothing was changed, wished or pinned since: told and decided anew, without
+        another look.
+        """
+        if self._assessed is None:
+            return None
+        (begun, known, planned), self._assessed = self._assessed, None
+        if clock.monotonic() - begun > A_MOMENT or known != self._known():
+            return None
+        for finding in planned.findings:
+            self._tell(finding)
+        for decision in planned.decisions:
+            self._decide(decision)
         return planned
 
     def _tell(self, finding: Finding) -> None:
@@ -276,6 +302,8 @@ class Runner:
                 raise
             finally:
                 self.incident.under_way.clear()
+                self._assessed = None
+                self.incident.look_again(since=0.0 if any(map(self.incident.waits, changes)) else A_MOMENT)
         if error:
             raise error
         return outcomes
