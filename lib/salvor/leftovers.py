@@ -22,12 +22,14 @@ done
 """
 
 
-def end(shell: Shell, argument: str, where: str) -> None:
-    """End every process on a host that has `argument` among its arguments, and that works in `where`.
+def end(shell: Shell, argument: str, where: str) -> bool:
+    """End every process on a host that has `argument` among its arguments, and that works in `where`. Whether there was
+    one.
 
     Raises OutcomeUnknownError when one goes on after 10 s.
     """
     until = clock.monotonic() + _PATIENCE
+    ended = False
     while found := shell.run(["sh", "-c", _FIND, "salvor-leftovers", argument], check=False).stdout.split():
         if clock.monotonic() > until:
             raise OutcomeUnknownError(
@@ -36,4 +38,6 @@ def end(shell: Shell, argument: str, where: str) -> None:
                 hint="end it, then run the same command again",
             )
         shell.run(["kill", "-KILL", *found], check=False)
+        ended = True
         time.sleep(0.1)
+    return ended

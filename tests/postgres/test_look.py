@@ -7,16 +7,18 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
 from salvor import shell
-from salvor.postgres.server import Operator, Server
+from salvor.postgres.server import _AWAIT_END, Line, Operator, Server
 
-from tests.postgres.conftest import programs
+from tests.postgres.conftest import PostgresServer, programs
 
 
 @pytest.fixture
@@ -91,3 +93,39 @@ def test_the_access_rules_are_those_that_the_settings_name(server: Server) -> No
     assert seen(server, f"include_if_exists '{elsewhere}/more.conf'\n") == "elsewhere\n"
     (data / "postgresql.conf").unlink()
     assert seen(server, "port = 1\n", set_there) == "elsewhere\n"
+
+
+def test_nobody_waits_for_a_process_that_has_ended(server: Server) -> None:
+    """Also when nobody has taken note of its end yet, so that it still has a number."""
+    counting = ["sh", "-c", f"sleep() {{ echo slept; }}\n{_AWAIT_END}", "sh", server.data]
+    with pretender(server, "read -r _") as process:
+        assert process.stdin
+        assert server.shell.run([*counting, str(process.pid)]).stdout.split() == ["slept"] * 49
+        process.stdin.close()
+        while ") Z " not in Path(f"/proc/{process.pid}/stat").read_text():
+            time.sleep(0.01)
+        assert server.shell.run([*counting, str(process.pid)]).stdout == ""
+
+
+def test_a_line_is_kept_and_made_anew_when_it_broke(
+    postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PASSWORD_OF_NOBODY", "nothing")
+    operator = Operator("postgres", "env:PASSWORD_OF_NOBODY")
+    server = Server(
+        shell.local(postgres_server.run_as),
+        str(postgres_server.bin),
+        str(postgres_server.data),
+        postgres_server.address,
+        postgres_server.port,
+        operator,
+    )
+    with Line(server, deadline=5.0) as line:
+        first = line.ask("select pg_backend_pid()")
+        assert first and line.ask("select pg_backend_pid()") == first
+        with server.session(writes=True) as other:
+            other.execute("select pg_terminate_backend(%s, 5000)", first)
+        with pytest.raises(psycopg.Error):
+            line.ask("select 1")
+        second = line.ask("select pg_backend_pid()")
+        assert second and second != first

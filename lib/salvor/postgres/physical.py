@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,7 +15,7 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, dropped, fence
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.server import ABSENT, Look, Server, pause
+from salvor.postgres.server import ABSENT, LOOKED_EVERY, MARKER, Line, Look, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
 
 if TYPE_CHECKING:
@@ -66,8 +66,11 @@ class Physical:
 
         Goes on where a killed call stopped. Raises CannotError when the target cannot be reached, or WAL is missing.
         """
-        if self.is_live():
+        with ThreadPoolExecutor(2) as pool:
+            live, staged = pool.submit(self.live.look), pool.submit(self.stage.look)
+        if beside.read_marker(live.result().marker).get("incident") == self.incident:
             return
+        look = staged.result()
         wanted = {
             "incident": self.incident,
             "way": "physical",
@@ -75,11 +78,11 @@ class Physical:
             "target": target,
             "timeline": timeline,
         }
-        look = self.stage.look()
         marker = beside.read_marker(look.marker)
         phase = marker.get("phase") if {name: marker.get(name) for name in wanted} == wanted else None
         if phase is None or phase == "undone":
-            yield from self._restore(backup, target, timeline, whole=bool(marker.get("incident") == self.incident))
+            whole = bool(marker.get("incident") == self.incident)
+            yield from self._restore(look, backup, target, timeline, whole=whole)
             marker = wanted
             beside.write_marker(self.stage, marker | {"phase": "restored"})
         restored, damaged = self._launch()
@@ -88,7 +91,7 @@ class Physical:
         if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
             yield from self._before_a_drop(backup, timeline, wanted)
         if phase not in ("complete", "promoting"):
-            marker = beside.read_marker(self.stage.look().marker)
+            marker = self._marker()
             stamp = {"phase": "complete", "completed_at": clock.write_time(clock.now())}
             beside.write_marker(self.stage, marker | stamp)
 
@@ -97,29 +100,36 @@ class Physical:
         while found := dropped.began(self.stage, self.repository):
             database, lsn = found
             yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
-            yield from self._restore(backup, f"before-lsn:{lsn}", timeline, whole=False)
+            yield from self._restore(self.stage.look(), backup, f"before-lsn:{lsn}", timeline, whole=False)
             stamp = {"phase": "restored", "stopped_before_drop_of": database, "at": lsn}
             beside.write_marker(self.stage, {**wanted, **stamp})
             self._launch()
             yield from self._replay(f"before-lsn:{lsn}", 0)
 
-    def _restore(self, backup: str, target: str, timeline: int, *, whole: bool) -> Iterator[Progress]:
-        """The files of the backup, and the WAL that only the damaged server has."""
-        self.stage.kill()
-        self._end_leftovers()
-        look = self.stage.look()  # now that nothing works there any more
+    def _marker(self) -> dict[str, Any]:
+        """What the stage says of itself."""
+        return beside.read_marker(self.stage.shell.read(f"{self.stage.data}/{MARKER}"))
+
+    def _restore(self, look: Look, backup: str, target: str, timeline: int, *, whole: bool) -> Iterator[Progress]:
+        """The files of the backup, and the WAL that only the damaged server has. `look`: one at the stage."""
+        with ThreadPoolExecutor(3) as pool:
+            size = pool.submit(lambda: self.repository.backup(backup).size)
+            places = pool.submit(self.repository.tablespaces, backup)
+            if look.processes:
+                self.stage.kill()
+            if self._end_leftovers() or look.processes:
+                look = self.stage.look()  # now that nothing works there any more
         # `whole`: it was built for another wish, or was live meanwhile.
         if look.directory is not None and (whole or not self._can_be_gone_on_with()):
             self.remove()
             look = self.stage.look()
         if look.directory is not None:
             self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
-        size = self.repository.backup(backup).size
         if look.directory is None:
-            beside.room_for(self.live, size)
+            beside.room_for(self.live, size.result())
         tablespaces = {
             oid: f"{re.sub(r'[.]salvor-[^/]*$', '', path)}.salvor-{self.incident}"
-            for oid, path in self.repository.tablespaces(backup).items()
+            for oid, path in places.result().items()
         }
         self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data, *tablespaces.values()])
         yield from self.repository.restore(
@@ -130,8 +140,11 @@ class Physical:
             resume=look.directory is not None and not look.empty,
         )
         yield Progress(0, None, "", "copying the WAL that is not archived")
-        self._salvage()
-        self.live.shell.write(f"{self.stage.data}/{_HBA}", fence.only_the_operator(self.live.operator.user))
+        rules = fence.only_the_operator(self.live.operator.user)
+        with ThreadPoolExecutor(2) as pool:
+            done = pool.submit(self._salvage), pool.submit(self.live.shell.write, f"{self.stage.data}/{_HBA}", rules)
+        for one in done:
+            one.result()
 
     def _can_be_gone_on_with(self) -> bool:
         """Whether pgBackRest takes what is there for its own work: else it ignores --delta, and refuses a folder in
@@ -141,9 +154,11 @@ class Physical:
         script = '[ -e "$1/PG_VERSION" ] || [ -e "$1/backup.manifest" ]'
         return self.live.shell.succeeds(["sh", "-c", script, "sh", self.stage.data])
 
-    def _end_leftovers(self) -> None:
-        """End what a killed call left working in the stage: two restores of one directory would spoil it."""
-        leftovers.end(self.live.shell, f"--pg1-path={self.stage.data}", self.stage.data)
+    def _end_leftovers(self) -> bool:
+        """End what a killed call left working in the stage: two restores of one directory would spoil it. Whether there
+        was anything.
+        """
+        return leftovers.end(self.live.shell, f"--pg1-path={self.stage.data}", self.stage.data)
 
     def _salvage(self) -> None:
         """Copy the WAL that the archive does not have from the damaged server's pg_wal, if that can be read.
@@ -195,11 +210,14 @@ class Physical:
         """Start the stage beside what is live; what was seen of both before."""
         with ThreadPoolExecutor(3) as pool:
             staged, damaged = pool.submit(self.stage.look), pool.submit(self.live.look)
-            configured = pool.submit(self.stage.settings, "archive_library", "archive_mode", *_ROOM)
-        self.stage.launch(self._overrides([staged.result(), damaged.result()], configured.result()))
-        return staged.result(), damaged.result()
+            archiving = pool.submit(self.stage.settings, "archive_library", "archive_mode")
+        looks, configured = (staged.result(), damaged.result()), archiving.result()
+        if not all(look.control for look in looks):  # they say what room the servers had
+            configured |= self.stage.settings(*_ROOM)
+        self.stage.launch(self._overrides(looks, configured), looks[0])
+        return looks
 
-    def _overrides(self, looks: list[Look], configured: Mapping[str, str]) -> dict[str, str]:
+    def _overrides(self, looks: Sequence[Look], configured: Mapping[str, str]) -> dict[str, str]:
         """Settings of the command line, which is above every file: apart from the live server, and read-only."""
         settings = {
             "unix_socket_directories": "",
@@ -232,43 +250,52 @@ class Physical:
 
     def _replay(self, target: str, known_end: int) -> Iterator[Progress]:
         """Wait until the target is reached, or all WAL is replayed."""
+        with Line(self.stage, deadline=5.0) as line:
+            paused, newest = yield from self._follow(line, target, known_end)
+        if paused:
+            self._no_pause_for_lack_of_room()
+            yield from self._end_what_was_under_way(newest)
+
+    def _follow(
+        self, line: Line, target: str, known_end: int
+    ) -> Generator[Progress, None, tuple[bool, datetime | None]]:
+        """As `_replay`; whether it is paused at its target, and its newest commit."""
         import psycopg
 
-        begun = clock.monotonic()
+        begun = looked = clock.monotonic()
         first = 0
         waiting: tuple[int, int, float] = (0, 0, 0.0)  # at which LSN, how often seen waiting, since when
         while True:
             if clock.monotonic() - begun > _REPLAY_SECONDS:
                 raise OutcomeUnknownError(f"{self.stage.data} still replays WAL.", hint="run the same command again")
             try:
-                with self.stage.session(deadline=5.0) as connection:
-                    row = connection.execute(_REPLAYED).fetchone()
+                row = line.ask(_REPLAYED)
             except psycopg.Error:
-                if not self.stage.processes():
-                    raise self._not_reached(target) from None
+                if clock.monotonic() > looked + LOOKED_EVERY:
+                    looked = clock.monotonic()
+                    if not self.stage.processes():
+                        raise self._not_reached(target) from None
                 yield Progress(0, None, "", "replaying WAL until the data is consistent")
-                pause(begun)
+                pause(begun, most=0.05)
                 continue
             assert row
             in_recovery, lsn, newest, paused, waits = row
             if not in_recovery:
-                return  # a promotion of it was begun by an earlier call
+                return False, newest  # a promotion of it was begun by an earlier call
             now = read_lsn(lsn) if lsn else 0
             first = first or now
             label = f"replaying WAL, at {clock.write_time(newest)}" if newest else "replaying WAL"
             yield Progress(now - first, known_end - first if known_end > first else None, "bytes", label)
             if target != "latest" and paused:
-                self._no_pause_for_lack_of_room()
-                yield from self._end_what_was_under_way(newest)
-                return
+                return True, newest
             if target == "latest" and waits:
                 waiting = (now, waiting[1] + 1, waiting[2]) if now == waiting[0] else (now, 1, clock.monotonic())
                 if waiting[1] >= 3 and clock.monotonic() - waiting[2] >= 1.0:
                     if now >= known_end:
-                        return
+                        return False, newest
                     if clock.monotonic() - waiting[2] > _GAP_SECONDS:
                         raise self._gap(now, known_end)
-            pause(begun)
+            pause(begun, most=0.05)
 
     def _end_what_was_under_way(self, newest: datetime | None) -> Iterator[Progress]:
         """End the recovery when a transaction that had not committed at the target holds tables in it.
@@ -281,7 +308,7 @@ class Physical:
             if not connection.execute(_HELD).fetchone():
                 return
         yield Progress(0, None, "", "rolling back what was under way at the target")
-        marker = beside.read_marker(self.stage.look().marker)
+        marker = self._marker()
         noted = {"newest_commit": clock.write_time(newest)} if newest else {}
         beside.write_marker(self.stage, marker | noted)
         promote_server(self.stage)
@@ -330,10 +357,10 @@ class Physical:
 
         Refuses while it is not known that what is replaced cannot write. Goes on where a killed call stopped.
         """
-        live = self.live.look()
+        live = view.of(self.member.name).look or self.live.look()
         if beside.read_marker(live.marker).get("incident") != self.incident:
             require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
-            marker = beside.read_marker(self.stage.look().marker)
+            marker = self._marker()
             if marker.get("incident") != self.incident or marker.get("phase") not in ("complete", "promoting"):
                 raise CannotError(
                     f"There is no whole stage of this incident beside {self.live.data}.",
@@ -345,11 +372,11 @@ class Physical:
             yield Progress(0, None, "", "promoting the stage")
             promote_server(self.stage, self._launch)
             yield Progress(0, None, "", "stopping it, and what it replaces")
-            with ThreadPoolExecutor(2) as pool:
+            with ThreadPoolExecutor(3) as pool:
                 stopping = pool.submit(self.stage.stop, "fast", deadline=300.0), pool.submit(stop_or_kill, self.live)
-            for one in stopping:
+                clean = pool.submit(self._take_out_recovery_settings)
+            for one in (*stopping, clean):
                 one.result()
-            self._take_out_recovery_settings()
             beside.swap(self.live, comes=self.stage.data, goes=self.kept)
         yield Progress(0, None, "", "starting")
         self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
@@ -454,10 +481,10 @@ def promote_server(server: Server, launch: Any = None) -> None:
     """End a server's recovery and see that it ended. Finds its work done when it is no standby."""
     import psycopg
 
-    look = server.look()
-    if not look.in_recovery and not look.processes:
-        return
     if server.probe()[0] is not Reachable.UP:
+        look = server.look()
+        if not look.in_recovery and not look.processes:
+            return
         if launch is not None:
             launch()
         server.start(deadline=300.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, LiteralString
 
@@ -61,7 +62,8 @@ def stage(
     except psycopg.Error as error:
         yield Finding(subject, "answers", Level.FAIL, detail=secrets.mask(str(error)), evidence=evidence)
         return
-    known = {one.system_identifier for one in site.repository(member).stored}
+    repository = site.repository(member)
+    known = {one.system_identifier for one in repository.stored}
     mine = look.identity.partition("@")[0]
     level = Level.PASS if mine in known else Level.FAIL
     limit = ", ".join(sorted(known))
@@ -69,10 +71,10 @@ def stage(
     yield _recovered(subject, facts, target, read_marker(look.marker), evidence)
     yield _fresh(subject, facts, target, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
-    stored = next((one for one in site.repository(member).stored if one.label == backup), None)
+    stored = next((one for one in repository.stored if one.label == backup), None)
     if stored:
         yield from restore_point.compare(stored, server, site.database, target, subject, evidence)
-    yield from _integrity(subject, server, evidence)
+    yield from _integrity(subject, server, look, evidence)
 
 
 def _same_cluster(subject: str, look: Look, primary: Look | None, evidence: str) -> Finding:
@@ -160,7 +162,7 @@ def _seconds(newer: datetime, older: datetime | None) -> float | None:
 
 
 def _checksums(subject: str, look: Look, facts: Facts, evidence: str) -> Finding:
-    on = (look.control or {}).get("Data page checksum version", "0") != "0"
+    on = look.has_checksums
     level = Level.FAIL if facts.checksum_failures else Level.PASS if on else Level.WARN
     figure = f"{facts.checksum_failures} failures" if on else "off"
     detail = (
@@ -169,22 +171,26 @@ def _checksums(subject: str, look: Look, facts: Facts, evidence: str) -> Finding
     return Finding(subject, "data checksums", level, figure=figure, detail=detail, evidence=evidence)
 
 
-def _integrity(subject: str, server: Server, evidence: str) -> Iterator[Finding]:
+def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Iterator[Finding]:
     """pg_amcheck where its extension is installed; elsewhere every page of every table is read."""
-    import psycopg
-
     with server.session() as connection:
         names = [row[0] for row in connection.execute("select datname from pg_database where datallowconn order by 1")]
-    for name in names:
-        try:
-            with server.session(name) as connection:
-                has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
-        except psycopg.Error as error:
-            detail = secrets.mask(str(error)).strip()
-            yield Finding(subject, f"integrity of {name}", Level.FAIL, "not readable", detail=detail, evidence=evidence)
-            continue
-        proof = amcheck if has_amcheck else every_page
-        yield proof(subject, server, name, evidence)
+    with ThreadPoolExecutor(2) as pool:  # the small ones while a large one is read
+        yield from pool.map(lambda name: _integrity_of(subject, server, name, look, evidence), names)
+
+
+def _integrity_of(subject: str, server: Server, database: str, look: Look, evidence: str) -> Finding:
+    import psycopg
+
+    try:
+        with server.session(database) as connection:
+            has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
+    except psycopg.Error as error:
+        detail = secrets.mask(str(error)).strip()
+        return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
+    if has_amcheck:
+        return amcheck(subject, server, database, evidence)
+    return every_page(subject, server, database, evidence, look)
 
 
 def amcheck(subject: str, server: Server, database: str, evidence: str) -> Finding:
@@ -235,15 +241,14 @@ def _ask_first(connection: psycopg.Connection[Any], questions: Sequence[LiteralS
                 raise
 
 
-def every_page(subject: str, server: Server, database: str, evidence: str) -> Finding:
-    """Whether every page of every table of a database can be read. Indexes are not."""
+def every_page(subject: str, server: Server, database: str, evidence: str, look: Look | None = None) -> Finding:
+    """Whether every page of every table of a database can be read. Indexes are not. `look`: one at that server."""
     import psycopg
 
     check = f"integrity of {database}"
-    has_checksums = (server.control() or {}).get("Data page checksum version", "0") != "0"
     # Without checksums only taking every row apart can show that a page is damaged. Some types, such as the aclitem of
     # many catalogs, have no binary form; as text it takes longer.
-    apart = (_COUNTED,) if has_checksums else _TAKEN_APART
+    apart = (_COUNTED,) if (look or server.look()).has_checksums else _TAKEN_APART
     read, size, table = 0, 0, ""
     try:
         with server.session(database, deadline=_READ_SECONDS) as connection:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, LiteralString, NamedTuple, Self
 
 from salvor import clock, secrets
 from salvor.change import Reachable
@@ -36,6 +36,8 @@ WHOLE_MACHINE = (
 _LOCK_MILLISECONDS = 30_000
 """How long a query waits for somebody's lock, however long it may itself take."""
 PROBE_SECONDS = 3.0
+LOOKED_EVERY = 0.25
+"""Seconds between two looks at whether a server that starts still lives: each takes a core that it could use."""
 _THAW_SECONDS = 0.5
 """How long a frozen server is given, before it is believed that it stays so."""
 MARKER = "salvor.json"
@@ -156,14 +158,16 @@ if [ -d "$data" ]; then
     echo "history $history"
 fi
 lost() { # those of the processes whose folder was renamed, or removed, maybe with the one above it: names still say it
-    real=$(cd -P -- "$data" && pwd -P) || real=$data
-    ls -ld $(printf '%s/cwd ' "$@") | grep -F -e " -> $real" -e " -> $data" | while read -r line; do
+    folders= commands= real=$data
+    for process; do folders="$folders $process/cwd" commands="$commands $process/cmdline"; done
+    if cd -P -- "$data"; then real=$PWD; fi
+    ls -ld $folders | grep -F -e " -> $real" -e " -> $data" | while read -r line; do
         process=${line%%/cwd -> *}
         case ${line#*/cwd -> } in
         "$real" | "$real (deleted)" | "$data" | "$data (deleted)") echo "/proc/${process##*/}" ;;
         esac
     done
-    grep -l -s -F -e "$data" $(printf '%s/cmdline ' "$@") | while read -r line; do
+    grep -l -s -F -e "$data" $commands | while read -r line; do
         case "|$(tr '\0' '|' < "$line")" in
         *"|-C|"*) ;; # no server: it prints a setting and ends
         *"|-D|$data|"*) echo "${line%/cmdline}" ;;
@@ -190,6 +194,16 @@ fi
 :
 """
 )
+
+# Returns when these processes have ended, or after a second: a look takes longer, and a core that they could use. One
+# that nobody has waited for yet still has an entry in /proc, and no folder in which it works.
+_AWAIT_END = r"""
+data=$1 turns=50
+shift
+for pid; do
+    while [ "/proc/$pid/cwd" -ef "$data" ] && [ $((turns -= 1)) -gt 0 ]; do sleep 0.02; done
+done
+"""
 _STAT = re.compile(r"(?P<pid>\d+) \((?:postgres|postmaster)\) (?P<state>\S) (?P<parent>\d+) ")
 """The beginning of /proc/PID/stat, see proc(5)."""
 
@@ -313,11 +327,13 @@ class Server:
         Finds its work done when it runs. Raises CannotError with the end of the log when it ends instead, and
         OutcomeUnknownError when it has not answered after `deadline` seconds.
         """
-        begun = clock.monotonic()
+        begun = looked = clock.monotonic()
         self.launch(overrides)
         while (silent := self._silent()) is not None:
-            if not self.processes():
-                raise self.ended()
+            if clock.monotonic() > looked + LOOKED_EVERY:
+                looked = clock.monotonic()
+                if not self.processes():
+                    raise self.ended()
             if clock.monotonic() > begun + deadline:
                 raise OutcomeUnknownError(
                     f"PostgreSQL in {self.data} on {self.shell.where} was started and does not answer after "
@@ -334,9 +350,11 @@ class Server:
         """
         self.shell.run(["sh", "-c", _REMOVE_LOCKS, "sh", self.data])
 
-    def launch(self, overrides: Mapping[str, str] | None = None) -> None:
-        """Start it and do not wait. Overridden settings need pg_ctl, so they pass a service manager by."""
-        if self.processes() and not self._has_shut_down():
+    def launch(self, overrides: Mapping[str, str] | None = None, look: Look | None = None) -> None:
+        """Start it and do not wait. Overridden settings need pg_ctl, so they pass a service manager by. `look`: one
+        just taken.
+        """
+        if (look or self.look()).processes and not self._has_shut_down():
             return
         if self.start_command and not overrides:
             self.shell.run(self.start_command, deadline=120.0)
@@ -383,9 +401,11 @@ class Server:
         begun = clock.monotonic()
         if self.stop_command:
             self.shell.run(self.stop_command, deadline=deadline)
-        if self.processes():
+        pids = self.processes()
+        if pids:
             self.shell.run([self.program("pg_ctl"), "-D", self.data, "-m", mode, "-W", "-s", "stop"], check=False)
-        while pids := self.processes():
+            self.shell.run(["sh", "-c", _AWAIT_END, "sh", self.data, *(str(pid) for pid in pids)])
+        while pids and (pids := self.processes()):
             if clock.monotonic() > begun + deadline:
                 raise OutcomeUnknownError(
                     f"PostgreSQL in {self.data} on {self.shell.where} did not stop within "
@@ -504,11 +524,11 @@ class Server:
         return None
 
 
-def pause(since: float) -> None:
+def pause(since: float, *, most: float = 0.2) -> None:
     """Wait a little between two looks at what has gone on since then (`clock.monotonic`): at most a fifth longer than
-    that, between 0.02 and 0.2 s.
+    that, between 0.02 and `most` seconds.
     """
-    time.sleep(min(0.2, max(0.02, (clock.monotonic() - since) / 5)))
+    time.sleep(min(most, max(0.02, (clock.monotonic() - since) / 5)))
 
 
 def _refuses(address: str, port: int) -> bool:
@@ -551,6 +571,42 @@ def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
         timer.cancel()
         timer.join()
         other.close()
+
+
+class Line:
+    """A connection to a server that is kept from one question to the next, and made anew when it broke: a new one costs
+    the server more than the answer does. `deadline`: seconds for each question.
+    """
+
+    def __init__(self, server: Server, *, deadline: float) -> None:
+        self._server = server
+        self._deadline = deadline
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def ask(self, statement: LiteralString) -> tuple[Any, ...] | None:
+        """The first row of the answer. Raises psycopg.Error; the next question is then put on a new connection."""
+        if self._connection is None:
+            self._connection = self._server.connect(deadline=self._deadline)
+        done = False
+        try:
+            with cut_after(self._connection, self._deadline):
+                row = self._connection.execute(statement).fetchone()
+            done = True
+            return row
+        finally:
+            if not done:
+                self._close()
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 def ask(server: Server, database: str, statement: str, *, deadline: float = 30.0) -> Any:

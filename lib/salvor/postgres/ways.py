@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 from salvor import clock
 from salvor.change import Undo, WayBack
@@ -38,11 +39,13 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     target = _target(wish)
     member = _where(seen, wish)
     repository = site.repository(member)
-    lineage = repository.lineage(_live_timeline(seen), member.server)
+    with ThreadPoolExecutor(1) as pool:
+        installed = pool.submit(_installed, member)
+        lineage = repository.lineage(_live_timeline(seen), member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(_of_this_cluster(repository, seen), lineage, timeline, target, wish)
-    _fits(backup, member)
+    _fits(backup, member, installed.result())
     beside.room_for(member.server, backup.size)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
@@ -154,13 +157,18 @@ def _backup(stored: list[Stored], lineage: Lineage, timeline: int, target: str, 
     return fitting[0]
 
 
-def _fits(backup: Stored, member: Member) -> None:
-    """That the backup is of the PostgreSQL that is installed there."""
+def _installed(member: Member) -> str:
+    """The version of the PostgreSQL that is installed there; empty when its program does not say one."""
     server = member.server
     said = server.shell.run([server.program("postgres"), "--version"], deadline=10.0).stdout
     version = re.search(r"\) (\d+(?:\.\d+)?)", said)
-    if version and version[1].split(".")[0] != backup.version.split(".")[0]:
-        raise _Closed(f"the backup is of PostgreSQL {backup.version}, and {server.programs} has {version[1]}")
+    return version[1] if version else ""
+
+
+def _fits(backup: Stored, member: Member, installed: str) -> None:
+    """That the backup is of the PostgreSQL that is installed there."""
+    if installed and installed.split(".")[0] != backup.version.split(".")[0]:
+        raise _Closed(f"the backup is of PostgreSQL {backup.version}, and {member.server.programs} has {installed}")
 
 
 def _loses(repository: Repository, seen: View, target: str, backup: Stored) -> tuple[float | None, str]:

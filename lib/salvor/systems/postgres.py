@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,8 @@ from salvor.ssh.host import Host
 from salvor.system import PROMOTE_WITHOUT_FENCE, Machine, Outcome, Wish, verb
 
 _DAY = 24 * 3600.0
+_A_MOMENT = 0.5
+"""Seconds for which what was seen is taken for what there is, by who only looks. Who acts looks anew."""
 
 
 class Postgres(Archived):
@@ -46,8 +49,8 @@ class Postgres(Archived):
 
     Settings = PostgresSettings
     settings: PostgresSettings
-    _seen: View | None = None
-    """What `observe` saw last, until something is changed: the questions of one plan need no look each."""
+    _seen: tuple[float, View] | None = None
+    """When it was looked at last (`clock.monotonic`), and what was seen; until something is changed."""
 
     @cached_property
     def site(self) -> Site:
@@ -113,9 +116,16 @@ class Postgres(Archived):
 
     def observe(self) -> State:
         """Who is the primary (or what is left of it), who follows, what is staged and kept. Within 5 s."""
-        seen = self._seen = self.site.view()
+        seen = self._look()
         state = self.site.state(seen)
         return logical.add_to(self, state, seen)
+
+    def _look(self, *, since: float = 0.0) -> View:
+        """What is seen of the cluster now, or was seen at most so many seconds ago and not changed since."""
+        begun, last = clock.monotonic(), self._seen
+        if last is None or begun - last[0] > since:
+            last = self._seen = begun, self.site.view()
+        return last[1]
 
     def backups(self) -> list[Backup]:
         """pgBackRest's backups and the dumps, newest first."""
@@ -125,7 +135,7 @@ class Postgres(Archived):
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
-        seen = self.site.view()
+        seen = self._look(since=_A_MOMENT)
         found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
         if not wish.gives_up(seen.primary.member.machine):
             found = logical.unless_shared(self, seen, found)
@@ -134,7 +144,7 @@ class Postgres(Archived):
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""
-        seen = self.site.view()
+        seen = self._look(since=_A_MOMENT)
         if way.name == "failover":
             yield from proof.standby(self.name, seen, way.stage.removeprefix("standby "), wish)
         elif way.name == "physical":
@@ -149,10 +159,8 @@ class Postgres(Archived):
         if where in _LOGICAL_STAGES:
             return logical_place.ask(self, statement, where)
         seen = View(())
-        if where == "live":
-            seen = self._seen or self.site.view()
-        elif where == STAGE:
-            seen = self.site.view()
+        if where in ("live", STAGE):
+            seen = self._look(since=math.inf)  # one look for the questions of one plan
         if where == "live" and seen.primary.is_frozen:
             raise OutcomeUnknownError(f"It was not asked: {seen.primary.describe()}.")
         return ask(self.site.server(where, seen), self.settings.database, statement)
