@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from salvor import shell
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.files import locations
+from salvor.files import locations, watching
 from salvor.files import restic as engine
 from salvor.ssh.settings import DoorSettings
 from salvor.systems.files import Files, RepositorySettings
@@ -112,7 +112,7 @@ def test_a_backup_gives_up_a_host_that_freezes_midway(
             "host_keys": [(server.folder / "host_key.pub").read_text()],
         },
     )
-    monkeypatch.setattr(engine, "_SILENCE", 1.0)
+    monkeypatch.setattr(watching, "SILENCE", 1.0)
     frozen = False
     with pytest.raises(CannotError, match=r"was lost midway: it took nothing for 1\.0 s"):
         for progress in system.apply(system.change("backup", kind="snapshot", why="-", no_undo="-")):

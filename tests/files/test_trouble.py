@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError, SalvorError
-from salvor.files import restic as engine
+from salvor.files import watching
 
 from tests.files import rest_server
 from tests.files.lab import Lab, act, everything, restic
@@ -109,7 +109,7 @@ def test_a_repository_lost_midway_is_told_and_the_same_again_works(
 ) -> None:
     lab, served = far
     was, served.pause = everything(lab.tree), 0.05
-    monkeypatch.setattr(engine, "_PATIENCE", 0.5)
+    monkeypatch.setattr(watching, "_PATIENCE", 0.5)
     system = lab.open()
     way = way_of(system)
     arguments: dict[str, Any] = dict(way.arguments or {})

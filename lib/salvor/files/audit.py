@@ -12,7 +12,7 @@ from salvor.backups import audit
 from salvor.backups.audit import Audited
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.files.restic import DamagedError
+from salvor.files.said import DamagedError
 
 if TYPE_CHECKING:
     from salvor.systems.files import Files

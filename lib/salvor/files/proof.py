@@ -20,7 +20,7 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.files import census, environment, snapshot
 from salvor.files.look import Beside, Look
 from salvor.files.manifest import Manifest, Node, Nodes
-from salvor.files.restic import as_json
+from salvor.files.said import as_json
 from salvor.plain import one_line
 from salvor.system import Wish
 

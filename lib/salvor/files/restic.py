@@ -13,71 +13,42 @@ import threading
 from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.files import locations
+from salvor.files import locations, watching
 from salvor.files.census import Count
+from salvor.files.said import (
+    INCOMPLETE,
+    NOTHING,
+    REFUSED,
+    TAG,
+    DamagedError,
+    Snapshot,
+    as_json,
+    meaning,
+    plain,
+    snapshot_of,
+    status_of,
+    vanished,
+)
+from salvor.files.watching import Watch
 from salvor.shell import Shell
 
 ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
 _READING = 3600.0
 _DAY = 24 * 3600.0
-_PATIENCE = 60.0  # seconds of nothing but errors until a repository that was lost midway is given up
-_SILENCE = 600.0  # seconds in which nothing arrives
 _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """Who makes a repository at a location."""
-_TAG = "salvor:"
 _LOCKED = "repository is already locked"
-_NOTHING = "Is there a repository at the following location"
-_INCOMPLETE = "salvor-incomplete"
 _VERSION = re.compile(r"restic (\d+)\.(\d+)")
 _HEAD = re.compile(rb"^[-a-zA-Z]{10,13} +\d+ +\d+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=/)", re.MULTILINE)
 _RECORD = re.compile(rb"(?=" + _HEAD.pattern + rb")", re.MULTILINE)
-_LOST = re.compile(r"returned error, retrying|connection refused|i/o timeout|no such host|connection reset")
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A snapshot of a repository. `size` in bytes and `files` are what a restore brings back; None: not known.
-
-    `owner` is the system whose backup it is, by its tag; empty when somebody else made it. `sparse`: it has files with
-    holes. `whole` is False when restic could not read all that it was to back up.
-    """
-
-    repository: str
-    id: str
-    taken: datetime
-    tree: str
-    paths: tuple[str, ...]
-    hostname: str
-    owner: str = ""
-    size: int | None = None
-    files: int | None = None
-    sparse: bool = False
-    whole: bool = True
-
-    @property
-    def short(self) -> str:
-        """The id as people write it."""
-        return self.id[:8]
-
-    def holds(self, path: str) -> bool:
-        """Whether `path`, or a folder that it lies in, was backed up."""
-        return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in self.paths)
-
-
-class DamagedError(CannotError):
-    """What the repository holds cannot be read back as it was written."""
-
-
-class DiskFullError(CannotError):
-    """There is no room for what is restored."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +109,7 @@ class Repository:
 
     def snapshots(self) -> list[Snapshot]:
         """Its snapshots of everything, newest first."""
-        found = [_snapshot(self.name, one) for one in json.loads(self.ask("snapshots")) or ()]
+        found = [snapshot_of(self.name, one) for one in json.loads(self.ask("snapshots")) or ()]
         return sorted(found, key=lambda one: one.taken, reverse=True)
 
     def listing(self, snapshot: str) -> Iterator[dict[str, Any]]:
@@ -201,7 +172,7 @@ class Repository:
         if self.version >= (0, 16):
             arguments.append("--json")
         argv = self.argv(*arguments)
-        watch = _Watch(self, snapshot, target)
+        watch = Watch(self, snapshot, target)
         growth = "400" if self.version >= (0, 14) else ""
         command = ["sh", "-c", _WATCHED, target, " ".join(self._secrets), growth, *argv]
         yield Progress(0, snapshot.size, "bytes", watch.label)
@@ -237,7 +208,7 @@ class Repository:
         Raises CannotError; also when something could not be read: the snapshot is then marked as not whole.
         """
         self.make()
-        tags = [f"{_TAG}{owner}", f"bytes:{contents.size}", f"files:{contents.entries}"]
+        tags = [f"{TAG}{owner}", f"bytes:{contents.size}", f"files:{contents.entries}"]
         tags += ["sparse"] if contents.sparse else []
         argv = self.argv(
             "backup", "--json", "--tag", ",".join(tags), "--time", f"{taken:%Y-%m-%d %H:%M:%S.%f}", "--", path
@@ -274,20 +245,20 @@ class Repository:
         command = ["sh", "-c", 'exec env TZ=UTC "$0" "$@" 2>&1', *argv]
         try:
             for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
-                status = _status(line)
+                status = status_of(line)
                 match status.get("message_type"):
                     case "status":
                         done = int(status.get("bytes_done", 0))
                         if done > most:
                             most, moved = done, clock.monotonic()
-                        elif clock.monotonic() - moved > _SILENCE:
-                            raise self.lost(f"it took nothing for {clock.write_duration(_SILENCE)}")
+                        elif clock.monotonic() - moved > watching.SILENCE:
+                            raise self.lost(f"it took nothing for {clock.write_duration(watching.SILENCE)}")
                         yield Progress(done, status.get("total_bytes"), "bytes", f"to {self.name}")
                     case "summary":
                         made = str(status["snapshot_id"])
                         size = int(status["total_bytes_processed"])  # a quick backup says no status before its end
                         yield Progress(size, size, "bytes", f"to {self.name}")
-                    case "error" if not _vanished(status):
+                    case "error" if not vanished(status):
                         unread.append(str(status.get("item")))
                     case "exit_error":  # restic 0.17 and newer
                         said.append(str(status.get("message")))
@@ -297,7 +268,7 @@ class Repository:
             if error.exit_code_of_command != 3:  # 3: a snapshot was made, and something could not be read
                 raise self.explained("\n".join(said) or error.stderr, argv) from error
         if unread:
-            self.shell.run(self.argv("tag", "--add", _INCOMPLETE, made), environment=self._secrets, deadline=_READING)
+            self.shell.run(self.argv("tag", "--add", INCOMPLETE, made), environment=self._secrets, deadline=_READING)
             raise CannotError(
                 f"{len(unread)} of what {self.name} was to get could not be read, first {unread[0]!r}.",
                 safe=f"the snapshot {made} is marked as not whole",
@@ -310,7 +281,7 @@ class Repository:
         try:
             self.ask("cat", "config")
         except CannotError as error:
-            if _NOTHING not in str(error.__cause__) or _REFUSED.search(str(error.__cause__)):
+            if NOTHING not in str(error.__cause__) or REFUSED.search(str(error.__cause__)):
                 raise
             with _making[self.location]:
                 self._init()
@@ -354,37 +325,9 @@ class Repository:
         """What restic's words mean."""
         if self.login and "unable to start the sftp session" in said:  # often without what ssh said: so it is asked
             said += self.shell.run(self.login, deadline=ANSWERING, check=False).stderr
-        said = secrets.mask("\n".join(map(_plain, said.strip().splitlines())))
-        which = f"the repository {self.name} ({self.location})"
+        said = secrets.mask("\n".join(map(plain, said.strip().splitlines())))
         by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
-        if "wrong password" in said:
-            return CannotError(f"The password of {which} is not the right one.", hint="see its setting `password`")
-        if "Host key verification failed" in said:
-            changed = "IDENTIFICATION HAS CHANGED" in said
-            return CannotError(
-                f"The host key of {which} {'has changed' if changed else 'is not known'} on {self.shell.where}; "
-                "the host was refused.",
-                safe="nothing was sent to it",
-                hint="ask who runs it which key is its own, then write it in ssh: {host_keys: [...]} of this "
-                f"repository, or in known_hosts on {self.shell.where}; {by_hand}",
-            )
-        if _REFUSED.search(said):
-            return CannotError(
-                f"The storage of {which} refuses who we say we are: {_last(said)}",
-                hint=f"see its environment: (and ssh:) setting; {by_hand}",
-            )
-        if _NOTHING in said:
-            why = said.splitlines()[0].removeprefix("Fatal: ")
-            return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
-        if "no space left on device" in said:
-            return CannotError(f"The disk of {which}, or of its cache, is full: {_last(said)}", hint=by_hand)
-        if any(word in said for word in _DAMAGE):
-            return DamagedError(
-                f"Damaged: {which} cannot be read back as it was written: {_last(said)}",
-                safe="what is live is as it was",
-                hint=f"restic check says how much of it; {by_hand}",
-            )
-        return CannotError(f"restic could not use {which}: {_last(said)}", hint=by_hand)
+        return meaning(said, f"the repository {self.name} ({self.location})", self.shell.where, by_hand)
 
 
 # What is written, by the count of the file system, for versions that say nothing of their progress: up to 0.15.
@@ -416,145 +359,6 @@ find "$1" -type f -size +1M -exec sh -c '
 """
 
 
-class _Watch:
-    """Hears what restic says while it restores."""
-
-    def __init__(self, repository: Repository, snapshot: Snapshot, target: str) -> None:
-        self.label = f"{snapshot.short} from {repository.name}"
-        self.said: list[str] = []
-        self.verified = -1
-        self._repository, self._total, self._target = repository, snapshot.size, target
-        self._used_first = self._done = -1
-        self._trouble = self._heard = clock.monotonic()
-        self._in_trouble = self._reads_back = False
-
-    def hear(self, line: str) -> Progress | None:
-        """What a line says of the progress. Raises DiskFullError, and CannotError when the repository is lost."""
-        if status := _status(line):  # restic 0.16 and newer
-            if status["message_type"] in ("error", "exit_error"):
-                self._complain(json.dumps(status.get("error") or status.get("message")))
-                return None
-            return self._moved(int(status.get("bytes_restored", 0)), status.get("total_bytes"))
-        if line.startswith("salvor-disk "):
-            total, free, block = map(int, line.split()[1:])
-            used = (total - free) * block
-            self._used_first = used if self._used_first < 0 else self._used_first
-            return None if self._reads_back else self._moved(max(0, used - self._used_first), self._total)
-        if done := re.match(r"finished verifying (\d+) files", line):
-            self.verified = int(done[1])
-        elif line.startswith(("restoring ", "verifying ")):
-            self._reads_back = line.startswith("verifying ")
-            return Progress(0, None, "", f"{line.partition(' ')[0]} {self.label}")
-        elif line.strip():
-            self._complain(line)
-        return None
-
-    def _moved(self, done: int, total: int | None) -> Progress:
-        if done > self._done:
-            self._done, self._heard, self._in_trouble = done, clock.monotonic(), False
-        elif clock.monotonic() - self._heard > _SILENCE:
-            raise self._repository.lost(f"nothing came for {clock.write_duration(_SILENCE)}")
-        return Progress(min(done, total) if total else done, total, "bytes", self.label)
-
-    def _complain(self, line: str) -> None:
-        self.said = [*self.said[-20:], line]
-        if "no space left on device" in line or "disk quota exceeded" in line:
-            raise _full(self._target, self._repository.shell.where)  # restic itself would try every file
-        if _LOST.search(line):
-            if not self._in_trouble:
-                self._in_trouble, self._trouble = True, clock.monotonic()
-            if clock.monotonic() - self._trouble > _PATIENCE:
-                raise self._repository.lost(line)
-
-
-_REFUSED = re.compile(
-    r"signature we calculated|Access Key Id you provided|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch"
-    r"|AuthenticationFailed|AuthorizationFailure|Permission denied \(|could not find default credentials"
-    r"|no azure authentication information|error getting credentials|invalid_grant|Server failed to authenticate"
-    r"|\b40[13] (Unauthorized|Forbidden)"
-)
-"""What S3, Azure, GCS, sshd and restic's own server say to wrong credentials."""
-
-_DAMAGE = (
-    "ciphertext verification failed",
-    "invalid data returned",
-    "hash mismatch",
-    "There were ",
-    "does not match",
-    "not found in index",
-    "unable to load",
-    "unexpected EOF",
-    "file does not exist",
-    "invalid header",
-    "no such file or directory",
-    "Invalid content",
-)
-
-
-def as_json(name: bytes) -> str:
-    """A name as Go's JSON has it: each byte that is no UTF-8 is U+FFFD."""
-    try:
-        return name.decode()
-    except UnicodeDecodeError:
-        return re.sub("[\udc80-\udcff]", "\ufffd", name.decode("utf-8", "surrogateescape"))
-
-
-def _plain(line: str) -> str:
-    """A line for people: restic 0.17 and newer say with --json also errors as JSON."""
-    status = _status(line)
-    error = status.get("error")
-    return str(status.get("message") or (error.get("message") if isinstance(error, dict) else error) or line)
-
-
-def _last(said: str) -> str:
-    return " / ".join(said.splitlines()[-3:])[:600]
-
-
-def _status(line: str) -> dict[str, Any]:
-    if not line.startswith('{"message_type"'):
-        return {}
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _vanished(status: Mapping[str, Any]) -> bool:
-    """Whether something was removed while it was backed up, which a live tree's files are."""
-    error = status.get("error")
-    number = error.get("Err") if isinstance(error, dict) else None
-    return number == 2 or "no such file or directory" in str(error)
-
-
-def _full(target: str, where: str) -> DiskFullError:
-    return DiskFullError(
-        f"The disk of {target} on {where} is full.",
-        safe="what is live is as it was",
-        hint=f"make room there (inv discard removes what earlier incidents kept; on {where}: df -h, df -i), "
-        "then run the same command again",
-    )
-
-
 def _pattern(path: str) -> str:
     """A path as a pattern that only it matches (Go's filepath.Match)."""
     return re.sub(r"([\\*?\[\]])", r"\\\1", path)
-
-
-def _snapshot(repository: str, said: Mapping[str, Any]) -> Snapshot:
-    tags = [str(tag) for tag in said.get("tags") or ()]
-    figures = {name: int(value) for name, _, value in (tag.partition(":") for tag in tags) if value.isdigit()}
-    summary = said.get("summary") or {}  # restic 0.17 and newer
-    return Snapshot(
-        repository=repository,
-        id=said["id"],
-        taken=datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", said["time"])).astimezone(UTC),
-        tree=said.get("tree", ""),
-        paths=tuple(said.get("paths") or ()),
-        hostname=said.get("hostname", ""),
-        owner=next((tag.removeprefix(_TAG) for tag in tags if tag.startswith(_TAG)), ""),
-        size=figures.get("bytes", summary.get("total_bytes_processed")),
-        files=figures.get("files", summary.get("total_files_processed")),
-        sparse="sparse" in tags,
-        whole=_INCOMPLETE not in tags,
-    )

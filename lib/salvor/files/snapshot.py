@@ -12,7 +12,9 @@ from salvor.change import Backup, Finding, Progress, Undo, WayBack
 from salvor.errors import CannotError
 from salvor.files import proof
 from salvor.files.look import Look, room_for
-from salvor.files.restic import DiskFullError, Repository, Snapshot
+from salvor.files.restic import Repository
+from salvor.files.said import Snapshot
+from salvor.files.watching import DiskFullError
 from salvor.system import Wish
 
 if TYPE_CHECKING:

@@ -1,0 +1,164 @@
+"""What restic says, and what it means: its snapshots, its progress, its errors."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from salvor.errors import CannotError
+
+TAG = "salvor:"
+"""Before the name of the system whose backup a snapshot is."""
+INCOMPLETE = "salvor-incomplete"
+"""The tag of a snapshot that lacks what restic could not read."""
+NOTHING = "Is there a repository at the following location"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of a repository. `size` in bytes and `files` are what a restore brings back; None: not known.
+
+    `owner` is the system whose backup it is, by its tag; empty when somebody else made it. `sparse`: it has files with
+    holes. `whole` is False when restic could not read all that it was to back up.
+    """
+
+    repository: str
+    id: str
+    taken: datetime
+    tree: str
+    paths: tuple[str, ...]
+    hostname: str
+    owner: str = ""
+    size: int | None = None
+    files: int | None = None
+    sparse: bool = False
+    whole: bool = True
+
+    @property
+    def short(self) -> str:
+        """The id as people write it."""
+        return self.id[:8]
+
+    def holds(self, path: str) -> bool:
+        """Whether `path`, or a folder that it lies in, was backed up."""
+        return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in self.paths)
+
+
+class DamagedError(CannotError):
+    """What the repository holds cannot be read back as it was written."""
+
+
+def snapshot_of(repository: str, said: Mapping[str, Any]) -> Snapshot:
+    """A snapshot as `restic snapshots --json` says it."""
+    tags = [str(tag) for tag in said.get("tags") or ()]
+    figures = {name: int(value) for name, _, value in (tag.partition(":") for tag in tags) if value.isdigit()}
+    summary = said.get("summary") or {}  # restic 0.17 and newer
+    return Snapshot(
+        repository=repository,
+        id=said["id"],
+        taken=datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", said["time"])).astimezone(UTC),
+        tree=said.get("tree", ""),
+        paths=tuple(said.get("paths") or ()),
+        hostname=said.get("hostname", ""),
+        owner=next((tag.removeprefix(TAG) for tag in tags if tag.startswith(TAG)), ""),
+        size=figures.get("bytes", summary.get("total_bytes_processed")),
+        files=figures.get("files", summary.get("total_files_processed")),
+        sparse="sparse" in tags,
+        whole=INCOMPLETE not in tags,
+    )
+
+
+REFUSED = re.compile(
+    r"signature we calculated|Access Key Id you provided|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch"
+    r"|AuthenticationFailed|AuthorizationFailure|Permission denied \(|could not find default credentials"
+    r"|no azure authentication information|error getting credentials|invalid_grant|Server failed to authenticate"
+    r"|\b40[13] (Unauthorized|Forbidden)"
+)
+"""What S3, Azure, GCS, sshd and restic's own server say to wrong credentials."""
+
+_DAMAGE = (
+    "ciphertext verification failed",
+    "invalid data returned",
+    "hash mismatch",
+    "There were ",
+    "does not match",
+    "not found in index",
+    "unable to load",
+    "unexpected EOF",
+    "file does not exist",
+    "invalid header",
+    "no such file or directory",
+    "Invalid content",
+)
+
+
+def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
+    """What restic's words mean, of the repository `which`, said on the machine `where`."""
+    if "wrong password" in said:
+        return CannotError(f"The password of {which} is not the right one.", hint="see its setting `password`")
+    if "Host key verification failed" in said:
+        changed = "IDENTIFICATION HAS CHANGED" in said
+        return CannotError(
+            f"The host key of {which} {'has changed' if changed else 'is not known'} on {where}; the host was refused.",
+            safe="nothing was sent to it",
+            hint="ask who runs it which key is its own, then write it in ssh: {host_keys: [...]} of this "
+            f"repository, or in known_hosts on {where}; {by_hand}",
+        )
+    if REFUSED.search(said):
+        return CannotError(
+            f"The storage of {which} refuses who we say we are: {_last(said)}",
+            hint=f"see its environment: (and ssh:) setting; {by_hand}",
+        )
+    if NOTHING in said:
+        why = said.splitlines()[0].removeprefix("Fatal: ")
+        return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
+    if "no space left on device" in said:
+        return CannotError(f"The disk of {which}, or of its cache, is full: {_last(said)}", hint=by_hand)
+    if any(word in said for word in _DAMAGE):
+        return DamagedError(
+            f"Damaged: {which} cannot be read back as it was written: {_last(said)}",
+            safe="what is live is as it was",
+            hint=f"restic check says how much of it; {by_hand}",
+        )
+    return CannotError(f"restic could not use {which}: {_last(said)}", hint=by_hand)
+
+
+def as_json(name: bytes) -> str:
+    """A name as Go's JSON has it: each byte that is no UTF-8 is U+FFFD."""
+    try:
+        return name.decode()
+    except UnicodeDecodeError:
+        return re.sub("[\udc80-\udcff]", "\ufffd", name.decode("utf-8", "surrogateescape"))
+
+
+def plain(line: str) -> str:
+    """A line for people: restic 0.17 and newer say with --json also errors as JSON."""
+    status = status_of(line)
+    error = status.get("error")
+    return str(status.get("message") or (error.get("message") if isinstance(error, dict) else error) or line)
+
+
+def _last(said: str) -> str:
+    return " / ".join(said.splitlines()[-3:])[:600]
+
+
+def status_of(line: str) -> dict[str, Any]:
+    """A line of `--json`; empty when it is none."""
+    if not line.startswith('{"message_type"'):
+        return {}
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def vanished(status: Mapping[str, Any]) -> bool:
+    """Whether something was removed while it was backed up, which a live tree's files are."""
+    error = status.get("error")
+    number = error.get("Err") if isinstance(error, dict) else None
+    return number == 2 or "no such file or directory" in str(error)
