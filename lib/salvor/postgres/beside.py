@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from salvor.errors import CannotError, UsageError
-from salvor.postgres.server import MARKER, Server
+from salvor.postgres.look import MARKER
+from salvor.postgres.server import Server
 
 _INCIDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 

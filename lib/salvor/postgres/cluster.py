@@ -16,7 +16,8 @@ from salvor.errors import CannotError
 from salvor.postgres import fence
 from salvor.postgres.beside import read_marker
 from salvor.postgres.fence import Block
-from salvor.postgres.server import ABSENT, PROBE_SECONDS, Look, Server
+from salvor.postgres.look import ABSENT, Look
+from salvor.postgres.server import PROBE_SECONDS, Server
 from salvor.postgres.wal import read_lsn
 from salvor.system import Wish
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.postgres.server import ABSENT, FIND_ACCESS, WHOLE_MACHINE, Server, pause
+from salvor.postgres.look import ABSENT, FIND_ACCESS
+from salvor.postgres.server import WHOLE_MACHINE, Server, pause
 
 if TYPE_CHECKING:
     from salvor.postgres.server import Connection

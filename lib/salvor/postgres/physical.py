@@ -15,7 +15,8 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, dropped, fence
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.server import ABSENT, LOOKED_EVERY, MARKER, Line, Look, Server, pause
+from salvor.postgres.look import ABSENT, MARKER, Look
+from salvor.postgres.server import LOOKED_EVERY, Line, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from salvor.postgres import restore_point
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.failover import lag_of, missing_commits
-from salvor.postgres.server import Look, Server
+from salvor.postgres.look import Look
+from salvor.postgres.server import Server
 from salvor.postgres.site import Site
 from salvor.system import Wish
 

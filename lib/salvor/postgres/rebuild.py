@@ -15,8 +15,9 @@ from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, fence
 from salvor.postgres.cluster import Member, Sighting, View
+from salvor.postgres.look import MARKER
 from salvor.postgres.physical import stop_or_kill
-from salvor.postgres.server import MARKER, Server, ask
+from salvor.postgres.server import Server, ask
 
 _COPY_SECONDS = 24 * 3600.0
 _STREAM_SECONDS = 60.0

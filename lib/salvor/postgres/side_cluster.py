@@ -17,8 +17,9 @@ from salvor.change import Progress
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import beside, fence, surroundings
 from salvor.postgres.cluster import Member, View
+from salvor.postgres.look import MARKER
 from salvor.postgres.physical import Physical, require_fence, see_it_writes, stop_or_kill
-from salvor.postgres.server import MARKER, Server, ask
+from salvor.postgres.server import Server, ask
 from salvor.postgres.side_database import Load
 
 STAGE = "side-cluster"

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from salvor.errors import CannotError
-from salvor.postgres.server import Look, Server
+from salvor.postgres.look import Look
+from salvor.postgres.server import Server
 from salvor.sandbox import cluster, configuration, names, processes
 from salvor.sandbox.cluster import PROGRAMS, Role, clear, is_made
 from salvor.sandbox.layout import ADDRESSES, Layout

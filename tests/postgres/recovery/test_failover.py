@@ -11,7 +11,7 @@ import yaml
 from salvor import console, journal
 from salvor.change import Reachable
 from salvor.errors import CannotError
-from salvor.postgres.server import ABSENT
+from salvor.postgres.look import ABSENT
 from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Wish

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from salvor.change import Change, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.postgres.server import ABSENT
+from salvor.postgres.look import ABSENT
 from salvor.system import Wish
 from salvor.systems.postgres import Postgres
 

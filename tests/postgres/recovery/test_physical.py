@@ -9,10 +9,9 @@ import pytest
 from salvor import clock
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError
+from salvor.postgres.look import ABSENT
 from salvor.postgres.physical import STAGE
-from salvor.postgres.server import ABSENT
 from salvor.system import Wish
-
 from tests.postgres.recovery.clusters import Cluster, is_up
 
 WISH = Wish(rpo=30.0)
