@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from salvor.archive import vetting
 from salvor.archive.members import normal
 from salvor.errors import CannotError
 
@@ -161,15 +162,24 @@ def test_a_bomb_is_defused_before_its_disk_is_full(tmp_path: Path, into: Path) -
         file.truncate(8 << 40)
     for format_ in ("gnu", "pax"):
         run("tar", "-C", top, f"--format={format_}", "-S", "-czf", tmp_path / "a.tar.gz", "uploads")
-        with pytest.raises(CannotError, match=r"'uploads/huge' \(8796.09 GB\) does not fit"):
+        with pytest.raises(CannotError, match=r"'uploads/huge' \(8,796,093.0 MB\) does not fit"):
             unpack(tmp_path / "a.tar.gz", into)
         shutil.rmtree(into)
     shutil.rmtree(top)
 
 
+def test_a_large_file_at_the_beginning_is_no_bomb(tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its size stands in its header, before any of it was read."""
+    monkeypatch.setattr(vetting, "_RATIO_FROM", 1 << 20)
+    monkeypatch.setattr(vetting, "_RATIO", 1)
+    content = os.urandom(30 << 20)
+    unpack(by_hand(tmp_path / "a.tar", [member("uploads/large", content)], "w"), into)
+    assert (into / "tree/large").read_bytes() == content
+
+
 def test_a_bomb_is_told_by_its_ratio(tmp_path: Path, into: Path) -> None:
     with (
-        gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as packed,
+        gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=9) as packed,
         tarfile.open(fileobj=packed, mode="w|") as tar,
     ):
         for number in range(4):

@@ -135,7 +135,7 @@ class _Reading:
         theirs = {}
         for one in here:
             with self._alone(one):
-                entry = one.take(info, name, self._position())
+                entry = one.take(info, name)
                 if entry and entry.kind == "f" and entry.same_as is None:
                     theirs[one] = entry
         digest = hashlib.sha256()
@@ -143,7 +143,7 @@ class _Reading:
             digest.update(piece)
             for one in [each for each in theirs if each in self._takings]:
                 with self._alone(one):
-                    one.put(piece)
+                    one.content(info, piece)
         for one, entry in theirs.items():
             if one in self._takings:
                 with self._alone(one):

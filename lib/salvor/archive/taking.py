@@ -48,7 +48,7 @@ class Company:
 class Taking:
     """What one system takes out of an archive, which a reading goes through for all that take from it.
 
-    The reading calls `begin`, then `take`, `put` and `note` for each member, and `close` at the end, or `fail`.
+    The reading calls `begin`, then `take`, `content` and `note` for each member, and `close` at the end, or `fail`.
     The system waits until it is `out`, or `whole`, and must `leave` in the end.
     """
 
@@ -87,27 +87,31 @@ class Taking:
             if not self.gone:
                 self._tar = untar.Tar(self._there, self._into, self._place.argv)
 
-    def take(self, info: tarfile.TarInfo, name: str, position: int) -> Entry | None:
-        """Take a member if it is ours; None when it is not. The content of a regular file is to be `put`, then `note`d.
+    def take(self, info: tarfile.TarInfo, name: str) -> Entry | None:
+        """Take a member if it is ours; None when it is not. A regular file's `content` is to come, then its `note`.
 
         Raises CannotError.
         """
-        entry = self._vetting.take(info, name, position)
+        entry = self._vetting.take(info, name)
         if entry:
             for missing in self._vetting.parents(entry.path):
-                self.put(_header(self._vetting.make(missing, entry), self._tree))
-            self.put(_header(entry, self._tree))
+                self._put(_header(self._vetting.make(missing, entry), self._tree))
+            self._put(_header(entry, self._tree))
         return entry
 
-    def put(self, piece: bytes | memoryview) -> None:
-        """Give more of the stream to tar. Raises CannotError when that ended, or takes nothing."""
+    def content(self, info: tarfile.TarInfo, piece: memoryview) -> None:
+        """Take a piece of a regular file. Raises CannotError, also when tar ended, or takes nothing."""
+        self._vetting.weigh(info, len(piece), self._position())
+        self._put(piece)
+
+    def _put(self, piece: bytes | memoryview) -> None:
         if self._tar is None:
             raise EOFError("nobody takes it any more")
         self._tar.put(piece)
 
     def note(self, entry: Entry, sha256: bytes) -> None:
         """A regular file is over; of a member that is a single file, that is all there is to unpack."""
-        self.put(bytes(-entry.size % tarfile.BLOCKSIZE))
+        self._put(bytes(-entry.size % tarfile.BLOCKSIZE))
         self._vetting.note(entry.path, sha256)
         if not entry.path:
             self._give_rest()
@@ -120,7 +124,7 @@ class Taking:
         self._ended.set_result(how)
 
     def _give_rest(self) -> None:
-        self.put(bytes(2 * tarfile.BLOCKSIZE))
+        self._put(bytes(2 * tarfile.BLOCKSIZE))
         if self._tar:
             self._tar.close()
         self._given.set_result(None)

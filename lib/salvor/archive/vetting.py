@@ -20,6 +20,7 @@ _FOLDER, _FILE, _LINK = "d", "f", "l"
 _BLOCK = 4096
 _RATIO, _RATIO_FROM = 250, 64 << 20
 """How many times what was read may be unpacked, from so many bytes on. Texts reach 20, gzip itself at most 1032."""
+_OR_TRUST = f"use another archive; or, if who made it is known: --override='{TRUST_ARCHIVE}=REASON'"
 _SAFE = "nothing outside of the stage was touched; what is live is as it was"
 _LOOPS = 40
 _NAMED, _REMEMBERED = 12, 10_000
@@ -115,25 +116,30 @@ class Vetting:
         self._room = terms.free
         self._crooked: list[str] = []
 
-    def take(self, info: tarfile.TarInfo, name: str, position: int) -> Entry | None:
+    def take(self, info: tarfile.TarInfo, name: str) -> Entry | None:
         """What this member becomes, of which `Names.take` gave the name; None when it belongs to something else.
-        `position`: bytes of the archive read.
 
-        A regular file's checksum is not known yet: `note` it. Raises CannotError, naming the member.
+        A regular file's content is to be `weigh`ed, and its checksum `note`d. Raises CannotError, naming the member.
         """
         path = self._names.within(name, self._member)
         if path is None:
             return None
         if "\n" in path and not self._terms.trusted:
-            self._refuse(info, "has a line break in its name")
+            self._refuse(info, "has a line break in its name", _OR_TRUST)
         self._see_parents(info, path)
         known = self.entries.get(path)
         entry = self._entry(info, path)
         if known and not (known.kind == _FOLDER and entry.kind == _FOLDER):
             self._refuse(info, "is in it twice", "use another archive; of two, nobody can tell which one is right")
-        self._weigh(info, entry, position)
+        self._see_room(info, entry)
         self.entries[path] = entry
         return entry
+
+    def weigh(self, info: tarfile.TarInfo, size: int, position: int) -> None:
+        """So much more of a file was unpacked, of `position` bytes of the archive. Raises CannotError for a bomb."""
+        self.unpacked += size
+        if self.unpacked > max(_RATIO_FROM, _RATIO * position) and not self._terms.trusted:
+            self._refuse(info, f"unpacks to {_RATIO} times of what it was packed to, and more", _OR_TRUST)
 
     def note(self, path: str, sha256: bytes) -> None:
         """The checksum of a regular file."""
@@ -213,20 +219,17 @@ class Vetting:
             return replace(known, path=entry.path)
         return replace(known, path=entry.path, same_as=known.same_as or known.path)
 
-    def _weigh(self, info: tarfile.TarInfo, entry: Entry, position: int) -> None:
+    def _see_room(self, info: tarfile.TarInfo, entry: Entry) -> None:
         if entry.same_as is not None:
             return
         self._room -= -(-entry.size // _BLOCK) * _BLOCK or _BLOCK
         if self._room < 0:
             self._refuse(
                 info,
-                f"({entry.size / 1e9:.2f} GB) does not fit: with what was unpacked before it, more than the "
-                f"{self._terms.free / 1e9:.2f} GB that are free",
+                f"({entry.size / 1e6:,.1f} MB) does not fit: with what was unpacked before it, more than the "
+                f"{self._terms.free / 1e6:,.1f} MB that are free",
                 "make room there, or use another archive: this may be one that unpacks without end",
             )
-        self.unpacked += entry.size
-        if self.unpacked > max(_RATIO_FROM, _RATIO * position) and not self._terms.trusted:
-            self._refuse(info, f"unpacks to {_RATIO} times of what it was packed to, and more")
 
     # --- links ---------------------------------------------------------------------------------------------------
 
@@ -279,7 +282,7 @@ class Vetting:
         raise CannotError(
             f"{self._archive}: its member {at!r} is a link to {target!r}, which leads out of {self._member!r}.",
             safe=_SAFE,
-            hint=f"if who made it is known: --override='{TRUST_ARCHIVE}=REASON'",
+            hint=_OR_TRUST,
         )
 
     def _refuse(self, info: tarfile.TarInfo, wrong: str, hint: str = "") -> NoReturn:
@@ -291,7 +294,7 @@ def refused(archive: str, info: tarfile.TarInfo, wrong: str, hint: str = "") -> 
     return CannotError(
         f"{archive}: its member {info.name!r} {wrong}.",
         safe=_SAFE,
-        hint=hint or f"use another archive; or, if who made it is known: --override='{TRUST_ARCHIVE}=REASON'",
+        hint=hint or "use another archive",
     )
 
 
