@@ -6,8 +6,9 @@ The others are installed into benchmarks/.rivals, an environment of its own. Pri
 to its end, its memory, hosts that it lost, and CPU that it and the servers used. The floor is the least CPU that the
 servers used for any client, spread over the cores: what letting it in and the facts cost with every core at it, for a
 client that costs nothing. No client on this machine can be quicker. What sshd leaves behind when a client takes its
-leave at once, the facts themselves among it, is counted too. On a machine that does anything else, the seconds and the
-CPU grow.
+leave at once, the facts themselves among it, is counted too. `others` is the share of the machine's CPU that other work
+took meanwhile: where that is not near nothing, the seconds and the CPU grow, and `alone` is what the CPU of the client
+and its servers comes to, spread over the cores.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FACTS = "cat /proc/sys/kernel/random/boot_id /proc/loadavg; head -n 3 /proc/memi
 USER = "postgres" if os.geteuid() == 0 else getpass.getuser()
 ADDRESSES = 16  # sshd listens on no more
 PORT = 22220
+CORES = os.cpu_count() or 1
 
 CLIENTS = {
     "salvor": """
@@ -83,6 +85,7 @@ class Run:
     server_cpu: float
     memory: float  # MB
     answered: int
+    others: float  # the share of the machine's CPU
 
 
 class Endpoints:
@@ -190,9 +193,10 @@ def run(client: str, hosts: Endpoints) -> Run:
     environment |= {"PYTHONPATH": str(HERE.parent / "lib"), "ANSIBLE_SSH_ARGS": "-o ControlMaster=no -F /dev/null"}
     environment["ANSIBLE_SSH_USETTY"] = "0"  # a server that is not root gives no terminal, and raw asks for one
     environment["ANSIBLE_SSH_ARGS"] += f" -o UserKnownHostsFile={hosts.folder}/.ssh/known_hosts"
-    environment.pop("SSH_AUTH_SOCK", None)
+    for name in ("SSH_AUTH_SOCK", "PYTHONDONTWRITEBYTECODE"):  # the others came compiled
+        environment.pop(name, None)
     shutil.rmtree(hosts.folder / ".ansible", ignore_errors=True)
-    servers, begun = hosts.cpu(), time.perf_counter()
+    servers, busy, begun = hosts.cpu(), _busy(), time.perf_counter()
     process = subprocess.Popen(
         command(client, hosts), env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=hosts.folder
     )
@@ -203,8 +207,15 @@ def run(client: str, hosts: Endpoints) -> Run:
     process.returncode = 0
     hosts.settle()
     answered = said.count("| CHANGED") if client == "ansible" else int(said.split()[-1]) if said.split() else 0
-    cpu = usage.ru_utime + usage.ru_stime
-    return Run(seconds, cpu, hosts.cpu() - servers, usage.ru_maxrss / 1024, answered)
+    cpu, servers = usage.ru_utime + usage.ru_stime, hosts.cpu() - servers
+    others = (_busy() - busy - cpu - servers) / ((time.perf_counter() - begun) * CORES)
+    return Run(seconds, cpu, servers, usage.ru_maxrss / 1024, answered, others)
+
+
+def _busy() -> float:
+    """CPU seconds that the whole machine has used."""
+    user, nice, system, _, _, *interrupts = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:8])
+    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
 
 
 def compare(number: int, rounds: int, clients: list[str]) -> None:
@@ -218,19 +229,18 @@ def compare(number: int, rounds: int, clients: list[str]) -> None:
             for client in clients:
                 runs[client].append(run(client, hosts))
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    floor = min(one.server_cpu for each in runs.values() for one in each if one.answered == number) / (
-        os.cpu_count() or 1
-    )
+    floor = min(one.server_cpu for each in runs.values() for one in each if one.answered == number) / CORES
     print(f"\n{number} hosts; floor {floor:.2f} s (the servers' CPU); medians of {rounds}")
-    print(
-        f"{'client':14}{'seconds':>9}{'of floor':>10}{'client ms/host':>16}{'server ms/host':>16}{'MB':>7}{'lost':>6}"
-    )
+    headings = {"seconds": 9, "of floor": 10, "client ms/host": 16, "server ms/host": 16, "MB": 7, "lost": 6}
+    print(f"{'client':14}", *(f"{name:>{width}}" for name, width in headings.items()), "  alone  others", sep="")
     for client, done in runs.items():
         middle = statistics.median(one.seconds for one in done)
         cpu = statistics.median(one.client_cpu for one in done) / number * 1000
         server = statistics.median(one.server_cpu for one in done) / number * 1000
         memory, lost = max(one.memory for one in done), max(number - one.answered for one in done)
-        print(f"{client:14}{middle:9.2f}{middle / floor:10.2f}{cpu:16.1f}{server:16.1f}{memory:7.0f}{lost:6}")
+        alone, others = (cpu + server) * number / 1000 / CORES, statistics.median(one.others for one in done)
+        print(f"{client:14}{middle:9.2f}{middle / floor:10.2f}{cpu:16.1f}{server:16.1f}{memory:7.0f}{lost:6}", end="")
+        print(f"{alone:7.2f}{others:8.0%}")
     print(json.dumps({client: [round(one.seconds, 2) for one in done] for client, done in runs.items()}))
 
 

@@ -16,7 +16,8 @@ from paramiko import common
 
 from salvor import clock
 
-_LOOK = 0.1
+_LOOK = 1.0
+"""Seconds after which a thread that waits for the host looks whether somebody let go of the connection."""
 
 
 class Channel(paramiko.Channel):  # type: ignore[misc]
@@ -128,8 +129,37 @@ class Connection(paramiko.Transport):  # type: ignore[misc]
         common.MSG_CHANNEL_CLOSE: Channel._handle_close,
     }
 
+    _active_check_timeout = _LOOK
+
     def __init__(self, line: Any) -> None:
         super().__init__(line, packetizer_class=_Packets)
+
+    def begin(self, seconds: float) -> None:
+        """Agree on keys with the host. Raises SSHException or OSError, TimeoutError after `seconds`."""
+        agreed = threading.Event()
+        self.start_client(agreed)
+        if not self._is_over(agreed, seconds):
+            raise TimeoutError("timed out")
+        if not self.is_active():
+            raise self.get_exception() or paramiko.SSHException("Negotiation failed")
+
+    def auth_publickey(self, user: str, key: paramiko.PKey, event: threading.Event | None = None) -> list[str]:
+        """See paramiko. `auth_timeout` is to be set before."""
+        answered = event or threading.Event()
+        super().auth_publickey(user, key, answered)
+        if not self._is_over(answered, self.auth_timeout):
+            raise paramiko.AuthenticationException("Authentication timeout")
+        return list(self.auth_handler.wait_for_response(answered))
+
+    def _is_over(self, event: threading.Event, seconds: float) -> bool:
+        """Wait for `event`, or for the connection to end, where paramiko would look ten times a second. Whether one of
+        them came within `seconds`.
+        """
+        until = clock.monotonic() + seconds
+        while self.is_active() and not event.wait(max(0.0, min(_LOOK, until - clock.monotonic()))):
+            if clock.monotonic() >= until:
+                return False
+        return True
 
     def _filter_algorithm(self, kind: str) -> Any:
         return getattr(self, f"_preferred_{kind}")  # none is disabled, and paramiko asks for each a dozen times
@@ -147,10 +177,8 @@ class Connection(paramiko.Transport):  # type: ignore[misc]
             self.channel_events[channel.chanid] = answered = threading.Event()
         own = (channel.chanid, self.default_window_size, self.default_max_packet_size)
         self._send_user_message(_message(common.cMSG_CHANNEL_OPEN, kind, *own, *fields))
-        until = clock.monotonic() + seconds
-        while not answered.wait(_LOOK) and self.is_active():
-            if clock.monotonic() > until:
-                raise paramiko.SSHException(f"it opened no channel within {seconds:.0f} s")
+        if not self._is_over(answered, seconds):
+            raise paramiko.SSHException(f"it opened no channel within {seconds:.0f} s")
         if channel.refusal:
             raise channel.refusal
         if not channel.active:

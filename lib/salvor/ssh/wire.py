@@ -26,6 +26,7 @@ _PAUSE = 0.1
 _WAIT = 0.3
 _FULL = (1, 2, 4)  # prohibited, connect failed, resource shortage: what servers say of one session too many
 _KEEPALIVE = 5
+_PIECE = 32 * 1024
 _SILENT_PEER = 20_000  # milliseconds for which what was sent may go unacknowledged
 _RSA = ("rsa-sha2-512", "rsa-sha2-256")
 
@@ -187,8 +188,30 @@ def _through(transport: Any, hop: Hop, until: float) -> Any:
     return line
 
 
+class _Line(socket.socket):
+    """A connection on which all that came is taken at once, where paramiko asks the system twice for each packet, and
+    whose end is seen at once by who waits for more.
+    """
+
+    _ahead = b""
+
+    def recv(self, most: int, flags: int = 0) -> bytes:
+        """See socket."""
+        if not self._ahead:
+            self._ahead = super().recv(max(most, _PIECE), flags)
+        piece, self._ahead = self._ahead[:most], self._ahead[most:]
+        return piece
+
+    def close(self) -> None:
+        """See socket."""
+        with suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+        super().close()
+
+
 def prepare(line: socket.socket) -> socket.socket:
     """Neither wait to fill a packet (paramiko never sets TCP_NODELAY), nor for a peer that acknowledges nothing."""
+    line = _Line(fileno=line.detach())
     line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _SILENT_PEER)
@@ -204,9 +227,7 @@ def _let_in(transport: Any, hop: Hop, until: float) -> None:
     if usable := [kind for kind in ours if kind in offered.key_types]:
         offered.key_types = usable  # else a host that has several keys might show one that is not known
     transport.banner_timeout = transport.handshake_timeout = _left(until)
-    transport.start_client(timeout=_left(until))
-    if not transport.initial_kex_done:
-        raise TimeoutError("timed out")
+    transport.begin(_left(until))
     shown = transport.get_remote_server_key()
     known.check(
         (shown.get_name(), shown.asbytes()),
