@@ -157,6 +157,19 @@ class Backup:
     hold: str = ""
 
 
+@dataclass(frozen=True)
+class Unread:
+    """A repository of backups that could not be read, and why. What its backups call `location` begins with its own."""
+
+    repository: str
+    location: str
+    why: str
+
+    def hides(self, backup: Backup) -> bool:
+        """Whether that backup, which was there before, may be there still."""
+        return backup.repository == self.repository or backup.repository.startswith(f"{self.repository} ")
+
+
 NEWEST = "newest good"
 """The reason for which the newest usable backup stays, always."""
 

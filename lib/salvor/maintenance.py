@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from salvor import clock, inventory, show
-from salvor.change import Backup, Change
+from salvor.backups.retention import is_ahead
+from salvor.change import Backup, Change, Finding
 from salvor.console import approval, one_of, show_plan
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, UsageError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
@@ -37,23 +40,34 @@ def sitting(service: Service, platform: Platform, shown: Shown) -> Session:
     return Session(incident, MAINTENANCE, Runner(incident, shown), History(incidents_folder(), platform.name))
 
 
-def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> None:
+def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> list[Finding]:
+    """Carry approved changes out. Returns what went amiss beside their success."""
     with session.begin():
         session.runner.approve(Plan((PlannedStep(name, (), (), changes),)), how)
         session.runner.act(name, changes)
         session.runner.note("closed", result="done")
+    return [Finding.from_json(line["finding"]) for line in session.journal.of("finding")] if session.journal else []
 
 
-def work(session: Session, step: Step, shown: Shown, *, plan_only: bool, approve: str, yes: bool) -> bool:
+def work(
+    session: Session,
+    step: Step,
+    shown: Shown,
+    *,
+    plan_only: bool,
+    approve: str,
+    yes: bool,
+    holding: Callable[[Sequence[Change]], AbstractContextManager[object]] = nullcontext,
+) -> bool:
     """Plan a step, show it, have it approved and carry it out, until it plans nothing more. Returns whether anything
-    was changed.
+    was changed. `holding` gets what was approved, and what it returns is entered while that is carried out.
     """
     planned = session.runner.plan([step])
     show_plan(session, shown, planned)
     if plan_only or not planned.changes:
         return False
     how = approval(shown, planned.changes, approve=approve, yes=yes)
-    with session.begin():
+    with session.begin(), holding(planned.changes):
         session.runner.approve(planned, how)
         session.runner.run(step)
         session.runner.note("closed", result="done")
@@ -63,6 +77,8 @@ def work(session: Session, step: Step, shown: Shown, *, plan_only: bool, approve
 def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
     """Back up every system of a service. `kind` is full, diff or incr (by pgBackRest), dump, or archive: of every
     system of the platform that is in the same archives, all in one.
+
+    Raises WarnedError when every system has its backup, and a repository did not take it.
     """
     session = _session(service, platform, shown)
     if kind == ARCHIVE:
@@ -72,8 +88,15 @@ def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
             system.change("backup", kind=kind, why="asked for", no_undo="it only adds a backup; the policy removes it")
             for system in session.incident.systems
         )
-    _carry_out(session, "backup", changes, "asked for by inv backup")
+    amiss = _carry_out(session, "backup", changes, "asked for by inv backup")
     backups(service, platform, shown)
+    if amiss:
+        named = f"--service={service} --platform={session.incident.platform.name}"
+        raise WarnedError(
+            f"Not every repository took the backup: {'; '.join(f'{one.subject}: {one.figure}' for one in amiss)}.",
+            safe="another one has it",
+            hint=f"inv backups --check {named} says what is wrong with each; then: inv backup {named} --kind={kind}",
+        )
 
 
 def _archive(session: Session) -> Change:
@@ -127,6 +150,8 @@ def backups(service: str, platform: str, shown: Shown) -> None:
             if rows
             else [f"{system.name}: no backups"]
         )
+        for unread in system.unread:
+            shown.tell(f"{system.name}: {unread.repository} could not be read: {unread.why}")
         _against_policy(system.name, found, session.incident, shown)
 
 
@@ -141,7 +166,7 @@ def _row(backup: Backup) -> tuple[str, ...]:
     return (
         backup.id,
         backup.kind,
-        clock.write_duration(clock.age(backup.taken).total_seconds()),
+        "yet to come" if is_ahead(backup) else clock.write_duration(max(0.0, clock.age(backup.taken).total_seconds())),
         show.write_bytes(backup.size) if backup.size else "-",
         window,
         proven,
@@ -168,14 +193,14 @@ def _as_json(backup: Backup) -> dict[str, object]:
 
 def _against_policy(system: str, found: list[Backup], incident: Incident, shown: Shown) -> None:
     service = incident.service
-    usable = [each for each in found if each.usable]
+    usable = [each for each in found if each.usable and not is_ahead(each)]
     if not usable:
         raise CannotError(
             f"{system} has no usable backup.",
             hint=f"inv backup --service={service.name} --platform={incident.platform.name}",
         )
     newest = max(each.window[1] if each.window else each.taken for each in usable)
-    behind = clock.age(newest).total_seconds()
+    behind = max(0.0, clock.age(newest).total_seconds())
     verdict = "within" if behind <= service.rpo else "BEYOND"
     shown.tell(
         f"{system}: a restore would lose the last {clock.write_duration(behind)}: "

@@ -346,11 +346,15 @@ class Runner:
         try:
             with _showing():
                 self.watcher.begun(change)
-            for progress in self.incident.system(change.system).apply(change):
-                if progress.unit == "bytes":
-                    size = max(size, progress.total or 0)
+            for said in self.incident.system(change.system).apply(change):
+                if isinstance(said, Finding):
+                    self._write("finding", step=step, finding=said.to_json())
+                    self._tell(said)
+                    continue
+                if said.unit == "bytes":
+                    size = max(size, said.total or 0)
                 with _showing():
-                    self.watcher.progress(change, progress)
+                    self.watcher.progress(change, said)
                 if self._stopping.is_set():
                     raise KeyboardInterrupt
             outcome, text = "done", ""

@@ -29,16 +29,19 @@ from salvor.change import (
     Staged,
     State,
     Undo,
+    Unread,
     Verdict,
     WayBack,
 )
-from salvor.errors import UsageError
+from salvor.errors import SalvorError, UsageError
 
 if TYPE_CHECKING:
     from salvor.backups.audit import Audited
 
-Outcome = Iterator[Progress] | None
-"""What a verb returns: nothing, or its progress, from the engine's own figures, while it works."""
+Outcome = Iterator[Progress | Finding] | None
+"""What a verb returns: nothing, or while it works its progress, from the engine's own figures, and what went amiss
+beside its success, such as a repository that did not take the backup which another one has.
+"""
 
 
 class Settings(BaseModel):
@@ -186,7 +189,7 @@ class System(ABC):
         """What it is like now. Never writes; down and unknown are answers, never exceptions."""
 
     def backups(self) -> list[Backup]:
-        """Its restorable points, newest first. Never writes. Raises CannotError when the repository cannot be read."""
+        """Its restorable points, newest first. Never writes. Raises CannotError when no repository can be read."""
         return []
 
     @classmethod
@@ -228,7 +231,7 @@ class System(ABC):
             raise UsageError(f"{self.name}: arguments of {name!r}: {error}.") from error
         return info
 
-    def apply(self, change: Change) -> Iterator[Progress]:
+    def apply(self, change: Change) -> Iterator[Progress | Finding]:
         """Call the change's verb. Only the runner does this."""
         self._bind(change.verb, change.arguments)
         self.forget()
@@ -253,6 +256,25 @@ class Restorable(System):
     Verbs that every kind has: `fence(identity)`, `unfence(identity)`, `stage(...)`, `drop(stage)`,
     `promote(identity, stage, ...)` and its way back, `discard(kept)`.
     """
+
+    unread: Sequence[Unread] = ()
+    """The repositories that `backups` could not read when it was called last."""
+
+    def _list(self, sources: Mapping[tuple[str, str], Callable[[], list[Backup]]]) -> list[Backup]:
+        """The backups of every repository that can be read, newest first; the others are `unread` then. `sources` are
+        the repositories' names and locations. Raises what the first one said when none can be read.
+        """
+        found: list[Backup] = []
+        failed: list[tuple[Unread, SalvorError]] = []
+        for (name, location), read in sources.items():
+            try:
+                found += read()
+            except SalvorError as error:
+                failed.append((Unread(name, location, error.what), error))
+        self.unread = [one for one, _ in failed]
+        if failed and len(failed) == len(sources):
+            raise failed[0][1]
+        return sorted(found, key=lambda backup: backup.taken, reverse=True)
 
     @abstractmethod
     def ways_back(self, wish: Wish) -> list[WayBack]:

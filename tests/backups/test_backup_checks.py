@@ -97,7 +97,7 @@ def test_a_sudden_shrink_fails_and_a_slow_one_does_not() -> None:
 
 def test_what_vanished_is_found_unless_the_policy_let_it_go() -> None:
     nights = [dump(10 + 24 * day) for day in range(9)]
-    earlier = backup_checks.remembered(nights)
+    earlier = backup_checks.remembered(nights, Known(1))
     keep = Keep(daily=7)
     assert not worst(nights[:7], keep=keep, earlier=earlier), "the last two were past the policy"
     (found,) = worst([nights[0], *nights[2:7]], keep=keep, earlier=earlier)
@@ -113,7 +113,7 @@ def test_what_the_policy_let_go_long_ago_is_said() -> None:
 
 
 def test_a_backup_that_became_smaller_is_damaged() -> None:
-    earlier = backup_checks.remembered([dump(10), dump(34)])
+    earlier = backup_checks.remembered([dump(10), dump(34)], Known(1))
     (found,) = worst([dump(10), dump(34, size=MB)], earlier=earlier)
     assert found[0] == "integrity" and "9.5 MiB when it was looked at last" in found[1]
 

@@ -110,6 +110,7 @@ def test_a_truncated_file_of_pgbackrest(sound: Layout) -> None:
     bundle = newest_full(sound) / "bundle" / "1"
     content = bundle.read_bytes()
     os.truncate(bundle, len(content) - 100)
+    assert "lacks 100 of" in bad(look())["integrity"]
     assert "status: invalid" in bad(look(deep=True))["integrity"]
     bundle.write_bytes(content)
 
@@ -163,7 +164,7 @@ def test_a_dump_that_others_can_read(sound: Layout) -> None:
 def test_a_repository_that_its_user_may_not_read(sound: Layout) -> None:
     repository = sound.root / "repository" / "backup"
     repository.chmod(0)
-    assert "cannot" in bad(look())["age"]
+    assert "cannot" in bad(look())["integrity"]
     repository.chmod(0o750)
 
 
@@ -179,8 +180,11 @@ def test_an_archiver_that_fails_and_one_that_lies(sound: Layout) -> None:
         in_postgres(sound, "select pg_switch_wal()")
         assert until(lambda said=said: said in bad(look()).get("wal", "")), bad(look())  # type: ignore[misc]
     in_postgres(sound, "alter system reset archive_command", "select pg_reload_conf()", "select pg_switch_wal()")
-    # What the liar threw away is a gap, until there is a new full backup.
-    assert until(lambda: "a gap in the archive" in bad(look()).get("wal", "")), bad(look())
+    # What the liar threw away is a gap: nothing past it can be reached, until there is any new backup.
+    assert until(lambda: "a gap in the archive: " in bad(look()).get("wal", "")), bad(look())
+    maintenance.backup("orders", "sandbox", "incr", Plain(io.StringIO()))
+    (warned,) = [one for one in look() if one.check == "wal"]
+    assert warned.level is Level.WARN and "all later moments can" in warned.detail
     maintenance.backup("orders", "sandbox", "full", Plain(io.StringIO()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,12 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from salvor import clock
 from salvor.backups.policy import Keep, read_size
 from salvor.backups.retention import decide, together
 from salvor.change import Backup, Verdict
 
 NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)  # a Saturday
 O4O = Keep(daily=7, weekly=4, monthly=12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fixed_clock() -> Iterator[None]:
+    """It is an hour past NOW, whatever the clock says: nothing here is of a time to come."""
+    with clock.use(lambda: NOW + timedelta(hours=1)):
+        yield
 
 
 def backup(days: float, **more: Any) -> Backup:

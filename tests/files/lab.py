@@ -21,7 +21,6 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.poly1305 import Poly1305
-from salvor.change import Progress
 from salvor.system import Context
 from salvor.systems.files import Files, FilesSettings
 
@@ -97,7 +96,7 @@ class Lab:
         return Files(name, FilesSettings.model_validate(settings), Context(incident, self.root / "incident", dict))
 
 
-def act(system: Files, verb: str, **arguments: Any) -> list[Progress]:
+def act(system: Files, verb: str, **arguments: Any) -> list[Any]:
     """Carry a verb out, as the runner does."""
     return list(system.apply(system.change(verb, why="-", no_undo="-", **arguments)))
 

@@ -20,7 +20,7 @@ import boto3
 import pytest
 from pydantic import ValidationError
 from salvor import shell
-from salvor.change import Finding, Level
+from salvor.change import Finding, Level, Progress
 from salvor.errors import CannotError
 from salvor.files import locations, watching
 from salvor.files import restic as engine
@@ -116,7 +116,7 @@ def test_a_backup_gives_up_a_host_that_freezes_midway(
     frozen = False
     with pytest.raises(CannotError, match=r"was lost midway: it took nothing for 1\.0 s"):
         for progress in system.apply(system.change("backup", kind="snapshot", why="-", no_undo="-")):
-            if not frozen and progress.unit == "bytes":
+            if not frozen and isinstance(progress, Progress) and progress.unit == "bytes":
                 frozen = True
                 for session in server.sessions():
                     os.kill(session, signal.SIGSTOP)
@@ -189,9 +189,10 @@ def test_by_s3_a_tree_goes_to_a_bucket_and_wrong_credentials_are_called_that(
     monkeypatch.setenv("SHOP_SECRET", "another-secret")
     local = {"name": "local", "location": lab.repositories["local"]}
     refused = opened(lab, bucket, local, **entering)
-    said = act(refused, "backup", kind="snapshot")[-1].label
-    assert said.startswith("1 of 2 repositories have it; off-site: The storage of the repository off-site (s3:")
-    assert "refuses who we say we are" in said
+    (said,) = [one for one in act(refused, "backup", kind="snapshot") if isinstance(one, Finding)]
+    assert said.figure == "off-site does not have it"
+    assert said.detail.startswith("The storage of the repository off-site (s3:")
+    assert "refuses who we say we are" in said.detail
     assert "from local" in way_of(refused).why
     found = {one.level for one in refused.audit(deep=False) if isinstance(one, Finding) and one.check == "integrity"}
     assert found == {Level.UNKNOWN, Level.PASS}

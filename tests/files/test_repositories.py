@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 from salvor.backups.audit import Room
-from salvor.change import Finding, Level, Progress
+from salvor.change import Finding, Level
 from salvor.errors import CannotError, UsageError
 from salvor.files import restic as engine
+from salvor.files.said import DamagedError
 from salvor.shell import local
 from salvor.system import Wish
 
@@ -147,7 +148,9 @@ def test_the_newest_before_the_moment_is_chosen(lab: Lab) -> None:
 def test_one_success_is_enough_and_what_failed_is_said(lab: Lab) -> None:
     password = {"off-site": "/proc/nowhere", **lab.repositories}
     said = act(Lab(lab.root, password).open(), "backup", kind="snapshot")
-    assert said[-1].label.startswith("1 of 2 repositories have it; off-site: ")
+    (named,) = [one for one in said if isinstance(one, Finding)]
+    assert (named.level, named.figure) == (Level.WARN, "off-site does not have it")
+    assert "/proc/nowhere" in named.detail
     with pytest.raises(CannotError, match="no repository took the backup: off-site: "):
         act(Lab(lab.root, {"off-site": "/proc/nowhere"}).open(), "backup", kind="snapshot")
 
@@ -237,8 +240,7 @@ def test_nothing_goes_from_the_local_disk_while_it_alone_has_the_newest(wide_lab
 def test_a_restored_tree_wants_a_backup_until_it_has_one(lab: Lab) -> None:
     system = lab.open()
     (change,) = system.redundancy()
-    progress: list[Progress] = list(system.apply(change))
-    assert progress
+    assert list(system.apply(change))
     assert list(system.redundancy()) == []
     way = staged(system)
     act(system, "promote", **way.promote)
@@ -262,9 +264,18 @@ def test_an_audit_says_what_is_damaged_open_or_silent(wide_lab: Lab) -> None:
         ("integrity", Level.UNKNOWN),
         ("integrity", Level.FAIL),
     ]
-    assert "damaged of repository local" in found[0].figure
+    assert found[0].figure == "repository local is damaged"
     assert "There is nothing to read at the repository off-site" in found[1].detail
     (lab.root / "local" / "config").chmod(0o644)
     assert ("permissions", Level.FAIL) in [
         (one.check, one.level) for one in system.audit(deep=False) if isinstance(one, Finding)
     ]
+
+
+def test_a_repository_that_two_machines_made_is_called_spoilt(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def meanwhile(seconds: float) -> None:
+        shutil.copytree(lab.root / "local" / "keys", lab.root / "ours" / "keys", dirs_exist_ok=True)
+
+    monkeypatch.setattr(engine, "sleep", meanwhile)
+    with pytest.raises(DamagedError, match="Two machines made the repository ours"):
+        engine.Repository("ours", f"local:{lab.root / 'ours'}", local(), f"file:{lab.root / 'password'}").make()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,13 @@ from tests.files.lab import Lab, act, restic
 
 NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)
 PLACES = ("local", "off-site", "azure")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def fixed_clock() -> Iterator[None]:
+    """It is an hour past NOW, whatever the clock says: nothing here is of a time to come."""
+    with clock.use(lambda: NOW + timedelta(hours=1)):
+        yield
 
 
 @pytest.fixture

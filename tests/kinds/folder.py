@@ -108,7 +108,7 @@ class Folder(Restorable):
             raise CannotError(f"{path} is not there.")
         return path.read_text().count(statement)
 
-    def apply(self, change: Change) -> Iterator[Progress]:
+    def apply(self, change: Change) -> Iterator[Progress | Finding]:
         with trouble.around(self.root.parent, self.name, change.verb):
             yield from super().apply(change)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from salvor import system
-from salvor.change import Change, Progress, Reachable, State
+from salvor.change import Change, Finding, Progress, Reachable, State
 from salvor.errors import CannotError
 from salvor.system import Outbox, verb
 
@@ -36,7 +36,7 @@ class Letters(Outbox):
     def _key(self, moment: str) -> str:
         return f"{self.context.incident} {moment}"
 
-    def apply(self, change: Change) -> Iterator[Progress]:
+    def apply(self, change: Change) -> Iterator[Progress | Finding]:
         with trouble.around(self.settings.path.parents[1], self.name, str(change.arguments["moment"])):
             yield from super().apply(change)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from salvor import system
-from salvor.change import Change, Progress, Reachable, State, Undo
+from salvor.change import Change, Finding, Progress, Reachable, State, Undo
 from salvor.errors import CannotError
 from salvor.system import Route, verb
 
@@ -39,7 +39,7 @@ class Pointer(Route):
         address = str(change.arguments["address"])
         return State(Reachable.UP, address, None, f"leads to {address}", address=address)
 
-    def apply(self, change: Change) -> Iterator[Progress]:
+    def apply(self, change: Change) -> Iterator[Progress | Finding]:
         with trouble.around(self.settings.path.parent, self.name, change.verb):
             yield from super().apply(change)
 

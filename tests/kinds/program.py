@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from salvor import system
-from salvor.change import Change, Progress, Reachable, State
+from salvor.change import Change, Finding, Progress, Reachable, State
 from salvor.errors import OutcomeUnknownError
 from salvor.system import Application, verb
 
@@ -37,7 +37,7 @@ class Program(Application):
         reachable = Reachable.UP if self.run else Reachable.DOWN
         return State(reachable, "program", None, "it runs" if self.run else "it is stopped", details={"run": self.run})
 
-    def apply(self, change: Change) -> Iterator[Progress]:
+    def apply(self, change: Change) -> Iterator[Progress | Finding]:
         with trouble.around(self.settings.path.parent, self.name, change.verb):
             yield from super().apply(change)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from salvor.change import Finding, Level
@@ -28,6 +29,15 @@ class Room:
 Audited = Finding | Room
 
 
+def each(system: str, looks: Iterable[Iterator[Audited]]) -> Iterator[Audited]:
+    """What each of these looks finds; one that cannot be taken is said, and hinders no other."""
+    for look in looks:
+        try:
+            yield from look
+        except SalvorError as error:
+            yield Finding(system, INTEGRITY, Level.UNKNOWN, "not looked at", detail=error.what)
+
+
 def place(shell: Shell, system: str, repository: str, path: str, *, open_to: str = "077") -> Iterator[Audited]:
     """The room and the permissions of a repository in a folder at `path`. `open_to` are the bits of a mode that no file
     and no folder in it may have.
@@ -51,13 +61,14 @@ def room(shell: Shell, repository: str, path: str) -> Room:
 
 def permissions(shell: Shell, system: str, path: str, open_to: str = "077") -> Finding:
     """Whether nobody else can read or write what is at `path`: files 600, folders 700. Raises CannotError."""
-    argv = ["find", path, "!", "-type", "l", "-perm", f"/{open_to}", "-printf", "%m %p\\n"]
+    argv = ["find", "-H", path, "!", "-type", "l", "-perm", f"/{open_to}", "-printf", "%m %p\\n"]
     found = shell.run(argv, deadline=_SECONDS).stdout.splitlines()
     if not found:
         return Finding(system, PERMISSIONS, Level.PASS, "closed", detail=path)
     shown = ", ".join(found[:_SHOWN]) + (", ..." if len(found) > _SHOWN else "")
-    figure = f"{len(found)} open to others"
-    return Finding(system, PERMISSIONS, Level.FAIL, figure, "files 600, folders 700", detail=shown)
+    limit, who = ("files 600, folders 700", "go") if open_to == "077" else ("files 640, folders 750", "o")
+    mend = f"on {shell.where}: chmod -R {who}-rwx {shlex.quote(path)}"
+    return Finding(system, PERMISSIONS, Level.FAIL, f"{len(found)} open to others", limit, detail=f"{shown}; {mend}")
 
 
 def integrity(system: str, problems: list[str], checked: str, *, how: str = "") -> Finding:

@@ -12,8 +12,8 @@ from salvor import clock
 from salvor.backups import audit
 from salvor.backups.audit import Room
 from salvor.backups.policy import Expect, Keep
-from salvor.backups.retention import decide
-from salvor.change import Backup, Finding, Level
+from salvor.backups.retention import decide, is_ahead
+from salvor.change import Backup, Finding, Level, Unread
 from salvor.schedule.moments import Calendar
 from salvor.show import write_bytes
 
@@ -29,7 +29,10 @@ _WHOLE = ("full", "dump", "snapshot", "archive")
 _OVERDUE = timedelta(days=2)
 DAYS_TO_FULL = (7.0, 1.0)
 """Days until a repository is full, below which it is a warning, and a failure."""
-_APART = timedelta(minutes=10)
+_APART = timedelta(days=1)
+"""What a night takes says nothing of what a week does, nor does the day on which the first backup is made."""
+_UNSAID = 0.01
+"""The share of a file system that a backup is taken for whose size its engine does not say."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class Due:
 class Known:
     """What is known of a system beside its backups: the service's RPO (seconds), its policies (`own`: of single
     repositories), when backups are due, and the backups that the last look saw (by id: when it was seen last).
-    `options` is how inv is told whose they are: `--service=shop --platform=shop`.
+    `options` is how inv is told whose they are: `--service=shop --platform=shop`. `unread` are the repositories that
+    could not be read now.
     """
 
     rpo: float
@@ -55,16 +59,23 @@ class Known:
     due: tuple[Due, ...] = ()
     earlier: Mapping[str, Backup] = field(default_factory=dict)
     options: str = ""
+    unread: tuple[Unread, ...] = ()
 
 
 def newest_point(backups: Sequence[Backup]) -> datetime | None:
-    """The newest moment that can be restored."""
-    return max((one.window[1] if one.window else one.taken for one in backups if one.usable), default=None)
+    """The newest moment that can be restored, by backups that are not of a time to come."""
+    good = [one for one in backups if one.usable and not is_ahead(one)]
+    return max((one.window[1] if one.window else one.taken for one in good), default=None)
 
 
 def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Finding]:
     """What is wrong with the backups of a system (newest first), and what is right."""
-    good = [one for one in backups if one.usable]
+    for one in backups:
+        if is_ahead(one):
+            figure = f"{one.id} in {one.repository} is of {one.taken:%Y-%m-%d %H:%M} UTC, a time to come"
+            detail = "the clock where it was made was wrong, or this one is; nothing is judged by it"
+            yield Finding(system, AGE, Level.WARN, figure, detail=detail)
+    good = [one for one in backups if one.usable and not is_ahead(one)]
     if not good:
         yield Finding(system, AGE, Level.FAIL, "no usable backup", detail=f"inv backup {known.options}".rstrip())
         return
@@ -168,7 +179,7 @@ def _kept(system: str, backups: Sequence[Backup], keep: Keep, known: Known) -> I
 
 def vanished(backups: Sequence[Backup], known: Known) -> dict[str, Backup]:
     """What an earlier look saw, is not there any more, and would be kept by the policy."""
-    there = {_key(one) for one in backups}
+    there = {_key(one) for one in backups} | hidden(known).keys()
     lost = {key: one for key, one in known.earlier.items() if key not in there}
     if not known.keep:
         return {}
@@ -176,13 +187,22 @@ def vanished(backups: Sequence[Backup], known: Known) -> dict[str, Backup]:
     return {key: one for key, one in lost.items() if key in stay}
 
 
+def hidden(known: Known) -> dict[str, Backup]:
+    """What an earlier look saw and whose repository cannot be read now: whether it is still there is not known."""
+    return {key: one for key, one in known.earlier.items() if any(unread.hides(one) for unread in known.unread)}
+
+
 def _key(backup: Backup) -> str:
     return f"{backup.repository} {backup.id}"
 
 
-def remembered(backups: Sequence[Backup]) -> dict[str, Backup]:
-    """What a later look compares with."""
-    return {_key(one): one for one in backups if one.usable}
+def remembered(backups: Sequence[Backup], known: Known) -> dict[str, Backup]:
+    """What a later look compares with: what is there, what vanished, and what cannot be seen now. One that was larger
+    at an earlier look is remembered as it was then, or what cut it off would be told only once.
+    """
+    there = {_key(one): one for one in backups if one.usable}
+    larger = {key: one for key, one in known.earlier.items() if key in there and one.size > there[key].size}
+    return {**vanished(backups, known), **hidden(known), **there, **larger}
 
 
 def _proven(system: str, good: Sequence[Backup], known: Known) -> Finding:
@@ -203,12 +223,12 @@ def fill(system: str, room: Room, earlier: Mapping[datetime, int], newest: int) 
     """
     figure = f"{write_bytes(room.free)} free of {write_bytes(room.size)}"
     days = days_to_full(room.free, earlier)
-    if room.free < newest:
-        return Finding(system, audit.SPACE, Level.FAIL, figure, f"{write_bytes(newest)}, as the newest", room.path)
+    needed, what = (newest, "as the newest") if newest else (int(_UNSAID * room.size), "a hundredth of the disk")
+    if room.free < needed:
+        return Finding(system, audit.SPACE, Level.FAIL, figure, f"{write_bytes(needed)}, {what}", room.path)
     if days is None:
-        level = Level.WARN if room.free < 3 * newest else Level.PASS
-        limit = f"three times {write_bytes(newest)}" if newest else ""
-        return Finding(system, audit.SPACE, level, figure, limit, room.path)
+        level = Level.WARN if room.free < 3 * needed else Level.PASS
+        return Finding(system, audit.SPACE, level, figure, f"three times {write_bytes(needed)}", room.path)
     warn, fail = DAYS_TO_FULL
     level = Level.FAIL if days < fail else Level.WARN if days < warn else Level.PASS
     until = f", full in {clock.write_duration(days * 86400)}" if days < 3650 else ""

@@ -122,9 +122,10 @@ def _look(system: Restorable, incident: Incident, history: History, memory: _Mem
     found: list[Finding] = []
     try:
         backups = [replace(one, proven=history.proven(system.name, one.id)) for one in system.backups()]
+        known = replace(known, unread=tuple(system.unread))
         found += backup_checks.judge(system.name, backups, known)
     except SalvorError as error:
-        found.append(Finding(system.name, AGE, Level.FAIL, "the backups cannot be listed", detail=error.what))
+        found.append(Finding(system.name, AGE, Level.UNKNOWN, "the backups cannot be listed", detail=error.what))
     try:
         for each in system.audit(deep=deep):
             if isinstance(each, Room):
@@ -201,9 +202,8 @@ class _Memory:
         for one in looks:
             before = self._kept.get(one.system, {"backups": {}, "free": {}})
             if one.backups:
-                seen = {**one.known.earlier, **backup_checks.remembered(one.backups)}
-                keys = {*backup_checks.remembered(one.backups), *backup_checks.vanished(one.backups, one.known)}
-                before = {**before, "backups": {key: _plain(each) for key, each in seen.items() if key in keys}}
+                seen = backup_checks.remembered(one.backups, one.known)
+                before = {**before, "backups": {key: _plain(each) for key, each in seen.items()}}
             for room in one.rooms:
                 free = dict(before["free"].get(room.path, {}))
                 if not any(at.startswith(f"{now:%Y-%m-%d}") for at in free):

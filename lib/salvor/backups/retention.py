@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
+from salvor import clock
 from salvor.backups.policy import Keep
 from salvor.change import NEWEST, Backup, Verdict
 
 PROVEN = "last proven"
+_CLOCKS_DIFFER = timedelta(minutes=5)
 COPIES = 2
 """So many other repositories have what the own policy of one repository lets go."""
+
+
+def is_ahead(backup: Backup) -> bool:
+    """Whether it is of a time to come: the clock where it was made was wrong then, or ours is now."""
+    return backup.taken > clock.now() + _CLOCKS_DIFFER
 
 
 def _month(moment: datetime) -> tuple[int, ...]:
@@ -67,7 +74,7 @@ def _by_repository(backups: Sequence[Backup], keep: Keep, own: Mapping[str, Keep
 
 def _decide(ordered: Sequence[Backup], keep: Keep, spared: Mapping[str, str] = MappingProxyType({})) -> list[Verdict]:
     """The verdicts on the backups of one repository, newest first; `spared` are more reasons to stay, by id."""
-    good = [one for one in ordered if one.usable]
+    good = [one for one in ordered if one.usable and not is_ahead(one)]
     reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
     for newest in good[:1]:
         reasons[newest.id].append(NEWEST)
@@ -80,6 +87,8 @@ def _decide(ordered: Sequence[Backup], keep: Keep, spared: Mapping[str, str] = M
     for proven in [one for one in good if one.proven][:1]:
         reasons[proven.id].append(PROVEN)
     for one in ordered:
+        if is_ahead(one):
+            reasons[one.id].append("of a time to come")
         if one.hold:
             reasons[one.id].append(one.hold)
         if not one.usable and not (good and good[0].taken > one.taken):

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from salvor import clock
-from salvor.change import Change, Progress
+from salvor.change import Change, Finding, Level, Progress
 from salvor.errors import CannotError, SalvorError
 from salvor.files import census, snapshot
 from salvor.files.restic import Repository
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from salvor.systems.files import Files
 
 
-def back_up(system: Files) -> Iterator[Progress]:
-    """Back up what is live to every repository, side by side. Raises CannotError when none has it."""
+def back_up(system: Files) -> Iterator[Progress | Finding]:
+    """Back up what is live to every repository, side by side, and name those that did not take it. Raises CannotError
+    when none has it.
+    """
     look = system.place.look()
     if look.live is None or look.is_fenced:
         what = "is fenced: it is broken" if look.live else "is not there"
@@ -53,17 +55,18 @@ def back_up(system: Files) -> Iterator[Progress]:
                 errors[name] = news
     if unexpected := next((error for error in errors.values() if not isinstance(error, SalvorError)), None):
         raise unexpected
-    told = "; ".join(f"{name}: {getattr(error, 'what', error)}" for name, error in errors.items())
+    reasons = {name: getattr(error, "what", str(error)) for name, error in errors.items()}
     if len(errors) == len(system.repositories):
+        told = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise CannotError(
             f"{system.name}: no repository took the backup: {told}",
             safe="the backups that are there stay",
             hint=f"see to one of them, then the same command again; {getattr(next(iter(errors.values())), 'hint', '')}",
         )
+    for name, reason in reasons.items():
+        yield Finding(system.name, "backup", Level.WARN, f"{name} does not have it", detail=reason)
     succeeded = len(system.repositories) - len(errors)
-    yield Progress(
-        0, None, "", f"{succeeded} of {len(system.repositories)} repositories have it{f'; {told}' if told else ''}"
-    )
+    yield Progress(0, None, "", f"{succeeded} of {len(system.repositories)} repositories have it")
 
 
 def redundancy(system: Files) -> Iterator[Change]:

@@ -15,6 +15,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from time import sleep
 from typing import Any
 
 from salvor import clock, secrets
@@ -30,6 +31,7 @@ from salvor.files.said import (
     DamagedError,
     Snapshot,
     as_json,
+    last,
     meaning,
     plain,
     snapshot_of,
@@ -43,6 +45,7 @@ ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
 _READING = 3600.0
 _DAY = 24 * 3600.0
+_SETTLING = 5.0  # seconds in which another machine's `init` ends that began before ours had ended
 _making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """Who makes a repository at a location."""
 _LOCKED = "repository is already locked"
@@ -66,7 +69,9 @@ class Repository:
 
     @cached_property
     def _secrets(self) -> dict[str, str]:
-        return {**locations.resolved(self.environment), "RESTIC_PASSWORD": secrets.resolve(self.password)}
+        # What the operator's own shell says of restic would win over, or contradict, what is said here.
+        others = dict.fromkeys(("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD_COMMAND", "RESTIC_REPOSITORY_FILE"), "")
+        return {**others, **locations.resolved(self.environment), "RESTIC_PASSWORD": secrets.resolve(self.password)}
 
     @cached_property
     def version(self) -> tuple[int, int]:
@@ -153,10 +158,13 @@ class Repository:
         try:
             self.shell.run(argv, environment=self._secrets, deadline=_DAY if deep else _READING)
         except CommandError as error:
-            found = self.explained(error.stderr, argv)
-            if "repository contains errors" in error.stderr:
-                raise DamagedError(found.what, safe="it was only read", hint=found.hint) from error
-            raise found from error
+            if "repository contains errors" not in error.stderr:
+                raise self.explained(error.stderr, argv) from error
+            raise DamagedError(
+                f"{last(secrets.mask(error.stderr))}; a new backup passes over what it believes to be there, until "
+                f"{shlex.join(self.argv('rebuild-index'))} was run on {self.shell.where}",
+                safe="it was only read",
+            ) from error
 
     # --- restore -------------------------------------------------------------------------------------------------
 
@@ -268,6 +276,10 @@ class Repository:
             if error.exit_code_of_command != 3:  # 3: a snapshot was made, and something could not be read
                 raise self.explained("\n".join(said) or error.stderr, argv) from error
         if unread:
+            # It complains as much of a file that it stores again, because the repository lost what it held of it.
+            there = {node["path"] for node in self.listing(made)}
+            unread = [item for item in unread if item not in there]
+        if unread:
             self.shell.run(self.argv("tag", "--add", INCOMPLETE, made), environment=self._secrets, deadline=_READING)
             raise CannotError(
                 f"{len(unread)} of what {self.name} was to get could not be read, first {unread[0]!r}.",
@@ -288,7 +300,8 @@ class Repository:
 
     def _init(self) -> None:
         """Two of restic's `init` at once spoil a repository: each writes its own key, and one the config. So those of
-        this process take turns, and on a disk those of all; whoever comes second finds it made.
+        this process take turns, and on a disk those of all; whoever comes second finds it made. Elsewhere nothing keeps
+        two machines apart: there it is looked at afterwards.
 
         A killed one left its key: it is removed first, as of two keys with one password whichever comes first opens.
         Raises CannotError, and where a config was lost DamagedError.
@@ -318,6 +331,23 @@ class Repository:
             if "already" not in failed.stderr:
                 raise self.explained(failed.stderr, argv) from failed
             self.ask("cat", "config")
+        else:
+            if not self.location.startswith("/"):
+                self._refuse_two()
+
+    def _refuse_two(self) -> None:
+        """Raises DamagedError when another machine made the repository at the same time, each with a key of its own."""
+        sleep(_SETTLING)  # whoever found none before we made ours has written its own by then
+        try:
+            keys = json.loads(self.ask("key", "list"))
+        except DamagedError:
+            keys = []
+        if len(keys) != 1:
+            raise DamagedError(
+                f"Two machines made the repository {self.name} ({self.location}) at the same time, which spoilt it.",
+                safe="nothing was backed up there",
+                hint="remove what is at that place: it holds no backup; then back up from one machine first",
+            )
 
     # --- errors --------------------------------------------------------------------------------------------------
 

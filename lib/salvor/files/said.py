@@ -16,6 +16,7 @@ TAG = "salvor:"
 INCOMPLETE = "salvor-incomplete"
 """The tag of a snapshot that lacks what restic could not read."""
 NOTHING = "Is there a repository at the following location"
+LOST = re.compile(r"returned error, retrying|connection refused|i/o timeout|no such host|connection reset")
 
 
 @dataclass(frozen=True)
@@ -110,21 +111,21 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
         )
     if REFUSED.search(said):
         return CannotError(
-            f"The storage of {which} refuses who we say we are: {_last(said)}",
+            f"The storage of {which} refuses who we say we are: {last(said)}",
             hint=f"see its environment: (and ssh:) setting; {by_hand}",
         )
-    if NOTHING in said:
+    if NOTHING in said and not LOST.search(said):
         why = said.splitlines()[0].removeprefix("Fatal: ")
         return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
     if "no space left on device" in said:
-        return CannotError(f"The disk of {which}, or of its cache, is full: {_last(said)}", hint=by_hand)
+        return CannotError(f"The disk of {which}, or of its cache, is full: {last(said)}", hint=by_hand)
     if any(word in said for word in _DAMAGE):
         return DamagedError(
-            f"Damaged: {which} cannot be read back as it was written: {_last(said)}",
+            f"Damaged: {which} cannot be read back as it was written: {last(said)}",
             safe="what is live is as it was",
             hint=f"restic check says how much of it; {by_hand}",
         )
-    return CannotError(f"restic could not use {which}: {_last(said)}", hint=by_hand)
+    return CannotError(f"restic could not use {which}: {last(said)}", hint=by_hand)
 
 
 def as_json(name: bytes) -> str:
@@ -142,8 +143,10 @@ def plain(line: str) -> str:
     return str(status.get("message") or (error.get("message") if isinstance(error, dict) else error) or line)
 
 
-def _last(said: str) -> str:
-    return " / ".join(said.splitlines()[-3:])[:600]
+def last(said: str) -> str:
+    """The end of what it says, without what it tried again."""
+    lines = [line for line in said.splitlines() if "returned error, retrying" not in line]
+    return " / ".join((lines or said.splitlines())[-3:])[:600]
 
 
 def status_of(line: str) -> dict[str, Any]:

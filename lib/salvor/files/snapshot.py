@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock, leftovers
@@ -81,28 +82,35 @@ def of_tree(answers: Answers, name: str, look: Look) -> list[Snapshot]:
     return sorted(mine, key=lambda one: one.taken, reverse=True)
 
 
-def backups(system: Files) -> list[Backup]:
-    """Every snapshot of the tree in every repository, newest first. Raises CannotError when none can be read."""
+def sources(system: Files) -> Iterator[tuple[tuple[str, str], Callable[[], list[Backup]]]]:
+    """What lists the snapshots of the tree, by its repositories' names and locations; all were asked side by side."""
     answers = ask_all(system.repositories)
-    errors = [said for said in answers.values() if isinstance(said, CannotError)]
-    if errors and len(errors) == len(answers):
-        raise errors[0]
-    locations = {one.name: one.location for one in system.repositories}
+    if not system.repositories:
+        return
+    look = system.place.look()
+    for one in system.repositories:
+        yield (one.name, one.location), partial(_backups, system.name, one, answers[one.name], look)
+
+
+def _backups(name: str, repository: Repository, said: Sequence[Snapshot] | CannotError, look: Look) -> list[Backup]:
+    """Every snapshot of the tree that one repository named. Raises what it said instead."""
+    if isinstance(said, CannotError):
+        raise said
     return [
         Backup(
             id=one.short,
-            system=system.name,
+            system=name,
             way=NAME,
             kind="snapshot",
             taken=one.taken,
             size=one.size or 0,
-            location=locations[one.repository],
+            location=repository.location,
             repository=one.repository,
             fingerprint={"tree": one.tree},
             usable=one.whole,
             detail="" if one.whole else "restic could not read all of the tree",
         )
-        for one in of_tree(answers, system.name, system.place.look())
+        for one in of_tree({repository.name: said}, name, look)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from salvor import clock
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.files.said import Snapshot, status_of
+from salvor.files.said import LOST, Snapshot, status_of
 
 if TYPE_CHECKING:
     from salvor.files.restic import Repository
@@ -18,7 +18,6 @@ _PATIENCE = 60.0
 """Seconds of nothing but errors until a repository that was lost midway is given up."""
 SILENCE = 600.0
 """Seconds in which nothing arrives."""
-_LOST = re.compile(r"returned error, retrying|connection refused|i/o timeout|no such host|connection reset")
 
 
 class DiskFullError(CannotError):
@@ -69,7 +68,7 @@ class Watch:
         self.said = [*self.said[-20:], line]
         if "no space left on device" in line or "disk quota exceeded" in line:
             raise _full(self._target, self._repository.shell.where)  # restic itself would try every file
-        if _LOST.search(line):
+        if LOST.search(line):
             if not self._in_trouble:
                 self._in_trouble, self._trouble = True, clock.monotonic()
             if clock.monotonic() - self._trouble > _PATIENCE:

@@ -18,7 +18,7 @@ from salvor.backups import audit
 from salvor.backups.audit import WAL, Audited
 from salvor.change import Finding, Level
 from salvor.postgres import dump_chosen
-from salvor.postgres.backrest import NAME, Repository
+from salvor.postgres.backrest import NAME, Repository, Stored
 from salvor.postgres.cluster import Sighting
 from salvor.postgres.dump_store import open_store
 
@@ -38,16 +38,22 @@ from pg_stat_archiver
 
 def look(system: Postgres, *, deep: bool) -> Iterator[Audited]:
     """The dumps, the pgBackRest repositories and the archiver. `deep` reads every byte of them."""
+    looks = []
     if system.settings.dumps:
-        yield from _of_dumps(system.name, system.settings.dumps, deep)
-    if system.settings.archives:
-        yield from archives.look(system.settings.archives, dump_chosen.host(system), system.name, deep=deep)
+        looks.append(_of_dumps(system.name, system.settings.dumps, deep))
+    if settings := system.settings.archives:
+        looks.append(archives.look(settings, dump_chosen.host(system), system.name, deep=deep))
     if system.settings.pgbackrest:
-        said = _ask_archiver(system.site.view().primary)  # before the archive is listed, or it would be ahead of it
-        repository = system.site.repository(system.site.reachable_member())
-        yield from _of_repository(system.name, repository, deep)
-        yield _of_wal(system.name, said, repository)
-        yield from _places(system.name, repository)
+        looks.append(_of_pgbackrest(system, deep))
+    yield from audit.each(system.name, looks)
+
+
+def _of_pgbackrest(system: Postgres, deep: bool) -> Iterator[Audited]:
+    said = _ask_archiver(system.site.view().primary)  # before the archive is listed, or it would be ahead of it
+    repository = system.site.repository(system.site.reachable_member())
+    yield from _of_repository(system.name, repository, deep)
+    yield _of_wal(system.name, said, repository)
+    yield from _places(system.name, repository)
 
 
 def _of_dumps(name: str, place: str, deep: bool) -> Iterator[Audited]:
@@ -60,13 +66,37 @@ def _of_dumps(name: str, place: str, deep: bool) -> Iterator[Audited]:
 
 
 def _of_repository(name: str, repository: Repository, deep: bool) -> Iterator[Finding]:
-    problems = [f"{label} is not there any more" for label in repository.vanished()]
+    problems = [_lacks(one, taken, repository) for one, taken in repository.incomplete()]
     segments = repository.segments
     for one in repository.stored:
         if repository.is_of(one.system_identifier) and (lost := sorted(set(one.wal) - segments)):
             problems.append(f"{one.label} lacks the WAL {lost[0]}, without which it is not consistent")
     problems += repository.verify() if deep else []
     yield audit.integrity(name, problems, f"{len(repository.stored)} backups", how="pgbackrest verify" if deep else "")
+
+
+def _gap(name: str, repository: Repository) -> Finding | None:
+    """Whether WAL is missing behind the newest backup, or between the newest full one and that."""
+    mine = [one for one in repository.stored if repository.is_of(one.system_identifier) and not one.broken]
+    full = next((one for one in mine if one.kind == "full"), None)
+    if not full or repository.leads_on(full):
+        return None
+    figure = f"a gap in the archive: {repository.gap(full.timeline)}"
+    first = next((one for one in reversed(mine) if one.stopped > full.stopped and repository.leads_on(one)), None)
+    if first:
+        detail = f"what was between {full.label} and {first.label} cannot be reached; all later moments can"
+        return Finding(name, WAL, Level.WARN, figure, detail=detail)
+    detail = (
+        f"nothing past it can be reached from {mine[0].label}; a new backup, --kind=incr is enough, makes a new begin"
+    )
+    return Finding(name, WAL, Level.FAIL, figure, detail=detail)
+
+
+def _lacks(one: Stored, taken: int, repository: Repository) -> str:
+    """What a backup lacks of what was written, and which others cannot be restored without it either."""
+    figure = f"lacks {one.stored - taken} of {one.stored} bytes" if taken else "is not there any more"
+    built_on = ", ".join(each.label for each in repository.stored if one.label in each.needs)
+    return f"{one.label} {figure}" + (f"; {built_on} are built on it" if built_on else "")
 
 
 def _places(name: str, repository: Repository) -> Iterator[Audited]:
@@ -124,10 +154,8 @@ def _of_wal(name: str, said: _Archiver | str, repository: Repository) -> Finding
     if _SEGMENT.fullmatch(said.archived or "") and said.archived not in repository.segments:
         detail = f"{said.archived} was archived, says the server; is its archive_command pgBackRest's?"
         return Finding(name, WAL, Level.FAIL, "it does not arrive in the repository", detail=detail)
-    full = next((one for one in repository.stored if one.kind == "full"), None)
-    if full and repository.is_of(full.system_identifier) and not repository.leads_on(full):
-        detail = f"nothing past it can be reached from {full.label}; a new full backup makes a new begin"
-        return Finding(name, WAL, Level.FAIL, "a gap in the archive", detail=detail)
+    if gap := _gap(name, repository):
+        return gap
     level = Level.WARN if said.waiting >= _WAITING else Level.PASS
     detail = f"the newest one that was archived is {said.archived}" if said.archived else ""
     return Finding(name, WAL, level, f"{said.waiting} segments wait", str(_WAITING), detail=detail)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -182,6 +183,14 @@ class Repository:
         said = self.shell.run([*argv, self._archive], environment=self.environment, deadline=_LISTING_SECONDS).stdout
         return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", said, re.MULTILINE))
 
+    def gap(self, timeline: int) -> str:
+        """Where the newest gap in a timeline's WAL is, in words."""
+        behind = self._unbroken.get(timeline)
+        if not behind:
+            return f"it holds nothing of timeline {timeline}"
+        before = max((one for one in self.segments if timeline_of(one) == timeline and one < behind), default="")
+        return f"{before} is followed by {behind}" if before else f"it begins with {behind}"
+
     def leads_on(self, one: Stored) -> bool:
         """Whether the WAL after a backup is there without a gap; if not, it leads to its own moment only."""
         return one.wal[1] >= self._unbroken.get(one.timeline, "G")
@@ -190,12 +199,29 @@ class Repository:
     def _unbroken(self) -> dict[int, str]:
         return unbroken_since(self.segments)
 
-    def vanished(self) -> list[str]:
-        """The backups that `info` lists and whose folder is not there any more: neither `info` nor `verify` looks."""
-        there = {
-            number: self._list(f"backup/{self.stanza}", number) for number in {one.repository for one in self.stored}
-        }
-        return [one.label for one in self.stored if one.label not in there[one.repository]]
+    def incomplete(self) -> Iterator[tuple[Stored, int]]:
+        """The backups that take less room than was written, and how much (bytes): their folder or a file of it is gone,
+        or was cut off. `info` does not look, and `verify` misses a whole folder.
+        """
+        for number in {one.repository for one in self.stored}:
+            taken: dict[str, int] = defaultdict(int)
+            for name, size in self._sizes(f"backup/{self.stanza}", number).items():
+                label, _, path = name.partition("/")
+                if not path.startswith("backup.manifest"):
+                    taken[label] += size
+            # Where it makes hard links to what earlier backups hold, it takes more than it needed to write.
+            yield from (
+                (one, taken[one.label])
+                for one in self.stored
+                if one.repository == number and taken[one.label] < one.stored
+            )
+
+    def _sizes(self, path: str, number: int) -> dict[str, int]:
+        """The size in bytes of every file below a path of a repository, by its path there."""
+        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "--recurse"]
+        argv += ["repo-ls", path, f"--repo={number}"]
+        said = self.shell.run(argv, environment=self.environment, deadline=_LISTING_SECONDS).stdout
+        return {name: one["size"] for name, one in json.loads(said).items() if one["type"] == "file"}
 
     def verify(self) -> list[str]:
         """What `pgbackrest verify` finds damaged: it reads every file of every backup, and all WAL. Its exit code is 0

@@ -6,7 +6,7 @@ alone or the cluster is lost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,10 +39,12 @@ NAME = "logical"
 # --- look --------------------------------------------------------------------------------------------------------
 
 
-def backups(system: Postgres) -> list[Backup]:
-    """The dumps, of their own and in archives, newest first. Raises CannotError when they cannot be read."""
-    found = open_store(system.settings.dumps).backups(system.name) if system.settings.dumps else []
-    return sorted([*found, *dump_chosen.backups(system)], key=lambda backup: backup.taken, reverse=True)
+def sources(system: Postgres) -> Iterator[tuple[tuple[str, str], Callable[[], list[Backup]]]]:
+    """What lists the dumps, of their own and in archives, by their place."""
+    if place := system.settings.dumps:
+        yield (place, place), lambda: open_store(place).backups(system.name)
+    if archives := system.settings.archives:
+        yield (archives.folder, archives.folder), lambda: dump_chosen.backups(system)
 
 
 def shared_by(system: Postgres, seen: View) -> dict[str, Seen]:

@@ -88,18 +88,26 @@ class Session:
         return Plan(tuple(steps))
 
     @contextlib.contextmanager
+    def hold(self, service: str) -> Iterator[Callable[[], None]]:
+        """Be the only operator of a service, on this machine and in the mirror, while the block runs. What it gets is
+        to be asked before each change. Raises HeldError when another operator is.
+        """
+        incident = self.incident
+        lease = lease_of(service, incident.platform.name, incident.id, self.runner.watcher.tell)
+        with (
+            lock.hold(service, incident.folder.parent, by=incident.operator, incident=incident.id),
+            hold_lease(lease) as still_ours,
+        ):
+            yield still_ours
+
+    @contextlib.contextmanager
     def begin(self) -> Iterator[None]:
         """Hold the service's lock, and its lease in the mirror, and write the journal while the block runs.
 
         Raises HeldError when another operator holds one of them.
         """
-        folder, service = self.incident.folder, self.incident.service.name
-        lease = lease_of(service, self.incident.platform.name, self.incident.id, self.runner.watcher.tell)
-        with (
-            lock.hold(service, folder.parent, by=self.incident.operator, incident=self.incident.id),
-            hold_lease(lease) as self.runner.still_ours,
-        ):
-            opened = self._open_journal(folder)
+        with self.hold(self.incident.service.name) as self.runner.still_ours:
+            opened = self._open_journal(self.incident.folder)
             self._gate, self._status = self._second_person(), self._status_page()
             try:
                 yield

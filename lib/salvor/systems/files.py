@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from math import inf
@@ -184,8 +184,10 @@ class Files(OnAMachine, Archived):
 
     def backups(self) -> list[Backup]:
         """The snapshots in all repositories, and the archives that it is in, newest first."""
-        found = [*snapshot.backups(self), *archived.backups(self)]
-        return sorted(found, key=lambda backup: backup.taken, reverse=True)
+        sources: dict[tuple[str, str], Callable[[], list[Backup]]] = dict(snapshot.sources(self))
+        if archives := self.settings.archives:
+            sources[archives.folder, archives.folder] = lambda: archived.backups(self)
+        return self._list(sources)
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """A snapshot or an archive, whichever loses less, or in the runbook's order; what is possible comes first."""
@@ -336,7 +338,7 @@ class Files(OnAMachine, Archived):
             self.place.forget_fence()
 
     @verb(deadline=_DAY)
-    def backup(self, kind: str) -> Iterator[Progress]:
+    def backup(self, kind: str) -> Iterator[Progress | Finding]:
         """Back up what is live to every repository; one success is needed."""
         yield from backing_up.back_up(self)
 

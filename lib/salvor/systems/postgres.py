@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from salvor.postgres import (
     sessions,
     ways,
 )
-from salvor.postgres.backrest import Repository
+from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
 from salvor.postgres.server import Operator, Server, ask
@@ -129,9 +129,10 @@ class Postgres(Archived):
 
     def backups(self) -> list[Backup]:
         """pgBackRest's backups and the dumps, newest first."""
-        found = self._repository(self.site.reachable_member()).backups() if self.settings.pgbackrest else []
-        found += logical.backups(self)
-        return sorted(found, key=lambda backup: backup.taken, reverse=True)
+        sources: dict[tuple[str, str], Callable[[], list[Backup]]] = dict(logical.sources(self))
+        if self.settings.pgbackrest:
+            sources[NAME, NAME] = lambda: self._repository(self.site.reachable_member()).backups()
+        return self._list(sources)
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """Failover, physical, logical, or in the runbook's order; what is possible comes first."""

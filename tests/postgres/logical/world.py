@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from salvor.change import Change, Level, Progress, Undo, WayBack
+from salvor.change import Change, Level, Undo, WayBack
 from salvor.postgres.server import Server
 from salvor.postgres.settings import PostgresSettings
 from salvor.system import Context, Wish
@@ -109,10 +109,10 @@ class World:
 
     # --- what the runner would do
 
-    def do(self, verb: str, **arguments: Any) -> list[Progress]:
+    def do(self, verb: str, **arguments: Any) -> list[Any]:
         return list(self.system.apply(Change(self.system.name, verb, arguments, "a test", no_undo="a test")))
 
-    def do_until(self, verb: str, stop: Callable[[int, Progress], bool], way: WayBack) -> None:
+    def do_until(self, verb: str, stop: Callable[[int, Any], bool], way: WayBack) -> None:
         """Break a verb off at one of its reports of progress."""
         half = iter(self.system.apply(Change(self.system.name, verb, way.arguments or {}, "a test", no_undo="a test")))
         with closing(half):  # type: ignore[type-var]  # it is a generator

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from salvor.change import Change, Progress, Reachable, State, Undo, WayBack
+from salvor.change import Change, Reachable, State, Undo, WayBack
 from salvor.postgres.server import Server
 from salvor.postgres.settings import PostgresSettings
 from salvor.sandbox import configuration, database, layout
@@ -68,7 +68,7 @@ class Cluster:
 
     # --- what the runner would do
 
-    def do(self, verb: str, **arguments: Any) -> list[Progress]:
+    def do(self, verb: str, **arguments: Any) -> list[Any]:
         change = Change(self.system.name, verb, arguments, "a test", no_undo="a test")
         return list(self.system.apply(change))
 

@@ -1,0 +1,151 @@
+"""What people are told of the backups of trees between incidents, when not all is as it should be."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from salvor import clock, maintenance
+from salvor.backups import report, retention_work
+from salvor.change import Level
+from salvor.errors import WarnedError
+from salvor.journal import lock
+from salvor.show import Plain
+
+from tests.files.lab import PASSWORD, Lab, restic
+
+_PLATFORM = """
+systems:
+  media: {{kind: files, path: {root}/srv/media, repositories: {repositories}, keep: {{daily: 1}}}}
+  logs: {{kind: files, path: {root}/srv/logs, repositories: {repositories}, keep: {{daily: 1}}}}
+services:
+  shop: {{rto: 5m, rpo: 1d, systems: [media]}}
+  paper: {{rto: 5m, rpo: 1d, systems: [logs]}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    """Two services with a small tree each, and two repositories that both share."""
+    made = Lab(tmp_path, {name: str(tmp_path / name) for name in ("local", "off-site")})
+    (tmp_path / "password").write_text(PASSWORD)
+    (tmp_path / "password").chmod(0o600)
+    for name in ("media", "logs"):
+        (tmp_path / "srv" / name).mkdir(parents=True)
+        (tmp_path / "srv" / name / "file").write_text(name)
+    for location in made.repositories.values():
+        shutil.copytree(empty_repository, location)
+    (tmp_path / "inventory").mkdir()
+    repositories = [one.model_dump(mode="json", exclude_defaults=True) for one in made.open().settings.repositories]
+    text = _PLATFORM.format(root=tmp_path, repositories=json.dumps(repositories))
+    (tmp_path / "inventory" / "small.yaml").write_text(text)
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path / "inventory"))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
+    monkeypatch.setenv("RESTIC_CACHE_DIR", str(tmp_path / "cache"))
+    yield made
+
+
+def back_up(service: str, days: int = 0) -> None:
+    then = clock.now() - timedelta(days=days)
+    with clock.use(lambda: then):
+        maintenance.backup(service, "small", "snapshot", Plain(io.StringIO()))
+
+
+def retain(service: str = "") -> str:
+    said = io.StringIO()
+    retention_work.carry_out(service, "small", Plain(said), yes=True)
+    return said.getvalue()
+
+
+def hide(lab: Lab) -> None:
+    """Put a file in the place of a repository, which then can be neither read nor made."""
+    off_site = Path(lab.repositories["off-site"])
+    off_site.rename(lab.root / "away")
+    off_site.touch()
+
+
+def counts(lab: Lab) -> list[int]:
+    """How many snapshots each repository has."""
+    return [len(list((Path(one) / "snapshots").iterdir())) for one in lab.repositories.values()]
+
+
+def test_a_repository_that_did_not_take_the_backup_is_named(place: Lab) -> None:
+    hide(place)
+    said = io.StringIO()
+    with pytest.raises(WarnedError, match="Not every repository took the backup: media: off-site does not have it"):
+        maintenance.backup("shop", "small", "snapshot", Plain(said))
+    assert "warn    media: backup: off-site does not have it: restic could not use " in said.getvalue()
+    assert "media: off-site could not be read: restic could not use " in said.getvalue()
+    assert len(list(Path(place.repositories["local"], "snapshots").iterdir())) == 1
+
+
+def test_what_cannot_be_read_has_not_vanished(place: Lab) -> None:
+    back_up("shop")
+
+    def look() -> dict[str, tuple[Level, str]]:
+        looks, _ = report.look("shop", "small", Plain(io.StringIO()))
+        return {each.check: (each.level, each.figure) for one in looks for each in one.findings}
+
+    assert look()["retention"] == (Level.PASS, "2 kept")
+    hide(place)
+    assert look()["retention"] == (Level.PASS, "1 kept")
+    Path(place.repositories["off-site"]).unlink()
+    (place.root / "away").rename(place.repositories["off-site"])
+    next((Path(place.repositories["off-site"]) / "snapshots").iterdir()).unlink()
+    assert look()["retention"] == (Level.FAIL, "1 vanished"), "it was remembered"
+
+
+def test_a_snapshot_of_several_trees_stays_as_long_as_one_keeps_it(place: Lab) -> None:
+    for location in place.repositories.values():
+        restic(location, "backup", "--time", "2026-01-01 00:00:00", str(place.root / "srv"))
+    back_up("shop")
+    assert "logs keeps it" in retain("shop")
+    assert counts(place) == [2, 2]
+    back_up("paper")
+    retain("shop")
+    assert counts(place) == [2, 2], "one of each: nobody keeps the old one any more"
+
+
+def test_nothing_is_removed_of_a_service_that_somebody_works_on(place: Lab) -> None:
+    back_up("paper", days=1)
+    back_up("paper")
+    restoring = lock.hold("paper", place.root / "incidents", by="somebody@else", incident="theirs")
+    with restoring, pytest.raises(WarnedError, match="Nothing was removed of paper"):
+        retain()
+    assert counts(place) == [2, 2]
+    retain()
+    assert counts(place) == [1, 1]
+
+
+def test_a_backup_of_a_time_to_come_counts_for_nothing_and_stays(place: Lab) -> None:
+    back_up("shop", days=3)
+    back_up("shop", days=-400)
+    looks, _ = report.look("shop", "small", Plain(io.StringIO()))
+    ages = [each for one in looks for each in one.findings if each.check == "age"]
+    assert [each.level for each in ages] == [Level.WARN, Level.WARN, Level.FAIL]
+    assert "a restore would lose 3 d" in ages[-1].figure
+    retain("shop")
+    assert counts(place) == [2, 2]
+
+
+def test_a_damaged_repository_is_mended_by_what_its_check_says(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESTIC_PASSWORD_FILE", "/proc/nowhere")  # the operator's own
+    (place.root / "srv" / "media" / "large").write_bytes(os.urandom(1 << 20))
+    back_up("shop")
+    pack = max((Path(place.repositories["local"]) / "data").rglob("??*"), key=lambda path: path.stat().st_size)
+    pack.unlink()
+    looks, _ = report.look("shop", "small", Plain(io.StringIO()))
+    (found,) = [each for one in looks for each in one.findings if each.figure == "repository local is damaged"]
+    command = re.search(r"until (restic .*) was run on this machine", found.detail)
+    assert command
+    monkeypatch.delenv("RESTIC_PASSWORD_FILE")
+    restic(place.repositories["local"], *command[1].split()[3:])
+    back_up("shop")
+    restic(place.repositories["local"], "check", "--read-data")
