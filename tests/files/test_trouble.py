@@ -146,7 +146,7 @@ def test_a_disk_without_room_is_told_before_and_one_that_fills_up_is_cleared(lab
     system, was = lab.open(tree), everything(tree)
     act(system, "backup", kind="snapshot")
     told = way_of(system).why
-    assert told.startswith("The stage needs 0.01 GB, where 0.00 GB are free")
+    assert told.startswith("The stage needs 6 MB, where 3 MB are free")
     restic(lab.repositories["local"], "backup", str(tree))  # by somebody who does not say how large it is
     way = way_of(system)
     assert way.possible

@@ -124,7 +124,7 @@ def room_for(look: Look, where: str, size: int | None, files: int | None) -> Non
     folder = look.path.rpartition("/")[0] or "/"
     too_small = ""
     if needed > look.free:
-        too_small = f"{needed / 1e9:.2f} GB, where {look.free / 1e9:.2f} GB are free"
+        too_small = f"{-(-needed // 10**6):,} MB, where {look.free // 10**6:,} MB are free"
     elif look.free_files is not None and (files or 0) > look.free_files:
         too_small = f"{files} files, where there is room for {look.free_files}"
     if too_small:

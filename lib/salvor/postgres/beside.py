@@ -143,8 +143,8 @@ def room_for(server: Server, size: int) -> None:
     free = int(text.split()[-3]) * 1024
     if free < size:
         raise CannotError(
-            f"The stage needs {size / 1e9:.1f} GB beside {server.data} on {server.shell.where}, where "
-            f"{free / 1e9:.1f} GB are free.",
+            f"The stage needs {-(-size // 10**6):,} MB beside {server.data} on {server.shell.where}, where "
+            f"{free // 10**6:,} MB are free.",
             safe="nothing was changed",
             hint="make room there: inv discard removes what earlier incidents kept",
         )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from salvor.errors import CannotError
 from salvor.postgres.backrest import Repository
 from salvor.postgres.server import Server
-from salvor.postgres.wal import name_of, read_lsn, write_lsn
+from salvor.postgres.wal import Lineage, read_lsn, write_lsn
 
 _MOST_SEGMENTS = 64
 """How far to look back for its beginning: it waits for a checkpoint, while others go on writing WAL."""
@@ -23,8 +23,7 @@ _RECORD = re.compile(r"rmgr: .*lsn: (?P<lsn>[0-9A-F]+/[0-9A-F]+), .*desc: (?P<wh
 # Older minor releases than 15.4 do not mark it: its files are gone, and it looks whole.
 _BROKEN = """
     select oid::text, datname::text, datconnlimit = -2, pg_last_wal_replay_lsn()::text,
-      (select setting::int from pg_settings where name = 'wal_segment_size'),
-      (select greatest(timeline_id, min_recovery_end_timeline) from pg_control_checkpoint(), pg_control_recovery())
+      (select setting::int from pg_settings where name = 'wal_segment_size')
     from pg_database
     where datconnlimit = -2
       or (dattablespace = 1663 and pg_stat_file('base/' || oid || '/PG_VERSION', true) is null)
@@ -62,9 +61,10 @@ class _Broken:
         return bool(re.match(rf"DROP dir \S*/{self.oid}\b", what))
 
 
-def began(stage: Server, repository: Repository) -> tuple[str, str] | None:
+def began(stage: Server, repository: Repository, lineage: Lineage) -> tuple[str, str] | None:
     """The database that a staged, paused server lacks because its DROP was under way, and the LSN before which that
-    began; None when every database is whole. Reads WAL from the archive into the stage's folder.
+    began; None when every database is whole. Reads WAL of the timelines that were replayed from the archive into the
+    stage's folder.
 
     Raises CannotError when its beginning is not in the WAL.
     """
@@ -72,12 +72,12 @@ def began(stage: Server, repository: Repository) -> tuple[str, str] | None:
         found = connection.execute(_BROKEN).fetchone()
     if found is None:
         return None
-    oid, name, is_marked, replayed, size, timeline = found
+    oid, name, is_marked, replayed, size = found
     broken = _Broken(oid, is_marked, read_lsn(replayed))
     number = broken.replayed // size
     try:
         for back in range(min(_MOST_SEGMENTS, number)):
-            segment = name_of(timeline, (number - back) * size, size)
+            segment = lineage.segment_at((number - back) * size, size)
             if lsn := _beginning(stage, repository, segment, broken):
                 return name, write_lsn(lsn)
     finally:

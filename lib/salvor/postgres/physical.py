@@ -98,7 +98,8 @@ class Physical:
 
     def _before_a_drop(self, backup: str, timeline: int, wanted: Mapping[str, Any]) -> Iterator[Progress]:
         """When a DROP DATABASE was under way at the target, restore once more, to the position where it began."""
-        while found := dropped.began(self.stage, self.repository):
+        lineage = self.repository.lineage(timeline, self.live)
+        while found := dropped.began(self.stage, self.repository, lineage):
             database, lsn = found
             yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
             yield from self._restore(self.stage.look(), backup, f"before-lsn:{lsn}", timeline, whole=False)
@@ -271,7 +272,13 @@ class Physical:
                 raise OutcomeUnknownError(f"{self.stage.data} still replays WAL.", hint="run the same command again")
             try:
                 row = line.ask(_REPLAYED)
-            except psycopg.Error:
+            except psycopg.Error as error:
+                if "authentication failed" in str(error):  # it answers, and will not let us in later either
+                    raise CannotError(
+                        f"{self.stage.data} does not let the operator in: {' '.join(str(error).split())}",
+                        safe="what is live is as it was; the copy stays, and is gone on with",
+                        hint="mend the operator's password (systems: operator: password), then the same command again",
+                    ) from error
                 if clock.monotonic() > looked + LOOKED_EVERY:
                     looked = clock.monotonic()
                     if not self.stage.processes():

@@ -106,6 +106,14 @@ class Lineage:
                 return timeline.id
         return self.timelines[-1].id
 
+    def segment_at(self, lsn: int, segment_size: int) -> str:
+        """The file name of the WAL segment that holds an LSN: where timelines forked within it, the newest one's holds
+        what came before the fork too, and the older one's is often not archived.
+        """
+        number = lsn // segment_size
+        holding = next((one for one in self.timelines if one.forked_at // segment_size <= number), self.timelines[-1])
+        return name_of(holding.id, lsn, segment_size)
+
     def leads_from(self, timeline: int, lsn: int, to: int) -> bool:
         """Whether a recovery that begins on `timeline` at `lsn` can follow timeline `to`: no fork came before."""
         names = [one.id for one in self.timelines]

@@ -69,7 +69,7 @@ def test_a_disk_that_would_fill_is_found_before_it_begins(
         assert way(name, room.free // 2).possible, name
         full = way(name, 2 * room.total)
         assert not full.possible, name
-        assert re.search(r"needs [\d.]+ GB beside .*/a/data on this machine, where [\d.]+ GB are free", full.why), name
+        assert re.search(r"needs [\d,]+ MB beside .*/a/data on this machine, where [\d,]+ MB are free", full.why), name
 
 
 def test_damage_in_the_stage_is_found(cluster: Cluster) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -12,13 +13,13 @@ from salvor.errors import CannotError
 from salvor.postgres.look import ABSENT
 from salvor.postgres.physical import STAGE
 from salvor.system import Wish
+
 from tests.postgres.recovery.clusters import Cluster, is_up
 
 WISH = Wish(rpo=30.0)
 
 
-@pytest.mark.parametrize("busy", [False, True], ids=["quiet", "with commits elsewhere meanwhile"])
-def test_a_dropped_database_is_there_just_before_its_drop(cluster: Cluster, busy: bool) -> None:
+def test_a_dropped_database_is_there_just_before_its_drop_with_commits_elsewhere_meanwhile(cluster: Cluster) -> None:
     """Its files are gone, and it is marked, before the DROP commits: no time between two commits is early enough."""
     cluster.write("a", 20)
     stop = threading.Event()
@@ -39,22 +40,50 @@ def test_a_dropped_database_is_there_just_before_its_drop(cluster: Cluster, busy
                 seen.extend(at for (at,) in connection.execute(question))
 
     watcher = threading.Thread(target=see_it_marked)
-    for thread in (others, watcher) if busy else ():
+    for thread in (others, watcher):
         thread.start()
     with cluster.server("a").session("postgres", deadline=30.0, writes=True) as connection:
-        if busy:
-            time.sleep(0.2)
+        time.sleep(0.2)
         connection.execute("drop database orders with (force)")
-        if busy:
-            time.sleep(0.2)  # commits behind it, or the WAL would end before the moment asked for
-        else:
-            (at,) = connection.execute("select timestamp from pg_last_committed_xact()").fetchall()[0]
-            seen.append(at - timedelta(microseconds=1))
+        time.sleep(0.2)  # commits behind it, or the WAL would end before the moment asked for
     stop.set()
-    for thread in (others, watcher) if busy else ():
+    for thread in (others, watcher):
         thread.join()
     assert seen
-    wish = Wish(rpo=30.0, live_is_sound=False, damaged_at=seen[0])
+    _is_back_before_its_drop(cluster, seen[0])
+
+
+def test_a_database_that_is_dropped_after_a_restore_is_back_from_the_same_backup(cluster: Cluster) -> None:
+    """The WAL of its second drop is on another timeline than that of the backup."""
+    cluster.write("a", 5)
+    for turn in (cluster, cluster.other_incident()):
+        with cluster.server("a").session("postgres", deadline=30.0, writes=True) as connection:
+            connection.execute("drop database orders with (force)")
+            ((at,),) = connection.execute("select timestamp from pg_last_committed_xact()").fetchall()
+        _is_back_before_its_drop(turn, at - timedelta(microseconds=1))
+        turn.write("a", 5)
+
+
+def test_a_password_that_is_wrong_midway_is_said_at_once_and_the_same_call_goes_on(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    way = cluster.way("physical", WISH)
+    cluster.do("fence", identity=cluster.observe().identity)
+    assert way.arguments
+    secret = Path(cluster.sandbox.root) / "secrets/operator.password"
+    right = secret.read_text()
+    secret.write_text("wrong")
+    try:
+        with pytest.raises(CannotError, match=r"does not let the operator in: .*authentication failed"):
+            cluster.do("stage", **way.arguments)
+    finally:
+        secret.write_text(right)
+    cluster.do("stage", **way.arguments)
+    cluster.do("promote", **way.promote)
+    assert not cluster.missing("a")
+
+
+def _is_back_before_its_drop(cluster: Cluster, moment: datetime) -> None:
+    wish = Wish(rpo=30.0, live_is_sound=False, damaged_at=moment)
     way = cluster.way("physical", wish)
     identity = cluster.observe().identity
     cluster.do("fence", identity=identity)
