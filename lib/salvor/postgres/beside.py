@@ -74,6 +74,11 @@ def read_marker(text: str | None) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def marker_of(server: Server) -> dict[str, Any]:
+    """What a data directory says of itself, read now."""
+    return read_marker(server.shell.read(f"{server.data}/{MARKER}"))
+
+
 def write_marker(server: Server, marker: Mapping[str, Any]) -> None:
     """Write it, atomically: a half-built stage is never mistaken for a whole one."""
     server.shell.write(f"{server.data}/{MARKER}", json.dumps(marker, indent=1, sort_keys=True) + "\n")

@@ -12,7 +12,7 @@ from salvor import clock
 from salvor.change import Progress, Reachable, WayBack
 from salvor.errors import OutcomeUnknownError
 from salvor.postgres.cluster import Sighting, View
-from salvor.postgres.physical import promote_server, require_fence, see_it_writes, stop_or_kill
+from salvor.postgres.promotion import promote_server, require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
 from salvor.postgres.wal import read_lsn, write_lsn
 from salvor.system import PROMOTE_WITHOUT_FENCE, Wish

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock, leftovers
-from salvor.change import UNSEEN, Progress, Reachable
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.change import Progress
+from salvor.errors import CannotError
 from salvor.postgres import beside, dropped, fence
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.look import ABSENT, MARKER, Look
-from salvor.postgres.server import LOOKED_EVERY, Line, Server, pause
-from salvor.postgres.wal import read_lsn, write_lsn
+from salvor.postgres.look import ABSENT, Look
+from salvor.postgres.promotion import promote_server, require_fence, see_it_writes, stop_or_kill
+from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
+from salvor.postgres.server import Server
+from salvor.postgres.wal import read_lsn
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    pass
 
 STAGE = "side-data"
-ACCEPT_MISSING_WAL = "accept-missing-wal"
 
 _HBA = "salvor_hba.conf"
-_REPLAY_SECONDS = 24 * 3600.0
-_GAP_SECONDS = 30.0
-"""How long WAL that must be there is waited for: the archive may take it a little later."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,11 @@ class Physical:
             beside.write_marker(self.stage, marker | {"phase": "restored"})
         restored, damaged = self._launch()
         known_end = self._known_end(timeline, restored, damaged) if target == "latest" else 0
-        yield from self._replay(target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
+        yield from replay(self.stage, target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
         if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
             yield from self._before_a_drop(backup, timeline, wanted)
         if phase not in ("complete", "promoting"):
-            marker = self._marker()
+            marker = beside.marker_of(self.stage)
             stamp = {"phase": "complete", "completed_at": clock.write_time(clock.now())}
             beside.write_marker(self.stage, marker | stamp)
 
@@ -106,11 +103,7 @@ class Physical:
             stamp = {"phase": "restored", "stopped_before_drop_of": database, "at": lsn}
             beside.write_marker(self.stage, {**wanted, **stamp})
             self._launch()
-            yield from self._replay(f"before-lsn:{lsn}", 0)
-
-    def _marker(self) -> dict[str, Any]:
-        """What the stage says of itself."""
-        return beside.read_marker(self.stage.shell.read(f"{self.stage.data}/{MARKER}"))
+            yield from replay(self.stage, f"before-lsn:{lsn}", 0)
 
     def _restore(self, look: Look, backup: str, target: str, timeline: int, *, whole: bool) -> Iterator[Progress]:
         """The files of the backup, and the WAL that only the damaged server has. `look`: one at the stage."""
@@ -250,114 +243,6 @@ class Physical:
             settings[name] = str(max(*figures, int(configured.get(name, 0))))
         return settings
 
-    def _replay(self, target: str, known_end: int) -> Iterator[Progress]:
-        """Wait until the target is reached, or all WAL is replayed."""
-        with Line(self.stage, deadline=5.0) as line:
-            paused, newest = yield from self._follow(line, target, known_end)
-        if paused:
-            self._no_pause_for_lack_of_room()
-            yield from self._end_what_was_under_way(newest)
-
-    def _follow(
-        self, line: Line, target: str, known_end: int
-    ) -> Generator[Progress, None, tuple[bool, datetime | None]]:
-        """As `_replay`; whether it is paused at its target, and its newest commit."""
-        import psycopg
-
-        begun = looked = clock.monotonic()
-        first = 0
-        waiting: tuple[int, int, float] = (0, 0, 0.0)  # at which LSN, how often seen waiting, since when
-        while True:
-            if clock.monotonic() - begun > _REPLAY_SECONDS:
-                raise OutcomeUnknownError(f"{self.stage.data} still replays WAL.", hint="run the same command again")
-            try:
-                row = line.ask(_REPLAYED)
-            except psycopg.Error as error:
-                if "authentication failed" in str(error):  # it answers, and will not let us in later either
-                    raise CannotError(
-                        f"{self.stage.data} does not let the operator in: {' '.join(str(error).split())}",
-                        safe="what is live is as it was; the copy stays, and is gone on with",
-                        hint="mend the operator's password (systems: operator: password), then the same command again",
-                    ) from error
-                if clock.monotonic() > looked + LOOKED_EVERY:
-                    looked = clock.monotonic()
-                    if not self.stage.processes():
-                        raise self._not_reached(target) from None
-                yield Progress(0, None, "", "replaying WAL until the data is consistent")
-                pause(begun, most=0.05)
-                continue
-            assert row
-            in_recovery, lsn, newest, paused, waits = row
-            if not in_recovery:
-                return False, newest  # a promotion of it was begun by an earlier call
-            now = read_lsn(lsn) if lsn else 0
-            first = first or now
-            label = f"replaying WAL, at {clock.write_time(newest)}" if newest else "replaying WAL"
-            yield Progress(now - first, known_end - first if known_end > first else None, "bytes", label)
-            if target != "latest" and paused:
-                return True, newest
-            if target == "latest" and waits:
-                waiting = (now, waiting[1] + 1, waiting[2]) if now == waiting[0] else (now, 1, clock.monotonic())
-                if waiting[1] >= 3 and clock.monotonic() - waiting[2] >= 1.0:
-                    if now >= known_end:
-                        return False, newest
-                    if clock.monotonic() - waiting[2] > _GAP_SECONDS:
-                        raise self._gap(now, known_end)
-            pause(begun, most=0.05)
-
-    def _end_what_was_under_way(self, newest: datetime | None) -> Iterator[Progress]:
-        """End the recovery when a transaction that had not committed at the target holds tables in it.
-
-        The trap of going back to just before a DROP TABLE: the paused replay holds that transaction's lock, and whoever
-        reads the table waits for ever. With the recovery ended the transaction is rolled back. The copy still archives
-        nothing, and lets only the operator in. The newest commit is noted, which is harder to tell afterwards.
-        """
-        with self.stage.session(deadline=5.0) as connection:
-            if not connection.execute(_HELD).fetchone():
-                return
-        yield Progress(0, None, "", "rolling back what was under way at the target")
-        marker = self._marker()
-        noted = {"newest_commit": clock.write_time(newest)} if newest else {}
-        beside.write_marker(self.stage, marker | noted)
-        promote_server(self.stage)
-
-    def _no_pause_for_lack_of_room(self) -> None:
-        if any("insufficient parameter settings" in line for line in self.stage.last_log(20)):
-            raise CannotError(
-                f"The replay in {self.stage.data} stopped: the primary had larger settings meanwhile.",
-                safe="what is live is as it was",
-                hint=f"tail {self.stage.log} names it: raise it in the stage's postgresql.conf and stop the stage, "
-                "then run the same command again",
-            )
-
-    def _gap(self, reached: int, known_end: int) -> CannotError:
-        said = [line for line in self.stage.last_log(60) if "ERROR" in line or "P00" in line]
-        why = f" pgBackRest says: {said[-1]}" if said else ""
-        return CannotError(
-            f"WAL is missing: the replay ended at {write_lsn(reached)}, and WAL goes to {write_lsn(known_end)}.{why}",
-            safe="what is live is as it was; the stage is kept",
-            hint="see that the archive can be read, and run the same command again; or accept the loss with "
-            f"--override='{ACCEPT_MISSING_WAL}=REASON'",
-        )
-
-    def _not_reached(self, target: str) -> CannotError:
-        log = "\n".join(self.stage.last_log(60))
-        last = re.findall(r"last completed transaction was at log time (.*)", log)
-        if "before configured recovery target was reached" in log:
-            newest = f" The newest commit there is from {last[-1]}." if last else ""
-            return CannotError(
-                f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{newest}",
-                safe="what is live is as it was",
-                hint="for everything there is, leave out --at and --target; or name an earlier time",
-            )
-        if "before consistent recovery point" in log:
-            return CannotError(
-                f"The target {target.partition(':')[2]} lies before the end of the backup.",
-                safe="what is live is as it was",
-                hint="name an older backup with --from, or a later time: inv backups lists them",
-            )
-        return self.stage.ended()
-
     # --- promote, and the way back --------------------------------------------------------------------------------
 
     def promote(self, identity: str, view: View, *, unfenced_because: str) -> Iterator[Progress]:
@@ -368,7 +253,7 @@ class Physical:
         live = view.of(self.member.name).look or self.live.look()
         if beside.read_marker(live.marker).get("incident") != self.incident:
             require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
-            marker = self._marker()
+            marker = beside.marker_of(self.stage)
             if marker.get("incident") != self.incident or marker.get("phase") not in ("complete", "promoting"):
                 raise CannotError(
                     f"There is no whole stage of this incident beside {self.live.data}.",
@@ -449,114 +334,3 @@ _ROOM = {
     "max_prepared_transactions": "max_prepared_xacts setting",
     "max_locks_per_transaction": "max_locks_per_xact setting",
 }
-
-_REPLAYED = """
-    select pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp(),
-      case when pg_is_in_recovery() then pg_is_wal_replay_paused() end,
-      exists (select from pg_stat_activity
-        where backend_type = 'startup' and wait_event = 'RecoveryRetrieveRetryInterval')
-"""
-
-
-_HELD = """
-    select 1 from pg_locks join pg_stat_activity using (pid)
-    where backend_type = 'startup' and mode = 'AccessExclusiveLock' and granted limit 1
-"""
-
-
-def require_fence(view: View, identity: str, kept: str, unfenced_because: str) -> None:
-    """See that what is replaced cannot write any more. Raises CannotError when that is not known.
-
-    `kept`: it is put away already, by a call that was killed. `unfenced_because`: the operator's reason to go on.
-    """
-    holder = view.holder_of(identity)
-    if (holder is None and kept) or unfenced_because:
-        return
-    if holder is None and view.primary.identity == UNSEEN:
-        holder = view.holder_of(UNSEEN)
-    if holder and holder.is_fenced:
-        return
-    seen = holder.describe() if holder else f"no member is {identity} now"
-    raise CannotError(
-        f"It is not known that the old primary cannot write any more: {seen}.",
-        safe="nothing was promoted",
-        hint="inv isolate fences it; where its machine cannot be reached, see to it by hand (power off), then add "
-        "--override='promote-without-fence=REASON'",
-    )
-
-
-def promote_server(server: Server, launch: Any = None) -> None:
-    """End a server's recovery and see that it ended. Finds its work done when it is no standby."""
-    import psycopg
-
-    if server.probe()[0] is not Reachable.UP:
-        look = server.look()
-        if not look.in_recovery and not look.processes:
-            return
-        if launch is not None:
-            launch()
-        server.start(deadline=300.0)
-    begun = clock.monotonic()
-    try:
-        with server.session(deadline=90.0, writes=True) as connection:
-            state = connection.execute(_RECOVERY).fetchone()
-            if state == ("ended",):
-                return
-            if state == ("paused",):  # at its target, where pg_promote would be noticed up to a second later
-                connection.execute("select pg_wal_replay_resume()")
-                done = _has_ended_recovery(connection, begun)
-            else:
-                done = connection.execute("select pg_promote(true, 80)").fetchone() == (True,)
-    except psycopg.Error as error:
-        raise OutcomeUnknownError(
-            f"Whether {server.data} was promoted is not known: {error}.",
-            hint="run the same command again: it looks first",
-        ) from error
-    if not done:
-        raise OutcomeUnknownError(
-            f"{server.data} did not end its recovery within 80 s.",
-            safe="nothing was lost",
-            hint="run the same command again",
-        )
-
-
-_RECOVERY = """
-    select case when not pg_is_in_recovery() then 'ended' when pg_is_wal_replay_paused() then 'paused' else 'on' end
-"""
-
-
-def _has_ended_recovery(connection: Connection, begun: float) -> bool:
-    """Wait for 80 s at most."""
-    while connection.execute("select pg_is_in_recovery()").fetchone() != (False,):
-        if clock.monotonic() > begun + 80:
-            return False
-        pause(begun)
-    return True
-
-
-def stop_or_kill(server: Server) -> None:
-    """Stop a fenced server: by a clean shutdown when it answers, else by SIGKILL."""
-    if not server.processes():
-        return
-    if server.probe()[0] is Reachable.UP:
-        try:
-            server.stop("fast", deadline=60.0)
-            return
-        except OutcomeUnknownError:
-            pass  # it hangs; it is fenced, so nothing that anybody was told is lost
-    server.kill()
-
-
-def see_it_writes(server: Server) -> None:
-    """See that a server takes writes, by a small message in its WAL. Raises CannotError when it does not."""
-    import psycopg
-
-    try:
-        with server.session(deadline=10.0, writes=True) as connection:
-            connection.execute("select pg_logical_emit_message(true, 'salvor', 'it takes writes')")
-    except psycopg.Error as error:
-        raise CannotError(
-            f"{server.address}:{server.port} is promoted and does not take writes: {error}.",
-            safe="what was live before is kept",
-            hint="when it waits for a synchronous standby: alter system set synchronous_standby_names = ''; and reload",
-        ) from error

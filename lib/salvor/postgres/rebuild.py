@@ -16,7 +16,7 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, fence
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.look import MARKER
-from salvor.postgres.physical import stop_or_kill
+from salvor.postgres.promotion import stop_or_kill
 from salvor.postgres.server import Server, ask
 
 _COPY_SECONDS = 24 * 3600.0

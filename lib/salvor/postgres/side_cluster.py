@@ -18,7 +18,8 @@ from salvor.errors import CannotError, UsageError
 from salvor.postgres import beside, fence, surroundings
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.look import MARKER
-from salvor.postgres.physical import Physical, require_fence, see_it_writes, stop_or_kill
+from salvor.postgres.physical import Physical
+from salvor.postgres.promotion import require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server, ask
 from salvor.postgres.side_database import Load
 

@@ -11,7 +11,8 @@ from salvor.errors import CannotError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.physical import ACCEPT_MISSING_WAL, STAGE
+from salvor.postgres.physical import STAGE
+from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site
 from salvor.postgres.wal import Lineage, read_lsn
 from salvor.system import PROMOTE_WITHOUT_FENCE, Wish

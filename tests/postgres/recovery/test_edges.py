@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from salvor.change import Finding, Level, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import physical, restore_point
+from salvor.postgres import promotion, replay, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
 from salvor.system import Wish
@@ -178,7 +178,7 @@ def test_tablespaces_are_placed_beside_and_removed_with_what_used_them(cluster: 
 def test_wal_that_is_missing_is_said_and_its_loss_must_be_accepted(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(physical, "_GAP_SECONDS", 2.0)
+    monkeypatch.setattr(replay, "_GAP_SECONDS", 2.0)
     for _ in range(3):
         cluster.write("a", 3)
         wait_until_archived(cluster)
@@ -298,7 +298,7 @@ def test_the_content_of_a_physical_backup_is_proven_at_its_restore_point(cluster
     assert verdict().level in (Level.PASS, Level.WARN), verdict()
     assert "orders" not in verdict().detail
     staged = cluster.system.site.physical(cluster.system.site.member("a")).stage
-    physical.promote_server(staged)
+    promotion.promote_server(staged)
     with staged.session("orders", writes=True) as connection:
         connection.execute("update orders set note = 'changed' where id = 4711")
     assert verdict().level is Level.FAIL and "orders" in verdict().detail
