@@ -20,6 +20,7 @@ import salvor.sandbox
 import salvor.sandbox.o4o.database
 import salvor.sandbox.o4o.layout
 import salvor.systems
+from salvor import secrets
 from salvor.sandbox import configuration, database, o4o, platforms, processes
 from salvor.sandbox.folders import Folders
 from salvor.sandbox.layout import Layout
@@ -35,6 +36,16 @@ def without_waiting_for_the_disk() -> Iterator[None]:
     """What a killed process leaves is in the kernel's memory: no test can tell whether this one waited for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def secrets_of_others_are_forgotten() -> Iterator[None]:
+    """What one test resolves as a secret is masked in its texts alone: it may be a word of the next one's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(secrets, "_known", set(secrets._known))
+        patch.setattr(secrets, "_names", set(secrets._names))
+        patch.setattr(secrets, "_hidden", secrets._hidden)
         yield
 
 
