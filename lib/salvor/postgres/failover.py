@@ -86,7 +86,8 @@ def way(view: View, wish: Wish) -> WayBack:
     primary = view.primary
     standbys = [one for one in view.standbys if one is not primary and not wish.gives_up(one.member.machine)]
     if not standbys:
-        return WayBack("failover", False, "no standby answers, on a machine that may be used")
+        which = f" but on {', '.join(wish.given_up)}, which is given up" if wish.given_up else ""
+        return WayBack("failover", False, f"no standby answers{which}")
     best = max(standbys, key=lambda one: one.facts.received if one.facts else 0)
     name, server = best.member.name, best.member.server
     lag = lag_of(best, primary)
