@@ -116,15 +116,11 @@ class _Packets(paramiko.Packetizer):  # type: ignore[misc]
 
 class Connection(paramiko.Transport):  # type: ignore[misc]
     """A connection to a host, with channels of the kind above, by what costs least: a key exchange over a curve (group
-    16 takes 15 times as long; of the curves, P-256 costs an OpenSSH host least, some 2 ms of 30 less than curve25519:
-    it leaves that one to OpenSSL), and a cipher without a checksum of its own, which paramiko compares in Python.
+    16 takes 15 times as long), and a cipher without a checksum of its own, which paramiko compares in Python.
     """
 
     _preferred_kex = tuple(
-        sorted(
-            paramiko.Transport._preferred_kex,
-            key=lambda name: (name != "ecdh-sha2-nistp256", not name.startswith(("curve25519", "ecdh"))),
-        )
+        sorted(paramiko.Transport._preferred_kex, key=lambda name: not name.startswith(("curve25519", "ecdh")))
     )
     _preferred_ciphers = tuple(sorted(paramiko.Transport._preferred_ciphers, key=lambda name: "gcm" not in name))
     _channel_handler_table: ClassVar = {
