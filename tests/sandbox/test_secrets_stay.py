@@ -44,11 +44,12 @@ class Looker(threading.Thread):
     def descendants(self) -> Iterator[Path]:
         left = [self.pid]
         while left:
-            for thread in Path(f"/proc/{left.pop()}/task").glob("*"):
-                with suppress(OSError):
-                    children = [int(one) for one in (thread / "children").read_text().split()]
-                    left += children
-                    yield from (Path(f"/proc/{one}") for one in children)
+            with suppress(OSError):  # it has ended meanwhile
+                for thread in list(os.scandir(f"/proc/{left.pop()}/task")):
+                    with suppress(OSError):
+                        children = [int(one) for one in Path(thread.path, "children").read_text().split()]
+                        left += children
+                        yield from (Path(f"/proc/{one}") for one in children)
 
     def look(self, arguments: str, variables: list[str]) -> None:
         program = " ".join(arguments.split("\0")[:3])
@@ -93,6 +94,7 @@ def test_a_recovery_keeps_its_secrets(fresh_sandbox: Layout, tmp_path: Path, way
     looker = Looker(recovery.pid, command, secrets)
     looker.start()
     said, _ = recovery.communicate(timeout=120)
+    assert looker.is_alive(), "else it saw only a part"
     looker.over.set()
     looker.join()
     assert recovery.returncode == 0, said
