@@ -125,7 +125,7 @@ def _gap(stage: Server, reached: int, known_end: int) -> CannotError:
     why = f" pgBackRest says: {said[-1]}" if said else ""
     return CannotError(
         f"WAL is missing: the replay ended at {write_lsn(reached)}, and WAL goes to {write_lsn(known_end)}.{why}",
-        safe="what is live is as it was; the stage is kept",
+        safe="what is live is as it was",
         hint="see that the archive can be read, and run the same command again; or accept the loss with "
         f"--override='{ACCEPT_MISSING_WAL}=REASON'",
     )
