@@ -26,6 +26,7 @@ from salvor.sandbox.folders import Folders
 from salvor.sandbox.layout import Layout
 
 from tests import world
+from tests.world import World
 
 # A shell's background job ignores Ctrl-C, and so would the commands that the tests stop with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -64,6 +65,16 @@ def pytest_sessionfinish() -> None:
 def kinds_of_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     """The kinds of system in tests/kinds are found beside the real ones."""
     monkeypatch.setattr(salvor.systems, "__path__", [*salvor.systems.__path__, world.KINDS])
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
+    """The small world of tests/world.py, damaged."""
+    for name, value in world.environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    made = world.make(tmp_path)
+    made.damage()
+    return made
 
 
 @contextmanager

@@ -26,15 +26,6 @@ from tests.world import BAD, GOOD, World
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
-    for name, value in world.environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    made = world.make(tmp_path)
-    made.damage()
-    return made
-
-
 def recover(place: World, **more: Any) -> str:
     sitting = place.session()
     console.recover(sitting, Plain(), **(more or {"yes": True}))

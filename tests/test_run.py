@@ -31,15 +31,6 @@ from tests import trouble, world
 from tests.world import BAD, GOOD, World
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
-    for name, value in world.environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    made = world.make(tmp_path)
-    made.damage()
-    return made
-
-
 def recover(place: World, **more: Any) -> str:
     session = place.session(**more)
     console.recover(session, Plain(), yes=True)

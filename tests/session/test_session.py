@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,17 +16,8 @@ from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Wish
 
-from tests import trouble, world
+from tests import trouble
 from tests.world import BAD, GOOD, World
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> World:
-    for name, value in world.environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    made = world.make(tmp_path)
-    made.damage()
-    return made
 
 
 def recover(place: World, **more: Any) -> str:
