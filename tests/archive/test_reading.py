@@ -173,14 +173,16 @@ def test_one_that_takes_nothing_or_whose_disk_is_full_keeps_nobody_else(
     monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
     monkeypatch.setattr(untar, "_STALLED", 2.0)
     monkeypatch.setattr(untar, "_ENDING", 0.1)
-    members = [member(f"{name}/{number}", CONTENT) for name in "abc" for number in range(20)]
-    names = ("a", "b", "b/7", "c")
+    large = os.urandom(4_000_000)  # more than a queue holds: the full disk is noticed in the middle of it
+    members = [member("b/large", large)]
+    members += [member(f"{name}/{number}", CONTENT) for name in "abc" for number in range(20)]
+    names = ("a", "b", "b/large", "c")
     path, company = by_hand(tmp_path / "1.tar", members, "w"), together(*names)
     into = {name: tmp_path / name.replace("/", " of ") for name in names}
     jobs = {name: pool.submit(take, path, into[name], name, company(name)) for name in names}
     jobs["c"].result(timeout=20)
-    jobs["b/7"].result(timeout=20)  # what another one wants as well
-    assert (into["b/7"] / "b/7/tree").read_bytes() == CONTENT
+    jobs["b/large"].result(timeout=20)  # what another one wants as well
+    assert (into["b/large"] / "b/large/tree").read_bytes() == large
     assert len(list((into["c"] / "c/tree").iterdir())) == 20
     with pytest.raises(OutcomeUnknownError, match="took nothing for"):
         jobs["a"].result(timeout=20)
