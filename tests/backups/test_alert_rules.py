@@ -55,6 +55,17 @@ def test_prometheus_accepts_the_figures() -> None:
     promtool("check", "metrics", given=figures())
 
 
+def test_a_size_that_its_engine_does_not_say_is_no_size_of_zero() -> None:
+    def snapshot(day: int, size: int) -> Backup:
+        return Backup(f"s{day}", "media", "snapshot", "snapshot", NOW.replace(day=day), size, "here", repository="r")
+
+    looked = Looked("media", Known(30.0), [snapshot(20, 0), snapshot(19, 7), snapshot(18, 9)], [], [])
+    said = prometheus.text(backup_metrics.metrics("o4o", [looked], NOW))
+    assert "salvor_backup_newest_size_bytes{" not in said
+    assert 'salvor_backup_median_size_bytes{platform="o4o",system="media",repository="r",kind="snapshot"} 8' in said
+    assert "salvor_backup_newest_timestamp_seconds{" in said
+
+
 def test_every_rule_asks_for_what_is_written_and_is_tested() -> None:
     rules = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
     written = set(re.findall(r"^(salvor_\w+)", figures(), re.MULTILINE))

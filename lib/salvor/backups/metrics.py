@@ -85,9 +85,9 @@ def metrics(platform: str, looks: Sequence[Looked], at: datetime) -> list[Metric
         ),
         gauge(
             "newest_size_bytes",
-            "The size of the newest usable backup.",
+            "The size of the newest usable backup, where its engine says it.",
             series,
-            [(_key(one, all_[0]), all_[0].size) for one, all_ in compared],
+            [(_key(one, all_[0]), all_[0].size) for one, all_ in compared if all_[0].size],
         ),
         gauge(
             "median_size_bytes",
