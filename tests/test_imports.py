@@ -228,6 +228,14 @@ def test_inv_list_answers_at_once(tmp_path: Path) -> None:
     assert min(ratios) <= 1.5, ratios
 
 
+def test_what_a_command_compiles_is_kept_unless_the_environment_forbids_it(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    for forbidden in ("1", ""):  # invoke would have it never kept
+        environment["PYTHONDONTWRITEBYTECODE"] = forbidden
+        subprocess.run([_inv(), "--list"], cwd=ROOT, env=environment, capture_output=True, check=True, timeout=30)
+        assert bool(list(tmp_path.rglob("salvor/commands/recovery.*.pyc"))) == (not forbidden)
+
+
 def test_every_task_says_what_it_does_and_what_it_takes() -> None:
     said = subprocess.run([_inv(), "--list"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=30).stdout
     names = [line.split()[0] for line in said.splitlines() if line.startswith("  ")]

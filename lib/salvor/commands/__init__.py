@@ -4,11 +4,16 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 from invoke.collection import Collection
 from invoke.tasks import task
+
+# invoke has all that a task file imports compiled anew each time: for ours that would be a third of a start.
+sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
 
 _Body = TypeVar("_Body", bound=Callable[..., None])
 

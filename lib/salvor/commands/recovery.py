@@ -42,10 +42,12 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
 @command(service=_ALL, incident=_OPEN)
 def assess(c: Context, service: str = "", platform: str = "", incident: str = "", json: bool = False) -> None:
     """Look at a service, or at all: what is broken, and which way leads back. Changes and writes nothing."""
-    from salvor import console, show, whole_platform
+    from salvor import console, show
 
     shown = show.choose(as_json=json)
     if not (service or incident):
+        from salvor import whole_platform
+
         whole_platform.assess(platform, shown)
         return
     console.assess(_session(service, platform, incident, shown), shown)
@@ -110,9 +112,7 @@ def restore(
     json: bool = False,
 ) -> None:
     """Bring a service back, or all of a platform: the whole runbook. The same command again resumes where it was."""
-    from salvor import arguments, console, show, whole_platform
-    from salvor.drill import rehearsal
-    from salvor.notebook import record
+    from salvor import arguments, console, show
 
     wishes = {
         "source": from_,
@@ -123,14 +123,20 @@ def restore(
         "override": override,
     }
     if test:
+        from salvor.drill import rehearsal
+
         rehearsal.run(service, platform, show.choose(as_json=json), wish=arguments.wish(**wishes)[0])
         return
     if not (service or incident or notebook or step):
+        from salvor import whole_platform
+
         wish, failure = arguments.wish(**wishes)
         asked = whole_platform.Asked(wish, failure, runbook)
         whole_platform.restore(platform, show.choose(as_json=json), asked, plan_only=plan, approve=approve, yes=yes)
         return
     if notebook:
+        from salvor.notebook import record
+
         given = {"service": service, "platform": platform, "incident": incident, "approve": "yes" if yes else approve}
         sys.exit(record.run_notebook({**wishes, **given}))
     shown = show.choose(as_json=json)

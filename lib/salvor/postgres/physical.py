@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from salvor import clock, leftovers
 from salvor.change import Progress
@@ -19,9 +19,6 @@ from salvor.postgres.promotion import promote_server, require_fence, see_it_writ
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
 from salvor.postgres.server import Server
 from salvor.postgres.wal import read_lsn
-
-if TYPE_CHECKING:
-    pass
 
 STAGE = "side-data"
 
