@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from salvor import secrets, shell
+from salvor import running, secrets, shell
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.running import Command, Running
 from salvor.shell import Shell
@@ -241,6 +241,18 @@ def test_what_is_given_up_is_ended(there: Shell) -> None:
 def test_what_it_leaves_in_the_background_holds_nobody(there: Shell) -> None:
     result = within(5, lambda: there.run(["sh", "-c", "sleep 8 & echo begun"], deadline=7))
     assert result.stdout == "begun\n"  # type: ignore[attr-defined]
+
+
+def test_a_busy_machine_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(descriptor: int, most: int) -> bytes:
+        time.sleep(0.2)  # whoever reads gets no turn, and the command has ended long since
+        return read(descriptor, most)
+
+    read = os.read
+    monkeypatch.setattr(os, "read", late)
+    monkeypatch.setattr(running, "LINGER", 0.05)
+    result = shell.local().run(["sh", "-c", "echo one; echo wrong >&2; echo two"], deadline=20)
+    assert (result.stdout, result.stderr) == ("one\ntwo\n", "wrong\n")
 
 
 def test_a_line_of_ten_megabytes(there: Shell) -> None:

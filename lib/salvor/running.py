@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import queue
+import select
 import signal
 import subprocess
 import threading
@@ -13,8 +14,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
-
-from salvor import clock
 
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
@@ -54,22 +53,16 @@ class Running(ABC):
         self._binary = binary
         self._stopped = threading.Event()
         self._error = bytearray()
-        self._reading = True  # waiting for output, rather than for somebody to take it
-        self._heard = clock.monotonic()
 
+    @abstractmethod
     def begin(self, stdin: Iterable[bytes] | None) -> None:
         """Let the command's output be read, and give it its input."""
-        readers = self._read_in_threads(self._read_output)
-        threading.Thread(target=self._await_end, args=(readers,), daemon=True).start()
-        if stdin is not None:
-            threading.Thread(target=self._write, args=(stdin,), daemon=True).start()
 
-    def _read_in_threads(self, read_output: Callable[[], None]) -> Sequence[threading.Thread]:
+    def _read_in_threads(self, read_output: Callable[[], None]) -> None:
         readers = [threading.Thread(target=work, daemon=True) for work in (read_output, self._read_errors)]
         self._error_reader = readers[1]
         for reader in readers:
             reader.start()
-        return readers
 
     def _read_output(self) -> None:
         if self._binary:
@@ -82,14 +75,12 @@ class Running(ABC):
         rest = ""
         with suppress(OSError, ValueError):  # it was closed while we read: the command was stopped
             while piece := self._read(_PIECE):
-                self._reading = False
                 *lines, rest = (rest + decoder.decode(piece)).split("\n")
                 for line in lines:
                     self._put(f"{line}\n")
                 if len(rest) > _LONGEST_LINE:
                     self._put(rest)
                     rest = ""
-                self._heard, self._reading = clock.monotonic(), True
         rest += decoder.decode(b"", final=True)
         if rest:
             self._put(rest)
@@ -97,9 +88,7 @@ class Running(ABC):
     def _read_pieces(self) -> None:
         with suppress(OSError, ValueError):
             while piece := self._read(_PIECE):
-                self._reading = False
                 self._put(piece)
-                self._heard, self._reading = clock.monotonic(), True
 
     def _put(self, said: str | bytes | None) -> None:
         while not self._stopped.is_set():  # else nobody listens: what it still says is read, and forgotten
@@ -112,18 +101,6 @@ class Running(ABC):
             while piece := self._read_error(_PIECE):
                 self._error += piece
                 del self._error[: max(0, len(self._error) - _STDERR_KEPT)]
-                self._heard = clock.monotonic()
-
-    def _await_end(self, readers: Sequence[threading.Thread]) -> None:
-        self._await()
-        ended = clock.monotonic()
-        while any(reader.is_alive() for reader in readers):
-            if self._reading and clock.monotonic() - max(ended, self._heard) > LINGER:
-                break
-            readers[0].join(0.02)
-            readers[1].join(0.02)
-        self._put(None)
-        self._stopped.set()
 
     def stderr(self) -> str:
         """The last 64 KiB of its standard error."""
@@ -147,10 +124,6 @@ class Running(ABC):
     @abstractmethod
     def _write(self, stdin: Iterable[bytes]) -> None: ...
 
-    @abstractmethod
-    def _await(self) -> None:
-        """Return when the command itself has ended."""
-
 
 class RunningHere(Running):
     """A command on this machine; `by_sudo` is the user whose it is, where only sudo may end it."""
@@ -159,21 +132,57 @@ class RunningHere(Running):
         super().__init__(binary)
         self.process = process
         self._by_sudo = by_sudo
+        self._ended = threading.Event()
+        self._no_output, self._no_errors = threading.Event(), threading.Event()
+
+    def begin(self, stdin: Iterable[bytes] | None) -> None:
+        self._read_in_threads(self._read_output)
+        threading.Thread(target=self._await_end, daemon=True).start()
+        if stdin is not None:
+            threading.Thread(target=self._write, args=(stdin,), daemon=True).start()
+
+    def _await_end(self) -> None:
+        self.process.wait()
+        self._ended.set()
+        self._no_output.wait()
+        self._no_errors.wait()
+        self._put(None)
+        self._stopped.set()
 
     def _read(self, most: int) -> bytes:
-        return _read(self.process.stdout, most)
+        return self._next(self.process.stdout, self._no_output, most)
 
     def _read_error(self, most: int) -> bytes:
-        return _read(self.process.stderr, most)
+        return self._next(self.process.stderr, self._no_errors, most)
+
+    def _next(self, stream: IO[bytes] | None, over: threading.Event, most: int) -> bytes:
+        """What comes next. `over` is set at its end; or when the command has ended and nothing came for a moment: what
+        it left in the background keeps it open, and is read on, so that it can go on.
+
+        Only who reads can tell that nothing came: on a busy machine they may get no turn for longer than that moment.
+        """
+        assert stream
+        try:
+            while not over.is_set():
+                ended = self._ended.is_set()  # asked first: what was said before the end is there by now
+                if _comes_within(LINGER, stream):
+                    break
+                if ended:
+                    over.set()
+            piece = os.read(stream.fileno(), most)
+            if not piece:
+                stream.close()
+                over.set()
+            return piece
+        except (OSError, ValueError):
+            over.set()
+            raise
 
     def _write(self, stdin: Iterable[bytes]) -> None:
         assert self.process.stdin
         with suppress(OSError), self.process.stdin as stream:  # it may end without reading all; its exit code tells
             for piece in stdin:
                 stream.write(piece)
-
-    def _await(self) -> None:
-        self.process.wait()
 
     def exit_code(self) -> int:
         return self.process.wait()
@@ -192,9 +201,8 @@ class RunningHere(Running):
             self.process.wait(5)
 
 
-def _read(stream: IO[bytes] | None, most: int) -> bytes:
-    assert stream
-    piece = os.read(stream.fileno(), most)
-    if not piece:
-        stream.close()
-    return piece
+def _comes_within(seconds: float, stream: IO[bytes]) -> bool:
+    """Whether there is something to read, or its end."""
+    looked = select.poll()
+    looked.register(stream, select.POLLIN)
+    return bool(looked.poll(seconds * 1000))

@@ -239,9 +239,6 @@ class _Running(Running):
             self._pipe.write(f"{password}\n".encode())
         return event == "begun"
 
-    def _await(self) -> None:
-        pass  # the output tells
-
     def exit_code(self) -> int:
         code = self._pipe.exit_code() if self._code is None else self._code
         self._error_reader.join(_LAST_WORDS)  # what it said comes on a stream of its own
