@@ -122,6 +122,7 @@ def test_timers_are_installed_once_and_taken_away(on_systemd: On) -> None:
     assert "salvor" not in said, said
     assert "Nothing to do" in on_systemd.inv("schedule.install", "--yes")
     assert units(on_systemd) == first
+    assert "Environment=SALVOR_WAIT=" in first["salvor-shop.nightly.service"], "several may be due at once"
     listed = on_systemd.do("systemctl list-timers --all --no-legend 'salvor-*'")
     assert "03:00:00" in listed and "salvor-shop.nightly.timer" in listed
     assert "NOT" not in on_systemd.inv("schedule.show")
@@ -135,12 +136,15 @@ def test_what_was_missed_is_made_up_for_and_every_word_arrives_as_it_was_written
     on_systemd.do("systemctl start salvor-shop.nightly.service || true")
     said = on_systemd.do("journalctl --no-pager -u salvor-shop.nightly.service -o cat")
     assert "there is no backup of kind '100% $HOME \"a b\"'" in said, said
+    assert on_systemd.shown()["nightly"]["result"] == "exit code 2", "as its journal and cron say it"
     stamp = "/var/lib/systemd/timers/stamp-salvor-shop.look.timer"
     on_systemd.do(
         f"systemctl stop salvor-shop.look.timer && touch -d '2 days ago' {stamp} && "
         "systemctl start salvor-shop.look.timer"
     )  # as at boot
     assert until(lambda: on_systemd.shown()["look"]["result"] == "success"), on_systemd.inv("schedule.show")
+    on_systemd.inv("schedule.remove", "--yes")
+    assert not on_systemd.do("systemctl list-units --all --no-legend 'salvor-*'"), "nor as one that failed"
 
 
 def test_what_moved_was_changed_by_hand_or_is_not_named_any_more_is_mended(on_systemd: On) -> None:
@@ -223,3 +227,5 @@ def test_cron_runs_what_is_due_and_what_was_missed_once(on_cron: On) -> None:
     assert on_cron.shown()["look"]["result"] == "success"
     run_line(on_cron)
     assert stamped(on_cron).read_text() == ran, "however often it was missed, it runs once"
+    on_cron.inv("schedule.remove", "--yes")
+    assert not stamped(on_cron).parent.exists(), "nothing is left of it"

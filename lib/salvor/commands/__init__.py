@@ -47,7 +47,7 @@ def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Cal
         def wrapped(*arguments: Any, **named: Any) -> None:
             from salvor.console import ends_with_exit_code
 
-            ends_with_exit_code(_on_its_platform(body))(*arguments, **named)
+            ends_with_exit_code(_patient(_on_its_platform(body)))(*arguments, **named)
 
         names = [name for name in inspect.signature(body).parameters if name != "c"]
         texts = {name.rstrip("_"): help_.get(name, _HELP.get(name, "")) for name in names}
@@ -72,6 +72,17 @@ def _on_its_platform(body: Callable[..., None]) -> Callable[..., None]:
 
             named["platform"] = inventory.meant(named.get("service", ""))
         body(*arguments, **named)
+
+    return called
+
+
+def _patient(body: Callable[..., None]) -> Callable[..., None]:
+    """`body`, which waits for whoever works on its service where SALVOR_WAIT says so."""
+
+    def called(*arguments: Any, **named: Any) -> None:
+        from salvor.patience import patiently
+
+        patiently(lambda: body(*arguments, **named), lambda text: print(text, file=sys.stderr))
 
     return called
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from salvor import inventory
 from salvor.budgets import REHEARSAL
 from salvor.drill import end as drill_end
 from salvor.errors import NotProvenError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
+from salvor.patience import patiently
 from salvor.sandbox import platforms
 from salvor.session.opening import open_session
 from salvor.show import Shown
@@ -32,7 +34,7 @@ def run(service: str, platform: str, shown: Shown, way: str = "", wish: Wish | N
             shown.tell("  holds no data that could be restored beside: nothing to rehearse")
             continue
         try:
-            _run(each.name, platform, shown, way, wish or Wish())
+            patiently(partial(_run, each.name, platform, shown, way, wish or Wish()), shown.tell)
         except SalvorError as error:
             shown.tell("")
             shown.tell(f"{error}")

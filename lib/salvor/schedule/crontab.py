@@ -24,7 +24,7 @@ _SECONDS = 60.0
 class Crontab:
     """The block of one platform in the crontab of whoever we are on a machine."""
 
-    name = "cron"
+    name = f"cron, which looks every {MINUTES} minutes"
 
     def __init__(self, shell: Shell, caller: Caller) -> None:
         self.shell, self.caller = shell, caller
@@ -62,7 +62,9 @@ class Crontab:
         """Remove a schedule, and the block with the last one."""
         entries = {one: (each.at, each.run) for one, each in self.installed().items() if one != name}
         self._write(entries)
-        self.shell.run(["rm", "-f", "--", self.caller.stamp(name)])
+        note = self.caller.stamp(name).removesuffix(".json")
+        self.shell.run(["rm", "-f", "--", f"{note}.json", f"{note}.lock"])
+        self.shell.run(["rmdir", "--", self.caller.stamps], check=False)  # once it is empty
 
     def _note_begin(self, name: str) -> None:
         """From now on it may be due: what was due before it was installed was not missed."""

@@ -11,6 +11,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from salvor.patience import WAIT
+
+_WAIT = "6h"
+"""Schedules are often due at the same time, all of them after the machine was off: one waits for the other so long."""
+
 
 class Caller(BaseModel):
     """How `inv` is called for a platform: by which Python, in which folder, with what in the environment (no secrets).
@@ -28,6 +33,10 @@ class Caller(BaseModel):
     def argv(self, *words: str) -> list[str]:
         """A command of inv."""
         return [self.python, "-m", "invoke", *words]
+
+    def own(self, name: str) -> dict[str, str]:
+        """What only the schedule `name` finds in its environment."""
+        return {"SALVOR_OPERATOR": f"schedule {name}", WAIT: _WAIT}
 
     def stamp(self, name: str) -> str:
         """The file that says when the schedule `name` ran last."""

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -63,15 +63,16 @@ def run_if_due(caller: Caller, name: str, schedule: Schedule) -> int | None:
 
 def _run_if_due(caller: Caller, path: Path, name: str, schedule: Schedule) -> int | None:
     begun = clock.now()
-    last = read(path.read_text(encoding="utf-8") if path.exists() else None).begun
+    before = read(path.read_text(encoding="utf-8") if path.exists() else None)
+    last = before.begun
     if last is None or last > begun:  # not installed by us, or the clock was wrong: it counts from now on
         durable.replace(path, Stamp(begun).text().encode())
         return None
     if schedule.calendar.last(begun) <= last:
         return None
-    durable.replace(path, Stamp(begun).text().encode())  # before it runs: one that fails is not tried all day
+    durable.replace(path, replace(before, begun=begun).text().encode())  # one that fails is not tried all day
     words = schedule.words(caller.platform)
-    by = {"SALVOR_OPERATOR": f"schedule {name}", **os.environ}
+    by = {**caller.own(name), **os.environ}
     try:
         done = subprocess.run(caller.argv(*words), cwd=caller.folder, env=by, timeout=_DAY, check=False)
     except subprocess.TimeoutExpired as error:

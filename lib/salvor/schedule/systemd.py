@@ -37,7 +37,7 @@ WantedBy=timers.target
 """
 _LIST = 'cd -- "$1" 2>/dev/null || exit 0; for file in salvor-"$2".*.timer; do [ ! -e "$file" ] || echo "$file"; done'
 _TIMER_STATE = "Id,ActiveState,UnitFileState,NeedDaemonReload"
-_LAST_RUN = "Id,ExecMainExitTimestamp,Result"
+_LAST_RUN = "Id,ActiveState,ExecMainStartTimestamp,ExecMainExitTimestamp,ExecMainStatus,Result"
 _SECONDS = 60.0
 
 
@@ -78,8 +78,7 @@ class Systemd:
         at, run = said or ("", ())
         active = timer.get("ActiveState") == "active" and timer.get("UnitFileState") == "enabled"
         sound = said is not None and texts == self._texts(name, at, run) and timer.get("NeedDaemonReload") == "no"
-        last = _moment(service.get("ExecMainExitTimestamp", ""))
-        return Entry(at, run, sound and active, last, service.get("Result", "") if last else "")
+        return Entry(at, run, sound and active, *_last_run(service))
 
     def _show(self, properties: str, units: Sequence[str]) -> dict[str, dict[str, str]]:
         """What systemd says of units, by their names."""
@@ -104,6 +103,8 @@ class Systemd:
         if self.shell.exists(f"{self.folder}/{timer}"):
             self._do("disable", "--now", timer)
             self._do("clean", "--what=state", timer)
+        failed = [*self._systemctl, "reset-failed", self._service(name)]  # else it is listed on, without its file
+        self.shell.run(failed, deadline=_SECONDS, check=False)
         for kind in ("timer", "service"):  # the timer last would be found again without its service
             self.shell.run(["rm", "-f", "--", f"{self.folder}/{self._unit(name)}.{kind}"])
         self._do("daemon-reload")
@@ -119,7 +120,7 @@ class Systemd:
 
     def _texts(self, name: str, at: str, run: Sequence[str]) -> dict[str, str]:
         """The text of each unit, by its kind."""
-        by = {"SALVOR_OPERATOR": f"schedule {name}", **self.caller.environment}
+        by = {**self.caller.own(name), **self.caller.environment}
         environment = "".join(f"Environment={_quoted(f'{key}={value}')}\n" for key, value in sorted(by.items()))
         command = " ".join(_quoted(word).replace("$", "$$") for word in self.caller.argv(*run))
         platform, folder = self.caller.platform, self.caller.folder.replace("%", "%%")
@@ -134,6 +135,16 @@ def _quoted(word: str) -> str:
     """One word of a unit file, see systemd.service(5), COMMAND LINES: `%` begins a specifier."""
     escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"' if re.search(r"[^A-Za-z0-9_./:=@,+-]", word) or not word else escaped
+
+
+def _last_run(service: Mapping[str, str]) -> tuple[datetime | None, str]:
+    """When a service ran last, and how that ended; when it runs now, since when."""
+    if service.get("ActiveState") == "activating":
+        return _moment(service.get("ExecMainStartTimestamp", "")), "runs now"
+    last, result = _moment(service.get("ExecMainExitTimestamp", "")), service.get("Result", "")
+    if result == "exit-code":
+        result = f"exit code {service.get('ExecMainStatus')}"
+    return last, result if last else ""
 
 
 def _moment(text: str) -> datetime | None:

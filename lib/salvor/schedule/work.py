@@ -61,7 +61,8 @@ def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: st
         finding = Finding(_NAME, "secrets", Level.WARN, reference, detail="nothing sets it there; use file:PATH")
         shown.finding(finding)
     _carry_out("install", described, wanted, shown, plan_only=plan_only, approve=approve, yes=yes)
-    shown.tell(f"  take them away: inv schedule.remove --platform={platform}")
+    if not plan_only:
+        shown.tell(f"  take them away: inv schedule.remove --platform={platform}")
 
 
 def remove(platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
