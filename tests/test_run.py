@@ -266,6 +266,19 @@ def test_undo_after_an_undo_that_failed_and_another_restore_takes_all_of_it_back
     assert not (place.store / "fence").exists()
 
 
+def test_what_nobody_saw_end_is_seen_undone(place: World) -> None:
+    session = place.session()
+    plan = session.plan()
+    [fence] = [change for change in plan.changes if change.verb == "fence"]
+    with session.begin():
+        session.approve(plan, "test")
+        session.runner.note("intent", step="isolate", change=fence.to_json())  # and it was killed
+    aftermath.undo(session.incident.id, Plain(), yes=True)
+    [observed] = lines(place, "observed")
+    assert (observed["key"], observed["outcome"]) == (fence.key, "not done")
+    assert not (place.store / "fence").exists()
+
+
 def test_a_way_back_that_the_journal_would_mask_is_none_and_says_so(place: World) -> None:
     sign = place.root / "sign"
     sign.write_text("postgres://app:hunter2@old")

@@ -430,6 +430,8 @@ class Runner:
         self._refuse_unapproved("undo", changes)
         for change in changes:
             self._make_surely("undo", [change], undoing)
+        begun = [change for _, change in self.incident.interrupted.values() if self.incident.waits(change)]
+        self._observed([change for change in begun if change.undo], begun)  # nobody saw these end: they are undone now
         self.tell("taken-back" if self.incident.purpose == "watch" else "undone")
         self.finish()  # before the note: after it, nothing of this incident is done again
         self._write("undone", result=f"{len(changes)} changes taken back")
