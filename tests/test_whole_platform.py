@@ -194,6 +194,18 @@ def test_those_that_stop_the_same_program_go_one_after_the_other(wide: World) ->
     assert acts(wide, "shop") == ["stop bad", "start bad", "stop bad", "start good"]
 
 
+def test_those_that_share_a_program_that_is_dead_do_not_wait_for_each_other(wide: World) -> None:
+    path = wide.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("uses: [store]", "uses: [store, shelf]"))
+    lose_both(wide)
+    for name in ("shop", "office"):
+        (wide.root / name).write_text("")
+    hanging = trouble.order(wide.root, "shelf", "promote", "hang")
+    with meanwhile(lambda: wide.live == GOOD, hanging.unlink) as held:
+        assert set(restore().values()) == {"back"}
+    assert held == [True]
+
+
 def test_ctrl_c_stops_all_that_is_under_way_and_the_same_command_goes_on(wide: World) -> None:
     lose_both(wide)
     for store in ("store", "shelf"):

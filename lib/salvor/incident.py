@@ -125,10 +125,14 @@ class Incident(Learned):
         that is swapped; each after those of the services that its own depends on.
         """
         swapped = {broken.system.name for broken in self.broken if broken.decision.way.arguments is not None}
-        names = [name for service in self.platform.in_order() for name in service.applications]
-        known = [one for one in map(self.system, dict.fromkeys(names)) if isinstance(one, Application)]
         own = self.service.applications
-        return [one for one in known if one.name in own or swapped & set(one.uses)]
+        return [one for one in self.programs if one.name in own or swapped & set(one.uses)]
+
+    @property
+    def programs(self) -> list[Application]:
+        """The programs of all services of the platform, each after those of the services that its own depends on."""
+        names = [name for service in self.platform.in_order() for name in service.applications]
+        return [one for one in map(self.system, dict.fromkeys(names)) if isinstance(one, Application)]
 
     @property
     def routes(self) -> list[Route]:

@@ -17,6 +17,7 @@ from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
 from salvor.plan import Plan
 from salvor.session import Session
+from salvor.session.holding import touched
 from salvor.session.opening import open_session
 from salvor.show import Plain, Shown
 from salvor.system import Wish
@@ -237,24 +238,24 @@ def _carry_out(approved: Sequence[Result], shown: Shown) -> None:
 
 
 def _apart(approved: Sequence[Result]) -> list[list[Result]]:
-    """Those whose plans change the same system, such as a program that works on the data of both, in one group: they
-    go one after the other.
+    """Those of which one changes what the other touches, such as a program that works on the data of both, in one
+    group: they go one after the other.
     """
-    groups: list[tuple[set[str], list[Result]]] = []
+    groups: list[tuple[set[str], set[str], list[Result]]] = []
     for each in approved:
-        systems = _changed(each)
-        before = [group for group in groups if group[0] & systems]
+        assert each.session and each.plan
+        changed, members = _changed(each.session, each.plan), [each]
+        held = changed | touched(each.session.incident, each.plan)
+        before = [group for group in groups if group[0] & held or group[1] & changed]
         groups = [group for group in groups if group not in before]
-        groups.append(
-            (systems.union(*(one for one, _ in before)), [*(one for _, group in before for one in group), each])
-        )
-    return [group for _, group in groups]
+        for one in reversed(before):
+            changed, held, members = changed | one[0], held | one[1], [*one[2], *members]
+        groups.append((changed, held, members))
+    return [members for _, _, members in groups]
 
 
-def _changed(result: Result) -> set[str]:
-    assert result.session and result.plan
-    system = result.session.incident.system
-    return {change.system for change in result.plan.changes if system(change.system).verbs()[change.verb].waits}
+def _changed(session: Session, plan: Plan) -> set[str]:
+    return {change.system for change in plan.changes if session.incident.waits(change)}
 
 
 def _carry_out_one(result: Result, shown: Shown) -> None:

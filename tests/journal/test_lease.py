@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import boto3
@@ -17,7 +18,7 @@ from moto import mock_aws
 from salvor import console
 from salvor.change import Change, Level
 from salvor.errors import HeldError, PlanMovedError, UsageError
-from salvor.journal import FILE, Journal, evidence, incidents, mirror_store
+from salvor.journal import FILE, Journal, evidence, incidents, mirror_store, system_lock
 from salvor.journal.lease import Lease
 from salvor.session import takeover
 from salvor.show import Plain
@@ -213,9 +214,9 @@ def test_taking_over_needs_a_mirror_that_has_the_incident(
 # ------------------------------------------------------------------------------------------- the lease alone
 
 
-def lease(location: str, service: str, machine: str, tell: Callable[[str], None] = print) -> Lease:
+def lease(location: str, service: str, machine: str, tell: Callable[[str], None] = print, **more: str) -> Lease:
     folder = Path("/incidents") / machine
-    return Lease(location, service, by=f"kim@{machine}", incident=INCIDENT, folder=folder, tell=tell)
+    return Lease(location, service, by=f"kim@{machine}", incident=INCIDENT, folder=folder, tell=tell, **more)
 
 
 def claim(location: str, service: str, machine: str) -> dict[str, object] | None:
@@ -255,6 +256,35 @@ def test_it_goes_from_one_to_the_next(location: str) -> None:
         second.check()
     second.release()
     assert claim(location, "world.things", "four") is None
+
+
+def test_what_is_held_with_a_service_goes_with_it(location: str) -> None:
+    first = lease(location, "world.things", "one")
+    assert first.with_it("shop of world", "") is None, "it is not held itself"
+    first.check()
+    shop = first.with_it("shop of world", "wait for {incident}")
+    assert shop and shop.claim() == {}
+    with pytest.raises(HeldError, match=r"kim@one .* works on shop of world now") as held:
+        lease(location, "shop of world", "two", hint="wait for {incident}").claim()
+    assert held.value.hint == f"wait for {INCIDENT}"
+    lease(location, "world.things", "two").claim(take=True)
+    assert claim(location, "shop of world", "three") is not None
+
+
+def test_whoever_is_left_of_a_process_holds_a_system_on(tmp_path: Path) -> None:
+    def hold(service: Lease) -> AbstractContextManager[None]:
+        return system_lock.hold("shop", "world", tmp_path / "here", by="kim", incident=INCIDENT, service=service)
+
+    location = str(tmp_path)
+    things, more = (lease(location, f"world.{name}", "here") for name in ("things", "more"))
+    things.check()
+    more.check()
+    with hold(more):
+        with hold(things):
+            assert claim(location, "shop of world", "there") is None
+        things.release()
+        assert claim(location, "shop of world", "there") is None
+    assert claim(location, "shop of world", "there") == {}
 
 
 def test_of_many_at_once_one_holds_it(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
@@ -100,22 +99,31 @@ def test_who_crashed_is_never_named_as_the_holder(tmp_path: Path) -> None:
 
 def test_of_many_who_start_at_once_one_works_and_the_others_are_told_who(tmp_path: Path) -> None:
     program = """
-import sys, time
+import sys
 from pathlib import Path
 from salvor.errors import HeldError
 from salvor.journal.lock import hold
-time.sleep(max(0, float(sys.argv[2]) - time.time()))
+print("ready", flush=True)
+sys.stdin.readline()
 try:
     with hold("orders", Path(sys.argv[1]), by="kim", incident="i"):
         print("works", flush=True)
-        time.sleep(0.7)
+        sys.stdin.read()
 except HeldError as error:
-    print(error.what)
+    print(error.what, flush=True)
 """
-    at = str(time.time() + 0.7)
-    argv = [sys.executable, "-c", program, str(tmp_path), at]
-    processes = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) for _ in range(6)]
-    said = {process.pid: process.communicate(timeout=30)[0].strip() for process in processes}
+    argv = [sys.executable, "-c", program, str(tmp_path)]
+    processes = [
+        subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(6)
+    ]
+    for process in processes:
+        assert process.stdout and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin
+        process.stdin.write("go\n")
+    said = {process.pid: process.stdout.readline().strip() for process in processes if process.stdout}
+    for process in processes:
+        process.communicate(timeout=30)
     [winner] = [pid for pid, words in said.items() if words == "works"]
     assert all(f"process {winner} on" in words for pid, words in said.items() if pid != winner)
 

@@ -57,7 +57,7 @@ def carry_out(
             for name in _services(described, [change.system for change in changes]):
                 if name != chosen.name:
                     try:
-                        asked.append(held.enter_context(session.hold(name)))
+                        asked.append(held.enter_context(session.holding.service(name)))
                     except HeldError as error:
                         busy[name] = error
                         shown.tell(f"Nothing is removed of {name}: {error.what}")

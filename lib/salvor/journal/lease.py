@@ -22,25 +22,61 @@ from urllib.parse import quote
 from salvor import clock
 from salvor.deadline import within
 from salvor.errors import HeldError
-from salvor.journal.mirror_store import store
+from salvor.journal.mirror_store import Store, store
 
 _DEADLINE = 5.0  # seconds for the mirror's answer: a recovery waits for it before each change
 _PAUSE = 60.0  # seconds before a mirror that gave no answer is asked again: a recovery does not wait each time
+_TAKE_OVER = (
+    "to take over: inv incident.take --incident={incident}, then the same command again; "
+    "the other one stops before its next change"
+)
 _HELD = re.compile(r"([0-9]{6})-held\.json")
 
 
 class Lease:
-    """One operator's claim on a service in the mirror at `location`."""
+    """One operator's claim on a service in the mirror at `location`. One `under` another service's is worth something
+    only as long as that one is held by the same incident in the same process.
+    """
 
     def __init__(
-        self, location: str, service: str, *, by: str, incident: str, folder: Path, tell: Callable[[str], None]
+        self,
+        location: str,
+        service: str,
+        *,
+        by: str,
+        incident: str,
+        folder: Path,
+        tell: Callable[[str], None],
+        under: str = "",
+        hint: str = _TAKE_OVER,
     ) -> None:
-        self.location, self.service, self.incident = location, service, incident
-        self._store = store(location, f".leases/{quote(service, safe='')}")
-        self._me = {"by": by, "host": socket.gethostname(), "pid": os.getpid(), "folder": str(folder.absolute())}
+        self.location, self.service, self.incident, self.folder = location, service, incident, folder.absolute()
+        self._store = _store(location, service)
+        self._me = {"by": by, "host": socket.gethostname(), "pid": os.getpid(), "folder": str(self.folder)}
+        self._me |= {"under": under} if under else {}
+        self._hint = hint
         self._tell = tell
         self._number = 0
         self._asked_again_at: float | None = None
+
+    def with_it(self, name: str, hint: str) -> Lease | None:
+        """A claim on `name` under this one; None when this one could not be made, because the mirror does not answer.
+
+        `hint` is what whoever comes second is told to do, with the holder's `{incident}`.
+        """
+        if not self._number:
+            return None
+        me = self._me
+        return Lease(
+            self.location,
+            name,
+            by=str(me["by"]),
+            incident=self.incident,
+            folder=self.folder,
+            tell=self._tell,
+            under=self.service,
+            hint=hint,
+        )
 
     def claim(self, *, take: bool = False) -> dict[str, Any]:
         """Hold the service, unless another machine does; returns who held it before and did not release it, if anyone.
@@ -49,9 +85,9 @@ class Lease:
         `take`: whoever holds it. Raises HeldError naming the holder, OSError when the mirror gives no answer.
         """
         while True:
-            number, holder, is_over = self._newest()
+            number, holder, is_over = _newest(self._store)
             holder = {} if is_over else holder
-            if holder and not take and not self.left_here(holder):
+            if holder and not take and not self.left_here(holder) and not self._is_void(holder):
                 raise self._held(holder)
             if self._make(f"{number + 1:06d}-held.json", since=clock.write_time(clock.now()), incident=self.incident):
                 self._number = number + 1
@@ -64,7 +100,7 @@ class Lease:
         try:
             if not self._number:
                 self.claim()
-            number, holder, _ = self._newest()
+            number, holder, _ = _newest(self._store)
         except OSError as error:
             if self._asked_again_at is None:
                 self._tell(
@@ -90,18 +126,6 @@ class Lease:
             )
         self._number = 0
 
-    def _newest(self) -> tuple[int, dict[str, Any], bool]:
-        """The highest number, who made it, and whether it was released. Raises OSError."""
-
-        def ask() -> tuple[int, dict[str, Any], bool]:
-            names = self._store.names()
-            number = max((int(found[1]) for name in names if (found := _HELD.fullmatch(name))), default=0)
-            if not number:
-                return 0, {}, True
-            return number, _parse(self._store.get(f"{number:06d}-held.json")), f"{number:06d}-released.json" in names
-
-        return within(_DEADLINE, ask)
-
     def _make(self, name: str, **said: Any) -> bool:
         content = json.dumps({**self._me, **said}).encode() + b"\n"
         return within(_DEADLINE, lambda: self._store.create(name, content))
@@ -110,13 +134,19 @@ class Lease:
         """Whether a process of these same incidents held it: it has ended, for whoever asks has the lock."""
         return all(holder.get(name) == self._me[name] for name in ("host", "folder"))
 
+    def _is_void(self, holder: dict[str, Any]) -> bool:
+        """Whether what it was held under is over, or somebody else's by now. Raises OSError."""
+        if not (under := holder.get("under")):
+            return False
+        _, above, is_over = _newest(_store(self.location, str(under)))
+        return is_over or any(above.get(name) != holder.get(name) for name in ("incident", "host", "pid", "folder"))
+
     def _held(self, holder: dict[str, Any]) -> HeldError:
         incident = holder.get("incident", "?")
         return HeldError(
             f"{_named(holder)} works on {self.service} now: incident {incident}, since {holder.get('since', '?')}.",
             safe="nothing was changed",
-            hint=f"to take over: inv incident.take --incident={incident}, then the same command again; "
-            "the other one stops before its next change",
+            hint=self._hint.format(incident=incident),
         )
 
     def _taken(self, holder: dict[str, Any]) -> HeldError:
@@ -125,6 +155,23 @@ class Lease:
             safe="the change that was under way has ended; no other was begun",
             hint="talk to them before you run anything: the same command again would take part in their incident",
         )
+
+
+def _store(location: str, service: str) -> Store:
+    return store(location, f".leases/{quote(service, safe='')}")
+
+
+def _newest(there: Store) -> tuple[int, dict[str, Any], bool]:
+    """The highest number, who made it, and whether it was released. Raises OSError."""
+
+    def ask() -> tuple[int, dict[str, Any], bool]:
+        names = there.names()
+        number = max((int(found[1]) for name in names if (found := _HELD.fullmatch(name))), default=0)
+        if not number:
+            return 0, {}, True
+        return number, _parse(there.get(f"{number:06d}-held.json")), f"{number:06d}-released.json" in names
+
+    return within(_DEADLINE, ask)
 
 
 def _named(holder: dict[str, Any]) -> str:

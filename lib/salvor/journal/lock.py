@@ -23,17 +23,22 @@ _MEMORY = Path("/dev/shm")  # noqa: S108  what is made there belongs to us alone
 _TRIES = 5
 _BETWEEN = 0.1
 _NO_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_TAKE_OVER = (
+    "look: inv incident.show --incident={incident}; to take over, end that process (on {host}: kill {pid}) "
+    "and run the same command again: it goes on where the other one stopped"
+)
 
 
 @contextmanager
-def hold(service: str, folder: Path, *, by: str, incident: str) -> Iterator[None]:
-    """Be the only operator of `service` inside the block. `folder` is the one that holds all incidents.
+def hold(service: str, folder: Path, *, by: str, incident: str, hint: str = _TAKE_OVER) -> Iterator[None]:
+    """Be the only operator of `service` inside the block. `folder` is the one that holds all incidents, `hint` what
+    whoever comes second is told to do, with the holder's `{incident}`, `{host}` and `{pid}`.
 
     The lock is the kernel's (flock), on `folder/.locks/SERVICE.lock`: however the process ends, it is free again. The
     file says who holds it. On a disk that takes no new file it is in memory instead (/dev/shm).
     Raises HeldError naming the holder, CannotError when no lock can be made.
     """
-    descriptor = _lock(service, folder)
+    descriptor = _lock(service, folder, hint)
     try:
         holder = {
             "by": by,
@@ -71,7 +76,7 @@ def holder(service: str, folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _lock(service: str, folder: Path) -> int:
+def _lock(service: str, folder: Path, hint: str) -> int:
     """A descriptor that holds the lock, of an empty file."""
     descriptor, path = _open(service, folder.absolute())
     try:
@@ -84,7 +89,7 @@ def _lock(service: str, folder: Path) -> int:
                 if tries < _TRIES - 1 and (not holder or _has_ended(holder)):
                     time.sleep(_BETWEEN)
                     continue
-                raise _held(service, path, holder) from None
+                raise _held(service, path, holder, hint) from None
             os.ftruncate(descriptor, 0)
             return descriptor
         raise AssertionError("the last try returns or raises")
@@ -143,7 +148,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
     return False
 
 
-def _held(service: str, path: Path, holder: dict[str, Any]) -> HeldError:
+def _held(service: str, path: Path, holder: dict[str, Any], hint: str) -> HeldError:
     if not holder:
         return HeldError(
             f"Another process works on {service} now; it could not write its name to {path}.",
@@ -154,8 +159,7 @@ def _held(service: str, path: Path, holder: dict[str, Any]) -> HeldError:
     return HeldError(
         f"{by} works on {service} now: incident {incident}, since {since}, process {pid} on {host}.",
         safe="nothing was changed",
-        hint=f"look: inv incident.show --incident={incident}; to take over, end that process (on {host}: kill {pid}) "
-        "and run the same command again: it goes on where the other one stopped",
+        hint=hint.format(incident=incident, host=host, pid=pid),
     )
 
 

@@ -135,7 +135,7 @@ class Live(Walk):
         self._take_up()
         plan, how = self._approval(step, approve)
         if self._session.journal is None:  # held from the first act until `finish` or an error
-            self._held.enter_context(self._session.begin())
+            self._held.enter_context(self._session.begin(self._whole))
         try:
             if plan.changes:
                 self._session.approve(plan, how)

@@ -121,7 +121,7 @@ class Walkthrough(Opened):
         """Carry the approved plan out. Raises CannotError when it is not the plan that was shown."""
         if self._session is None or self._plan is None or approve != self.hash:
             raise CannotError("That is not the plan that was shown.", safe="nothing was changed", hint="learn.plan()")
-        with self._session.begin():
+        with self._session.begin(self._plan):
             self._session.approve(self._plan, f"approve={approve}, in the walkthrough")
             with console.telling_failure(self._session):
                 for step in self._session.runbook.steps:

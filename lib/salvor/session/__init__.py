@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,13 @@ from salvor.change import Change, Finding, WayBack
 from salvor.errors import PlanMovedError, SalvorError, UsageError
 from salvor.history import History
 from salvor.incident import Incident
-from salvor.journal import Journal, lock
-from salvor.journal.folders import is_open, lease_of
-from salvor.journal.lease import hold as hold_lease
+from salvor.journal import Journal
+from salvor.journal.folders import is_open
 from salvor.journal.mirror import bring
 from salvor.plan import Plan, PlannedStep
 from salvor.run import Runner
 from salvor.secrets import mask
+from salvor.session.holding import Holding, touched
 from salvor.steps import Step
 from salvor.steps.assess import assess
 
@@ -87,26 +88,19 @@ class Session:
             steps.append(replace(step, decisions=decisions))
         return Plan(tuple(steps))
 
-    @contextlib.contextmanager
-    def hold(self, service: str) -> Iterator[Callable[[], None]]:
-        """Be the only operator of a service, on this machine and in the mirror, while the block runs. What it gets is
-        to be asked before each change. Raises HeldError when another operator is.
-        """
-        incident = self.incident
-        lease = lease_of(service, incident.platform.name, incident.id, self.runner.watcher.tell)
-        with (
-            lock.hold(service, incident.folder.parent, by=incident.operator, incident=incident.id),
-            hold_lease(lease) as still_ours,
-        ):
-            yield still_ours
+    @cached_property
+    def holding(self) -> Holding:
+        """What this sitting holds while it is carried out."""
+        return Holding(self.incident, lambda text: self.runner.watcher.tell(text))
 
     @contextlib.contextmanager
-    def begin(self) -> Iterator[None]:
-        """Hold the service's lock, and its lease in the mirror, and write the journal while the block runs.
+    def begin(self, plan: Plan | None = None) -> Iterator[None]:
+        """Hold the service's lock, its lease in the mirror, and what `plan` touches, and write the journal while the
+        block runs.
 
-        Raises HeldError when another operator holds one of them.
+        Raises HeldError when another operator holds one of them: nothing was written.
         """
-        with self.hold(self.incident.service.name) as self.runner.still_ours:
+        with self.holding.all(plan) as self.runner.still_ours:
             opened = self._open_journal(self.incident.folder)
             self._gate, self._status = self._second_person(), self._status_page()
             try:
@@ -199,6 +193,7 @@ class Session:
         """Note what the operator approved; when steps of it need a second person, ask for one now, so that nobody has
         to wait once they are reached. Call inside `begin`.
         """
+        self.holding.systems(touched(self.incident, plan))
         self.runner.approve(plan, how)
         steps = self.steps_of_two(plan)
         keys = [change.key for step in plan.steps if step.name in steps for change in step.changes]

@@ -47,7 +47,7 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
         shown.tell(f"Nothing that {incident} did has a way back, so nothing was changed, and nobody is told.")
         return
     how = approval(shown, tuple(changes), approve=approve, yes=yes)
-    with session.begin():
+    with session.begin(plan):
         assert session.journal
         _refuse_when_over(session, "undone")
         changes, undoing = undo_plan(session.incident, session.journal)

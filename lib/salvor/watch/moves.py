@@ -123,6 +123,7 @@ class _Maker:
     def _act(self, name: str, stage: Stage) -> None:
         """Make what is left of a stage, one after the other; what fails hinders nothing that comes after it."""
         runner = self.session.runner
+        self.session.holding.systems(change.system for change in stage.left())
         self._words(next=self._after(name))
         runner.tell("acting")  # once: what was sent is not sent again
         runner.approved |= {change.key for change in stage.changes}
