@@ -325,6 +325,13 @@ def test_an_unknown_variable_is_placed(home: Path) -> None:
     assert error.hint == "the variables are: port"
 
 
+def test_a_variable_in_a_file_that_names_no_variables_is_placed(home: Path) -> None:
+    write(home, GOOD.replace("/srv/orders", "${root}/orders"))
+    error = refused()
+    assert error.what.startswith(f"{home}/ours.yaml:5:11: the variable 'root' is not defined:")
+    assert "add variables_from: FILE" in error.hint
+
+
 @pytest.mark.parametrize(
     ("text", "what"),
     [

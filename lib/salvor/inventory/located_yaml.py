@@ -25,11 +25,14 @@ _MERGE = "tag:yaml.org,2002:merge"
 
 @dataclass
 class Document:
-    """One file's plain data, and where each value stands (line and column, from 1)."""
+    """One file's plain data, and where each value stands (line and column, from 1); and where the variables stand that
+    were left as they are.
+    """
 
     path: Path
     data: Any = None
     places: dict[Location, tuple[int, int]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
 
     def place(self, location: Location) -> str:
         """`file:line:column` of a value, or of the nearest thing around it."""
@@ -40,7 +43,7 @@ class Document:
 
 
 def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
-    """Read one YAML file; `${name}` in strings stands for a variable.
+    """Read one YAML file; `${name}` in strings stands for a variable, and is left as it is without `variables`.
 
     Raises UsageError with file, line and column for bad YAML, a key that stands twice, a tag, or an unknown variable.
     """
@@ -147,6 +150,8 @@ class _Walk:
                 else str(node.value)
             )
         if self.variables is None:
+            for name in _VARIABLE.findall(value):
+                self.document.left.setdefault(name, self.document.place(location))
             return value
 
         def variable(match: re.Match[str]) -> str:

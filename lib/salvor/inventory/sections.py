@@ -27,6 +27,12 @@ def read(path: Path) -> Document:
     raw = located_yaml.read(path)
     source = raw.data.get("variables_from") if isinstance(raw.data, dict) else None
     if source is None:
+        for name, place in raw.left.items():
+            raise UsageError(
+                f"{place}: the variable {name!r} is not defined: this file has no variables_from.",
+                hint=f"add variables_from: FILE, which holds {name}: VALUE (each file names its own); "
+                f"if a shell is to put it in, write ${name}",
+            )
         return raw
     place = raw.place(("variables_from",))
     expanded = Path(ENVIRONMENT.sub(lambda match: os.environ.get(match[1]) or match[2] or "", str(source))).expanduser()
