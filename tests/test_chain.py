@@ -7,13 +7,15 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import console
+from salvor import clock, console
 from salvor.change import UNSEEN, Reachable, State, plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
 from salvor.session import aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import kind
 
@@ -67,6 +69,18 @@ def test_a_way_that_loses_more_than_is_allowed_says_so_before_it_is_approved(
     assert said in capsys.readouterr().out
     console.recover(place.session(), Plain(), plan_only=True)
     assert said in capsys.readouterr().out
+
+
+def test_what_was_written_since_the_failure_is_said_not_to_come_back(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.damage()
+    failed = clock.now() - timedelta(minutes=12)
+    console.assess(open_session("things", Plain(), platform="world", failed_at=failed), Plain())
+    said = f"NOTE: what was written to store since {clock.write_time(failed)} (12 min "
+    assert said in capsys.readouterr().out
+    console.assess(place.session(), Plain())
+    assert "does not come back" not in capsys.readouterr().out
 
 
 def test_a_plan_shows_the_whole_chain_and_writes_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,7 +189,7 @@ def ask(
 
 def carry_out(session: Session, shown: Shown, plan: Plan, how: str, *names: str) -> None:
     """Carry out the named steps of an approved plan (none: the whole runbook), and say how it went."""
-    with session.begin():
+    with session.begin(plan):
         session.approve(plan, how)
         with telling_failure(session):
             for name in names or [step.__name__ for step in session.runbook.steps]:
@@ -235,9 +235,18 @@ def assess(session: Session, shown: Shown) -> None:
 
 
 def _warn_of_loss(session: Session, shown: Watcher, decided: Sequence[Decision]) -> None:
-    """Say when a chosen way back would lose more than the service allows, and what could spare it."""
+    """Say when a chosen way back would lose more than the service allows, and what could spare it; and what does not
+    come back because the operator asked for an earlier state.
+    """
     incident = session.incident
+    earlier = incident.wish.at or incident.failed_at
     for each in decided:
+        if earlier and each.way.arguments is not None:
+            shown.tell(
+                f"NOTE: what was written to {each.system} since {clock.write_time(earlier)} "
+                f"({clock.write_duration(clock.age(earlier).total_seconds())}) does not come back; "
+                "what is live now is kept until inv discard."
+            )
         if each.way.loses is not None and each.way.loses > incident.service.rpo:
             known = "" if incident.failed_at else " If you know when the damage began, --failed-at=TIME may spare that."
             shown.tell(

@@ -114,6 +114,13 @@ class Wish:
         times = {name: clock.read_time(data[name]) if data[name] else None for name in ("at", "damaged_at")}
         return cls(**{**data, **times, "ways": tuple(data["ways"])})
 
+    @property
+    def counts_until(self) -> datetime:
+        """Until when what is not in a backup is lost by going back to it: the state asked for, else the failure, else
+        now. What was written after that is kept with the damage, and is not in any backup that could be chosen.
+        """
+        return self.at or self.damaged_at or clock.now()
+
     def override(self, name: str) -> str:
         """The reason for an override; empty when it was not given."""
         return (self.overrides or {}).get(name, "")

@@ -51,7 +51,6 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
     where = f" on {system.shell.where}" if archive.there else ""
     taken = clock.write_time(archive.taken) if archive.taken else "an unknown moment"
     trust = dict(wish.overrides or {}).get(TRUST_ARCHIVE)
-    until = wish.at or wish.damaged_at or clock.now()
     return WayBack(
         NAME,
         True,
@@ -67,7 +66,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         },
         promote={"identity": look.identity, "stage": STAGE},
         promote_undo=Undo("demote", {"identity": look.identity, "stage": STAGE}),
-        loses=max(0.0, (until - archive.taken).total_seconds()) if archive.taken else None,
+        loses=max(0.0, (wish.counts_until - archive.taken).total_seconds()) if archive.taken else None,
     )
 
 

@@ -171,8 +171,7 @@ def freshness(subject: str, taken: datetime | None, staged: Beside, wish: Wish) 
     if taken is None:
         why = "it does not say of which moment it is"
         return Finding(subject, "freshness", Level.WARN, "not known", limit, why, staged.tree)
-    until = wish.at or wish.damaged_at or clock.now()
-    age = (until - taken).total_seconds()
+    age = (wish.counts_until - taken).total_seconds()
     asked = wish.at is not None or wish.source != "latest"
     figure = f"of {clock.write_time(taken)}, {clock.write_duration(age)} old"
     detail = "as asked for" if asked else "what was written since is not in it"

@@ -138,7 +138,6 @@ def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:
     system.seen.note(copies)
     room_for(look, system.shell.where, chosen.size, chosen.files)
     path = chosen.paths[0] if chosen.owner else look.path
-    until = wish.at or wish.damaged_at or clock.now()
     passed_over = "".join(
         f"; {name} is passed over: {said.what}" for name, said in answers.items() if isinstance(said, CannotError)
     )
@@ -158,7 +157,7 @@ def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         },
         promote={"identity": look.identity, "stage": STAGE},
         promote_undo=Undo("demote", {"identity": look.identity, "stage": STAGE}),
-        loses=max(0.0, (until - chosen.taken).total_seconds()),
+        loses=max(0.0, (wish.counts_until - chosen.taken).total_seconds()),
     )
 
 

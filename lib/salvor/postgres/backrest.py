@@ -177,11 +177,19 @@ class Repository:
     @cached_property
     def segments(self) -> frozenset[str]:
         """The WAL segments in the archive of the cluster's current version, by their names of 24 hex digits."""
+        return self.list_segments(_LISTING_SECONDS)
+
+    def list_segments(self, deadline: float) -> frozenset[str]:
+        """As `segments`, within so many seconds. Raises OutcomeUnknownError when they are over."""
         if not self._archive:
             return frozenset()
         argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--recurse", "repo-ls"]
-        said = self.shell.run([*argv, self._archive], environment=self.environment, deadline=_LISTING_SECONDS).stdout
+        said = self.shell.run([*argv, self._archive], environment=self.environment, deadline=deadline).stdout
         return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", said, re.MULTILINE))
+
+    def archived_at(self, segment: str) -> datetime | None:
+        """When a WAL segment was archived (UTC); None when it is not there."""
+        return self._segments(segment[:16]).get(segment)
 
     def gap(self, timeline: int) -> str:
         """Where the newest gap in a timeline's WAL is, in words."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -44,17 +44,26 @@ def unbroken_since(segments: Iterable[str]) -> dict[int, str]:
     as there are two such numbers.
     """
     ordered = sorted(segments)
-    lows = [int(one[16:], 16) for one in ordered]
-    several = len({one[8:16] for one in ordered}) > 1
-    each = 1 << max(lows).bit_length() if several else 0x100
+    each = _in_a_log(ordered)
     found: dict[int, str] = {}
     before = -1
-    for one, low in zip(ordered, lows, strict=True):
-        timeline, number = timeline_of(one), int(one[8:16], 16) * each + low
+    for one in ordered:
+        timeline, number = timeline_of(one), _number(one, each)
         if timeline not in found or number != before + 1:
             found[timeline] = one
         before = number
     return found
+
+
+def _in_a_log(segments: Sequence[str]) -> int:
+    """How many segments make one of the numbers in the middle of their names, as far as the names tell."""
+    several = len({one[8:16] for one in segments}) > 1
+    return 1 << max(int(one[16:], 16) for one in segments).bit_length() if several else 0x100
+
+
+def _number(segment: str, in_a_log: int) -> int:
+    """Which segment it is, from the begin of the log."""
+    return int(segment[8:16], 16) * in_a_log + int(segment[16:24], 16)
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,26 @@ class Lineage:
         number = lsn // segment_size
         holding = next((one for one in self.timelines if one.forked_at // segment_size <= number), self.timelines[-1])
         return name_of(holding.id, lsn, segment_size)
+
+    def ends_early(self, segments: Collection[str], since: str, to: int, segment_size: int = 0) -> str | None:
+        """The last of these segments that a replay from `since` on along timeline `to` gets to, when it does not get on
+        although there are later ones; None when there is no gap. `segment_size` in bytes (0: as the names tell). Of
+        timeline `to` only what is there counts: what follows may not be archived yet.
+        """
+        each = 0x100000000 // segment_size if segment_size else _in_a_log(sorted(segments))
+        names = [one.id for one in self.timelines]
+        way = self.timelines[names.index(to) : names.index(timeline_of(since)) + 1][::-1]
+        number, last = _number(since, each), since
+        for one, child in zip(way, [*way[1:], None], strict=True):
+            ends = [_number(name, each) + 1 for name in segments if timeline_of(name) == one.id]
+            end = child.forked_at // (0x100000000 // each) if child else max(ends, default=0)
+            for here in range(number, end):
+                name = f"{one.id:08X}{here // each:08X}{here % each:08X}"
+                if name not in segments:
+                    return last
+                last = name
+            number = max(number, end)
+        return None
 
     def leads_from(self, timeline: int, lsn: int, to: int) -> bool:
         """Whether a recovery that begins on `timeline` at `lsn` can follow timeline `to`: no fork came before."""

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 
 from salvor import clock
 from salvor.change import Undo, WayBack
-from salvor.errors import CannotError
+from salvor.errors import CannotError, SalvorError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.physical import STAGE
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site
-from salvor.postgres.wal import Lineage, read_lsn
+from salvor.postgres.wal import Lineage, end_of, read_lsn
 from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
 
+_LISTING_SECONDS = 3.0
+"""For a list of the archived WAL, which may be long or far away: an assessment does not wait for it."""
 _LABEL = re.compile(r"\d{8}-\d{6}F(?:_\d{8}-\d{6}[DI])?")
 
 
@@ -40,18 +43,30 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     target = _target(wish)
     member = _where(seen, wish)
     repository = site.repository(member)
-    with ThreadPoolExecutor(1) as pool:
-        installed = pool.submit(_installed, member)
+    stored = _of_this_cluster(repository, seen)
+    with ThreadPoolExecutor(2) as pool:
+        installed, archived = pool.submit(_installed, member), pool.submit(_archived, repository)
         lineage = repository.lineage(_live_timeline(seen), member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
     timeline = lineage.live_at(moment) if moment else lineage.current
-    backup = _backup(_of_this_cluster(repository, seen), lineage, timeline, target, wish)
+    backup = _backup(stored, lineage, timeline, target, wish)
     _fits(backup, member, installed.result())
     beside.room_for(member.server, backup.size)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
     unfenced = wish.override(PROMOTE_WITHOUT_FENCE)
     loses, why = _loses(repository, seen, target, backup)
+    segments, size = archived.result(), _segment_size(seen)
+    if target != "immediate" and segments is None:
+        why += "; whether WAL is missing on the way was not checked"
+    elif target != "immediate" and (last := lineage.ends_early(segments or (), backup.wal[1], timeline, size)):
+        until = repository.archived_at(last) or backup.stopped
+        gap = f"the archive has a gap behind {last} of {clock.write_time(until)}"
+        if _is_behind(target, until, end_of(last, size) if size else 0):
+            raise _Closed(f"{target.partition(':')[2]} cannot be reached: {gap}")
+        if target == "latest":
+            loses, why = max(0.0, clock.age(until).total_seconds()), f"replayed to there: {gap}"
+            why += "" if overrides else f"; carried out only with --override='{ACCEPT_MISSING_WAL}=REASON'"
     return WayBack(
         "physical",
         True,
@@ -172,12 +187,33 @@ def _fits(backup: Stored, member: Member, installed: str) -> None:
         raise _Closed(f"the backup is of PostgreSQL {backup.version}, and {member.server.programs} has {installed}")
 
 
+def _archived(repository: Repository) -> frozenset[str] | None:
+    """The WAL segments in the archive; None when that cannot be told soon enough."""
+    try:
+        return repository.list_segments(_LISTING_SECONDS)
+    except SalvorError:
+        return None
+
+
+def _segment_size(seen: View) -> int:
+    """Bytes of a WAL segment; 0 when no member says it."""
+    looks = [one.look for one in seen.sightings if one.look and one.look.control]
+    return next((int((look.control or {}).get("Bytes per WAL segment", 0)) for look in looks), 0)
+
+
+def _is_behind(target: str, until: datetime, end: int) -> bool:
+    """Whether a target is later than the end of what can be replayed: a time, and an LSN (0: not known)."""
+    kind, _, value = target.partition(":")
+    if kind in ("time", "before"):
+        return clock.read_time(value) > until
+    return kind == "lsn" and 0 < end < read_lsn(value)
+
+
 def _loses(repository: Repository, seen: View, target: str, backup: Stored) -> tuple[float | None, str]:
     """The expected loss in seconds, and the target in words."""
     kind, _, value = target.partition(":")
     if kind in ("time", "before"):
-        asked = clock.read_time(value)
-        return max(0.0, clock.age(asked).total_seconds()), f"replayed to {'just before ' * (kind == 'before')}{value}"
+        return 0.0, f"replayed to {'just before ' * (kind == 'before')}{value}"
     if kind == "immediate":
         return max(0.0, clock.age(backup.stopped).total_seconds()), "as it was at its end"
     if kind != "latest":

@@ -7,10 +7,12 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
 import pytest
+from salvor import clock
 from salvor.change import Finding, Level, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import promotion, replay, restore_point
@@ -183,10 +185,15 @@ def test_wal_that_is_missing_is_said_and_its_loss_must_be_accepted(
         cluster.write("a", 3)
         wait_until_archived(cluster)
     archived = sorted(cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
+    before = datetime.fromtimestamp(archived[-3].stat().st_mtime, UTC)
     archived[-2].unlink()
     cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data])
+    behind = cluster.way("physical", replace(WISH, at=clock.now()))
+    assert not behind.possible and f"a gap behind {archived[-3].name[:24]}" in behind.why
     way = cluster.way("physical", WISH)
-    assert way.arguments
+    assert way.arguments and way.loses
+    assert way.loses == pytest.approx(clock.age(before).total_seconds(), abs=2.0)
+    assert "only with --override='accept-missing-wal=REASON'" in way.why
     with pytest.raises(CannotError, match="WAL is missing") as error:
         cluster.do("stage", **way.arguments)
     assert "accept-missing-wal" in error.value.hint

@@ -87,7 +87,7 @@ def _is_back_before_its_drop(cluster: Cluster, moment: datetime) -> None:
     way = cluster.way("physical", wish)
     identity = cluster.observe().identity
     cluster.do("fence", identity=identity)
-    assert way.arguments
+    assert way.arguments and way.loses == 0.0, "what came after the failure is no loss of the way back"
     cluster.do("stage", **way.arguments)
     findings = list(cluster.system.verify(way, wish))
     assert {finding.level for finding in findings} == {Level.PASS}, findings
