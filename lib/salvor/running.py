@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import sleep
 from typing import IO
 
 _PIECE = 64 * 1024
@@ -20,6 +21,8 @@ _LONGEST_LINE = 1024 * 1024
 _STDERR_KEPT = 64 * 1024
 LINGER = 0.3
 """Seconds for which a command that has ended may go on printing: by what it left behind."""
+_CRUMB, _GATHERING = 4096, 0.002
+"""Bytes, and the seconds in which more of them gather: a program that writes line by line would wake us for each."""
 _QUEUED = 1000
 _QUEUED_PIECES = 16
 
@@ -89,6 +92,8 @@ class Running(ABC):
         with suppress(OSError, ValueError):
             while piece := self._read(_PIECE):
                 self._put(piece)
+                if len(piece) < _CRUMB:
+                    sleep(_GATHERING)
 
     def _put(self, said: str | bytes | None) -> None:
         while not self._stopped.is_set():  # else nobody listens: what it still says is read, and forgotten

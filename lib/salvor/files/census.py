@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from salvor.errors import CannotError
 from salvor.shell import Shell
 
 _READING = 6 * 3600.0
-_FORMAT = r"%y/%m/%U/%G/%s/%T@/%C@/%n/%D:%i/%P\0%l\0"
 
 
 class Entry(NamedTuple):
@@ -33,6 +33,10 @@ class Entry(NamedTuple):
     target: bytes
 
 
+_FORMAT = r"%P\0%y\0%m\0%U\0%G\0%s\0%T@\0%C@\0%n\0%D:%i\0%l\0"
+_FIELDS = len(Entry._fields)
+
+
 @dataclass(frozen=True)
 class Count:
     """What a tree amounts to: bytes, with each hard linked file once; entries; whether any file has holes."""
@@ -47,36 +51,44 @@ def take(shell: Shell, path: str) -> Iterator[Entry]:
     rest = b""
     for piece in shell.pieces(["find", path, "-printf", _FORMAT], deadline=_READING):
         *fields, rest = (rest + piece).split(b"\0")
-        if len(fields) % 2:
-            rest = fields.pop() + b"\0" + rest
-        for said, target in zip(fields[::2], fields[1::2], strict=True):
-            yield _entry(said, target)
+        if over := len(fields) % _FIELDS:
+            rest = b"\0".join([*fields[-over:], rest])
+            del fields[-over:]
+        yield from _entries(fields)
     if rest:
         raise CannotError(f"find on {shell.where} stopped in the middle of {path}.", hint="run the same command again")
 
 
-def _entry(said: bytes, target: bytes) -> Entry:
-    kind, mode, uid, gid, size, modified, changed, links, node, path = said.split(b"/", 9)
-    return Entry(
-        path=path,
-        kind=kind.decode(),
-        mode=int(mode, 8),
-        uid=int(uid),
-        gid=int(gid),
-        size=int(size),
-        modified=_nanoseconds(modified),
-        changed=_nanoseconds(changed),
-        links=int(links),
-        node=node.decode(),
-        target=target,
+def _entries(fields: list[bytes]) -> Iterator[Entry]:
+    """Column by column: entry by entry, a million of them would take three times as long."""
+    path, kind, mode, uid, gid, size, modified, changed, links, node, target = (
+        fields[first::_FIELDS] for first in range(_FIELDS)
     )
+    columns = (
+        path,
+        map(bytes.decode, kind),
+        map(_octal, mode),
+        map(int, uid),
+        map(int, gid),
+        map(int, size),
+        map(_nanoseconds, modified),
+        map(_nanoseconds, changed),
+        map(int, links),
+        map(bytes.decode, node),
+        target,
+    )
+    return map(Entry._make, zip(*columns, strict=True))
+
+
+@lru_cache(maxsize=4096)
+def _octal(mode: bytes) -> int:
+    return int(mode, 8)
 
 
 def _nanoseconds(text: bytes) -> int:
-    """find writes ten digits after the point; before 1970 the whole is negative, the digits too."""
+    """find writes ten digits after the point; they count forward before 1970 too: a quarter second earlier is -1.75."""
     whole, _, digits = text.partition(b".")
-    nanoseconds = int(digits[:9].ljust(9, b"0"))
-    return int(whole) * 10**9 + (-nanoseconds if whole.startswith(b"-") else nanoseconds)
+    return int(whole) * 10**9 + int(digits[:9])
 
 
 _COUNT = r"""

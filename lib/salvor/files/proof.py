@@ -74,7 +74,7 @@ def _entries(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entr
     for entry in entries:
         name = as_json(entry.path)
         candidates = left.get(name, [])
-        if len(candidates) == 1 and not _differs(entry, candidates[0]):
+        if len(candidates) == 1 and (entry[1:7] == candidates[0] or not _differs(entry, candidates[0])):
             del left[name]
             continue
         same = [node for node in candidates if _differs(entry, node) in ("", "owner")]
