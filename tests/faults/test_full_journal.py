@@ -62,10 +62,14 @@ def test_full_from_the_beginning(small: World, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     assert said.count("cannot be written: No space left on device") == 1
     assert "the recovery goes on" in said
+    with sitting.begin():  # the record could not be made either
+        sitting.runner.owe("the record", "no room")
+    said += capsys.readouterr().out
     filler.unlink()
-    [command] = re.findall(r"HINT: make room, then before any other command on this incident: (.*)", said)
+    command = re.findall(r"HINT: make room, then before any other command on this incident: (.*)", said)[-1]
     subprocess.run(["sh", "-c", command], check=True)
     assert is_whole(small)
+    assert [line["what"] for line in small.journals()[0].of("owed")] == ["the record"]
     assert small.session().incident.recovered_once
     assert [line["outcome"] for line in small.journals()[0].of("outcome")] == ["done"] * 6
 

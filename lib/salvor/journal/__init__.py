@@ -64,6 +64,10 @@ def first_line(folder: Path) -> dict[str, Any]:
         raise _unreadable(folder, error) from error
 
 
+_held_back: dict[Path, tuple[int, bytes]] = {}
+"""What this process could not write to a journal, by its path: it follows the so many bytes that are there."""
+
+
 class Journal:
     """One incident's lines. `create` and `open` give one to append to, `read` one to look at."""
 
@@ -109,7 +113,8 @@ class Journal:
             )
         journal = cls(folder, by=by, tell=tell, mirror=mirror)
         journal._file = durable.GrowingFile(journal.folder / FILE)
-        journal.append("opened", **opened)
+        if not journal._take_up(b""):
+            journal.append("opened", **opened)
         return journal
 
     @classmethod
@@ -129,7 +134,9 @@ class Journal:
             ) from error
         except OSError as error:
             raise _unreadable(folder, error) from error
-        journal._take(content)
+        held_back = journal._take_up(content)
+        if not held_back:
+            journal._take(content)
         if journal._mirror:
             journal._mirror.offer(len(journal._raw) - journal.pending)
         if journal.damaged:
@@ -137,7 +144,7 @@ class Journal:
                 f"The journal of incident {folder.name} is damaged: it cannot be read in {_numbers(journal.damaged)}.\n"
                 f"HINT: inv incident.check --incident={folder.name}"
             )
-        if journal.torn or journal.pending:
+        if not held_back and (journal.torn or journal.pending):
             journal._repair(content)
         return journal
 
@@ -213,6 +220,15 @@ class Journal:
     ) -> None:
         self.close()
 
+    def _take_up(self, content: bytes) -> bool:
+        """Hold the lines again that this process could not write before. Whether there are any."""
+        size, lines = _held_back.pop(self.folder / FILE, (0, b""))
+        if not lines or size != len(content):  # somebody has added them meanwhile
+            return False
+        self._take(content + lines)
+        self._failing = True
+        return True
+
     def _take(self, content: bytes) -> None:
         lines, rest = split(content)
         if parse(rest) is not None:  # whole, but for its newline
@@ -281,6 +297,7 @@ class Journal:
 
     def _keep_elsewhere(self) -> None:
         assert self._file
+        _held_back[self._file.path] = self._file.size, self._waiting()
         count = f"The last {self.pending} lines of the journal {self._file.path} could not be written"
         try:
             descriptor, name = tempfile.mkstemp(prefix=f"salvor-{self.folder.name}-", suffix=".jsonl")
