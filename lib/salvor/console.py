@@ -265,7 +265,8 @@ def make_record(session: Session, shown: Watcher) -> None:
         with contextlib.suppress(SalvorError), session.begin():
             session.runner.owe("the record", problem)
         shown.tell(f"  HINT: inv incident.record --incident={folder.name}")
-    shown.tell(f"  the record: {shortest(folder / record.PAGE)}")
+    if (folder / record.PAGE).exists():
+        shown.tell(f"  the record: {shortest(folder / record.PAGE)}")
 
 
 def shortest(path: Path) -> str:

@@ -245,17 +245,19 @@ class Runner:
                 )
                 for finding in bad
             )
-            mend = (
-                f"choose another backup or time: inv backups --service={self.incident.service.name}"
+            service, undo = f"--service={self.incident.service.name}", f"inv undo --incident={self.incident.id}"
+            hint = (
+                f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID or "
+                "--failed-at=TIME"
                 if self.incident.broken
-                else "mend what is named above, then the same command again"  # no data of it was broken
+                else f"mend what is named above, then the same command again; or {undo}"  # no data of it was broken
             )
             raise NotProvenError(
                 f"{name} did not pass:\n{mask(listed)}",
                 safe="nothing was cut over; what was live is as it was"
                 if name == "verify"
                 else "what was live before is kept; inv undo goes back to it",
-                hint=f"{mend}; or inv undo --incident={self.incident.id}",
+                hint=hint,
             )
 
     def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> dict[str, str]:

@@ -135,7 +135,7 @@ class Tar:
             raise CannotError(
                 f"It cannot be unpacked in {self._into} on {self._there.where}: {said}.",
                 safe=_SAFE,
-                hint=f"on {self._there.where}: df -h {self._into}; then run the same command again",
+                hint=f"on {self._there.where}: df -h, df -i; make room, then run the same command again",
             )
 
     def abandon(self) -> None:
