@@ -80,6 +80,8 @@ def test_what_waits_for_a_failed_one_is_not_begun_and_the_rest_is(place: World) 
     assert (runs(place)["shop"], runs(place)["office"], runs(place)["reports"]) == ("", "", "run-1")
     assert set(restore().values()) <= {"back", "healthy"}
     assert all(runs(place).values())
+    detected = [Journal.read(each).lines[0]["detected_at"] for each in incidents(place.root / "incidents")]
+    assert len(detected) == 4 and len(set(detected)) == 1  # also of the one that the first call did not begin
 
 
 def test_assess_of_all_says_what_is_broken_and_writes_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:

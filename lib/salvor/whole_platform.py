@@ -8,13 +8,16 @@ import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Literal
 
-from salvor import clock, console, inventory, show
+from salvor import clock, console, inventory, journal, show
 from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
+from salvor.journal import brief
+from salvor.journal.folders import incidents_folder
 from salvor.plan import Plan
 from salvor.session import Session
 from salvor.session.holding import touched
@@ -25,6 +28,8 @@ from salvor.system import Wish
 State = Literal["healthy", "back", "broken", "waits", "not begun", "failed"]
 
 _AT_ONCE = 8
+_ONE_OUTAGE = timedelta(days=1)
+"""An incident that has been under way for longer was given up: what breaks now is another outage."""
 _WORST_FIRST = (1, 4, 6, 5, 3, 7, 2)
 """Exit codes: what is not known, or not as it should be, is worse than what was not begun."""
 
@@ -142,9 +147,10 @@ def bring_back(
 ) -> list[Result]:
     """Go through the platform tier by tier: all that wait for nothing in it any more are planned, shown and approved,
     then brought back side by side, each in an incident of its own. The time of all counts from the beginning of this
-    call. What depends on one that could not be brought back is not begun; the others are.
+    call, or of the one that this one goes on with. What depends on one that could not be brought back is not begun; the
+    others are.
     """
-    begun = clock.now()
+    begun = clock.now() if asked.purpose == "drill" else _detected(platform, asked.purpose)
     results: dict[str, Result] = {}
     if plan_only:
         _show_order(platform, shown)
@@ -165,6 +171,15 @@ def bring_back(
             _carry_out(approved, shown)
             results |= {each.service.name: each for each in approved}
     return [results[service.name] for service in platform.in_order()]
+
+
+def _detected(platform: Platform, purpose: str) -> datetime:
+    """When the outage was detected: with the first incident of the platform that is still under way, else now."""
+    now = clock.now()
+    since = f"{now - _ONE_OUTAGE:%Y%m%dT%H%M%SZ}"  # as the names of incidents begin
+    recent = takewhile(lambda folder: folder.name >= since, journal.incidents(incidents_folder()))
+    told = [one for one in map(brief.read, recent) if one and (one.platform, one.purpose) == (platform.name, purpose)]
+    return min([now, *(one.detected_at for one in told if not (one.good_at or one.is_over))])
 
 
 def _show_order(platform: Platform, shown: Shown) -> None:
