@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -125,7 +127,7 @@ def test_threads_are_bounded_and_nothing_is_left(servers: list[Server]) -> None:
     }
     hosts |= {f"{name} again": one for name, one in hosts.items()}
     list(fleet.each(hosts, who))
-    before, files = threading.active_count(), open_files()
+    before, files, turn = threading.active_count(), open_files(), sys.getswitchinterval()
     most = 0
 
     def work(name: str, there: Shell) -> None:
@@ -140,6 +142,7 @@ def test_threads_are_bounded_and_nothing_is_left(servers: list[Server]) -> None:
         time.sleep(0.05)
     assert threading.active_count() <= before
     assert open_files() <= files
+    assert (gc.get_freeze_count(), sys.getswitchinterval()) == (0, turn)
 
 
 def test_a_defect_is_raised_and_stopping_begins_no_more(servers: list[Server]) -> None:
