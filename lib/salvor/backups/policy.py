@@ -72,3 +72,10 @@ class BackedUpSettings(Settings):
     def own_policies(self) -> Mapping[str, Keep]:
         """The policies of single repositories, by the names that their backups have; none where the kind has none."""
         return {}
+
+    @property
+    def near(self) -> frozenset[str]:
+        """The repositories, by those names, that a disaster may take with what is live, and that are not the only ones:
+        of them nothing goes while fewer than two have the newest backup.
+        """
+        return frozenset()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
@@ -35,35 +35,45 @@ _PERIODS: dict[str, Callable[[datetime], tuple[int, ...]]] = {
 }
 
 
-def decide(backups: Iterable[Backup], keep: Keep, own: Mapping[str, Keep] = MappingProxyType({})) -> list[Verdict]:
+def decide(
+    backups: Iterable[Backup],
+    keep: Keep,
+    own: Mapping[str, Keep] = MappingProxyType({}),
+    near: Collection[str] = frozenset(),
+) -> list[Verdict]:
     """The verdict on each backup, newest first; each repository is counted by itself, by its `own`
     policy if it has one.
 
     Whatever the policy says, these stay: the newest good one, the newest one of which a restore was proven, what
     another one that stays needs, what is on hold, and a damaged one as long as nothing newer is good. What only the
-    own policy of a repository lets go stays until COPIES other repositories have it.
+    own policy of a repository lets go stays until COPIES other repositories have it. Of the repositories that are
+    `near` what is live, nothing goes while fewer than two have the newest backup.
     """
     ways: dict[str, list[Backup]] = defaultdict(list)
     for backup in sorted(backups, key=lambda one: (one.taken, one.id), reverse=True):
         ways[backup.way].append(backup)
-    found = [verdict for each in ways.values() for verdict in _by_repository(each, keep, own)]
+    found = [verdict for each in ways.values() for verdict in _by_repository(each, keep, own, near)]
     return sorted(found, key=lambda one: (one.backup.taken, one.backup.id), reverse=True)
 
 
-def _by_repository(backups: Sequence[Backup], keep: Keep, own: Mapping[str, Keep]) -> list[Verdict]:
+def _by_repository(
+    backups: Sequence[Backup], keep: Keep, own: Mapping[str, Keep], near: Collection[str]
+) -> list[Verdict]:
     """The verdicts on the backups of one way back; newest first, as they came."""
     holders: dict[datetime, set[str]] = defaultdict(set)  # one run gives every repository the same moment
     for one in backups:
         if one.usable:
             holders[one.taken].add(one.repository)
     wanted = {one.backup.taken for one in _decide(backups, keep) if one.stays} if own else set()
+    have_newest = {one.repository for one in backups if one.taken == backups[0].taken}
+    alone = f"only {', '.join(have_newest)} has the newest, and two must"
     found = []
     for repository in dict.fromkeys(one.repository for one in backups):
         of_it = [one for one in backups if one.repository == repository]
+        spared = {one.id: alone for one in of_it} if repository in near and len(have_newest) < 2 else {}
         if repository not in own:
-            found += _decide(of_it, keep)
+            found += _decide(of_it, keep, spared)
             continue
-        spared = {}
         for one in of_it:
             others = len(holders[one.taken] - {repository})
             if one.taken in wanted and others < COPIES:

@@ -136,7 +136,7 @@ def _verdicts(system: Restorable, history: History) -> list[Verdict]:
     backups = [of(one) for one in system.backups()]
     keep = _keep(system)
     return (
-        decide(backups, keep, system.settings.own_policies)
+        decide(backups, keep, system.settings.own_policies, system.settings.near)
         if keep
         else [Verdict(one, ("it has no policy",)) for one in backups]
     )

@@ -76,6 +76,12 @@ class FilesSettings(OnAMachineSettings, BackedUpSettings):
         """The policies of single repositories, by their names."""
         return {one.name: one.keep for one in self.repositories if one.keep}
 
+    @property
+    def near(self) -> frozenset[str]:
+        """Those on a disk of the tree's own host."""
+        found = self.repositories if len(self.repositories) > 1 else ()
+        return frozenset(one.name for one in found if one.location.startswith("/"))
+
     @model_validator(mode="after")
     def _repositories_differ(self) -> FilesSettings:
         for what, values in (
