@@ -75,11 +75,20 @@ def content(server: PostgresServer, place: str) -> list[str]:
     return [line for line in lines if not line.startswith(("\\restrict", "\\unrestrict"))]
 
 
+def unchecked(place: str) -> list[tuple[str, str]]:
+    """The constraints that the server does not take for checked: pg_dump does not show those of partitions."""
+    with psycopg.connect(place) as connection:
+        return connection.execute(
+            "select conrelid::regclass::text, conname from pg_constraint where not convalidated"
+        ).fetchall()
+
+
 @pytest.mark.parametrize("name", ["a.sql", "a.sql.gz", "a.sql.zst", "a.custom", "a.tar", "a.dir", "a.tar.gz"])
 def test_every_form_comes_back_as_it_was(postgres_server: PostgresServer, rich: Path, name: str) -> None:
     with database(postgres_server, "came_back") as place:
         load(postgres_server, rich / name, place)
         assert content(postgres_server, place) == content(postgres_server, postgres_server.database("rich"))
+        assert unchecked(place) == unchecked(postgres_server.database("rich")) == [("app.refunds", "loose")]
 
 
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.6, 0.9, 0.95])  # the very end of a tar archive is padding
@@ -126,6 +135,19 @@ def test_a_hostile_statement_is_refused_with_its_line(
     assert not Path("/tmp/salvor-was-here").exists()
     with psycopg.connect(postgres_server.superuser) as connection:
         assert connection.execute("select 1 from pg_roles where rolname = 'salvor_was_here'").fetchone() is None
+
+
+def test_a_foreign_key_that_the_rows_violate_is_told(
+    postgres_server: PostgresServer, rich: Path, tmp_path: Path
+) -> None:
+    sound = (rich / "a.sql").read_text()
+    damaged = sound.replace(
+        "COPY app.right_side (id, other) FROM stdin;\n1\t1", "COPY app.right_side (id, other) FROM stdin;\n1\t7"
+    )
+    assert damaged != sound
+    (tmp_path / "a.sql").write_text(damaged)
+    with database(postgres_server, "violated") as place, pytest.raises(SalvorError, match="violates foreign key"):
+        load(postgres_server, tmp_path / "a.sql", place)
 
 
 def test_members_of_an_archive_that_leave_it_are_refused(rich: Path, tmp_path: Path) -> None:

@@ -235,6 +235,20 @@ def test_names_are_found_where_they_stand() -> None:
     assert order.tables == ("a.b", "c.d")
 
 
+def test_a_foreign_key_is_added_and_checked_apart_unless_the_dump_has_it_unchecked() -> None:
+    key, as_it_was = '"k FOREIGN KEY (x) NOT VALID"', "FOREIGN KEY (x) REFERENCES c.d(y) DEFERRABLE INITIALLY DEFERRED"
+    (order,) = screen(f"ALTER TABLE ONLY a.b\n    ADD CONSTRAINT {key} {as_it_was};")
+    both = order.in_two()
+    assert both
+    assert [one.sql.decode() for one in both] == [
+        f"ALTER TABLE ONLY a.b\n    ADD CONSTRAINT {key} {as_it_was} NOT VALID",
+        f"ALTER TABLE ONLY a.b\n    VALIDATE CONSTRAINT {key}",
+    ]
+    assert [one.tables for one in both] == [("a.b", "c.d"), ("a.b",)]
+    (unchecked,) = screen(f"ALTER TABLE ONLY a.b ADD CONSTRAINT k {as_it_was} NOT VALID;")
+    assert unchecked.in_two() is None
+
+
 def test_settings_hold_for_what_follows() -> None:
     first, *_, last = screen(
         "SET check_function_bodies = false;\nSELECT pg_catalog.set_config('search_path', '', false);\n"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from salvor.change import Progress
 from salvor.errors import CannotError
 from salvor.postgres.dump import Dump, Form, Script, open_script
-from salvor.postgres.dump_reader import MetaCommand, Reader
+from salvor.postgres.dump_reader import NEWLINE, MetaCommand, Reader
 from salvor.postgres.dump_rules import Lane
 from salvor.postgres.dump_screen import Order, Screen
 from salvor.postgres.dump_session import Session
@@ -212,6 +212,8 @@ class _Load:
     def _settle(self) -> Waiting:
         """Finish everything that was begun."""
         yield from self._send_batch()
+        if self._phase == _PHASES[Lane.FOREIGN_KEY]:
+            yield from self._add_unchecked()
         yield from self._build()
         yield from self._in_batches(self._first, self._followers, "indexes")
         self._followers = []
@@ -237,7 +239,7 @@ class _Load:
                 yield from self._wait_for_room(session)
             session.copy(order, block)
             share += len(block)
-            whole_lines = block.endswith(b"\n")
+            whole_lines = block[-1] == NEWLINE
             self.data += len(block)
             self._size_of[table] = self._size_of.get(table, 0) + len(block)
             done = self._unpacked if self._size is None else self._script.position()
@@ -279,6 +281,21 @@ class _Load:
             done, labels = total - len(waiting) - len(running), {order.tables[0] for order in running.values()}
             progress = Progress(done, total, "objects", ", ".join(sorted(labels)))
             yield from self._wait(lambda: any(session.idle for session in running), progress)  # noqa: B023
+
+    def _add_unchecked(self) -> Waiting:
+        """Add the foreign keys, so that only checking them is left to be done.
+
+        Adding one locks both tables against every other (SHARE ROW EXCLUSIVE), and the keys of a database mostly refer
+        to a few tables; checking one locks its own table only (VALIDATE CONSTRAINT: SHARE UPDATE EXCLUSIVE).
+        """
+        partitioned = set(self._root.values())  # a key to one is several: checking it would leave the others unchecked
+        builds, unchecked = [], []
+        for order in self._builds:
+            if both := order.in_two() if partitioned.isdisjoint(order.tables) else None:
+                unchecked.append(both[0])
+            builds.append(both[1] if both else order)
+        yield from self._in_batches(self._first, unchecked, "foreign keys")
+        self._builds = builds
 
     def _conflicts(self, order: Order, running: Iterable[Order]) -> bool:
         return any(

@@ -145,7 +145,7 @@ ADMITTED = tuple(
             Lane.BUILD,
         ),
         (
-            rf"ALTER TABLE ONLY (?P<table>{NAME}) ADD CONSTRAINT {_PART} FOREIGN KEY \([^()]*\) "
+            rf"ALTER TABLE ONLY (?P<table>{NAME}) ADD CONSTRAINT (?P<key>{_PART}) FOREIGN KEY \([^()]*\) "
             rf"REFERENCES (?P<other>{NAME})",
             Lane.FOREIGN_KEY,
         ),

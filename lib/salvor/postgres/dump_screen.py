@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from salvor.errors import CannotError
 from salvor.postgres.dump_reader import MetaCommand, Statement, Token
@@ -47,6 +47,8 @@ _RESTRICT = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]+)")
 _CONNECT = re.compile(
     rb"\\connect (?:-reuse-previous=on \"dbname='((?:[^'\\\"]|\\.|\"\")*)'\"|\"((?:[^\"]|\"\")*)\"|(\w+))"
 )
+_ADD_KEY = re.compile(rb"(.*\s)ADD\s+CONSTRAINT\s+", re.DOTALL)
+_UNCHECKED = re.compile(rb"\bNOT\s+VALID\s*$")
 _OPTIONS_END = re.compile(r" (?:BEGIN ATOMIC|RETURN) ")
 
 
@@ -75,11 +77,22 @@ class Order:
     roles: tuple[Span, ...] = ()
     database: Span | None = None
     """Where it names the dumped database, which the stage stands in for."""
+    key: Span | None = None
+    """Where it names the foreign key it adds."""
 
     @property
     def exclusive(self) -> bool:
         """Whether it locks its tables against building indexes too: constraints do, CREATE INDEX does not."""
         return not self.sql.startswith(b"CREATE ")
+
+    def in_two(self) -> tuple[Order, Order] | None:
+        """To add the foreign key unchecked, and to check it; None when it stays unchecked, or cannot be divided."""
+        if self.key is None or not (opening := _ADD_KEY.fullmatch(self.sql, 0, self.key.start)):
+            return None
+        if _UNCHECKED.search(self.sql):
+            return None
+        check = opening[1] + b"VALIDATE CONSTRAINT " + self.sql[self.key.start : self.key.end]
+        return replace(self, sql=self.sql + b" NOT VALID"), replace(self, sql=check, tables=self.tables[:1])
 
     @property
     def shown(self) -> str:
@@ -216,7 +229,8 @@ class Screen:
         extension = groups["extension"][0].name if "extension" in groups else ""
         roles = tuple(span for key in ("role", "roles") for span in groups.get(key, ()) if span.name not in _NO_ROLES)
         sql = joined(statement.tokens) if lane is Lane.COPY else statement.sql
-        return Order(sql, statement.line, lane, self._settings, tables, extension, roles, database)
+        key = groups["key"][0] if "key" in groups else None
+        return Order(sql, statement.line, lane, self._settings, tables, extension, roles, database, key)
 
     def _names(self, statement: Statement, found: re.Match[str], group: str) -> list[Span]:
         """The names in a group of the pattern, a qualified name as one. Each token of a shape is one word of it."""
