@@ -12,6 +12,9 @@ then flush, swap, start); the same recipe for a dump that was taken with `pg_dum
 and `gunzip | psql` into a new database of the running server.
 `memory`: the most memory that Salvor's own process had, for each of the ROWS.
 
+The orders are in 8 tables, as a shop's data are in several: one holds half of them, the others the rest in equal parts,
+and each has a primary key, two indexes and a foreign key to the customers. `--tables=1`: all are in one.
+
 "back" is the moment at which the service's check is answered from its port again, "end" that at which the command is
 over: Salvor's has then written the record, too.
 """
@@ -252,7 +255,7 @@ class World:
             pgbackrest=PGBACKREST.format(root=self.root, port=self.port, jobs=JOBS),
             password=password,
             fill=self.fill(),
-            newest=f"{self.rows // self.tables * 19 // 20}",
+            newest=f"{self.rows_of()['orders'] * 19 // 20}",
         )
         (self.root / "operator.password").write_text(password + "\n")
         (self.root / "operator.password").chmod(0o600)
@@ -267,11 +270,16 @@ class World:
         (self.root / "inventory" / "shop.yaml").write_text(described)
 
     def fill(self) -> str:
-        """The data: the orders in one table, or an equal part of them in each of several."""
+        """The data. Every table of orders refers to the customers."""
+        parts = [FILL_ORDERS.format(rows=rows, orders=name) for name, rows in self.rows_of().items()]
+        return "".join([FILL.format(rows=max(self.rows_of().values())), *parts, "vacuum (analyze);"])
+
+    def rows_of(self) -> dict[str, int]:
+        """How many orders each table has: the first one half of them, the others the rest in equal parts."""
         names = ["orders", *(f"orders_{number}" for number in range(2, self.tables + 1))]
-        rows = self.rows // self.tables
-        parts = [FILL_ORDERS.format(rows=rows, orders=name) for name in names]
-        return "".join([FILL.format(rows=rows), *parts, "vacuum (analyze);"])
+        first, *others = names
+        half = self.rows // 2 if others else self.rows
+        return {first: half, **{name: half // len(others) for name in others}}
 
     def describe(self) -> str:
         """The sizes, in one line."""
@@ -411,7 +419,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("physical", "dump", "memory"))
     parser.add_argument("rows", nargs="*", type=int)
-    parser.add_argument("--tables", type=int, default=1, help="that the orders are in")
+    parser.add_argument("--tables", type=int, default=8, help="that the orders are in; 1: all in one")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path.cwd())
     asked = parser.parse_args()
