@@ -112,6 +112,7 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
         assert post(port, alert(instance="another")) == 200
         for body in (b"", b"[]", b"{}", b'{"alerts": 3}', b'{"alerts": [{}]}', b"\xff", b'{"alerts": [{"labels": 1}]}'):
             assert post(port, body) == 400
+        assert post(port, b"[" * 100_000) == 400, "to 500 Alertmanager would say it again and again"
         with pytest.raises((urllib.error.URLError, ConnectionError)):
             assert post(port, b'{"alerts": []}' + b" " * 2_000_000) == 400
             raise ConnectionError

@@ -101,7 +101,7 @@ async def _serve(access: Access, watcher: Watcher, started: threading.Event, fou
                 return
             try:
                 count, unknown = watcher.alerts.take(json.loads(self.request.body)["alerts"], known)
-            except (ValueError, LookupError, TypeError, AttributeError) as error:
+            except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 self.set_status(400)
                 self.finish(f"these are no alerts: {type(error).__name__}\n")
                 return

@@ -71,7 +71,10 @@ def watch(
         for number in (signal.SIGTERM, signal.SIGINT):
             before = signal.signal(number, lambda *_: watcher.stop())
             stack.callback(signal.signal, number, before)
-        shown.tell(f"Watching {len(described.watch)} rules of {platform}, every {clock.write_duration(seconds)}.")
+        count = len(described.watch)
+        shown.tell(
+            f"Watching {count} rule{'s' if count > 1 else ''} of {platform}, every {clock.write_duration(seconds)}."
+        )
         watcher.loop(seconds, lambda error: shown.tell(f"A look failed: {type(error).__name__}: {error}"))
         if watcher.lost:
             raise watcher.lost
