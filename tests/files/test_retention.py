@@ -12,6 +12,7 @@ import pytest
 from salvor import clock
 from salvor.backups.policy import Keep
 from salvor.backups.retention import decide
+from salvor.change import Backup, Verdict
 from salvor.systems.files import Files
 
 from tests.files.lab import Lab, act, restic
@@ -100,3 +101,13 @@ def test_a_local_copy_goes_earlier_when_two_others_have_it(lab: Lab) -> None:
     assert (spared.backup.repository, spared.reasons) == ("local", ("1 of 2 other repositories have it",))
     retain(system)
     assert left(system) == {"local": [0, 1], "off-site": [0, 1], "azure": [0, 2]}
+
+
+def test_of_a_bucket_it_is_said_that_its_lock_is_not_known(lab: Lab) -> None:
+    places = {"local": lab.repositories["local"], "cloud": "s3:https://127.0.0.1/bucket/shop"}
+    password = f"file:{lab.root / 'password'}"
+    repositories = [{"name": name, "location": place, "password": password} for name, place in places.items()]
+    system = lab.open(repositories=repositories, keep={"daily": 1})
+    old = [Backup("12345678", system.name, "snapshot", "snapshot", NOW, 1, "", repository=name) for name in places]
+    local, cloud = (change.why for change in system.expiry([Verdict(one, ()) for one in old]))
+    assert "object lock" in cloud and "object lock" not in local

@@ -39,8 +39,10 @@ def run(platform: str, disaster: str, shown: Shown, *, keep: bool = False) -> No
     if name not in disasters.names():
         raise UsageError(f"There is no disaster {name!r}.", hint=f"the disasters are: {', '.join(disasters.names())}")
     stand_in.up(fresh=True, tell=shown.tell)
-    for service in inventory.load(platform).in_order():
-        drill_end.end_interrupted(service.name, platform, shown, gone="the stand-in that it played in was removed")
+    gone = "the stand-in that it played in was removed"
+    services = [service.name for service in inventory.load(platform).in_order()]
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:  # each that a killed drill left has reports to be made
+        list(pool.map(lambda service: drill_end.end_interrupted(service, platform, shown, gone=gone), services))
     results: list[Result] = []
     counted: Mapping[str, Survivors] = {}
     try:

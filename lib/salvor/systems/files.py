@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cached_property
 from math import inf
@@ -17,7 +18,7 @@ from salvor.archive.settings import ArchivesSettings
 from salvor.archive.system import Archived
 from salvor.backups.audit import Audited
 from salvor.backups.policy import BackedUpSettings, Keep
-from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, WayBack
+from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, Verdict, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.files import archived, audit, backing_up, locations, questions, snapshot
 from salvor.files.look import ABSENT, Beside, Look, room_for
@@ -351,6 +352,13 @@ class Files(OnAMachine, Archived):
     def pack(self, scratch: Path) -> Iterator[bytes]:
         """What is live, as a tar stream, for an archive of the whole platform."""
         yield from archived.pack(self)
+
+    def expiry(self, verdicts: Sequence[Verdict]) -> Iterator[Change]:
+        """What the policy lets go. restic cannot be asked for the object lock of its bucket, so that is said."""
+        in_s3 = {one.name for one in self.settings.repositories if one.location.startswith("s3:")}
+        for change in super().expiry(verdicts):
+            unknown = "; until when an object lock of its bucket keeps them, hidden, is not known"
+            yield replace(change, why=change.why + unknown) if change.arguments["repository"] in in_s3 else change
 
     @verb(deadline=_DAY, destructive=True)
     def expire(self, repository: str, backups: list[str]) -> Iterator[Progress]:
