@@ -71,7 +71,7 @@ def test_a_machine_that_is_down_holds_up_none_and_is_no_success(two: str, there:
     (tmp_path / "one").write_text("1")
     stream = io.StringIO()
     with pytest.raises(CannotError, match="unreachable on 1 of 2 machines"):
-        copies.upload(two, "", str(tmp_path / "one"), f"{there}/one", "644", HOW, Plain(stream))
+        copies.upload(two, "*", str(tmp_path / "one"), f"{there}/one", "644", HOW, Plain(stream))
     assert (there / "one").read_text() == "1"
     assert "ok      done on 1: up" in stream.getvalue()
 
@@ -96,10 +96,10 @@ def test_what_makes_no_sense_is_refused_before_anything_is_asked(
 ) -> None:
     (tmp_path / "here").write_text("1")
     with pytest.raises(UsageError) as caught:
-        copies.upload(two, "", str(tmp_path / file), to, mode, HOW, Plain(io.StringIO()))
+        copies.upload(two, "*", str(tmp_path / file), to, mode, HOW, Plain(io.StringIO()))
     assert caught.value.safe == "nothing was copied"
     with pytest.raises(UsageError):
-        copies.download(two, "", "relative", str(tmp_path), HOW, Plain(io.StringIO()))
+        copies.download(two, "*", "relative", str(tmp_path), HOW, Plain(io.StringIO()))
     assert not (tmp_path / "incidents").exists()
 
 

@@ -91,6 +91,8 @@ def test_the_journal_of_a_fence_can_be_taken_back(made: Machine, incidents: Path
 
 
 def test_who_does_not_answer_hinders_nobody_and_is_told(made: Machine, incidents: Path) -> None:
+    with pytest.raises(CannotError, match="nothing can be planned on 1 of 2 machines: down"):
+        do(host_work.start("shop"), "*", plan_only=True)
     with pytest.raises(CannotError, match="nothing was done on 1 of 2 machines: down"):
         do(host_work.start("shop"), "*", yes=True)
     there = Host(made.address, made.settings).open()

@@ -9,13 +9,14 @@ from invoke.context import Context
 
 from salvor.commands import collection, command
 
+_ALL = "*"
 _LIMIT = "names or patterns of machines, systems or services, separated by commas (default: every machine)"
 
 _WHICH = "which: names or patterns of machines, systems or services, separated by commas"
 
 
 @command(limit=_LIMIT)
-def hosts(c: Context, platform: str = "", limit: str = "", json: bool = False) -> None:
+def hosts(c: Context, platform: str = "", limit: str = _ALL, json: bool = False) -> None:
     """Look at the machines of the platform, side by side: what is wrong comes first."""
     from salvor import show
     from salvor.hosts import looks
@@ -38,7 +39,7 @@ _DEADLINE = "how long each 8 MiB may take, for example 30s or 5m (default: 60s)"
 def run(
     c: Context,
     platform: str = "",
-    limit: str = "",
+    limit: str = _ALL,
     command: str = "",
     batch: int = 0,
     failures: int = -1,
@@ -70,7 +71,7 @@ def upload(
     file: str,
     to: str,
     platform: str = "",
-    limit: str = "",
+    limit: str = _ALL,
     mode: str = "600",
     batch: int = 0,
     failures: int = -1,
@@ -94,7 +95,7 @@ def upload(
     deadline=_DEADLINE,
 )
 def download(
-    c: Context, file: str, to: str, platform: str = "", limit: str = "", deadline: str = "60s", json: bool = False
+    c: Context, file: str, to: str, platform: str = "", limit: str = _ALL, deadline: str = "60s", json: bool = False
 ) -> None:
     """Copy a file from machines to here: inv hosts.download /var/log/syslog logs/ --limit=web-*"""
     from salvor import show

@@ -72,11 +72,10 @@ def places(platform: Platform) -> dict[str, Place]:
 
 
 def select(all_places: Mapping[str, Place], limit: str) -> dict[str, Place]:
-    """Those that `limit` names: names or patterns of machines, systems or services, separated by commas; empty: all.
-    Raises UsageError for a name that fits none: a typing error must not make the selection another one.
+    """Those that `limit` names: names or patterns of machines, systems or services, separated by commas. Raises
+    UsageError for one that fits none, an empty one too: what is mistyped, or a variable that is not set, must not make
+    the selection another one.
     """
-    if not limit:
-        return dict(all_places)
     chosen: set[str] = set()
     for pattern in (one.strip() for one in limit.split(",")):
         fitting = {name for name, one in all_places.items() if fnmatch.filter(one.names, pattern)}

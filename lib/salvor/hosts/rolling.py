@@ -157,7 +157,7 @@ def _judge(done: Sequence[Ran], left: Sequence[str], command: str) -> None:
         return
     wrong = ", ".join(f"{outcome} on {count}" for outcome, count in counts.items() if count)
     what = f"{command}: {wrong} of {len(done) + len(left)} machines."
-    safe = f"it was not begun on {len(left)} machines" if left else ""
+    safe = f"it was not begun on {len(left)} of them" if left else ""
     names = ",".join(sorted(one.host for one in done if one.outcome != "done")[:20])
     hint = f"look there: inv hosts --limit={names}"
     if counts["unknown"]:

@@ -6,6 +6,7 @@ is left to do.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -106,14 +107,13 @@ def carry_out(
     step = _step(name, plan, chosen, unreached)
     session = sitting(Service(name="hosts", rto=0, rpo=0, systems=tuple(chosen)), platform, shown)
     changed = work(session, step, shown, plan_only=plan_only, approve=approve, yes=yes)
-    if plan_only:
-        return
     if changed and name in _BACK:
-        shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform_name} --limit={limit}")
+        shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform.name} --limit={shlex.quote(limit)}")
     if unreached:
+        nothing = "nothing can be planned" if plan_only else "nothing was done"
         raise CannotError(
-            f"{name}: nothing was done on {len(unreached)} of {len(chosen)} machines: {', '.join(unreached)}.",
-            safe="the others are done" if len(unreached) < len(chosen) else "nothing was changed",
+            f"{name}: {nothing} on {len(unreached)} of {len(chosen)} machines: {', '.join(unreached)}.",
+            safe="the others are done" if changed else "nothing was changed",
             hint=f"inv hosts --limit={','.join(unreached)}",
         )
 
