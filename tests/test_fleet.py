@@ -89,10 +89,10 @@ def test_errors_are_answers(servers: list[Server]) -> None:
     assert isinstance(said["fails"], CommandError)
     for name, words in {
         "changed": "has changed",
-        "refuses": "refuses us",
+        "refuses": "refuses us: .*; it was shown .*/id_ed25519",
         "down": "cannot be reached over SSH: .*refused",
         "no name": "neither a host's name",
-        "unresolved": "cannot be reached over SSH",
+        "unresolved": r"cannot be reached over SSH: [^\[]*$",
     }.items():
         with pytest.raises(CannotError, match=words):
             raise said[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import threading
 from collections.abc import Iterator
 from functools import lru_cache
@@ -43,7 +44,8 @@ def _files(hop: Hop, passphrase: str | None) -> Iterator[tuple[str, Any]]:
         except OSError as error:
             if hop.named:
                 raise CannotError(
-                    f"The key {path} for {hop.name} cannot be read: {error.strerror}.", hint=f"ls -l {path}"
+                    f"The key {path} for {hop.name} cannot be read: {error.strerror}.",
+                    hint=f"ls -l {shlex.quote(path)}",
                 ) from error
         else:
             if certified:
@@ -65,7 +67,8 @@ def _load(path: str, passphrase: str | None, *_version: int) -> tuple[Any, Any]:
     except (paramiko.SSHException, ValueError, TypeError) as error:
         raise CannotError(
             f"The key {path} does not open: {type(error).__name__}: {error}.",
-            hint=f"ssh-keygen -y -f {path} tries it by hand; a passphrase is named in the inventory (passphrase)",
+            hint=f"ssh-keygen -y -f {shlex.quote(path)} tries it by hand; "
+            "a passphrase is named in the inventory (passphrase)",
         ) from error
     return key, certified
 
@@ -109,7 +112,7 @@ def authenticate(transport: Any, hop: Hop, deadline: float) -> list[str]:
     if hop.password:
         return list(transport.auth_password(hop.user, secrets.resolve(hop.password)))
     if refused:
-        raise refused
+        raise paramiko.AuthenticationException(f"{refused}; it was shown {', '.join(tried)}") from refused
     if tried:
         return missing
     raise paramiko.AuthenticationException("No authentication methods available: no key was found, no password named")

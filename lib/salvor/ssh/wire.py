@@ -135,6 +135,8 @@ class _ChannelPipe(Pipe):
 
 def why(error: BaseException) -> str:
     """What a library or the system says of its error, without its full stop."""
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno)
     return str(error).rstrip(".") or type(error).__name__
