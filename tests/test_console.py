@@ -60,6 +60,22 @@ def test_typed_at_the_terminal(place: World, monkeypatch: pytest.MonkeyPatch) ->
     assert place.journals()[0].of("approved")[0]["how"] == "typed at the terminal"
 
 
+def test_ctrl_c_at_the_question_says_that_nothing_was_done(
+    place: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typing(monkeypatch, "")
+
+    def stop(question: str) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("builtins.input", stop)
+    with pytest.raises(SystemExit) as ended:
+        console.ends_with_exit_code(lambda: recover(place, yes=False))()
+    assert ended.value.code == 130
+    assert "before this was approved: nothing of it was done" in capsys.readouterr().err
+    assert place.live == BAD and not place.journals()
+
+
 @pytest.mark.parametrize("typed", ["no\n", "\n", "y\n", "", "yes please\n"])
 def test_anything_else_is_no(place: World, monkeypatch: pytest.MonkeyPatch, typed: str) -> None:
     typing(monkeypatch, typed)

@@ -35,11 +35,9 @@ def ends_with_exit_code(task: _Task) -> _Task:
         except SalvorError as error:
             print(f"\n{show.clean(str(error))}", file=sys.stderr)
             sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            print(
-                "\nStopped by you. What was begun may be unfinished; nothing that was live has been removed.",
-                file=sys.stderr,
-            )
+        except KeyboardInterrupt as stopped:
+            unfinished = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
+            print(f"\n{stopped or unfinished}", file=sys.stderr)
             print("HINT: the same command again goes on from here", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:
@@ -116,11 +114,15 @@ def refuse_nobody(shown: Shown, instead: str) -> None:
 
 
 def typed(question: str, expected: str) -> None:
-    """Ask, and raise CannotError when anything else is typed, or nothing."""
+    """Ask, and raise CannotError when anything else is typed, or nothing; KeyboardInterrupt at Ctrl-C, with what it
+    stopped.
+    """
     try:
         answer = input(question)
     except EOFError:
         answer = ""
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Stopped by you before this was approved: nothing of it was done.") from None
     if answer.strip() != expected:
         raise CannotError(
             "It was not approved.",

@@ -106,7 +106,7 @@ def _target(wish: Wish) -> str:
         return "latest"
     if wish.damaged_at:
         return f"before:{clock.write_time(wish.damaged_at)}"
-    raise _Closed("replaying everything would replay the damage too: name the moment before it with --at")
+    raise _Closed("replaying everything would replay the damage too: say when it began, --failed-at=TIME, or --at=TIME")
 
 
 def _where(seen: View, wish: Wish) -> Member:
