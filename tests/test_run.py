@@ -184,6 +184,25 @@ def test_independent_systems_at_once_and_dependent_ones_in_order(two: World) -> 
         assert (two.root / store / "live" / "data").read_text() == GOOD
 
 
+def test_each_step_looks_at_all_that_is_broken_at_once(two: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = two.session()
+    store = type(session.incident.system("store"))
+    look, both = store.observe, threading.Barrier(2)
+
+    def in_company(self: System) -> State:
+        both.wait(timeout=20)  # a look that no other one goes beside breaks it
+        return look(self)
+
+    monkeypatch.setattr(run, "A_MOMENT", 0.0)
+    with session.begin():
+        session.approve(session.plan(), "test")
+        session.act("assess")
+        monkeypatch.setattr(store, "observe", in_company)
+        for step in ("isolate", "restore", "verify", "reroute"):
+            session.act(step)
+    assert {(two.root / one / "live" / "data").read_text() for one in ("store", "shelf")} == {GOOD}
+
+
 def test_what_fails_on_one_system_lets_the_other_end_and_begins_nothing_more(two: World) -> None:
     trouble.order(two.root, "shelf", "stage", "fail")
     with pytest.raises(CannotError, match="it does not want to"):

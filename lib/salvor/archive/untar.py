@@ -45,10 +45,10 @@ class Place:
     @property
     def argv(self) -> list[str]:
         """The command that unpacks its standard input into the working directory."""
-        # GNU tar gives a folder its time and mode as soon as a member outside of it comes, and others may follow.
-        return ["tar", "-x", "-p", *([] if self.is_root else ["-o"]), "-f", "-"] + (
-            ["--delay-directory-restore"] if self.is_gnu else []
-        )
+        # GNU tar gives a folder its time and mode as soon as a member outside of it comes, and others may follow. By
+        # itself it reads 10 KB at a time, which takes a third more of its time than 256 KB.
+        gnu = ["--delay-directory-restore", "--blocking-factor=512"] if self.is_gnu else []
+        return ["tar", "-x", "-p", *([] if self.is_root else ["-o"]), "-f", "-", *gnu]
 
 
 def look(there: Shell, into: str) -> Place:

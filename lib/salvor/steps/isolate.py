@@ -19,6 +19,7 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
     swapped are stopped first: they would go on with what is kept. Last, a second primary that came back beside what is
     live.
     """
+    incident.observe_all(broken.system for broken in incident.broken)
     for application in incident.to_stop():
         state = incident.observe(application)
         if state.reachable is Reachable.UNKNOWN:

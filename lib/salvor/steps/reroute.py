@@ -20,6 +20,7 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
     When all is done, the service's checks through the route. What `verify` has not passed is refused: its finding
     fails, and nothing of it is cut over.
     """
+    incident.observe_all(broken.system for broken in incident.broken)
     waiting = [broken for broken in incident.broken if not incident.is_in_place(broken)]
     unproven = [broken for broken in waiting if not incident.is_proven(broken)]
     for broken in unproven:

@@ -10,6 +10,7 @@ from salvor.incident import Incident
 
 def restore(incident: Incident) -> Iterator[Change]:
     """Stage the chosen backup beside what is live. A failover needs none: its standby is there."""
+    incident.observe_all(broken.system for broken in incident.broken if broken.decision.way.arguments is not None)
     for broken in incident.broken:
         way = broken.decision.way
         if way.arguments is None or incident.is_placed(broken) or incident.staged(broken):

@@ -10,6 +10,7 @@ from salvor.incident import Broken, Incident
 
 def verify(incident: Incident) -> Iterator[Finding]:
     """Prove the staged copy: integrity, content, freshness, the service's own checks. Plans no change."""
+    incident.observe_all(broken.system for broken in incident.broken)
     for broken in incident.broken:
         if incident.ahead or incident.is_placed(broken):
             continue
