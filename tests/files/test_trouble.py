@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +163,21 @@ def test_a_disk_without_room_is_told_before_and_one_that_fills_up_is_cleared(lab
     (tree / "large").unlink()
     promote(system, staged(system))
     assert everything(tree) == was
+
+
+@needs_root
+def test_a_repository_without_room_for_its_lock_says_so(lab: Lab, disk: Path) -> None:
+    tree = lab.root / "small"
+    tree.mkdir()
+    (tree / "page").write_text("a page")
+    system = replace(lab, repositories={"local": str(disk / "restic")}).open(tree)
+    act(system, "backup", kind="snapshot")
+    with suppress(OSError), (disk / "full").open("wb", buffering=0) as filler:
+        while filler.write(b"x" * 4096):
+            pass
+    with pytest.raises(CannotError, match=r"The disk of the repository local .* is full: .*no space left") as caught:
+        act(system, "backup", kind="snapshot")
+    assert "github.com" not in caught.value.what, "restic's stack trace is for its developers"
 
 
 @needs_root

@@ -26,7 +26,8 @@ def look(settings: ArchivesSettings, there: Shell, system: str, *, deep: bool) -
     problems = [f"{one.name} is empty" for one in found if not one.size]
     if deep:
         problems += [said for one in found if one.size and (said := _damage(one, settings, there))]
-    yield audit.integrity(system, problems, f"{len(found)} archives", how="unpacked" if deep else "")
+    count = f"{len(found)} archive{'s' if len(found) != 1 else ''}"
+    yield audit.integrity(system, problems, count, how="unpacked" if deep else "")
     if not settings.folder.startswith("s3://"):
         here = Path(settings.folder).is_dir()
         yield from audit.place(shell.local() if here else there, system, settings.folder, settings.folder)

@@ -31,6 +31,7 @@ from salvor.files.said import (
     DamagedError,
     Snapshot,
     as_json,
+    is_trace,
     last,
     meaning,
     plain,
@@ -270,7 +271,7 @@ class Repository:
                         unread.append(str(status.get("item")))
                     case "exit_error":  # restic 0.17 and newer
                         said.append(str(status.get("message")))
-                    case None if line.strip():
+                    case None if line.strip() and not is_trace(line):
                         said = [*said[-20:], line]
         except CommandError as error:
             if error.exit_code_of_command != 3:  # 3: a snapshot was made, and something could not be read
@@ -355,7 +356,8 @@ class Repository:
         """What restic's words mean."""
         if self.login and "unable to start the sftp session" in said:  # often without what ssh said: so it is asked
             said += self.shell.run(self.login, deadline=ANSWERING, check=False).stderr
-        said = secrets.mask("\n".join(map(plain, said.strip().splitlines())))
+        lines = [plain(line) for line in said.strip().splitlines() if not is_trace(line)]
+        said = secrets.mask("\n".join(lines))
         by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
         return meaning(said, f"the repository {self.name} ({self.location})", self.shell.where, by_hand)
 

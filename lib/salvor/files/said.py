@@ -81,6 +81,7 @@ REFUSED = re.compile(
 )
 """What S3, Azure, GCS, sshd and restic's own server say to wrong credentials."""
 
+_TRACE = re.compile(r"\t.*|(?:github\.com|golang\.org|main|runtime)[./]\S+")
 _DAMAGE = (
     "ciphertext verification failed",
     "invalid data returned",
@@ -126,6 +127,11 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
             hint=f"restic check says how much of it; {by_hand}",
         )
     return CannotError(f"restic could not use {which}: {last(said)}", hint=by_hand)
+
+
+def is_trace(line: str) -> bool:
+    """Whether a line is of the stack trace that restic puts behind some errors."""
+    return bool(_TRACE.fullmatch(line))
 
 
 def as_json(name: bytes) -> str:
