@@ -247,8 +247,8 @@ class Runner:
             )
             service, undo = f"--service={self.incident.service.name}", f"inv undo --incident={self.incident.id}"
             hint = (
-                f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID or "
-                "--failed-at=TIME"
+                f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
+                "--at=TIME to the state at that time"
                 if self.incident.broken
                 else f"mend what is named above, then the same command again; or {undo}"  # no data of it was broken
             )

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 
-import salvor.sandbox
 from salvor.sandbox import database, folders, layout, names, processes
 from salvor.sandbox.layout import Layout
 
@@ -119,8 +118,11 @@ class KillDaemon(Fault):
         processes.kill(running)
         return bool(running)
 
-    def end(self) -> None:
-        salvor.sandbox.up(tell=lambda text: None)
+    def end(self) -> None:  # nothing else is started: a primary that is dead stays so
+        if self.part == "names":
+            names.start(self.found)
+        else:
+            processes.start(processes.module(self.part, self.found.place), self.found.log(self.part))
 
 
 class Freeze(Fault):

@@ -115,7 +115,11 @@ def _names(proven_at: float | None, dns: Path) -> Iterator[str]:
 
 def _kept(found: Layout, journal: Journal) -> Iterator[str]:
     """What was live before is still there."""
-    (decision, *_) = [line["decision"] for line in journal.of("decision")]
+    decisions = [line["decision"] for line in journal.of("decision")]
+    if not decisions:
+        yield "it acted, and no way back was chosen"
+        return
+    decision = decisions[0]
     if decision["way"]["name"] == "failover" or decision["identity"] == "absent":
         return
     kept = [path for member in ("a", "b") for path in found.data(member).parent.glob("data.kept-*") if path.is_dir()]

@@ -44,8 +44,12 @@ def main(argv: list[str]) -> int:
         while (total := sum(thrown.values())) < given.count:
             disaster, runbook = choose.choice(_SCENES)
             seed = choose.randrange(1_000_000)
-            with conftest.a_sandbox(cluster):
-                result = rage(disaster, runbook, seed=seed, count=min(_EACH, given.count - total))
+            try:
+                with conftest.a_sandbox(cluster):
+                    result = rage(disaster, runbook, seed=seed, count=min(_EACH, given.count - total))
+            except KeyboardInterrupt:
+                print("Stopped; what was done so far:", flush=True)
+                break
             thrown.update(fault for fault, _ in result["injected"])
             ended.update(result["calls"])
             by_scene[disaster, runbook].append(result["seconds"])
