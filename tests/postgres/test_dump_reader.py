@@ -74,7 +74,7 @@ def test_blocks_of_data_end_with_a_line_except_in_a_very_long_one(monkeypatch: p
     rows = b"short\n" * 30 + b"x" * 300 + b"\nshort\n"
     reader = Reader(chunks(b"COPY t FROM stdin;\n" + rows + b"\\.\n" + END, 20), "x.sql")
     next(iter(reader))
-    blocks = [bytes(block) for block in reader.data()]
+    blocks = list(reader.data())
     assert b"".join(blocks) == rows
     assert {block.endswith(b"\n") for block in blocks if b"x" not in block} == {True}
     assert max(map(len, blocks)) < 200

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from salvor.change import Progress
 from salvor.errors import CannotError
 from salvor.postgres.dump import Dump, Form, Script, open_script
-from salvor.postgres.dump_reader import NEWLINE, MetaCommand, Reader
+from salvor.postgres.dump_reader import MetaCommand, Reader
 from salvor.postgres.dump_rules import Lane
 from salvor.postgres.dump_screen import Order, Screen
 from salvor.postgres.dump_session import Session
@@ -239,7 +239,7 @@ class _Load:
                 yield from self._wait_for_room(session)
             session.copy(order, block)
             share += len(block)
-            whole_lines = block[-1] == NEWLINE
+            whole_lines = block.endswith(b"\n")
             self.data += len(block)
             self._size_of[table] = self._size_of.get(table, 0) + len(block)
             done = self._unpacked if self._size is None else self._script.position()

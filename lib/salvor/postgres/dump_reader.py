@@ -23,7 +23,6 @@ _READ_AT_MOST = 16 << 20
 _LONG_LINE = 1 << 20
 
 _COMPLETE = b"-- PostgreSQL database dump complete"
-NEWLINE = ord("\n")
 _END_OF_DATA = re.compile(rb"\n\\\.")
 
 
@@ -277,7 +276,7 @@ class Reader:
 
     # ---------------------------------------------------------------------------------------------------- data
 
-    def data(self) -> Iterator[memoryview]:
+    def data(self) -> Iterator[bytes]:
         """The data of the COPY statement that was read last, in blocks that end with a line (a very long line is cut).
 
         The end marker is left out. Raises CannotError when the data is cut off or its end is malformed.
@@ -297,7 +296,7 @@ class Reader:
             end = self._end_of_data(at_line_start)
             if end is not None:
                 if end > self._at:
-                    yield memoryview(self._buffer)[self._at : end]
+                    yield self._buffer[self._at : end]
                 self._at = end
                 self._skip_end_marker()
                 return
@@ -305,9 +304,9 @@ class Reader:
             if not cut and len(self._buffer) - self._at > _LONG_LINE:
                 cut = len(self._buffer)
             if cut:
-                at_line_start = self._buffer[cut - 1] == NEWLINE
-                block = memoryview(self._buffer)[self._at : cut]
+                block = self._buffer[self._at : cut]
                 self._at = cut
+                at_line_start = block.endswith(b"\n")
                 yield block
             if self._ended:
                 raise self._truncated("within the data of COPY")

@@ -60,7 +60,7 @@ class End:
     """The end of a COPY's data."""
 
 
-Item = Batch | Copy | End | memoryview
+Item = Batch | Copy | End | bytes
 
 
 class Stopped(Exception):
@@ -116,7 +116,7 @@ class Session:
         """Carry these out."""
         self._put(Batch(orders))
 
-    def copy(self, order: Order, data: memoryview) -> None:
+    def copy(self, order: Order, data: bytes) -> None:
         """Pass data of a COPY on; the first of it starts the COPY."""
         if self._copying is not order:
             self._copying = order
@@ -224,7 +224,7 @@ class Session:
             for sql in self._changes(order):
                 connection.execute(sql)
             with connection.cursor().copy(order.sql) as copy:
-                while isinstance(data := self._next(), memoryview):
+                while isinstance(data := self._next(), bytes):
                     copy.write(data)
         except psycopg.Error as error:
             raise self._told(order, error) from error
@@ -240,4 +240,4 @@ class Session:
 def _size(item: Item) -> int:
     if isinstance(item, Batch):
         return item.size
-    return len(item) if isinstance(item, memoryview) else 0
+    return len(item) if isinstance(item, bytes) else 0
