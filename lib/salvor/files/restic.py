@@ -175,8 +175,8 @@ class Repository:
 
         Raises DamagedError, CannotError when the disk is full or the repository was lost, OutcomeUnknownError.
         """
-        # Comparing each name with --include takes 4 % of the time. Without it the folders above the tree would be restored
-        # too, with attributes that the tree's own file system may refuse.
+        # Comparing each name with --include takes 4 % of the time. Without it the folders above the tree would be
+        # restored too, with attributes that the tree's own file system may refuse.
         arguments = ["restore", snapshot.id, "--target", target, "--include", _pattern(path), "--verify", "--no-lock"]
         if self.version >= (0, 15):
             arguments.append("--sparse")
