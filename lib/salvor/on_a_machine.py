@@ -37,6 +37,10 @@ class OnAMachine(System):
         """Its machine's address; None: this one."""
         return self.settings.address or None
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self.shell.remarks
+
     @cached_property
     def shell(self) -> Shell:
         """Where it is. A machine that is silent is asked once in a while, not by everybody again."""

@@ -187,6 +187,11 @@ class System(ABC):
         self.context = context
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a plan says of how it was reached, such as old algorithms that had to be opened. Asks nobody."""
+        return ()
+
+    @property
     def depends_on(self) -> tuple[str, ...]:
         """The systems that must be changed before this one is: a route waits for what it leads to."""
         return ()

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from salvor import clock, hosts, inventory
+from salvor import clock, hosts, inventory, maintenance
 from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
-from salvor.hosts import looks, rolling
+from salvor.hosts import looks, rolling, work
 from salvor.journal import Journal
 from salvor.show import Json, Plain, Terminal
+from salvor.steps.assess import assess
 
 from tests import ssh_server
 from tests.ssh_server import Server
@@ -272,6 +273,26 @@ def test_wrong_ways_to_roll_are_refused() -> None:
     for batch, failures, deadline in ((0, 1, "1s"), (-1, None, "1s"), (1, -2, "1s"), (0, None, "soon")):
         with pytest.raises(UsageError):
             rolling.rolling(batch, failures, deadline)
+
+
+def test_a_plan_says_which_old_algorithms_were_opened(describe: Any) -> None:
+    with ssh_server.serving("127.0.0.43", more="KexAlgorithms diffie-hellman-group14-sha1") as old:
+        there = reached(old)
+        there["ssh"]["legacy"] = True
+        platform = describe(
+            {"old": {"kind": "host", **there}, "tree": {"kind": "files", "path": "/etc/ssh", **there}},
+            {"photos": {"rto": "1h", "rpo": "1h", "systems": ["tree"]}},
+        )
+        stream = io.StringIO()
+        shown = Plain(stream)
+        with pytest.raises(SalvorError, match="nothing can be planned"):
+            work.carry_out("start", work.start("no-such"), platform, "old", shown, plan_only=True)
+        loaded = inventory.load(platform)
+        session = maintenance.sitting(loaded.services["photos"], loaded, shown)
+        maintenance.work(session, assess, shown, plan_only=True, approve="", yes=False)
+    for name in ("old: SSH", "tree: answers"):
+        (line,) = [line for line in stream.getvalue().splitlines() if name in line]
+        assert line.endswith("opened for it alone: key exchange diffie-hellman-group14-sha1"), name
 
 
 def test_the_words_after_two_hyphens_are_the_command(three: str) -> None:

@@ -138,6 +138,8 @@ def _step(name: str, plan: _Plan, names: Sequence[str], unreached: dict[str, str
         incident.observe_all(machines)
         for host in machines:
             state = incident.observe(host)
+            if host.remarks:
+                yield Finding(host.name, "SSH", Level.PASS, detail="; ".join(host.remarks))
             change = None
             try:
                 if state.identity == UNSEEN:

@@ -99,16 +99,18 @@ class Remote(Shell):
         super().__init__(where, run_as)
         self.link = link
         self._sudo_password = sudo_password
+        self._remarks: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        return self.link().remarks
+        return self._remarks
 
     def _start(self, command: Command) -> Running:
         return self._begin(command, self._end)
 
     def _begin(self, command: Command, end: Callable[[int], bool] | None) -> Running:
         link = self.link()
+        self._remarks = link.remarks
         password = secrets.resolve(self._sudo_password) if self._sudo_password and self.user else None
         envelope = Envelope.of(command, login=link.login, run_as=self.user, by_password=password is not None)
         try:

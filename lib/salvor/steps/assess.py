@@ -170,7 +170,7 @@ def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
 
 def _reachable(system: System, state: State, because: str = "") -> Finding:
     level = {Reachable.UP: Level.PASS, Reachable.DOWN: Level.FAIL, Reachable.UNKNOWN: Level.UNKNOWN}[state.reachable]
-    detail = f"{state.summary} ({because})" if because else state.summary
+    detail = "; ".join((f"{state.summary} ({because})" if because else state.summary, *system.remarks))
     return Finding(system.name, "answers", level, figure=state.reachable.value, detail=detail, evidence=state.identity)
 
 

@@ -112,6 +112,10 @@ class Postgres(Archived):
             return {}
         return {"PGBACKREST_REPO1_CIPHER_PASS": secrets.resolve(pgbackrest.passphrase)}
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(remark for member in self.site.members for remark in member.server.shell.remarks)
+
     # --- look ----------------------------------------------------------------------------------------------------
 
     def observe(self) -> State:
