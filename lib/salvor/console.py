@@ -37,7 +37,7 @@ def ends_with_exit_code(task: _Task) -> _Task:
             sys.exit(error.exit_code)
         except KeyboardInterrupt as stopped:
             unfinished = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
-            print(f"\n{stopped or unfinished}", file=sys.stderr)
+            print(f"\n{str(stopped) or unfinished}", file=sys.stderr)
             print("HINT: the same command again goes on from here", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:
