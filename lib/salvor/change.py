@@ -196,7 +196,8 @@ class Verdict:
 class Staged:
     """A copy beside the live one: built by `stage` for an incident, or a standby that could be promoted.
 
-    `complete` is False while it is being built; a half-built stage is never mistaken for a whole one.
+    `complete` is False while it is being built; a half-built stage is never mistaken for a whole one. `of` are the
+    arguments of `stage` that it was built with, as far as it tells.
     """
 
     name: str
@@ -205,6 +206,7 @@ class Staged:
     address: str | None = None
     fresh: datetime | None = None
     detail: str = ""
+    of: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, State
+from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State, WayBack
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
@@ -254,11 +254,34 @@ class Incident(Learned):
         return [Broken(system, self.decisions[system.name]) for system in self.systems if system.name in self.decisions]
 
     def staged(self, broken: Broken) -> Staged | None:
-        """The whole copy that the chosen way would promote; None when there is none yet."""
+        """The whole copy that the chosen way would promote; None when there is none yet, or one of another way."""
+        way = broken.decision.way
         for staged in self.observe(broken.system).staged:
-            if staged.name == broken.decision.way.stage and staged.complete:
+            if staged.name == way.stage and staged.complete and staged.of.items() <= (way.arguments or {}).items():
                 return staged
         return None
+
+    def is_refuted(self, system: System) -> bool:
+        """Whether a check of the data failed on a copy that was staged the way that is pinned: the damage is older than
+        was assumed when nobody could ask what is live.
+        """
+        checks = {check.name for check in self.checks_of(system.name)}
+        since = self.findings[self.decided_at.get(system.name, 0) :]
+        return any(
+            (step, finding.subject, finding.level) == ("verify", system.name, Level.FAIL) and finding.check in checks
+            for step, finding in since
+        )
+
+    def ways_before_damage(self, broken: Broken) -> list[WayBack]:
+        """The ways back to before the damage, those that are open first; none when it is not known when that began, or
+        the first is the one that is pinned.
+        """
+        if not self.failed_at:
+            return []
+        ways = sorted(broken.system.ways_back(self.whole_wish(live_is_sound=False)), key=lambda way: not way.possible)
+        pinned = broken.decision.way
+        is_another = ways and ways[0].possible and (ways[0].name, ways[0].arguments) != (pinned.name, pinned.arguments)
+        return ways if is_another else []
 
     def machine_of(self, broken: Broken) -> Machine | None:
         """The machine that a broken system is on, where its way back leads elsewhere: then the whole machine may be cut

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from salvor import clock, console, maintenance, sandbox
 from salvor.change import Level
-from salvor.errors import CannotError
+from salvor.errors import CannotError, NotProvenError
 from salvor.journal import Journal
 from salvor.journal.evidence import check
 from salvor.sandbox import database, disasters, names, survivors
@@ -88,6 +88,24 @@ def test_each_disaster_is_recovered_by_one_command(fresh_sandbox: Layout, disast
         disasters.wake()
         time.sleep(1.0)
         assert nobody_can_write(fresh_sandbox, "a")
+
+
+def test_damage_that_nobody_could_see_before_is_found_in_the_copy_and_the_next_one_is_from_before_it(
+    fresh_sandbox: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = break_it("wrong-update")
+    for member in ("a", "b"):
+        database.server(fresh_sandbox, member).kill()
+    with pytest.raises(NotProvenError, match="prices make sense"):
+        recover(moment)
+    assert "the same command again takes it" in capsys.readouterr().out
+    sitting = recover(moment)
+    serves_again()
+    assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") == 0
+    counted = survivors.survivors(moment)
+    assert counted.before == counted.before_survived > 10
+    decided = [line["decision"]["way"]["arguments"] for line in Journal.read(sitting.incident.folder).of("decision")]
+    assert [arguments["target"].partition(":")[0] for arguments in decided] == ["latest", "before"]
 
 
 def nobody_can_write(found: Layout, member: str) -> bool:

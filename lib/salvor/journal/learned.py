@@ -18,6 +18,8 @@ class Learned:
 
     decisions: dict[str, Decision] = field(default_factory=dict)
     findings: list[tuple[str, Finding]] = field(default_factory=list)
+    decided_at: dict[str, int] = field(default_factory=dict)
+    """How many findings there were when the way back of a system was pinned last."""
     measured: dict[str, Any] = field(default_factory=dict)
     recovered_once: bool = False
     over: str = ""
@@ -46,6 +48,7 @@ class Learned:
             case "decision":
                 decision = Decision.from_json(line["decision"])
                 self.decisions[decision.system] = decision
+                self.decided_at[decision.system] = len(self.findings)
             case "finding":
                 finding = Finding.from_json(line["finding"])
                 self.findings.append((line["step"], finding))

@@ -148,7 +148,8 @@ class Site:
             except (psycopg.Error, CannotError) as error:
                 whole, detail = False, f"it is whole and does not run: {secrets.mask(str(error)).strip()}"
         name = f"of {marker['backup']} to {marker['target']}, " if "backup" in marker else ""
-        return Staged(STAGE, look.identity, whole, stage.stage.address, fresh, name + detail)
+        of = {str(name): marker[name] for name in ("backup", "target", "timeline") if name in marker}
+        return Staged(STAGE, look.identity, whole, stage.stage.address, fresh, name + detail, of)
 
     def reachable_member(self) -> Member:
         """A member whose machine answers, for commands that any of them can run. Raises CannotError."""

@@ -7,14 +7,15 @@ from collections.abc import Iterator, Mapping
 from salvor import clock
 from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.incident import RESTART, Incident
+from salvor.incident import RESTART, Broken, Incident
 from salvor.system import Application, Restorable, System
 
 
 def assess(incident: Incident) -> Iterator[Finding | Decision]:
     """Look at the service and what it depends on; pin what is broken, and choose its way back.
 
-    Plans no change. What was pinned once stays pinned: after the cutover the same name is a healthy system.
+    Plans no change. What was pinned once stays pinned: after the cutover the same name is a healthy system. Only a copy
+    in which the damage was found again is followed by another way back.
     """
     needed = [
         (incident.system(name), service)
@@ -65,6 +66,7 @@ def _look_at(
         yield Finding(system.name, "stands alone", Level.FAIL, f"{rival} runs beside it, not fenced", detail=detail)
     yield from answers
     if system.name in incident.decisions:
+        yield from _look_further_back(incident, Broken(system, incident.decisions[system.name]))
         return
     wrong = [finding for finding in answers if finding.level is Level.FAIL]
     asked_for = (
@@ -99,6 +101,20 @@ def _look_at(
             safe="nothing was changed",
             hint=_hint(incident, sound=sound),
         )
+
+
+def _look_further_back(incident: Incident, broken: Broken) -> Iterator[Finding | Decision]:
+    """Another way back, when the copy that was staged has the damage too and nothing was cut over: nobody could ask
+    what is live when the first was chosen.
+    """
+    system, pinned = broken.system, broken.decision
+    if incident.is_placed(broken) or not incident.is_refuted(system):
+        return
+    ways = incident.ways_before_damage(broken)
+    yield from (_way(system, way, chosen=way is ways[0]) for way in ways)
+    if ways:
+        told = f"the copy of {pinned.way.name} has the damage too; {pinned.seen}"
+        yield Decision(system.name, pinned.identity, told, ways[0], tuple(ways[1:]))
 
 
 def _wrong(findings: list[Finding]) -> str:

@@ -29,4 +29,8 @@ def verify(incident: Incident) -> Iterator[Finding]:
 def _prove(incident: Incident, broken: Broken, identity: str) -> Iterator[Finding]:
     way = broken.decision.way
     yield from broken.system.verify(way, incident.whole_wish())
-    yield from incident.check_all(incident.checks_of(broken.system.name), way.stage, evidence=identity)
+    answers = list(incident.check_all(incident.checks_of(broken.system.name), way.stage, evidence=identity))
+    yield from answers
+    if any(answer.level is Level.FAIL for answer in answers) and (ways := incident.ways_before_damage(broken)):
+        detail = f"the same command again takes it: {ways[0].why}"
+        yield Finding(broken.system.name, "another way back", Level.WARN, ways[0].name, detail=detail)
