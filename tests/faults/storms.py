@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,19 @@ def rage(disaster: str, runbook: str, *, seed: int, count: int) -> dict[str, Any
     """One storm over the sandbox of the environment: its result, as `tests.faults.storm` prints it."""
     root = Path(__file__).parents[2]
     argv = [sys.executable, "-m", "tests.faults.storm", disaster, runbook, f"--seed={seed}", f"--count={count}"]
-    done = subprocess.run(
-        argv,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-        check=False,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": f"{root / 'lib'}{os.pathsep}{root}"},
-    )
-    assert done.stdout.strip().startswith("{"), done.stdout + done.stderr
-    result: dict[str, Any] = json.loads(done.stdout)
+    environment = {**os.environ, "PYTHONPATH": f"{root / 'lib'}{os.pathsep}{root}"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(argv, stdout=pipe, stderr=pipe, text=True, cwd=root, env=environment) as storm:
+        try:
+            said, errors = storm.communicate(timeout=SECONDS)
+        except BaseException:
+            storm.send_signal(signal.SIGINT)  # it has daemons and a file system to take away
+            with suppress(subprocess.TimeoutExpired):
+                storm.wait(30)
+            storm.kill()
+            raise
+    assert said.strip().startswith("{"), said + errors
+    result: dict[str, Any] = json.loads(said)
     return result
 
 
