@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
@@ -14,7 +17,7 @@ from psycopg import sql
 
 from salvor import clock, secrets
 from salvor.change import Progress
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import beside, fence, surroundings
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.look import MARKER
@@ -100,7 +103,8 @@ class SideCluster:
         with self.stage.connect(writes=True, deadline=60.0) as connection:
             if not connection.execute("select 1 from pg_database where datname = %s", [self.database]).fetchone():
                 surroundings.create_database(connection, self.database, database)
-        left_out += yield from load()()
+        with self._flushing():
+            left_out += yield from load()()
         with self.stage.connect(writes=True, deadline=60.0) as connection:
             surroundings.dress_database(connection, self.database, database)
         yield Progress(0, None, "", "flushing it to disk")
@@ -111,6 +115,26 @@ class SideCluster:
         if taken:
             stamp["newest_commit"] = clock.write_time(taken)
         beside.write_marker(self.stage, self._marker(source, "complete") | stamp)
+
+    @contextmanager
+    def _flushing(self) -> Iterator[None]:
+        """Have the large files written to disk while the block fills them, so that little is left for its end: loading
+        takes the processor, flushing the disk. What goes wrong with it is found by whoever flushes it all.
+        """
+        done = threading.Event()
+
+        def flush() -> None:
+            while not done.wait(_FLUSHED_EVERY):
+                with suppress(SalvorError):
+                    self.stage.shell.run(["sh", "-c", _FLUSH, "sh", self.stage.data], deadline=60.0, check=False)
+
+        thread = threading.Thread(target=flush, name="flushing a stage", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def _marker(self, source: str, phase: str) -> dict[str, Any]:
         return {"incident": self.incident, "way": "logical", "stage": STAGE, "source": source, "phase": phase}
@@ -224,8 +248,10 @@ class SideCluster:
             was = {"was_running": bool(self.live.processes()), "replaces": identity}
             beside.write_marker(self.stage, was | marker | {"phase": "promoting"})
             yield Progress(0, None, "", "stopping what is replaced")
-            self.stage.stop("fast", deadline=300.0)
-            stop_or_kill(self.live)
+            with ThreadPoolExecutor(2) as pool:
+                stopping = pool.submit(self.stage.stop, "fast", deadline=300.0), pool.submit(stop_or_kill, self.live)
+            for one in stopping:
+                one.result()
             beside.swap(self.live, comes=self.stage.data, goes=self.kept)
         yield Progress(0, None, "", "starting")
         self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
@@ -268,6 +294,9 @@ _LOADING = {
 
 _THROWN_AWAY = ("wal_init_zero", "wal_recycle")
 """Off, the WAL of the load is written once and removed with its last checkpoint, so that nobody flushes it to disk."""
+
+_FLUSHED_EVERY = 2.0
+_FLUSH = r"""find -L "$1/base" "$1/pg_tblspc" -type f -size +1024k -exec sync -d -- {} +"""
 
 _SERVING = {"default_transaction_read_only": "on"}
 _OPEN_TO_PASSWORDS = "local all all scram-sha-256\nhost all all all scram-sha-256\n"

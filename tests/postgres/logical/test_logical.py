@@ -201,12 +201,18 @@ def cut_over(world: World, way: WayBack, state: State) -> None:
     world.do("promote", **way.promote)
 
 
-def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(alone: World) -> None:
+def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(
+    alone: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_too = side_cluster._FLUSH.replace("+1024k", "+1k")
+    monkeypatch.setattr(side_cluster, "_FLUSH", f'{small_too} && echo once > "$1.flushed"')
+    monkeypatch.setattr(side_cluster, "_FLUSHED_EVERY", 0.01)
     before = alone.describe()
     state = alone.system.observe()
     way = alone.way()
     assert way.possible and way.stage == side_cluster.STAGE, way.why
     cut_over(alone, way, state)
+    assert [path.read_text() for path in alone.home.glob("data.salvor-*.flushed")] == ["once\n"]
     after = alone.system.observe()
     assert (after.reachable, after.writable, after.origin) == (Reachable.UP, True, alone.system.context.incident)
     assert after.identity != state.identity
