@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import os
+import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
+_LEFT_BY_A_CRASH = 3600.0
+"""Seconds after which nobody writes any more what was begun to be put in a file's place."""
 
 
 def make_folder(folder: Path) -> None:
@@ -39,13 +43,16 @@ def flush_folder(folder: Path) -> None:
 
 
 def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
-    """Put `content` at `path`: the old content or the whole new one, whatever happens. Raises OSError."""
-    beside = path.with_name(f".{path.name}.new")
+    """Put `content` at `path`: the old content or the whole new one, whatever happens, also when several do so at once.
+    Raises OSError.
+    """
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
     descriptor = _create(beside)
     try:
         _write(descriptor, content)
         os.fchmod(descriptor, mode)
         os.fsync(descriptor)
+        written = os.fstat(descriptor).st_mtime
         beside.replace(path)
     except OSError:
         with suppress(OSError):
@@ -54,6 +61,10 @@ def replace(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     finally:
         os.close(descriptor)
     flush_folder(path.parent)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.new"):
+        with suppress(OSError):
+            if left.lstat().st_mtime < written - _LEFT_BY_A_CRASH:
+                left.unlink()
 
 
 def read(path: Path, *, most: int | None = None) -> bytes:
