@@ -21,6 +21,8 @@ from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError
 from salvor.plain import one_line
 
+NO_ANSWER = "no answer"
+"""How the figure of a check begins that could not be asked."""
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")
 
@@ -249,7 +251,7 @@ def _what(error: BaseException, check: Check) -> str:
             return "refused"
     if check.question is not None and isinstance(error, OutcomeUnknownError):
         return "cannot be told"
-    return f"no answer within {clock.write_duration(check.deadline)}" if _timed_out(error) else "no answer"
+    return f"{NO_ANSWER} within {clock.write_duration(check.deadline)}" if _timed_out(error) else NO_ANSWER
 
 
 def _timed_out(error: BaseException) -> bool:

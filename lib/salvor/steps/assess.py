@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from salvor import clock
 from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
+from salvor.checks import NO_ANSWER
 from salvor.errors import CannotError
 from salvor.incident import RESTART, Broken, Incident
 from salvor.system import Application, Restorable, System
@@ -172,16 +173,17 @@ def _hint(incident: Incident, *, sound: bool) -> str:
 def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
     """Whether the data is right, although a check of it did not pass, as far as anybody can tell.
 
-    Damage to files stays on one server, a wrong statement reaches all: so its standbys say it. Without one, a server
-    that does not answer says nothing against its data; what is staged from it is checked before it goes live.
+    Damage to files stays on one server, a wrong statement reaches all: so its standbys say it. Where none of them
+    answers, a server that does not answer either says nothing against its data; what is staged from it is checked
+    before it goes live.
     """
-    standbys = [staged.name for staged in state.staged if staged.complete]
-    if not standbys:
-        return state.reachable is not Reachable.UP
     questions = incident.checks_of(system.name)
-    return any(
-        all(answer.level is Level.PASS for answer in incident.check_all(questions, standby)) for standby in standbys
-    )
+    said = [incident.check_all(questions, staged.name) for staged in state.staged if staged.complete]
+    if any(all(answer.level is Level.PASS for answer in answers) for answers in said):
+        return True
+    if any(answer.level is Level.FAIL and NO_ANSWER not in answer.figure for answers in said for answer in answers):
+        return False
+    return state.reachable is not Reachable.UP
 
 
 def _reachable(system: System, state: State, because: str = "") -> Finding:
