@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from salvor import clock, console
-from salvor.change import UNSEEN, Reachable, State, plan_hash
+from salvor.change import UNSEEN, Decision, Finding, Level, Reachable, State, WayBack, plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import kind
+from salvor.system import Restorable, kind
 
 from tests import world
 from tests.world import BAD, GOOD, World
@@ -246,3 +246,23 @@ def test_lines_that_were_cut_off_are_found_in_the_mirror(place: World, monkeypat
     journal.write_bytes(b"".join(lines[:-2]))
     with pytest.raises(NotProvenError, match=f"line {len(lines) - 1}"):
         aftermath.check_incident(incident, "", Plain())
+
+
+@pytest.mark.parametrize(("figure", "refuted"), [("no answer", False), ("2", True)])
+def test_only_a_wrong_answer_of_a_copy_refutes_the_way_that_it_was_staged(
+    place: World, figure: str, refuted: bool
+) -> None:
+    """Who gives no answer may have been killed a moment ago: a step further back would lose what it had."""
+    incident = place.session().incident
+    [store] = incident.systems
+    [check] = incident.checks_of(store.name)
+    incident.learn({"kind": "decision", "decision": decided(store).to_json()})
+    said = Finding(store.name, check.name, Level.FAIL, figure).to_json()
+    incident.learn({"kind": "finding", "step": "verify", "finding": said})
+    assert incident.is_refuted(store) == refuted
+    incident.learn({"kind": "decision", "decision": decided(store).to_json()})
+    assert not incident.is_refuted(store), "it was of the way before"
+
+
+def decided(store: Restorable) -> Decision:
+    return Decision(store.name, "x", "it is down", WayBack("copy", True, "a backup"))

@@ -13,11 +13,12 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import HTTPRedirectHandler, Request
 
+import psycopg
 import pytest
 from pydantic import ValidationError
 from salvor import secrets, web
 from salvor.change import Finding, Level
-from salvor.checks import Check, run
+from salvor.checks import Check, run, tells_of_damage
 from salvor.errors import CannotError, OutcomeUnknownError
 
 
@@ -141,6 +142,21 @@ class ConnectionTimeout(Exception):
 def test_refused_or_wrong_is_a_failure(cause: BaseException | None) -> None:
     finding = raised(CannotError("orders-db: relation orders does not exist"), cause)
     assert finding.level is Level.FAIL and "relation orders does not exist" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("cause", "figure", "tells"),
+    [
+        (psycopg.errors.UndefinedTable(), "an error", True),
+        (psycopg.errors.DataCorrupted(), "an error", True),
+        (psycopg.errors.AdminShutdown(), "no answer", False),
+        (psycopg.OperationalError("connection refused"), "no answer", False),
+        (TimeoutError(), "no answer within 5.0 s", False),
+    ],
+)
+def test_only_who_answers_tells_of_damage(cause: BaseException, figure: str, tells: bool) -> None:
+    finding = raised(CannotError("orders-db: it did not go well"), cause)
+    assert (finding.figure, tells_of_damage(finding)) == (figure, tells)
 
 
 @pytest.mark.parametrize("cause", [TimeoutError(), Cancelled(), ConnectionTimeout(), OutcomeUnknownError("?")])

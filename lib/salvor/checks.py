@@ -21,8 +21,11 @@ from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError
 from salvor.plain import one_line
 
-NO_ANSWER = "no answer"
-"""How the figure of a check begins that could not be asked."""
+_NO_ANSWER = "no answer"
+_NOT_OF_THE_DATA = ("08", "28", "53", "57")
+"""The classes of PostgreSQL's errors that tell of a connection, a login, a lack of room, or an operator: appendix A of
+its manual. An error of any other class is what the data answers, such as a table that is not there.
+"""
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")
 
@@ -114,6 +117,11 @@ def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
         level = Level.UNKNOWN if _cannot_tell(error) else Level.FAIL
         return Finding(subject, check.name, level, _what(error, check), _limit(check), one_line(_reason(error)))
     return Finding(subject, check.name, answer.level, one_line(answer.figure), _limit(check), one_line(answer.detail))
+
+
+def tells_of_damage(finding: Finding) -> bool:
+    """Whether a check of the data got an answer, and a wrong one. Who gives none may have been killed a moment ago."""
+    return finding.level is Level.FAIL and not finding.figure.startswith(_NO_ANSWER)
 
 
 @dataclass(frozen=True)
@@ -249,9 +257,11 @@ def _what(error: BaseException, check: Check) -> str:
             return f"exit code {cause.exit_code_of_command}"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
+        if (state := getattr(cause, "sqlstate", None)) and not state.startswith(_NOT_OF_THE_DATA):
+            return "an error"
     if check.question is not None and isinstance(error, OutcomeUnknownError):
         return "cannot be told"
-    return f"{NO_ANSWER} within {clock.write_duration(check.deadline)}" if _timed_out(error) else NO_ANSWER
+    return f"{_NO_ANSWER} within {clock.write_duration(check.deadline)}" if _timed_out(error) else _NO_ANSWER
 
 
 def _timed_out(error: BaseException) -> bool:

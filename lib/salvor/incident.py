@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State, WayBack
-from salvor.checks import Check
+from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, State, WayBack
+from salvor.checks import Check, tells_of_damage
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
 from salvor.system import (
@@ -265,10 +265,12 @@ class Incident(Learned):
         """Whether a check of the data failed on a copy that was staged the way that is pinned: the damage is older than
         was assumed when nobody could ask what is live.
         """
-        checks = {check.name for check in self.checks_of(system.name)}
+        questions = {check.name for check in self.checks_of(system.name)}
         since = self.findings[self.decided_at.get(system.name, 0) :]
         return any(
-            (step, finding.subject, finding.level) == ("verify", system.name, Level.FAIL) and finding.check in checks
+            (step, finding.subject) == ("verify", system.name)
+            and finding.check in questions
+            and tells_of_damage(finding)
             for step, finding in since
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from salvor import clock
 from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
-from salvor.checks import NO_ANSWER
+from salvor.checks import tells_of_damage
 from salvor.errors import CannotError
 from salvor.incident import RESTART, Broken, Incident
 from salvor.system import Application, Restorable, System
@@ -181,7 +181,7 @@ def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
     said = [incident.check_all(questions, staged.name) for staged in state.staged if staged.complete]
     if any(all(answer.level is Level.PASS for answer in answers) for answers in said):
         return True
-    if any(answer.level is Level.FAIL and NO_ANSWER not in answer.figure for answers in said for answer in answers):
+    if any(tells_of_damage(answer) for answers in said for answer in answers):
         return False
     return state.reachable is not Reachable.UP
 

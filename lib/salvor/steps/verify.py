@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from salvor.change import Finding, Level
+from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
 
 
@@ -31,6 +32,6 @@ def _prove(incident: Incident, broken: Broken, identity: str) -> Iterator[Findin
     yield from broken.system.verify(way, incident.whole_wish())
     answers = list(incident.check_all(incident.checks_of(broken.system.name), way.stage, evidence=identity))
     yield from answers
-    if any(answer.level is Level.FAIL for answer in answers) and (ways := incident.ways_before_damage(broken)):
+    if any(map(tells_of_damage, answers)) and (ways := incident.ways_before_damage(broken)):
         detail = f"the same command again takes it: {ways[0].why}"
         yield Finding(broken.system.name, "another way back", Level.WARN, ways[0].name, detail=detail)
