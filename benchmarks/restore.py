@@ -209,6 +209,7 @@ class World:
     root: Path
     rows: int
     tables: int = 1
+    with_dumps: bool = True
     port: int = field(default_factory=lambda: free_port())
     side_port: int = field(default_factory=lambda: free_port())
     target: str = ""
@@ -245,8 +246,10 @@ class World:
             pg_ctl -D "$data" -s -w -m fast stop
             initdb --sync-only -D "$data" > "$root/said"
             pg_ctl -D "$data" -s -w -l "$data.log" start
-            pg_dump -h "$root" -p $port -Fp orders | gzip -6 > "$root/orders.sql.gz"
-            pg_dump -h "$root" -p $port -Fd -Z 1 -j $jobs -f "$root/orders.folder" orders
+            if [ "$with_dumps" ]; then
+                pg_dump -h "$root" -p $port -Fp orders | gzip -6 > "$root/orders.sql.gz"
+                pg_dump -h "$root" -p $port -Fd -Z 1 -j $jobs -f "$root/orders.folder" orders
+            fi
             pgbackrest --config="$root/pgbackrest.conf" --stanza=orders stanza-create
             pgbackrest --config="$root/pgbackrest.conf" --stanza=orders --type=full backup
             ask $port orders "update orders set status = 'sent' where id > $newest" """,
@@ -256,6 +259,7 @@ class World:
             password=password,
             fill=self.fill(),
             newest=f"{self.rows_of()['orders'] * 19 // 20}",
+            with_dumps="yes" if self.with_dumps else "",
         )
         (self.root / "operator.password").write_text(password + "\n")
         (self.root / "operator.password").chmod(0o600)
@@ -285,10 +289,11 @@ class World:
         """The sizes, in one line."""
         size = int(self.sh('du -sb "$data" | cut -f 1'))
         stored = int(self.sh('du -sb "$root/repository" | cut -f 1'))
-        dump = (self.root / "orders.sql.gz").stat().st_size
+        dump = self.root / "orders.sql.gz"
+        dumped = f", dump {dump.stat().st_size / 1e6:.0f} MB compressed" if self.with_dumps else ""
         return (
             f"{self.rows:,} orders in {self.tables} tables; data directory {size / 1e9:.2f} GB, "
-            f"repository {stored / 1e9:.2f} GB, dump {dump / 1e6:.0f} MB compressed; {JOBS} cores"
+            f"repository {stored / 1e9:.2f} GB{dumped}; {JOBS} cores"
         )
 
     def put_back(self) -> None:
@@ -370,11 +375,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def world(rows: int, folder: Path, tables: int = 1) -> Iterator[World]:
+def world(rows: int, folder: Path, tables: int = 1, *, with_dumps: bool = True) -> Iterator[World]:
     """A cluster with that many orders, in so many tables, while the block runs."""
     root = Path(tempfile.mkdtemp(prefix="salvor-restore-", dir=folder))
     root.chmod(0o755)
-    made = World(root, rows, tables)
+    made = World(root, rows, tables, with_dumps)
     try:
         made.make()
         print(made.describe(), flush=True)
@@ -434,7 +439,7 @@ def main() -> None:
                     made.put_back()
         return
     for rows in asked.rows or ((6_000_000,) if asked.what == "physical" else (3_000_000,)):
-        with world(rows, asked.folder, asked.tables) as made:
+        with world(rows, asked.folder, asked.tables, with_dumps=asked.what == "dump") as made:
             if asked.what == "physical":
                 ways = {
                     "salvor": lambda: made.by_salvor(f"--at={made.target}"),
