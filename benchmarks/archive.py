@@ -36,7 +36,8 @@ from salvor.change import Change
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import System, Wish
+from salvor.system import System
+from salvor.wish import Wish
 
 PROGRAMS = max(Path("/usr/lib/postgresql").glob("*/bin"))
 PASSWORD = "benchmark"  # noqa: S105

@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from salvor.change import Level
-from salvor.system import Context, Wish
+from salvor.system import Context
 from salvor.systems.files import Files, FilesSettings
+from salvor.wish import Wish
 
 SMALL, LARGE = 16 * 1024, 64 * 1024 * 1024
 INCIDENT = "20261121T000000Z-shop-0000"

@@ -23,7 +23,7 @@ from salvor import clock
 from salvor.change import Change, Decision, Finding, Level, Undo, WayBack
 from salvor.journal import FILE, Journal
 from salvor.journal.line import START, digest, encode
-from salvor.system import Wish
+from salvor.wish import Wish
 
 ROOT = Path(__file__).absolute().parents[1]
 INV = str(Path(sys.executable).with_name("inv"))

@@ -10,7 +10,7 @@ from typing import Any
 from salvor import clock
 from salvor.change import Change, Decision, WayBack
 from salvor.journal import Journal
-from salvor.system import Wish
+from salvor.wish import Wish
 
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 STEPS = {"assess": 1.0, "restore": 10.0, "verify": 5.0, "reroute": 2.0}

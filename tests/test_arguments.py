@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from salvor import clock
 from salvor.arguments import OVERRIDES, wish
 from salvor.errors import UsageError
-from salvor.system import Wish
+from salvor.wish import Wish
 
 NOW = datetime(2026, 11, 20, 3, 30, tzinfo=UTC)
 

@@ -21,11 +21,13 @@ LIB = ROOT / "lib" / "salvor"
 # What each part may import of ours; a name stands for all that is below it.
 DATA = {"change", "clock", "errors"}
 MAY = {
-    "steps": {"system", "change", "incident", "checks", "clock", "errors", "steps"},
+    "steps": {"system", "wish", "change", "incident", "checks", "clock", "errors", "steps"},
     "runbooks": {"steps"},
-    "system": DATA | {"backups.audit", "systems"},  # the folder that it finds the kinds in, and no kind by its name
-    "incident": {"system", "change", "checks", "clock", "errors", "inventory", "journal.learned"},
+    "system": DATA
+    | {"wish", "backups.audit", "systems"},  # the folder that it finds the kinds in, and no kind by its name
+    "incident": {"system", "wish", "change", "checks", "clock", "errors", "inventory", "journal.learned"},
     "journal.learned": {"change"},
+    "wish": {"change", "clock"},
     "change": set(),
     "errors": set(),
     "clock": {"errors"},

@@ -11,7 +11,7 @@ from typing import Any
 from salvor import clock
 from salvor.change import Change, Decision, Finding, Level, Undo, WayBack, plan_hash
 from salvor.journal import Journal
-from salvor.system import Wish
+from salvor.wish import Wish
 
 BEGIN = datetime(2026, 11, 21, 0, 33, 0, tzinfo=UTC)
 IDENTITY = "7412345678901234567@64769:1311"

@@ -14,7 +14,7 @@ from salvor.journal import Journal, incidents
 from salvor.session import Session
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Wish
+from salvor.wish import Wish
 
 KINDS = str(Path(__file__).parent / "kinds")
 GOOD = "good good good\n"

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from salvor import clock
 from salvor.errors import UsageError
-from salvor.system import FENCE_MACHINE, Wish
+from salvor.wish import FENCE_MACHINE, Wish
 
 OVERRIDES = {
     "promote-without-fence": "promote a standby although nothing shows that the old primary cannot write any more",

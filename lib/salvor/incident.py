@@ -18,18 +18,8 @@ from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, 
 from salvor.checks import Check, tells_of_damage
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
-from salvor.system import (
-    FORECAST,
-    Application,
-    Context,
-    Machine,
-    Outbox,
-    Restorable,
-    Route,
-    System,
-    Wish,
-    kind,
-)
+from salvor.system import FORECAST, Application, Context, Machine, Outbox, Restorable, Route, System, kind
+from salvor.wish import Wish
 
 RESTART = "restart"
 """The way back of a program that runs and does not do its work."""

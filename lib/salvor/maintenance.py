@@ -21,7 +21,7 @@ from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
 from salvor.show import Shown
 from salvor.steps import Step
-from salvor.system import Wish
+from salvor.wish import Wish
 
 ARCHIVE = "archive"
 

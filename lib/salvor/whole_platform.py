@@ -23,7 +23,7 @@ from salvor.session import Session
 from salvor.session.holding import touched
 from salvor.session.opening import open_session
 from salvor.show import Plain, Shown
-from salvor.system import Wish
+from salvor.wish import Wish
 
 State = Literal["healthy", "back", "broken", "waits", "not begun", "failed"]
 

@@ -20,7 +20,7 @@ from salvor.archive.source import Archive, opened
 from salvor.archive.write import write
 from salvor.errors import CannotError, UsageError
 from salvor.ssh.settings import SshSettings
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests import ssh_server
 from tests.archive import made

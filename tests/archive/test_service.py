@@ -23,7 +23,8 @@ from salvor.errors import SalvorError
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Restorable, System, Wish
+from salvor.system import Restorable, System
+from salvor.wish import Wish
 
 from tests.archive import made
 from tests.archive.made import PASSWORD, encrypt, listing
@@ -204,7 +205,7 @@ import os, sys
 from salvor import console
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Wish
+from salvor.wish import Wish
 
 class Dies(Plain):
     def ended(self, change, *outcome):

@@ -13,8 +13,9 @@ import pytest
 from salvor.change import Level
 from salvor.errors import CannotError
 from salvor.files import digests
-from salvor.system import Context, Wish
+from salvor.system import Context
 from salvor.systems.files import Files, FilesSettings
+from salvor.wish import Wish
 
 from tests.archive.made import NAME, by_hand, listing, member, pack, platform
 

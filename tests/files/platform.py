@@ -11,8 +11,9 @@ from salvor.journal import Journal, incidents
 from salvor.session import Session
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Context, Wish
+from salvor.system import Context
 from salvor.systems.files import Files, FilesSettings
+from salvor.wish import Wish
 
 from tests.files.lab import Lab
 

@@ -21,7 +21,7 @@ from salvor.errors import CannotError, UsageError
 from salvor.files import restic as engine
 from salvor.files.said import DamagedError
 from salvor.shell import local
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.files.lab import INCIDENT, PASSWORD, Lab, act, everything, restic
 from tests.files.test_tree import HOUR, judged, staged, way_of

@@ -12,8 +12,8 @@ from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.checks import Check, run
 from salvor.errors import CannotError, UsageError
 from salvor.files import snapshot
-from salvor.system import Wish
 from salvor.systems.files import Files
+from salvor.wish import Wish
 
 from tests.files.lab import INCIDENT, Lab, act, everything
 

@@ -21,7 +21,7 @@ from salvor.session.opening import open_session
 from salvor.shell import Shell
 from salvor.show import Plain
 from salvor.ssh.host import Host
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests import machine
 from tests.machine import Machine

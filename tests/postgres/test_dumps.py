@@ -22,7 +22,7 @@ from salvor.postgres import dump_find, dump_store, dumps, fingerprint, proof, ro
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Operator, Server
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.postgres.conftest import PostgresServer
 

@@ -18,7 +18,8 @@ from salvor.sandbox.layout import Layout
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Restorable, Wish
+from salvor.system import Restorable
+from salvor.wish import Wish
 
 ALLOWED_TO_LOSE = {"kill-primary": 30, "freeze-primary": 30, "lose-datadir": 30, "corrupt-pages": 30}
 """Acknowledged orders that a replica may not have had yet, within the RPO; a restore to a moment loses none before."""

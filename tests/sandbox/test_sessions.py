@@ -76,7 +76,7 @@ def test_only_those_that_are_meant_are_ended(sandbox: Layout, context: Context) 
 
 def test_the_action_asks_the_server_for_its_time(sandbox: Layout, context: Context) -> None:
     from salvor.incident import Incident
-    from salvor.system import Wish
+    from salvor.wish import Wish
 
     platform = inventory.load("sandbox")
     incident = Incident("watch", platform, platform.service("orders"), Wish(), "watch", "tester", context.folder)

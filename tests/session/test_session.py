@@ -14,7 +14,7 @@ from salvor.journal.folders import find, of_incident, operator
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests import trouble
 from tests.world import BAD, GOOD, World

@@ -15,7 +15,7 @@ from salvor.archive.source import Archive, stem_of
 from salvor.change import Backup
 from salvor.errors import CannotError, UsageError
 from salvor.shell import Shell
-from salvor.system import Wish
+from salvor.wish import Wish
 
 _DATED = re.compile(r"(\d{8})_(\d{6})")
 # A name with a line break in it is none that a backup gives.

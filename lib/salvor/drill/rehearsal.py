@@ -14,7 +14,7 @@ from salvor.patience import patiently
 from salvor.sandbox import platforms
 from salvor.session.opening import open_session
 from salvor.show import Shown
-from salvor.system import Wish
+from salvor.wish import Wish
 
 
 def run(service: str, platform: str, shown: Shown, way: str = "", wish: Wish | None = None) -> None:

@@ -20,7 +20,7 @@ from salvor.files import census, proof
 from salvor.files.digests import digests
 from salvor.files.look import Look
 from salvor.files.snapshot import STAGE
-from salvor.system import Wish
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.files import Files

@@ -22,7 +22,7 @@ from salvor.files.look import Beside, Look
 from salvor.files.manifest import Manifest, Node, Nodes
 from salvor.files.said import as_json
 from salvor.plain import one_line
-from salvor.system import Wish
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.files import Files

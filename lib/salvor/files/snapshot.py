@@ -16,7 +16,7 @@ from salvor.files.look import Look, room_for
 from salvor.files.restic import Repository
 from salvor.files.said import Snapshot
 from salvor.files.watching import DiskFullError
-from salvor.system import Wish
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.files import Files

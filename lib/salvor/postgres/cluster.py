@@ -19,7 +19,7 @@ from salvor.postgres.fence import Block
 from salvor.postgres.look import ABSENT, Look
 from salvor.postgres.server import PROBE_SECONDS, Server
 from salvor.postgres.wal import read_lsn
-from salvor.system import Wish
+from salvor.wish import Wish
 
 _Answer = TypeVar("_Answer")
 _LOOK_SECONDS = 4.0

@@ -25,7 +25,7 @@ from salvor.postgres import dump_find, dumps
 from salvor.postgres.dump_find import Source
 from salvor.shell import Shell
 from salvor.streams import CHUNK
-from salvor.system import Wish
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres

@@ -16,7 +16,7 @@ from salvor.errors import CannotError, UsageError
 from salvor.postgres import dump_store, dumps
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
-from salvor.system import Wish
+from salvor.wish import Wish
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from salvor.postgres.cluster import Sighting, View
 from salvor.postgres.promotion import promote_server, require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
 from salvor.postgres.wal import read_lsn, write_lsn
-from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
+from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 _CATCH_UP_SECONDS = 20.0
 

@@ -26,7 +26,7 @@ from salvor.postgres.cluster import Member, View
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.logical_place import side_cluster_of, side_database_of, staged_cluster
 from salvor.postgres.side_database import Seen
-from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
+from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres

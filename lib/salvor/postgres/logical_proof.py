@@ -14,7 +14,7 @@ from salvor.postgres import dump_chosen, dump_find, fingerprint, proof
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.logical_place import Place, place_of, scratch
-from salvor.system import Wish
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres

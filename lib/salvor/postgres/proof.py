@@ -19,7 +19,7 @@ from salvor.postgres.failover import lag_of, missing_commits
 from salvor.postgres.look import Look
 from salvor.postgres.server import Server
 from salvor.postgres.site import Site
-from salvor.system import Wish
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     import psycopg

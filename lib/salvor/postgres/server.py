@@ -17,7 +17,7 @@ from salvor.change import Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres.look import LOOK, MARKER, Look, read_look
 from salvor.shell import Shell
-from salvor.system import FENCE_MACHINE
+from salvor.wish import FENCE_MACHINE
 
 if TYPE_CHECKING:
     import psycopg

@@ -16,7 +16,7 @@ from salvor.postgres.physical import STAGE
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site
 from salvor.postgres.wal import Lineage, end_of, read_lsn
-from salvor.system import PROMOTE_WITHOUT_FENCE, Wish
+from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 _LISTING_SECONDS = 3.0
 """For a list of the archived WAL, which may be long or far away: an assessment does not wait for it."""

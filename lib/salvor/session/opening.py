@@ -17,7 +17,7 @@ from salvor.journal import Journal, brief
 from salvor.journal.folders import find, incidents_folder, is_open, lines_of, of_incident, operator
 from salvor.run import Runner, Watcher
 from salvor.session import Session
-from salvor.system import Wish
+from salvor.wish import Wish
 
 
 def open_session(

@@ -18,7 +18,7 @@ from salvor.journal.folders import incidents_folder, operator
 from salvor.status import notices
 from salvor.status.settings import Notice, Words
 from salvor.status.states import Seen, Status, judge
-from salvor.system import Wish
+from salvor.wish import Wish
 
 DEADLINE = 25.0
 """Seconds for the look at one service."""

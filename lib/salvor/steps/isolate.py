@@ -8,7 +8,8 @@ from dataclasses import replace
 from salvor.change import UNSEEN, Change, Finding, Level, Reachable, Undo
 from salvor.errors import CannotError
 from salvor.incident import Broken, Incident
-from salvor.system import PROMOTE_WITHOUT_FENCE, Restorable
+from salvor.system import Restorable
+from salvor.wish import PROMOTE_WITHOUT_FENCE
 
 
 def isolate(incident: Incident) -> Iterator[Change | Finding]:

@@ -28,7 +28,8 @@ from salvor.files.restic import Repository
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.secrets import SecretReference
 from salvor.ssh.settings import DoorSettings
-from salvor.system import Wish, verb
+from salvor.system import verb
+from salvor.wish import Wish
 
 _DAY = 24 * 3600.0
 

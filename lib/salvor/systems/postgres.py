@@ -37,7 +37,8 @@ from salvor.postgres.settings import MemberSettings, PostgresSettings
 from salvor.postgres.site import Site
 from salvor.shell import Shell
 from salvor.ssh.host import Host
-from salvor.system import PROMOTE_WITHOUT_FENCE, Machine, Outcome, Wish, verb
+from salvor.system import Machine, Outcome, verb
+from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 _DAY = 24 * 3600.0
 _A_MOMENT = 0.5

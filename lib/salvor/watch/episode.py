@@ -25,7 +25,8 @@ from salvor.plan import describe
 from salvor.run import Runner, Watcher
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
-from salvor.system import Outbox, Wish
+from salvor.system import Outbox
+from salvor.wish import Wish
 
 PURPOSE = "watch"
 ACTING = ("immediately", "then")

@@ -20,9 +20,9 @@ from salvor.incident import Incident
 from salvor.inventory import Platform
 from salvor.journal.folders import incidents_folder
 from salvor.plain import one_line
-from salvor.system import Wish
 from salvor.watch.alerts import Alerts
 from salvor.watch.rules import Metric, Rule
+from salvor.wish import Wish
 
 if TYPE_CHECKING:
     from salvor.systems.host import Host

@@ -8,7 +8,7 @@ import pytest
 from salvor.change import Level, Reachable, State, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import loading, logical_place, side_cluster, side_database
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.postgres.logical.world import World
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from salvor.postgres import loading
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.postgres.logical.world import World
 

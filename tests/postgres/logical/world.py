@@ -14,8 +14,9 @@ import psycopg
 from salvor.change import Change, Level, Undo, WayBack
 from salvor.postgres.server import Server
 from salvor.postgres.settings import PostgresSettings
-from salvor.system import Context, Wish
+from salvor.system import Context
 from salvor.systems.postgres import Postgres
+from salvor.wish import Wish
 
 from tests.postgres.conftest import free_port, programs
 

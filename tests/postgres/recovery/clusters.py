@@ -13,8 +13,9 @@ from salvor.postgres.server import Server
 from salvor.postgres.settings import PostgresSettings
 from salvor.sandbox import configuration, database, layout
 from salvor.sandbox.layout import Layout
-from salvor.system import Context, Wish
+from salvor.system import Context
 from salvor.systems.postgres import Postgres
+from salvor.wish import Wish
 
 _numbers = itertools.count(1)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from salvor.postgres.physical import STAGE
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
 from tests.postgres.recovery.dying import Mortals

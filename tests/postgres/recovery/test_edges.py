@@ -18,8 +18,8 @@ from salvor.errors import CannotError
 from salvor.postgres import promotion, replay, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
-from salvor.system import Wish
 from salvor.systems.postgres import Postgres
+from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
 from tests.postgres.recovery.test_physical import now, wait_until_archived

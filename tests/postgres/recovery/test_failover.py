@@ -14,7 +14,7 @@ from salvor.errors import CannotError
 from salvor.postgres.look import ABSENT
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
 

@@ -12,8 +12,8 @@ import pytest
 from salvor.change import Change, Reachable, State, WayBack
 from salvor.errors import CannotError
 from salvor.postgres.look import ABSENT
-from salvor.system import Wish
 from salvor.systems.postgres import Postgres
+from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
 

@@ -12,7 +12,7 @@ from salvor.change import Level, Reachable
 from salvor.errors import CannotError
 from salvor.postgres.look import ABSENT
 from salvor.postgres.physical import STAGE
-from salvor.system import Wish
+from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
 
