@@ -79,22 +79,19 @@ def test_who_is_killed_releases_it(tmp_path: Path) -> None:
     assert (holder["by"], holder["pid"]) == ("lee", os.getpid())
 
 
-def test_who_crashed_is_never_named_as_the_holder(tmp_path: Path) -> None:
+def test_who_crashed_is_never_named_as_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name stays in the file; until the next holder has written its own, nobody may take the old one for it."""
     with another("orders", tmp_path) as process:
         process.kill()
         process.wait(10)
-    crashed = (tmp_path / ".locks" / "orders.lock").read_bytes()
+    file = tmp_path / ".locks" / "orders.lock"
+    crashed = file.read_bytes()
     with another("orders", tmp_path) as process:
-        current = (tmp_path / ".locks" / "orders.lock").read_bytes()
-        (tmp_path / ".locks" / "orders.lock").write_bytes(crashed)  # as in the moment before the new name is there
-        name = "import sys, time; time.sleep(0.2); open(sys.argv[1], 'wb').write(sys.argv[2].encode())"
-        writer = subprocess.Popen(
-            [sys.executable, "-c", name, str(tmp_path / ".locks" / "orders.lock"), current.decode()]
-        )
+        current = file.read_bytes()
+        file.write_bytes(crashed)  # as in the moment before the new name is there
+        monkeypatch.setattr("salvor.journal.lock.time.sleep", lambda seconds: file.write_bytes(current))
         with pytest.raises(HeldError, match=f"process {process.pid} "), hold("orders", tmp_path, by="l", incident="o"):
             pass
-        writer.wait(10)
 
 
 def test_of_many_who_start_at_once_one_works_and_the_others_are_told_who(tmp_path: Path) -> None:
