@@ -6,18 +6,8 @@ import gc
 import sys
 from pathlib import Path
 
-from invoke.collection import Collection
-
 sys.path.insert(0, str(Path(__file__).parent / "lib"))
 
-from salvor.commands import checklist, evidence, hosts, incidents, recovery, sandbox, schedule, status, upkeep, watch
+from salvor.commands.everything import namespace as namespace
 
 gc.set_threshold(20_000)  # a start makes many objects and no garbage: looking for some took a twelfth of it
-
-namespace = Collection(
-    *(
-        task
-        for theme in (recovery, upkeep, schedule, watch, status, checklist, evidence, incidents, hosts, sandbox)
-        for task in theme.TASKS
-    )
-)

@@ -150,13 +150,13 @@ def announce(session: Session, shown: Shown) -> None:
             f"{incident.id} is no recovery, but of {incident.purpose}: there is nothing in it to restore.",
             safe="nothing was changed",
             hint=f"what it is: inv incident.show --incident={incident.id}; "
-            f"to bring the service back: inv restore --service={incident.service.name}",
+            f"to bring the service back: inv restore {incident.options}",
         )
     if incident.over:
         raise CannotError(
             f"{incident.id} is {incident.over}.",
             safe="nothing was changed",
-            hint=f"inv restore --service={incident.service.name} looks anew",
+            hint=f"inv restore {incident.options} looks anew",
         )
     shown.tell(
         f"{'Resuming' if session.resumed else 'New'} incident {incident.id} of {incident.service.name}, "
@@ -179,7 +179,7 @@ def ask(
         _refuse_what_is_not_its_own(session, plan)
         shown.tell(
             f"Nothing is broken in {incident.service.name}: nothing to do. "
-            f"The word of assess: inv assess --service={incident.service.name}"
+            f"The word of assess: inv assess {incident.options}"
         )
         return ""
     if not plan.changes and incident.recovered_once and not incident.interrupted:
@@ -229,7 +229,7 @@ def assess(session: Session, shown: Shown) -> None:
     elif decided:
         shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
         _warn_of_loss(session, shown, decided)
-        shown.tell(f"HINT: inv restore --service={incident.service.name} --plan")
+        shown.tell(f"HINT: inv restore {incident.options} --plan")
     elif any(finding.level is Level.FAIL for step in plan.steps for finding in step.findings):
         shown.tell("Nothing has to be brought back; what is wrong stands above.")
     else:
@@ -349,7 +349,7 @@ def show_end(session: Session, shown: Watcher) -> None:
         shown.tell(f"  go back:    inv undo --incident={incident.id}")
         if incident.broken:  # programs that were started again leave nothing behind
             shown.tell(f"  keep it:    inv discard --incident={incident.id}   (removes what was live before)")
-            shown.tell(f"  protect it: inv protect --service={incident.service.name}   (its standbys and backups)")
+            shown.tell(f"  protect it: inv protect {incident.options}   (its standbys and backups)")
 
 
 def target(seconds: float | None, limit: float) -> str:

@@ -77,6 +77,11 @@ class Incident(Learned):
 
     # --- what there is -------------------------------------------------------------------------------------------
 
+    @property
+    def options(self) -> str:
+        """How `inv` is told of which service: `--service=orders --platform=shop`."""
+        return f"--service={self.service.name} --platform={self.platform.name}"
+
     def system(self, name: str) -> System:
         """A system of the platform, opened for this incident."""
         if name not in self._systems:

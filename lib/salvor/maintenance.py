@@ -91,7 +91,7 @@ def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
     amiss = _carry_out(session, "backup", changes, "asked for by inv backup")
     backups(service, platform, shown)
     if amiss:
-        named = f"--service={service} --platform={session.incident.platform.name}"
+        named = session.incident.options
         raise WarnedError(
             f"Not every repository took the backup: {'; '.join(f'{one.subject}: {one.figure}' for one in amiss)}.",
             safe="another one has it",
@@ -197,7 +197,7 @@ def _against_policy(system: str, found: list[Backup], incident: Incident, shown:
     if not usable:
         raise CannotError(
             f"{system} has no usable backup.",
-            hint=f"inv backup --service={service.name} --platform={incident.platform.name}",
+            hint=f"inv backup {incident.options}",
         )
     newest = max(each.window[1] if each.window else each.taken for each in usable)
     behind = max(0.0, clock.age(newest).total_seconds())

@@ -245,7 +245,7 @@ class Runner:
                 )
                 for finding in bad
             )
-            service, undo = f"--service={self.incident.service.name}", f"inv undo --incident={self.incident.id}"
+            service, undo = self.incident.options, f"inv undo --incident={self.incident.id}"
             hint = (
                 f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
                 "--at=TIME to the state at that time"

@@ -103,7 +103,7 @@ def test_an_incident_that_is_over_is_not_gone_on_with(place: World) -> None:
     sitting = opened(place, incident=incident)
     with pytest.raises(CannotError, match=f"{incident} is undone") as refused:
         console.recover(sitting, Plain(), yes=True)
-    assert refused.value.hint == "inv restore --service=things looks anew"
+    assert refused.value.hint == "inv restore --service=things --platform=world looks anew"
     assert recover(place) != incident
     assert place.live == GOOD
 

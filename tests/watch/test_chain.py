@@ -38,7 +38,7 @@ def test_an_episode_says_what_can_be_done_with_it_and_nobody_is_told_of_an_undo_
     assert "has a way back" in said.getvalue()
     with pytest.raises(UsageError, match="is no recovery") as refused:
         console.recover(aftermath.of_id(episode, Plain(said)), Plain(said), yes=True)
-    assert refused.value.hint.endswith("inv restore --service=shop")
+    assert refused.value.hint.endswith("inv restore --service=shop --platform=place")
     assert place.calls == calls and place.journals()[0].lines == journal.lines
 
 

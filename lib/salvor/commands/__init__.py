@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from invoke.collection import Collection
 from invoke.tasks import task
+
+from salvor.errors import SalvorError
 
 # invoke has all that a task file imports compiled anew each time: for ours that would be a third of a start.
 sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -64,16 +66,34 @@ def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Cal
 
 
 def _on_its_platform(body: Callable[..., None]) -> Callable[..., None]:
-    """`body`, with the platform that is meant where none was named."""
+    """`body`, with the platform that is meant where none was named. An error's hint then names what was asked for."""
 
     def called(*arguments: Any, **named: Any) -> None:
         if named.get("platform") == "":
             from salvor import inventory
 
             named["platform"] = inventory.meant(named.get("service", ""))
-        body(*arguments, **named)
+        try:
+            body(*arguments, **named)
+        except SalvorError as error:
+            error.hint = _whole(error.hint, named)
+            raise
 
     return called
+
+
+def _whole(hint: str, named: Mapping[str, Any]) -> str:
+    """`hint`, whose commands name what was asked for: a service of a platform, or that of an incident."""
+    from salvor.commands import hints
+    from salvor.journal import folders
+
+    asked = {name: str(named.get(name) or "") for name in ("service", "platform", "incident")}
+    if asked["incident"] and not asked["service"]:
+        try:
+            asked["platform"], asked["service"] = folders.of_incident(asked["incident"])
+        except SalvorError:  # of an incident that cannot be read nothing is known
+            asked["platform"] = ""
+    return hints.whole(hint, **asked)
 
 
 def _patient(body: Callable[..., None]) -> Callable[..., None]:

@@ -49,7 +49,7 @@ def rehearsed(sitting: Session, shown: Shown) -> None:
         raise NotProvenError(
             f"The drill {folder.name} may have left something: {left[0].subject}: {left[0].check}: {left[0].figure}",
             safe="what is live was not touched" if not _is_touched(left) else "",
-            hint=f"inv undo --incident={folder.name}, then: inv assess --service={sitting.incident.service.name}",
+            hint=f"inv undo --incident={folder.name}, then: inv assess {sitting.incident.options}",
         )
 
 

@@ -50,7 +50,7 @@ def assess(incident: Incident) -> Iterator[Finding | Decision]:
         raise CannotError(
             f"What was asked for is of no system of {incident.service.name}: {_told(refused)}.",
             safe="nothing was changed",
-            hint=f"inv backups --service={incident.service.name} lists what can be restored",
+            hint=f"inv backups {incident.options} lists what can be restored",
         )
 
 
@@ -63,7 +63,7 @@ def _look_at(
     state = incident.observe(system)
     yield _reachable(system, state)
     for rival in state.rivals:
-        detail = f"inv isolate --service={incident.service.name} fences it"
+        detail = f"inv isolate {incident.options} fences it"
         yield Finding(system.name, "stands alone", Level.FAIL, f"{rival} runs beside it, not fenced", detail=detail)
     yield from answers
     if system.name in incident.decisions:
@@ -161,13 +161,12 @@ def _hangs(incident: Incident, state: State) -> bool:
 
 def _hint(incident: Incident, *, sound: bool) -> str:
     """The next command when no way back is open."""
-    name = incident.service.name
     if not sound and not incident.failed_at:
         return (
-            f"inv backups --service={name} shows what there is; say when the damage began, if you know: "
-            f"inv restore --service={name} --failed-at=TIME (or --at=TIME: to that time)"
+            f"inv backups {incident.options} shows what there is; say when the damage began, if you know: "
+            f"inv restore {incident.options} --failed-at=TIME (or --at=TIME: to that time)"
         )
-    return f"inv backups --service={name}, then inv restore --service={name} --from=BACKUP"
+    return f"inv backups {incident.options}, then inv restore {incident.options} --from=BACKUP"
 
 
 def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:

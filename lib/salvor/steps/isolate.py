@@ -86,7 +86,7 @@ def _not_isolated(incident: Incident, system: Restorable, told: str, goes_on: st
     """
     routes = ", ".join(route.name for route in incident.routes)
     led = f"{routes} will lead users past it; who knows its address still reaches it" if routes else "no route is known"
-    back = f"when it is back: inv isolate --service={incident.service.name}"
+    back = f"when it is back: inv isolate {incident.options}"
     if not (goes_on or incident.ahead):
         raise CannotError(
             f"{system.name} is not isolated, and may take writes: {told}.",

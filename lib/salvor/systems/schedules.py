@@ -65,7 +65,7 @@ class Schedules(Timetable):
 
     @verb(deadline=120.0)
     def install(self, name: str, at: str, run: list[str]) -> None:
-        """Let the words `run` of inv run at `at`, instead of what the name did before."""
+        """Let `inv` run with the words `run` at `at`, instead of what the name did before."""
         self.scheduler.put(name, at, run)
 
     @verb(deadline=120.0)

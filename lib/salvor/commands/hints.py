@@ -1,0 +1,31 @@
+"""A hint names the next command. What raised it often knows neither the service nor the platform: they are added to it
+where it is said, so that the command can be typed as it stands.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from salvor.commands.everything import namespace
+
+_COMMAND = re.compile(r"\binv ([a-z][a-z_.]*[a-z])((?: --[a-z][a-z-]*(?:=(?:'[^']*'|[^\s,;:)'\"]+))?)*)")
+
+
+def whole(hint: str, *, service: str = "", platform: str = "", incident: str = "") -> str:
+    """`hint`, in which each command of `inv` that names none of these has those that it takes."""
+    takes = {name: context.flags for context in namespace.to_contexts() for name in (context.name, *context.aliases)}
+    typed = {"--service": service, "--platform": platform, "--incident": incident}
+
+    def completed(found: re.Match[str]) -> str:
+        given = {word.split("=")[0] for word in found[2].split()}
+        names = [name for name, value in typed.items() if value and name in takes.get(found[1], ())]
+        if given & {"--incident", "--platform", "--episode"}:
+            names = []  # it says already of what
+        elif "--service" in given:
+            names = [name for name in names if name == "--platform"]
+        elif "--service" in names or "--platform" in names:
+            names = [name for name in names if name != "--incident"]
+        return found[0] + "".join(f" {name}={shlex.quote(typed[name])}" for name in names)
+
+    return _COMMAND.sub(completed, hint)
