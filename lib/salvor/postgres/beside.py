@@ -34,6 +34,11 @@ def kept_of(server: Server, incident: str) -> str:
     return f"{server.data}.kept-{check_incident(incident)}"
 
 
+def tablespace_of(path: str, incident: str) -> str:
+    """The path beside a tablespace that its copy in an incident's stage gets: the live cluster still uses it."""
+    return f"{re.sub(r'[.]salvor-[^/]*$', '', path)}.salvor-{check_incident(incident)}"
+
+
 @dataclass(frozen=True)
 class Beside:
     """A directory beside a data directory: of which `incident`, and its kind, `salvor` (a stage) or `kept`."""

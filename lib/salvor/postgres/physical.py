@@ -10,49 +10,22 @@ from typing import Any
 
 from salvor import clock, leftovers
 from salvor.change import Progress
-from salvor.errors import CannotError
-from salvor.postgres import beside, dropped, fence
+from salvor.postgres import beside, dropped
 from salvor.postgres.backrest import Repository, recovery_options
-from salvor.postgres.cluster import Member, View
-from salvor.postgres.look import ABSENT, Look
-from salvor.postgres.promotion import promote_server, require_fence, see_it_writes, stop_or_kill
+from salvor.postgres.look import Look
+from salvor.postgres.promotion import promote_server
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
-from salvor.postgres.server import Server
+from salvor.postgres.side_directory import APART, SideDirectory
 from salvor.postgres.wal import read_lsn
 
 STAGE = "side-data"
 
-_HBA = "salvor_hba.conf"
-
 
 @dataclass(frozen=True)
-class Physical:
-    """The stage of one incident beside one member's data directory, and what is done with it."""
+class Physical(SideDirectory):
+    """A backup of a pgBackRest repository, restored and replayed beside one member's data directory."""
 
-    member: Member
     repository: Repository
-    incident: str
-    side_port: int
-    database: str
-
-    @property
-    def live(self) -> Server:
-        """The server whose data directory is replaced."""
-        return self.member.server
-
-    @property
-    def stage(self) -> Server:
-        """The staged server."""
-        return beside.stage_of(self.live, self.incident, self.side_port)
-
-    @property
-    def kept(self) -> str:
-        """Where the replaced data directory is kept."""
-        return beside.kept_of(self.live, self.incident)
-
-    def is_live(self) -> bool:
-        """Whether this incident's stage is the live data directory now."""
-        return beside.read_marker(self.live.look().marker).get("incident") == self.incident
 
     # --- stage ---------------------------------------------------------------------------------------------------
 
@@ -119,10 +92,7 @@ class Physical:
             self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
         if look.directory is None:
             beside.room_for(self.live, size.result())
-        tablespaces = {
-            oid: f"{re.sub(r'[.]salvor-[^/]*$', '', path)}.salvor-{self.incident}"
-            for oid, path in places.result().items()
-        }
+        tablespaces = {oid: beside.tablespace_of(path, self.incident) for oid, path in places.result().items()}
         self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data, *tablespaces.values()])
         yield from self.repository.restore(
             backup,
@@ -132,9 +102,8 @@ class Physical:
             resume=look.directory is not None and not look.empty,
         )
         yield Progress(0, None, "", "copying the WAL that is not archived")
-        rules = fence.only_the_operator(self.live.operator.user)
         with ThreadPoolExecutor(2) as pool:
-            done = pool.submit(self._salvage), pool.submit(self.live.shell.write, f"{self.stage.data}/{_HBA}", rules)
+            done = pool.submit(self._salvage), pool.submit(self.admit_only_the_operator)
         for one in done:
             one.result()
 
@@ -212,9 +181,8 @@ class Physical:
     def _overrides(self, looks: Sequence[Look], configured: Mapping[str, str]) -> dict[str, str]:
         """Settings of the command line, which is above every file: apart from the live server, and read-only."""
         settings = {
-            "unix_socket_directories": "",
-            "hba_file": f"{self.stage.data}/{_HBA}",
-            "external_pid_file": "",
+            **APART,
+            "hba_file": self.hba,
             "cluster_name": STAGE,
             "hot_standby": "on",
             "recovery_target_action": "pause",
@@ -225,10 +193,6 @@ class Physical:
             # What is promoted before the swap keeps its WAL for the archive, which its real settings then name. A
             # command that fails instead would be tried three times, a second apart, before the server stops.
             "archive_command": "",
-            "synchronous_standby_names": "",
-            "huge_pages": "try",
-            "logging_collector": "off",
-            "log_destination": "stderr",
         }
         if "archive_library" in configured:
             settings["archive_library"] = ""  # PostgreSQL 15 and newer; it would be used instead of the command
@@ -240,39 +204,11 @@ class Physical:
             settings[name] = str(max(*figures, int(configured.get(name, 0))))
         return settings
 
-    # --- promote, and the way back --------------------------------------------------------------------------------
+    # --- promote and remove --------------------------------------------------------------------------------------
 
-    def promote(self, identity: str, view: View, *, unfenced_because: str) -> Iterator[Progress]:
-        """Make the stage the live data directory: promote it, rename twice, start. What was live is kept.
-
-        Refuses while it is not known that what is replaced cannot write. Goes on where a killed call stopped.
-        """
-        live = view.of(self.member.name).look or self.live.look()
-        if beside.read_marker(live.marker).get("incident") != self.incident:
-            require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
-            marker = beside.marker_of(self.stage)
-            if marker.get("incident") != self.incident or marker.get("phase") not in ("complete", "promoting"):
-                raise CannotError(
-                    f"There is no whole stage of this incident beside {self.live.data}.",
-                    safe="what is live is as it was",
-                    hint="run the same command again: it stages first",
-                )
-            marker = {"was_running": bool(live.processes), "replaces": identity} | marker | {"phase": "promoting"}
-            beside.write_marker(self.stage, marker)
-            yield Progress(0, None, "", "promoting the stage")
-            promote_server(self.stage, self._launch)
-            yield Progress(0, None, "", "stopping it, and what it replaces")
-            with ThreadPoolExecutor(3) as pool:
-                stopping = pool.submit(self.stage.stop, "fast", deadline=300.0), pool.submit(stop_or_kill, self.live)
-                clean = pool.submit(self._take_out_recovery_settings)
-            for one in (*stopping, clean):
-                one.result()
-            beside.swap(self.live, comes=self.stage.data, goes=self.kept)
-        yield Progress(0, None, "", "starting")
-        self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
-        fence.take_out(self.live)
-        self.live.start(deadline=300.0)
-        see_it_writes(self.live)
+    def _end_recovery(self) -> Iterator[Progress]:
+        yield Progress(0, None, "", "promoting the stage")
+        promote_server(self.stage, self._launch)
 
     def _take_out_recovery_settings(self) -> None:
         """What pgBackRest wrote for the recovery, and what it had put out for that. Left there, it would bind the next
@@ -288,40 +224,11 @@ class Physical:
         text = re.sub(r"^# Removed by pgBackRest restore on \S+ \S+ # ", "", text, flags=re.M)
         self.live.shell.write(path, text)
 
-    def demote(self, identity: str) -> Iterator[Progress]:
-        """Put back what was live before: stopped or running as it was, and fenced still."""
-        if self.is_live():
-            marker = beside.read_marker(self.live.look().marker)
-            yield Progress(0, None, "", "stopping what was promoted")
-            self.live.stop("fast", deadline=300.0)
-            beside.write_marker(self.live, marker | {"phase": "undone"})
-        marker = beside.read_marker(self.live.look().marker)
-        if self.live.shell.exists(self.kept):
-            beside.swap(self.live, comes=self.kept, goes=self.stage.data)
-        elif marker.get("incident") == self.incident:
-            beside.put_away(self.live, self.stage.data)  # there was nothing before: the data directory was lost
-        look = self.live.look()
-        if look.identity != identity:
-            raise CannotError(f"{self.live.data} is {look.identity} now, and was {identity} before.", hint="inv assess")
-        if identity == ABSENT:
-            return
-        fence.put_back(self.live, identity)
-        marker = beside.read_marker(self.stage.look().marker)
-        if marker.get("was_running"):
-            yield Progress(0, None, "", "starting what was live before")
-            self.live.start(deadline=300.0)
-
-    # --- remove --------------------------------------------------------------------------------------------------
-
     def drop(self) -> None:
         """Remove the stage. What is live bears another name, so it cannot be meant."""
         self.stage.kill()
         self._end_leftovers()
         self.remove()
-
-    def remove(self) -> None:
-        """Remove the stage's directory, which no process works in."""
-        beside.remove(self.live, self.stage.data, tablespaces="own")
 
 
 _ROOM = {

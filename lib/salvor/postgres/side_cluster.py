@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import PurePosixPath
 from typing import Any
 
 import psycopg
@@ -18,65 +16,25 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError, SalvorError, UsageError
-from salvor.postgres import beside, fence, surroundings
-from salvor.postgres.cluster import Member, View
-from salvor.postgres.look import MARKER
-from salvor.postgres.physical import Physical
-from salvor.postgres.promotion import require_fence, see_it_writes, stop_or_kill
-from salvor.postgres.server import Server, ask
+from salvor.postgres import beside, surroundings
+from salvor.postgres.server import ask
 from salvor.postgres.side_database import Load
+from salvor.postgres.side_directory import APART, SideDirectory
 
 STAGE = "side-cluster"
 
-_HBA = "salvor_hba.conf"
 _CONFIGURATION = "postgresql.conf postgresql.auto.conf pg_hba.conf pg_ident.conf conf.d"
 
 
 @dataclass(frozen=True)
-class SideCluster:
-    """The stage of one incident beside one member's data directory."""
+class SideCluster(SideDirectory):
+    """A cluster that is made beside one member's data directory, with one database that is loaded from a dump."""
 
-    member: Member
-    incident: str
-    side_port: int
     database: str
-
-    @property
-    def live(self) -> Server:
-        """The server whose data directory is replaced."""
-        return self.member.server
-
-    @property
-    def stage(self) -> Server:
-        """The staged server."""
-        return beside.stage_of(self.live, self.incident, self.side_port)
-
-    @property
-    def kept(self) -> str:
-        """Where the replaced data directory is kept."""
-        return beside.kept_of(self.live, self.incident)
-
-    @property
-    def hba(self) -> str:
-        """The pg_hba.conf of the stage: it lets the operator in, and nobody else."""
-        return f"{self.stage.data}/{_HBA}"
-
-    @property
-    def _swapping(self) -> Physical:
-        # What is swapped is a data directory either way; only building and reading backups needs a repository.
-        return Physical(self.member, None, self.incident, self.side_port, self.database)  # type: ignore[arg-type]
-
-    def is_live(self) -> bool:
-        """Whether this incident's stage is the live data directory now."""
-        return self._swapping.is_live()
 
     def marker(self) -> dict[str, Any]:
         """What the stage says of itself; empty when there is none."""
-        return beside.read_marker(self.stage.shell.read(f"{self.stage.data}/{MARKER}"))
-
-    def is_complete(self, marker: Mapping[str, Any]) -> bool:
-        """Whether a marker says that the stage is whole."""
-        return marker.get("incident") == self.incident and marker.get("phase") in ("complete", "promoting")
+        return beside.marker_of(self.stage)
 
     # --- stage ---------------------------------------------------------------------------------------------------
 
@@ -195,7 +153,7 @@ class SideCluster:
             self.stage.shell.write(f"{self.stage.data}/postgresql.conf", f"# As the backup knew it.\n{lines}")
             self.stage.shell.write(f"{self.stage.data}/pg_hba.conf", around.get("hba") or _OPEN_TO_PASSWORDS)
             self.stage.shell.write(f"{self.stage.data}/pg_ident.conf", around.get("ident") or "")
-        self.stage.shell.write(self.hba, fence.only_the_operator(self.stage.operator.user))
+        self.admit_only_the_operator()
 
     def _start(self, phase: Mapping[str, str]) -> None:
         """Start it, and see that it is this cluster that answers: the stage of another incident may hold the port."""
@@ -228,57 +186,12 @@ class SideCluster:
 
     def _tablespace(self, path: str) -> str:
         """A folder beside that of the old cluster, which still uses it."""
-        beside_it = f"{re.sub(r'[.]salvor-[^/]*$', '', str(PurePosixPath(path)))}.salvor-{self.incident}"
+        beside_it = beside.tablespace_of(path, self.incident)
         self.stage.shell.run(["mkdir", "-p", "-m", "700", "--", beside_it])
         return beside_it
 
-    # --- promote, and the way back --------------------------------------------------------------------------------
 
-    def promote(self, identity: str, view: View, *, unfenced_because: str) -> Iterator[Progress]:
-        """Make the stage the live data directory; what was live is kept. Goes on where a killed call stopped."""
-        if not self.is_live():
-            require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
-            marker = self.marker()
-            if not self.is_complete(marker):
-                raise CannotError(
-                    f"There is no whole stage of this incident beside {self.live.data}.",
-                    safe="what is live is as it was",
-                    hint="run the same command again: it stages first",
-                )
-            was = {"was_running": bool(self.live.processes()), "replaces": identity}
-            beside.write_marker(self.stage, was | marker | {"phase": "promoting"})
-            yield Progress(0, None, "", "stopping what is replaced")
-            with ThreadPoolExecutor(2) as pool:
-                stopping = pool.submit(self.stage.stop, "fast", deadline=300.0), pool.submit(stop_or_kill, self.live)
-            for one in stopping:
-                one.result()
-            beside.swap(self.live, comes=self.stage.data, goes=self.kept)
-        yield Progress(0, None, "", "starting")
-        self.live.shell.run(["rm", "-f", "--", f"{self.live.data}/{_HBA}"])
-        fence.remove(self.live)
-        self.live.start(deadline=300.0)
-        see_it_writes(self.live)
-
-    def demote(self, identity: str) -> Iterator[Progress]:
-        """Put back what was live before: stopped or running as it was, and fenced still."""
-        yield from self._swapping.demote(identity.partition("/")[0])
-
-    def drop(self) -> None:
-        """Remove the stage. What is live bears another name, so it cannot be meant."""
-        self.stage.kill()
-        beside.remove(self.live, self.stage.data, tablespaces="own")
-
-
-_APART = {
-    "unix_socket_directories": "",
-    "external_pid_file": "",
-    "cluster_name": STAGE,
-    "archive_mode": "off",
-    "synchronous_standby_names": "",
-    "huge_pages": "try",
-    "logging_collector": "off",
-    "log_destination": "stderr",
-}
+_APART = {**APART, "cluster_name": STAGE, "archive_mode": "off"}
 
 # Measured: a third quicker than with the default settings. A crash meanwhile costs only the stage.
 _LOADING = {

@@ -49,7 +49,7 @@ class Site:
 
     def physical(self, member: Member) -> Physical:
         """This incident's physical stage beside a member's data directory."""
-        return Physical(member, self.repository(member), self.incident, self.side_port, self.database)
+        return Physical(member, self.incident, self.side_port, self.repository(member))
 
     def beside(self, seen: View) -> list[tuple[Member, list[Beside]]]:
         """What stands beside each data directory whose machine answers."""
@@ -140,7 +140,7 @@ class Site:
 
         look = stage.stage.look()
         marker = beside.read_marker(look.marker)
-        whole = marker.get("incident") == self.incident and marker.get("phase") in ("complete", "promoting")
+        whole = stage.is_complete(marker)
         fresh, detail = None, f"phase: {marker.get('phase', 'files')}"
         if whole:
             try:
