@@ -83,7 +83,7 @@ def test_the_notebook_offers_the_parameters_that_its_code_knows() -> None:
     exec(source, namespace)  # noqa: S102  the notebook is ours
     del namespace["__builtins__"]
     assert set(namespace) == set(notebook.PARAMETERS)
-    assert notebook.read_parameters(namespace)["platform"] == "sandbox"
+    assert notebook.read_parameters(namespace)["platform"] == ""
 
 
 @pytest.mark.parametrize(("given", "said"), [({}, "service: which one?"), ({"record": True}, "no incident is named")])
@@ -132,7 +132,7 @@ def test_papermills_own_command_takes_the_hash_of_the_plan(broken: World, tmp_pa
     refused = papermill(broken, tmp_path / "a.ipynb", service="things", platform="world", approve="0123456789ab")
     assert refused.returncode == 1 and "PlanMovedError" in refused.stderr
     assert folders(broken) == []
-    done = papermill(broken, tmp_path / "b.ipynb", service="things", platform="world", approve=approve)
+    done = papermill(broken, tmp_path / "b.ipynb", service="things", approve=approve)  # whose platform is meant
     assert done.returncode == 0, done.stderr[-2000:]
     assert broken.live == world.GOOD
     (approved,) = broken.journals()[0].of("approved")

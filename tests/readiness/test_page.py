@@ -157,7 +157,7 @@ def test_a_service_has_a_report_of_its_own(folder: Path, monkeypatch: pytest.Mon
 
 
 def test_the_notebook_looks_by_itself(base: Path, tmp_path: Path) -> None:
-    executed.execute({"platform": "plain", "service": "orders"}, tmp_path / "out.ipynb", "readiness")
+    executed.execute({"service": "orders"}, tmp_path / "out.ipynb", "readiness")
     cells = json.loads((tmp_path / "out.ipynb").read_bytes())["cells"]
     (services,) = [cell for cell in cells if "services" in "".join(cell["source"])]
     words = "".join(services["outputs"][0]["data"]["text/plain"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salvor import arguments, clock
+from salvor import arguments, clock, inventory
 from salvor.change import Change, Finding, Progress
 from salvor.console import approval, make_record, second_person, show_end, telling_failure
 from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageError
@@ -54,7 +54,7 @@ class Live(Walk):
         given = self._given
         wished = {name: given[name] for name in ("source", "at", "target", "failed_at", "override", "runbook")}
         wish, failed_at = arguments.wish(**wished)
-        platform, service = given["platform"] or "sandbox", given["service"]
+        platform, service = given["platform"], given["service"]
         if incident:
             platform, found = of_incident(incident)
             if service not in ("", found):
@@ -67,6 +67,7 @@ class Live(Walk):
         if not service:
             hint = "papermill ... -r service NAME, or set it in the parameters cell"
             raise UsageError("service: which one?", safe="nothing was changed", hint=hint)
+        platform = platform or inventory.meant(service)
         return open_session(
             service,
             Plain() if given["approve"] else Progressing(),

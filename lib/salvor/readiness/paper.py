@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from salvor import durable, pages, trends
+from salvor import durable, inventory, pages, trends
 from salvor.console import shortest
 from salvor.errors import CannotError, UsageError
 from salvor.journal import brief
@@ -136,7 +136,7 @@ def _open(namespace: Mapping[str, Any]) -> Told:
     given = read_parameters(namespace, PARAMETERS)
     if given["seen"]:
         return Told(_read(Path(given["seen"])))
-    return Told(look(given["platform"], given["service"]))
+    return Told(look(given["platform"] or inventory.meant(given["service"]), given["service"]))
 
 
 class Told(Opened):
