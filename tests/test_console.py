@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from salvor import console, show
+from salvor.commands.ending import ends_with_exit_code
 from salvor.errors import CannotError, PlanMovedError
 from salvor.session import aftermath
 from salvor.show import Plain
@@ -70,7 +71,7 @@ def test_ctrl_c_at_the_question_says_that_nothing_was_done(
 
     monkeypatch.setattr("builtins.input", stop)
     with pytest.raises(SystemExit) as ended:
-        console.ends_with_exit_code(lambda: recover(place, yes=False))()
+        ends_with_exit_code(lambda: recover(place, yes=False))()
     assert ended.value.code == 130
     assert "before this was approved: nothing of it was done" in capsys.readouterr().err
     assert place.live == BAD and not place.journals()

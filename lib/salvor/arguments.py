@@ -23,6 +23,12 @@ _LSN = re.compile(r"lsn:[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _POINT = re.compile(r"name:[\x20-\x7e]{1,63}")
 _NOT_IN_SOURCE = re.compile(r"[\x00-\x1f\x7f]")
 
+_WHERE_LISTED = {
+    "incident": "add --incident=ID; inv incidents lists them",
+    "episode": "add --episode=ID; inv watch.show names them",
+    "service": "add --service=NAME; inv assess --platform=NAME lists them",
+}
+
 
 def wish(
     source: str = "", at: str = "", target: str = "", failed_at: str = "", override: str = "", runbook: str = ""
@@ -71,3 +77,13 @@ def _override(text: str) -> dict[str, str] | None:
             hint=f'--override="{name}=the host burnt down, confirmed by NAME"',
         )
     return {name: reason.strip()}
+
+
+def required(argument: str, value: str) -> str:
+    """The value of an argument. Raises UsageError that names it when it is empty."""
+    if not value:
+        raise UsageError(
+            f"--{argument} is missing.",
+            hint=_WHERE_LISTED.get(argument, f"add --{argument}=NAME; inv --help TASK tells what a task takes"),
+        )
+    return value

@@ -3,69 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import sys
-import tempfile
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 
 from salvor import clock, show
 from salvor.change import Change, Decision, Level, plan_hash
 from salvor.errors import CannotError, HeldError, PlanMovedError, SalvorError, UsageError
 from salvor.plan import Plan, PlannedStep, describe
 from salvor.run import Watcher
-from salvor.secrets import mask
 from salvor.session import Session
 from salvor.show import Shown
-
-_Task = TypeVar("_Task", bound=Callable[..., Any])
-
-
-def ends_with_exit_code(task: _Task) -> _Task:
-    """Turn an error into what to read at 3 a.m. on standard error, and the exit code of its class."""
-
-    @functools.wraps(task)
-    def wrapped(*arguments: Any, **named: Any) -> None:
-        try:
-            task(*arguments, **named)
-        except SalvorError as error:
-            print(f"\n{show.clean(str(error))}", file=sys.stderr)
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt as stopped:
-            unfinished = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
-            print(f"\n{str(stopped) or unfinished}", file=sys.stderr)
-            print("HINT: the same command again goes on from here", file=sys.stderr)
-            sys.exit(130)
-        except BrokenPipeError:
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader left; nothing more can be said
-            sys.exit(141)
-        except Exception as error:  # noqa: BLE001 - the last net: words for the operator, the story to a file
-            sys.exit(_unexpected(error))
-
-    return wrapped  # type: ignore[return-value]
-
-
-def _unexpected(error: Exception) -> int:
-    """An error that nobody foresaw: its story goes to a file (600), and the words to the operator."""
-    text = mask("".join(traceback.format_exception(error)))
-    try:
-        file, path = tempfile.mkstemp(prefix="salvor-error-", suffix=".txt")
-        with os.fdopen(file, "w", encoding="utf-8", errors="backslashreplace") as story:
-            story.write(text)
-    except OSError:
-        path = "what follows"
-        print(text, file=sys.stderr)
-    print(f"\nSalvor met an error of its own: {type(error).__name__}: {show.clean(str(error))}", file=sys.stderr)
-    print(
-        "Safe now: nothing that was live has been removed; each change is journalled before it is made.",
-        file=sys.stderr,
-    )
-    print(f"HINT: the same command again goes on from here; the whole story is in {path}", file=sys.stderr)
-    return 1
 
 
 def approval(
@@ -358,20 +308,3 @@ def target(seconds: float | None, limit: float) -> str:
         return f"not measured ({clock.write_duration(limit)} allowed)"
     verdict = "met" if seconds <= limit else "MISSED"
     return f"{clock.write_duration(seconds)} of {clock.write_duration(limit)} allowed: {verdict}"
-
-
-_WHERE_LISTED = {
-    "incident": "add --incident=ID; inv incidents lists them",
-    "episode": "add --episode=ID; inv watch.show names them",
-    "service": "add --service=NAME; inv assess --platform=NAME lists them",
-}
-
-
-def one_of(argument: str, value: str) -> str:
-    """A required argument. Raises UsageError that names it when it is empty."""
-    if not value:
-        raise UsageError(
-            f"--{argument} is missing.",
-            hint=_WHERE_LISTED.get(argument, f"add --{argument}=NAME; inv --help TASK tells what a task takes"),
-        )
-    return value

@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from salvor import clock, inventory, show
+from salvor.arguments import required
 from salvor.backups.retention import is_ahead
 from salvor.change import Backup, Change, Finding
-from salvor.console import approval, one_of, show_plan
+from salvor.console import approval, show_plan
 from salvor.errors import CannotError, UsageError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident, new_id
@@ -28,7 +29,7 @@ ARCHIVE = "archive"
 
 def _session(service: str, platform: str, shown: Shown) -> Session:
     described = inventory.load(platform)
-    return sitting(described.service(one_of("service", service)), described, shown)
+    return sitting(described.service(required("service", service)), described, shown)
 
 
 def sitting(service: Service, platform: Platform, shown: Shown) -> Session:

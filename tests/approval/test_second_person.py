@@ -101,9 +101,10 @@ def test_a_clock_that_jumps_neither_ends_the_wait_nor_the_approval(place: World)
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
 def test_stopped_while_it_waits_nothing_is_done_and_the_same_command_goes_on(place: World, by: signal.Signals) -> None:
     code = (
-        "from salvor import console; from salvor.session.opening import open_session; from salvor.show import Plain\n"
+        "from salvor import console; from salvor.commands.ending import ends_with_exit_code\n"
+        "from salvor.session.opening import open_session; from salvor.show import Plain\n"
         "opened = open_session('things', Plain(), platform='world')\n"
-        "console.ends_with_exit_code(console.recover)(opened, Plain(), yes=True)"
+        "ends_with_exit_code(console.recover)(opened, Plain(), yes=True)"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "processes")}
     command = subprocess.Popen(

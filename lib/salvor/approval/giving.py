@@ -11,6 +11,7 @@ from typing import Any
 from salvor import clock, console, show
 from salvor.approval import paper, places
 from salvor.approval.settings import SecondPerson
+from salvor.arguments import required
 from salvor.change import Change
 from salvor.deadline import within
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
@@ -30,7 +31,7 @@ def approve(incident: str, hash_: str, key: str, shown: Shown) -> None:
 
     Raises UsageError when nobody asked, CannotError for the operator who asked, PlanMovedError for another hash.
     """
-    folder = folder_of(console.one_of("incident", incident))
+    folder = folder_of(required("incident", incident))
     lines = _lines(incident)
     asked = _asked(lines)
     if asked is None:

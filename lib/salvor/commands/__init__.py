@@ -47,7 +47,7 @@ def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Cal
 
         @functools.wraps(body)
         def wrapped(*arguments: Any, **named: Any) -> None:
-            from salvor.console import ends_with_exit_code
+            from salvor.commands.ending import ends_with_exit_code
 
             ends_with_exit_code(_patient(_on_its_platform(body)))(*arguments, **named)
 

@@ -56,10 +56,10 @@ def record(c: Context, incident: str = "", json: bool = False) -> None:
 def take(c: Context, incident: str = "", reason: str = "") -> None:
     """Take an incident over from another machine: its journal comes from the mirror (SALVOR_MIRROR) that both share."""
     from salvor import show
-    from salvor.console import one_of
+    from salvor.arguments import required
     from salvor.session import takeover
 
-    takeover.take(one_of("incident", incident), show.choose().tell, reason)
+    takeover.take(required("incident", incident), show.choose().tell, reason)
 
 
 @command(

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 def _session(service: str, platform: str, incident: str, shown: Shown, **wishes: str) -> Session:
     """The open incident, or a new one with these wishes."""
-    from salvor import console
-    from salvor.arguments import wish
+    from salvor.arguments import required, wish
     from salvor.journal.folders import of_incident
     from salvor.session.opening import open_session
 
@@ -29,7 +28,7 @@ def _session(service: str, platform: str, incident: str, shown: Shown, **wishes:
         platform, service = of_incident(incident)
     wished, failed_at = wish(**wishes)
     return open_session(
-        console.one_of("service", service),
+        required("service", service),
         shown,
         platform=platform,
         wish=wished,

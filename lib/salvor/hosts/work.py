@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from salvor import hosts, inventory
+from salvor.arguments import required
 from salvor.change import UNSEEN, Change, Finding, Level, State, Undo
-from salvor.console import one_of
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.host.fence import Seen, refuse_without_root
 from salvor.incident import Incident
@@ -102,7 +102,7 @@ def carry_out(
     Raises CannotError when nothing could be done on one of them: the others are done then.
     """
     platform = inventory.load(platform_name)
-    chosen = _described(platform, hosts.select(hosts.places(platform), one_of("limit", limit)))
+    chosen = _described(platform, hosts.select(hosts.places(platform), required("limit", limit)))
     unreached: dict[str, str] = {}
     step = _step(name, plan, chosen, unreached)
     session = sitting(Service(name="hosts", rto=0, rpo=0, systems=tuple(chosen)), platform, shown)

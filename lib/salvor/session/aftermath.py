@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from salvor import clock, journal, show
+from salvor.arguments import required
 from salvor.change import Change, Level, plan_hash
-from salvor.console import approval, one_of, shortest, show_plan, telling_failure
+from salvor.console import approval, shortest, show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
 from salvor.incident import Incident
 from salvor.journal import Journal, brief, evidence, story
@@ -24,7 +25,7 @@ from salvor.undo import undo_plan
 
 def of_id(incident: str, shown: Shown) -> Session:
     """The session of an incident by its id. Raises UsageError when there is none."""
-    folder = find(one_of("incident", incident))
+    folder = find(required("incident", incident))
     platform, service = of_incident(folder.name)
     return open_session(service, shown, platform=platform, incident=incident)
 
@@ -174,7 +175,7 @@ def list_incidents(shown: Shown) -> None:
 
 def show_incident(incident: str, shown: Shown) -> None:
     """What is done, running, owed and undoable, on one screen."""
-    folder = find(one_of("incident", incident))
+    folder = find(required("incident", incident))
     told = story.read(folder)
     this = handover.of(told, folder.parent)
     if isinstance(shown, show.Json):
@@ -184,7 +185,7 @@ def show_incident(incident: str, shown: Shown) -> None:
 
 def check_incident(incident: str, signers: str, shown: Shown) -> None:
     """Check the journal's chain, its seal and its signature. Raises NotProvenError when anything is wrong."""
-    folder = find(one_of("incident", incident))
+    folder = find(required("incident", incident))
     mirror = os.environ.get("SALVOR_MIRROR") or None
     findings = evidence.check(folder, Path(signers) if signers else None, mirror=mirror)
     for finding in findings:
@@ -217,7 +218,7 @@ def close_incident(incident: str, key: str, shown: Shown) -> None:
 
 def record_incident(incident: str, shown: Shown) -> None:
     """Make record.ipynb and record.html again, from the journal alone."""
-    folder = find(one_of("incident", incident))
+    folder = find(required("incident", incident))
     error = record.make(folder)
     if error:
         raise CannotError(
@@ -232,7 +233,7 @@ def review_incident(incident: str, actions: str, shown: Shown) -> None:
     """Make review.ipynb, review.html and review.md, from the journal alone."""
     from salvor import review
 
-    folder = find(one_of("incident", incident))
+    folder = find(required("incident", incident))
     if error := review.make(folder, actions):
         raise CannotError(
             f"The review could not be made: {error}",
@@ -244,7 +245,7 @@ def review_incident(incident: str, actions: str, shown: Shown) -> None:
 
 def note(incident: str, text: str, shown: Shown) -> None:
     """Write a note into an incident's journal."""
-    folder = find(one_of("incident", incident))
+    folder = find(required("incident", incident))
     if not text.strip():
         raise UsageError(
             "--text: the note is empty.", hint='--text="impact: what users saw"; docs/notebooks.md has more'

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from salvor import clock, inventory, show
-from salvor.console import one_of
+from salvor.arguments import required
 from salvor.errors import HeldError, UsageError
 from salvor.inventory import Platform
 from salvor.journal import Journal, lock
@@ -149,7 +149,7 @@ def acknowledge(episode: str, text: str, shown: Shown) -> None:
 
     Raises UsageError when it is no episode of the watch, or is over.
     """
-    folder = find(one_of("episode", episode))
+    folder = find(required("episode", episode))
     told = tell(Journal.read(folder).lines)
     if told is None or told.is_over:
         why = "is over" if told else "is no episode of inv watch"
