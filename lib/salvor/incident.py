@@ -396,11 +396,14 @@ class Incident(Learned):
         """The incident's figures for the texts of messages; plain text, times in ISO 8601 UTC."""
         broken = [f"{name}: {decision.seen}" for name, decision in self.decisions.items()]
         ways = sorted({decision.way.name for decision in self.decisions.values()})
+        read = self.platform.status.services.get(self.service.name)  # what customers read on the status page
         return {
             "incident": self.id,
             "platform": self.platform.name,
             "service": self.service.name,
             "title": self.service.title or self.service.name,
+            "title_en": read.en if read else None,
+            "title_ko": read.ko if read else None,
             "operator": self.operator,
             "purpose": self.purpose,
             "broken": "; ".join(broken),

@@ -11,6 +11,7 @@ from salvor import clock, console
 from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
 from salvor.journal import FILE, Journal
 from salvor.journal.folders import find, of_incident, operator
+from salvor.messages import render
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -262,3 +263,12 @@ def test_the_world_before_is_untouched_by_looking(place: World) -> None:
     sitting.plan()
     assert sorted(path for path in place.root.rglob("*")) == before
     assert place.live == BAD
+
+
+def test_customers_are_told_of_a_service_by_the_name_that_their_status_page_has(place: World) -> None:
+    described = place.root / "inventory/world.yaml"
+    described.write_text(described.read_text() + "\nstatus: {services: {things: {en: Things for sale, ko: 상점}}}\n")
+    facts = opened(place).incident.facts()
+    assert render("declared", "customers", "ko", facts).subject == "[상점] 서비스 장애 안내"
+    assert render("declared", "customers", "en", facts).subject == "Things for sale: service disruption"
+    assert "Things for sale" not in render("declared", "operators", "en", facts).body

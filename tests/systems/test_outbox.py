@@ -189,15 +189,16 @@ def test_what_is_kept_is_ours_alone(opened: Open, receiver: Receiver) -> None:
 
 
 def test_mail_to_customers_in_korean(opened: Open, mail: tuple[Mailbox, str]) -> None:
+    """They know the service by the name that their status page has."""
     mailbox, url = mail
-    outbox = opened(customers=customers(url, language="ko"))
+    outbox = opened({**FACTS, "title_ko": "주문", "title_en": "Shop"}, customers=customers(url, language="ko"))
     for moment in ("declared", "recovered"):
         for change in outbox.messages(moment):
             list(outbox.apply(change))
     first, second = mailbox.mails
     assert (first["From"], first["To"]) == ("status@sandbox.test", "customers@sandbox.test")
-    assert first["Subject"] == "[Orders] 서비스 장애 안내"
-    assert "현재 Orders 서비스를 정상적으로 이용하실 수 없습니다." in first.get_content()
+    assert first["Subject"] == "[주문] 서비스 장애 안내"
+    assert "현재 주문 서비스를 정상적으로 이용하실 수 없습니다." in first.get_content()
     assert "복구되어 지금부터" in second.get_content()
     assert first["X-Salvor-Message"].endswith("/declared/customers")
     for each in (first, second):

@@ -44,10 +44,13 @@ def render(
 ) -> Text:
     """The text for `moment`. Facts are data: nothing in them is looked up, run, or ends a line. A missing one is `-`.
 
-    `repeated` says that the reader may have it already; `instead_of` names channels that could not be reached.
+    `repeated` says that the reader may have it already; `instead_of` names channels that could not be reached. To
+    customers a service is called as their status page calls it (`title_ko`), where it does.
     """
     texts = _texts(language)
     values = _Facts({name: _plain(name, value, texts["units"]) for name, value in facts.items()})
+    if audience == "customers" and facts.get(f"title_{language}"):
+        values["title"] = values[f"title_{language}"]
     values["channels"] = ", ".join(instead_of)
     template, phrases = texts[audience][moment], texts["phrases"]
     subject, body = template["subject"], template["body"].rstrip("\n")
