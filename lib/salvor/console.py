@@ -1,84 +1,18 @@
-"""What the tasks share: asking for approval, walking a runbook to its end, and saying how it went."""
+"""A recovery on the terminal: announced, planned, approved, walked to its end, and how it went."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from salvor import clock, show
-from salvor.change import Change, Decision, Level, plan_hash
-from salvor.errors import CannotError, HeldError, PlanMovedError, SalvorError, UsageError
-from salvor.plan import Plan, PlannedStep, describe
+from salvor.approval.terminal import approval
+from salvor.change import Decision, Level
+from salvor.errors import CannotError, HeldError, SalvorError, UsageError
+from salvor.plan import Plan, PlannedStep
 from salvor.run import Watcher
 from salvor.session import Session
 from salvor.show import Shown
-
-
-def approval(
-    shown: Shown,
-    changes: tuple[Change, ...],
-    *,
-    approve: str,
-    yes: bool,
-    earlier: Mapping[str, set[str]] = MappingProxyType({}),
-) -> str:
-    """How these changes were approved: by hash, by --yes, or typed here. Raises CannotError or PlanMovedError when
-    they are not.
-
-    A destructive change asks for the observed identity to be typed. `earlier` are the approvals of this incident (the
-    keys of the changes, by hash): what is left of an approved plan is approved.
-    """
-    hash_ = plan_hash(changes)
-    if approve:
-        is_rest = approve in earlier and {change.key for change in changes} <= earlier[approve]
-        if approve != hash_ and not is_rest:
-            raise PlanMovedError(
-                f"--approve={approve} is not the hash of this plan: it is {hash_} now.",
-                safe="nothing was changed",
-                hint="read the plan above; if it is what you want, approve its hash",
-            )
-        return f"--approve={approve}"
-    if yes or not changes:
-        return "--yes" if yes else "nothing to approve"
-    refuse_nobody(shown, f"--approve={hash_}, or --yes")
-    for change in changes:
-        if change.destructive:
-            identity = show.clean(str(change.arguments.get("identity", change.system)))
-            does = f": {change.why}" if change.undo else " removes it for good"
-            typed(f"{show.clean(describe(change) + does)}. Type {identity} to allow it: ", identity)
-    if not any(change.destructive for change in changes):
-        typed(f"Make these {len(changes)} changes? Type yes: ", "yes")
-    return "typed at the terminal"
-
-
-def refuse_nobody(shown: Shown, instead: str) -> None:
-    """Raise CannotError when nobody is at the terminal who could be asked; `instead` are the arguments that do."""
-    if isinstance(shown, show.Json) or not sys.stdin.isatty():
-        raise CannotError(
-            "The plan was not approved: nobody is at the terminal.", safe="nothing was changed", hint=instead
-        )
-
-
-def typed(question: str, expected: str) -> None:
-    """Ask, and raise CannotError when anything else is typed, or nothing; KeyboardInterrupt at Ctrl-C, with what it
-    stopped.
-    """
-    try:
-        answer = input(question)
-    except EOFError:
-        answer = ""
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Stopped by you before this was approved: nothing of it was done.") from None
-    if answer.strip() != expected:
-        raise CannotError(
-            "It was not approved.",
-            safe="nothing was changed",
-            hint=f"the same command again asks anew; only {expected}, typed in full, approves",
-        )
 
 
 def recover(
@@ -218,12 +152,7 @@ def make_record(session: Session, shown: Watcher) -> None:
             session.runner.owe("the record", problem)
         shown.tell(f"  HINT: inv incident.record --incident={folder.name}")
     if (folder / record.PAGE).exists():
-        shown.tell(f"  the record: {shortest(folder / record.PAGE)}")
-
-
-def shortest(path: Path) -> str:
-    """A path as it is typed: relative to the working folder where it is below it."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+        shown.tell(f"  the record: {show.shortest(folder / record.PAGE)}")
 
 
 @contextlib.contextmanager
@@ -245,7 +174,7 @@ def show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool = True)
     """The plan: `whole`, or its changes and the ways back alone; and which of its steps wait for a second person."""
     waiting = session.steps_of_two(plan)
     if isinstance(shown, show.Json):
-        steps = [_step_json(step) for step in plan.steps]
+        steps = [step.to_json() for step in plan.steps]
         shown.write("plan", hash=plan.hash, incident=session.incident.id, steps=steps, second_person=waiting)
         return
     if not whole:
@@ -268,15 +197,6 @@ def second_person(session: Session, steps: Sequence[str]) -> str:
         f"{session.incident.operator} approves the plan, {clock.write_duration(rule.within)} at most: "
         f"inv incident.approve --incident={session.incident.id}"
     )
-
-
-def _step_json(step: PlannedStep) -> dict[str, Any]:
-    return {
-        "step": step.name,
-        "findings": [finding.to_json() for finding in step.findings],
-        "decisions": [decision.to_json() for decision in step.decisions],
-        "changes": [change.to_json() for change in step.changes],
-    }
 
 
 def show_end(session: Session, shown: Watcher) -> None:

@@ -7,10 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from salvor import clock, inventory, show
+from salvor.approval.terminal import approval
 from salvor.arguments import required
 from salvor.backups.retention import is_ahead
 from salvor.change import Backup, Change, Finding
-from salvor.console import approval, show_plan
+from salvor.console import show_plan
 from salvor.errors import CannotError, UsageError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident, new_id

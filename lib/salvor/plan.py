@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from salvor.change import Change, Decision, Finding, canonical, plan_hash
 from salvor.errors import UsageError
@@ -17,6 +18,15 @@ class PlannedStep:
     findings: tuple[Finding, ...]
     decisions: tuple[Decision, ...]
     changes: tuple[Change, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for other programs."""
+        return {
+            "step": self.name,
+            "findings": [finding.to_json() for finding in self.findings],
+            "decisions": [decision.to_json() for decision in self.decisions],
+            "changes": [change.to_json() for change in self.changes],
+        }
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from salvor import console, shell
+from salvor.approval.terminal import approval
 from salvor.change import Change
 from salvor.errors import CannotError
 from salvor.postgres import cluster, server
@@ -150,7 +151,7 @@ def test_a_primary_that_cannot_be_fenced_has_its_machine_cut_off(
 
     monkeypatch.setattr("builtins.input", answer)
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    console.approval(Plain(io.StringIO()), (cut, promote), approve="", yes=False)
+    approval(Plain(io.StringIO()), (cut, promote), approve="", yes=False)
     assert "a ransom note" in asked[0] and f"Type {cut.arguments['identity']} to allow it" in asked[0]
     assert (promote.verb, promote.arguments["stage"]) == ("promote", "standby b")
 

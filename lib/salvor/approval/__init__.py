@@ -1,1 +1,1 @@
-"""Approval by a second person: what it is, who gives it, and how a step waits for it."""
+"""Approval: at the terminal, and by a second person: who gives it, and how a step waits for it."""

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, console, show
-from salvor.approval import paper, places
+from salvor import clock, show
+from salvor.approval import paper, places, terminal
 from salvor.approval.settings import SecondPerson
 from salvor.arguments import required
 from salvor.change import Change
@@ -58,8 +58,8 @@ def approve(incident: str, hash_: str, key: str, shown: Shown) -> None:
             hint="read the plan above; if it is right, approve its hash",
         )
     if not hash_:
-        console.refuse_nobody(shown, f"--hash={asked['hash']}")
-        console.typed(f"Approve it, as {me}? Type its hash: ", asked["hash"])
+        terminal.refuse_nobody(shown, f"--hash={asked['hash']}")
+        terminal.typed(f"Approve it, as {me}? Type its hash: ", asked["hash"])
     rule = _rule(lines[0])
     own_key = ssh_signature.signing_key(key) if rule and rule.signers else ssh_signature.configured_key(key)
     name, content = paper.write(incident, keys, me, own_key)

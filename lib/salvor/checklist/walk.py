@@ -16,14 +16,13 @@ from salvor import clock, inventory, shell, show
 from salvor.checklist import answers, form, paper
 from salvor.checklist.answers import PURPOSE, Answers
 from salvor.checklist.form import Checklist, Item
-from salvor.console import shortest
 from salvor.errors import CannotError, NotProvenError, OutcomeUnknownError, SalvorError
 from salvor.incident import new_id
 from salvor.journal import Journal, evidence, lock, ssh_signature
 from salvor.journal.folders import incidents_folder, operator
 from salvor.plain import one_line
 from salvor.schedule.entry import line as typed_line
-from salvor.show import Shown
+from salvor.show import Shown, shortest
 
 _WARNS = 8
 """The exit code of a check that warns, see `salvor.errors`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from salvor import clock, console, journal
+from salvor import clock, console, journal, show
 from salvor.budgets import CLEAN_UP, REHEARSAL
 from salvor.change import Finding, Level, Reachable
 from salvor.drill import index as drill_index
@@ -128,8 +128,8 @@ def finish(
     problems = [_sign(folder, key), record.make(folder), drill_index.make(folder.parent)]
     for problem in filter(None, problems):
         shown.tell(f"owed: {problem}")
-    shown.tell(f"  the drill's report: {console.shortest(folder / drill_report.PAGE)}")
-    shown.tell(f"  all drills: {console.shortest(folder.parent / drill_index.PAGE)}")
+    shown.tell(f"  the drill's report: {show.shortest(folder / drill_report.PAGE)}")
+    shown.tell(f"  all drills: {show.shortest(folder.parent / drill_index.PAGE)}")
 
 
 def _sign(folder: Path, key: Path | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from salvor import clock, console, journal, show
+from salvor import clock, journal, show
 from salvor.drill import index as drill_index
 from salvor.drill import report as drill_report
 from salvor.drill.report import Report
@@ -41,7 +41,7 @@ def run(platform: str, drill: Callable[[str], None], shown: Shown) -> None:
                 shown.write("drilled", **_data(name, report))
         shown.tell("")
     shown.lines(show.table(("disaster", "service", "verdict", "way back", "RTO", "RPO", "report"), rows))
-    shown.tell(f"All drills: {console.shortest(incidents_folder() / drill_index.PAGE)}")
+    shown.tell(f"All drills: {show.shortest(incidents_folder() / drill_index.PAGE)}")
     shown.tell(f"{len(disasters)} disasters took {clock.write_duration(clock.monotonic() - begun)}.")
     if failed:
         raise NotProvenError(
@@ -66,7 +66,7 @@ def _row(name: str, report: Report) -> tuple[str, ...]:
             f"{clock.write_duration(figure)} of {clock.write_duration(report.story.target(target))}"
             for target, figure in (("rto", report.rto), ("rpo", report.rpo))
         ),
-        console.shortest(incidents_folder() / report.story.incident / drill_report.PAGE),
+        show.shortest(incidents_folder() / report.story.incident / drill_report.PAGE),
     )
 
 

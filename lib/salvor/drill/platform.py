@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from types import ModuleType
 
-from salvor import clock, console, inventory, show, whole_platform
+from salvor import clock, inventory, show, whole_platform
 from salvor.drill import end as drill_end
 from salvor.drill import index as drill_index
 from salvor.drill import place as drill_place
@@ -87,9 +87,7 @@ def _end(
             for lines in pool.map(finish, played):
                 shown.lines(lines)
     if played:
-        index = drill_index.make(played[0].folder.parent) or console.shortest(
-            played[0].folder.parent / drill_index.PAGE
-        )
+        index = drill_index.make(played[0].folder.parent) or show.shortest(played[0].folder.parent / drill_index.PAGE)
         shown.tell(f"  all drills: {index}")
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from salvor import arguments, clock, inventory
+from salvor.approval.terminal import approval
 from salvor.change import Change, Finding, Progress
-from salvor.console import approval, make_record, second_person, show_end, telling_failure
+from salvor.console import make_record, second_person, show_end, telling_failure
 from salvor.errors import CannotError, NotConvergedError, PlanMovedError, UsageError
 from salvor.journal import story
 from salvor.journal.folders import of_incident

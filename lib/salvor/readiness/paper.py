@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from salvor import durable, inventory, pages, trends
-from salvor.console import shortest
 from salvor.errors import CannotError, UsageError
 from salvor.journal import brief
 from salvor.journal.folders import incidents_folder
@@ -19,6 +18,7 @@ from salvor.readiness import report
 from salvor.readiness.report import Report
 from salvor.run import Watcher
 from salvor.secrets import mask_data
+from salvor.show import shortest
 from salvor.trends import Trends
 from salvor.trends.charts import Charts
 

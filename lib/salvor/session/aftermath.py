@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from salvor import clock, journal, show
+from salvor.approval.terminal import approval
 from salvor.arguments import required
 from salvor.change import Change, Level, plan_hash
-from salvor.console import approval, shortest, show_plan, telling_failure
+from salvor.console import show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
 from salvor.incident import Incident
 from salvor.journal import Journal, brief, evidence, story
@@ -19,7 +20,7 @@ from salvor.notebook import record
 from salvor.plan import Plan, PlannedStep
 from salvor.session import Session, handover
 from salvor.session.opening import open_session
-from salvor.show import Shown
+from salvor.show import Shown, shortest
 from salvor.undo import undo_plan
 
 

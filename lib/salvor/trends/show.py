@@ -7,7 +7,6 @@ from dataclasses import asdict
 from typing import Any
 
 from salvor import clock, durable, pages, show, trends
-from salvor.console import shortest
 from salvor.errors import CannotError
 from salvor.readiness.report import folder as report_folder
 from salvor.show import Shown
@@ -39,7 +38,7 @@ def run(platform: str, service: str, by: str, shown: Shown, *, report: bool = Fa
             durable.replace(folder / PAGE, page(found).encode())
         except OSError as error:
             raise CannotError(f"The page cannot be written to {folder}: {error.strerror}.") from error
-        shown.tell(f"The page: {shortest(folder / PAGE)}")
+        shown.tell(f"The page: {show.shortest(folder / PAGE)}")
 
 
 def to_json(found: Trends) -> dict[str, Any]:
