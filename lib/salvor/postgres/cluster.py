@@ -281,6 +281,19 @@ class View:
     @property
     def standbys(self) -> list[Sighting]:
         """The members that follow, and answer."""
+        return [one for one in self._in_recovery if one.timeline >= self.primary.timeline]
+
+    @property
+    def left_behind(self) -> list[Sighting]:
+        """The members that answer and follow a history that ended: the primary was restored, and they were not rebuilt.
+
+        They tell nothing of what is live: not what was written since, and not whether that is damaged. Their LSNs may
+        be higher than the primary's.
+        """
+        return [one for one in self._in_recovery if one.timeline < self.primary.timeline]
+
+    @property
+    def _in_recovery(self) -> list[Sighting]:
         return [one for one in self.sightings if one.facts and one.facts.in_recovery]
 
     @property

@@ -87,7 +87,12 @@ def way(view: View, wish: Wish) -> WayBack:
     standbys = [one for one in view.standbys if one is not primary and not wish.gives_up(one.member.machine)]
     if not standbys:
         which = f" but on {', '.join(wish.given_up)}, which is given up" if wish.given_up else ""
-        return WayBack("failover", False, f"no standby answers{which}")
+        left = "".join(
+            f"; {one.member.name} was left behind on timeline {one.timeline}, and lacks what was written on "
+            f"{primary.timeline} (inv protect rebuilds it)"
+            for one in view.left_behind
+        )
+        return WayBack("failover", False, f"no standby answers{which}" if not left else f"no standby follows{left}")
     best = max(standbys, key=lambda one: one.facts.received if one.facts else 0)
     name, server = best.member.name, best.member.server
     lag = lag_of(best, primary)

@@ -147,10 +147,13 @@ def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None
     assert cluster.system.ask("select count(*) from orders where amount > 0", "live") == 20
 
 
-def test_after_a_restore_to_a_time_the_standby_is_rebuilt(cluster: Cluster) -> None:
+def test_after_a_restore_to_a_time_the_standby_is_rebuilt_and_nobody_fails_over_to_it_before(cluster: Cluster) -> None:
     moment = now(cluster)
     cluster.write("a", 10)
     cluster.recover(cluster.way("physical", Wish(at=moment)), cluster.observe().identity)
+    way = cluster.way("failover", WISH)
+    assert not way.possible and "b was left behind on timeline 1" in way.why
+    assert "standby b" not in [one.name for one in cluster.observe().staged], "its data says nothing of what is live"
     planned = list(cluster.system.redundancy())
     assert [dict(change.arguments) for change in planned] == [{"member": "b"}]
     list(cluster.system.apply(planned[0]))
