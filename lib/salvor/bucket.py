@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
 from salvor.errors import CannotError, UsageError
 
+ANSWERING = 20.0
+"""Seconds that S3 has to answer a question: whoever brings a service back asks several before anything begins."""
 _TRIES = 4
 """How often in a row reading an object may break off without a byte."""
 
@@ -18,15 +20,26 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
+def asking(place: str) -> AbstractContextManager[Any]:
+    """An S3 client for questions, each of which is given up after ANSWERING seconds; what goes wrong in the block is a
+    CannotError that names the place.
+    """
+    return _client(place, silence=ANSWERING / 2, attempts=2)
+
+
+def moving(place: str) -> AbstractContextManager[Any]:
+    """An S3 client for contents, with the patience that they need: half a minute of silence, four times."""
+    return _client(place, silence=30.0, attempts=4)
+
+
 @contextmanager
-def asking(place: str) -> Iterator[Any]:
-    """An S3 client; what goes wrong in the block is a CannotError that names the place."""
+def _client(place: str, *, silence: float, attempts: int) -> Iterator[Any]:
     import boto3
     from botocore.config import Config
 
-    limits = Config(connect_timeout=10, read_timeout=60, retries={"mode": "standard", "total_max_attempts": 4})
+    retries = {"mode": "standard", "total_max_attempts": attempts}
     with _told(place):
-        yield boto3.client("s3", config=limits)
+        yield boto3.client("s3", config=Config(connect_timeout=10, read_timeout=silence, retries=retries))
 
 
 @contextmanager
@@ -66,8 +79,9 @@ class Object:
         self._at = 0
         known = head(uri)
         self._tag, self._size = known["ETag"], known["ContentLength"]
-        with asking(uri) as self._s3:
-            self._body = self._open()
+        self._body: Any = None  # asked for by whoever reads, who may have less patience than we
+        with moving(uri) as self._s3:
+            pass
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end. Raises CannotError."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import IncompleteReadError
 from botocore.response import StreamingBody
-from salvor import shell
+from salvor import bucket, shell
 from salvor.archive import listing as listed
 from salvor.archive import write as writing
 from salvor.archive.source import Archive, opened
@@ -99,6 +100,16 @@ def test_what_was_replaced_midway_is_not_mixed_up(
     monkeypatch.setattr(StreamingBody, "read", breaks)
     with pytest.raises(CannotError, match="PreconditionFailed"):
         unpack(f"s3://off-site/{packed.name}", tmp_path / "into")
+
+
+def test_a_bucket_that_says_nothing_is_given_up_in_time(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(bucket, "ANSWERING", 0.4)
+        with pytest.raises(CannotError, match="Read timeout"):
+            listed.archives("s3://off-site/of", HERE)
 
 
 # --- another host ------------------------------------------------------------------------------------------------

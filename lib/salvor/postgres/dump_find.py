@@ -106,7 +106,7 @@ def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None
         durable.make_folder(scratch)
         if not path.is_file() or path.stat().st_size != source.size:
             yield Progress(0, source.size, "bytes", f"downloading {source.name}")
-            with bucket.asking(source.name) as s3:
+            with bucket.moving(source.name) as s3:
                 dump_store.download(s3, name, key, path)
         return path
     if source.name.startswith("/") or remote:

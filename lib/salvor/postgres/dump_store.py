@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import clock, durable
-from salvor.bucket import asking, split
+from salvor.bucket import asking, moving, split
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError
 
@@ -271,7 +271,7 @@ class Bucket(Store):
     def finish(self, folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
         """Upload every file, cluster.json first (it marks the prefix as ours), and the manifest last."""
         done = 0
-        with asking(self.place) as s3:
+        with moving(self.place) as s3:
             for name in sorted(manifest["files"], key=lambda name: (name != "cluster.json", name)):
                 s3.upload_file(str(folder / name), self.bucket, f"{self.prefix}{manifest['id']}/{name}")
                 done += manifest["files"][name]["size"]
@@ -286,7 +286,7 @@ class Bucket(Store):
     def damaged(self, manifest: Mapping[str, Any], *, deep: bool) -> str:
         """See `Store.damaged`. Deep: every byte is read from the bucket, none is kept."""
         prefix = f"{self.prefix}{safe_name(str(manifest['id']))}/"
-        with asking(self.place) as s3:
+        with moving(self.place) if deep else asking(self.place) as s3:
             pages = s3.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=prefix)
             sizes = {one["Key"].removeprefix(prefix): one["Size"] for page in pages for one in page.get("Contents", [])}
             for name, expected in manifest["files"].items():
@@ -313,7 +313,7 @@ class Bucket(Store):
     def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
         """Download what is not there yet, each file under another name until it is whole."""
         folder, done = self.folder_of(manifest, scratch), 0
-        with asking(self.place) as s3:
+        with moving(self.place) as s3:
             for name, expected in manifest["files"].items():
                 path = folder / safe_name(name)
                 if not path.is_file() or path.stat().st_size != expected["size"]:
