@@ -96,7 +96,9 @@ def _refuse_what_is_not_its_own(session: Session, plan: Plan) -> None:
     raise CannotError(
         f"Nothing that {service.name} is made of is broken, and it does not do its work: {told}.",
         safe="nothing was changed",
-        hint=f"inv restore --service={broken[0].name}" if broken else f"inv assess --service={service.name}",
+        hint=f"inv restore --service={broken[0].name}"
+        if broken
+        else f"see to that by hand; if a program or data of {service.name} does it, describe it in the inventory",
     )
 
 

@@ -94,8 +94,9 @@ def test_a_broken_backup_is_found_and_the_report_says_so(place: World) -> None:
 def test_a_drill_that_cannot_begin_has_a_report_too(place: World) -> None:
     (place.store / "backups/b1/data").unlink()
     (place.store / "backups/b1").rmdir()
-    with pytest.raises(CannotError, match="no way back is open"):
+    with pytest.raises(CannotError, match="store looks healthy, and no way back is open") as refused:
         rehearse(place)
+    assert refused.value.hint.endswith("inv backup --service=things --platform=world makes a backup")
     (report,) = reports(place)
     assert report.verdict is Level.FAIL
     assert "no way back is open" in report.mends[0].figure and "Each step" in drill_report.PAPER.html(

@@ -420,17 +420,21 @@ def test_a_notice_by_command_is_told_at_once_until_its_end(place: World) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "said"),
     [
-        {"from": "tomorrow"},
-        {"until": "2020-01-01T00:00:00+00:00"},
-        {"affects": ["nothing"]},
-        {"text": {"en": "", "ko": ""}},
-        {"text": {"en": "password=hunter2hunter2", "ko": "x"}},
+        ({"from": ""}, "^--from is missing"),
+        (
+            {"from": "tomorrow"},
+            r"^--from: 'tomorrow' is not a time .*; write it as ISO 8601.* example \d{4}-\d\d-\d\dT",
+        ),
+        ({"until": "2020-01-01T00:00:00+00:00"}, "it ends before it begins"),
+        ({"affects": ["nothing"]}, "no service 'nothing'"),
+        ({"text": {"en": "", "ko": ""}}, "^--en is missing"),
+        ({"text": {"en": "password=hunter2hunter2", "ko": "x"}}, "looks like a secret"),
     ],
 )
-def test_a_notice_that_makes_no_sense_is_refused(place: World, wrong: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
+def test_a_notice_that_makes_no_sense_is_refused(place: World, wrong: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
         told.notice("world", "move-1", given(**wrong), Plain(io.StringIO()), remove=False)
     for name in ("../x", "", "a b"):
         with pytest.raises(UsageError, match="no name"):

@@ -35,14 +35,15 @@ def all_of(platform: Platform) -> Mapping[str, Notice]:
 def write(platform: Platform, name: str, settings: Mapping[str, object]) -> Notice:
     """Write a notice, or write it anew. Raises UsageError that names what is wrong with it, CannotError for a disk."""
     try:
-        notice = Notice.model_validate(settings)
+        notice = Notice.model_validate({key: value for key, value in settings.items() if value != ""})
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the notice"
+        option = f"--{first['loc'][-1]}" if first["loc"] else "the notice"
+        missing = first["type"] in ("missing", "string_too_short")
         raise UsageError(
-            f"--{place}: {first['msg'].removeprefix('Value error, ')}.",
+            f"{option} is missing." if missing else f"{option}: {first['msg'].removeprefix('Value error, ')}.",
             safe="no notice was written",
-            hint="inv status.notice NAME --from=TIME --until=TIME --affects=SERVICE,... --en=TEXT --ko=TEXT",
+            hint=f"inv status.notice {name} --from=TIME --until=TIME --affects=SERVICE,... --en=TEXT --ko=TEXT",
         ) from error
     for affected in notice.affects:
         platform.service(affected)

@@ -101,7 +101,7 @@ def _not_taken(place: str, why: str) -> CannotError:
     return CannotError(
         f"The status page cannot be published at {place}: {why}.",
         safe="the page that was there stays, and says how old it is",
-        hint="inv status --publish, once that is mended",
+        hint="mend that, then the same command again, or inv status --publish",
     )
 
 

@@ -41,7 +41,9 @@ def _time(value: object) -> datetime:
     try:
         return clock.read_time(str(value))
     except UsageError as error:
-        raise ValueError(f"{error.what} {error.hint}") from error
+        raise ValueError(
+            f"{error.what.removeprefix('time: ').removesuffix('.')}; {error.hint.replace('time=', '')}"
+        ) from error
 
 
 Time = Annotated[datetime, BeforeValidator(_time)]

@@ -95,6 +95,12 @@ def _look_at(
         yield Decision(system.name, state.identity, told, possible[0], others)
     elif healthy and incident.wish.source != "latest":
         refused[system.name] = ways
+    elif healthy:
+        raise CannotError(
+            f"{system.name} looks healthy, and no way back is open to another state of its data: {_told({'': ways})}.",
+            safe="nothing was changed",
+            hint=f"inv backups {incident.options} shows what there is; inv backup {incident.options} makes a backup",
+        )
     else:
         seen = "cannot be looked at" if state.reachable is Reachable.UNKNOWN else "is broken"
         raise CannotError(
@@ -192,7 +198,8 @@ def _reachable(system: System, state: State, because: str = "") -> Finding:
 
 
 def _way(system: System, way: WayBack, *, chosen: bool = False) -> Finding:
-    takes, loses = clock.write_duration(way.takes), clock.write_duration(way.loses)
+    takes = "a time that was never measured" if way.takes is None else clock.write_duration(way.takes)
+    loses = "nobody knows how much" if way.loses is None else clock.write_duration(way.loses)
     return Finding(
         system.name,
         f"way back: {way.name}",
