@@ -115,6 +115,7 @@ def test_every_schedule_and_item_that_a_page_shows_is_a_command() -> None:
             "bring it back: inv restore --service=orders --platform=shop; or inv undo --incident=I",
         ),
         ("inv backups --check --platform=other", "inv backups --check --platform=other"),
+        ("inv checklist daily --platform=other", "inv checklist daily --platform=other"),
         ("inv hosts.run -- uptime", "inv hosts.run --platform=shop -- uptime"),
         ("inv incidents lists them", "inv incidents lists them"),
         ("inv incident.show --incident=J", "inv incident.show --incident=J"),

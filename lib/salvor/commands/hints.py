@@ -9,7 +9,8 @@ import shlex
 
 from salvor.commands.everything import namespace
 
-_COMMAND = re.compile(r"\binv ([a-z][a-z_.]*[a-z])((?: --[a-z][a-z-]*(?:=(?:'[^']*'|[^\s,;:)'\"]+))?)*)")
+_OPTIONS = r"(?: --[a-z][a-z-]*(?:=(?:'[^']*'|[^\s,;:)'\"]+))?)"
+_COMMAND = re.compile(rf"\binv ([a-z][a-z_.]*[a-z])((?:(?: (?!inv\b)[\w-]+){{0,2}}{_OPTIONS}+)?)")
 
 
 def whole(hint: str, *, service: str = "", platform: str = "", incident: str = "") -> str:
@@ -18,7 +19,7 @@ def whole(hint: str, *, service: str = "", platform: str = "", incident: str = "
     typed = {"--service": service, "--platform": platform, "--incident": incident}
 
     def completed(found: re.Match[str]) -> str:
-        given = {word.split("=")[0] for word in found[2].split()}
+        given = {word.split("=")[0] for word in found[2].split() if word.startswith("--")}
         names = [name for name, value in typed.items() if value and name in takes.get(found[1], ())]
         if given & {"--incident", "--platform", "--episode"}:
             names = []  # it says already of what
