@@ -14,7 +14,7 @@ from salvor.errors import OutcomeUnknownError
 from salvor.postgres.cluster import Sighting, View
 from salvor.postgres.promotion import promote_server, require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
-from salvor.postgres.wal import read_lsn, write_lsn
+from salvor.postgres.wal import name_of, read_lsn, write_lsn
 from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 _CATCH_UP_SECONDS = 20.0
@@ -60,17 +60,21 @@ _COMMIT = re.compile(r"desc: COMMIT(?: PREPARED)? (\S+ \S+) UTC")
 def missing_commits(primary: Sighting, lsn: int) -> tuple[int, datetime | None] | None:
     """The commits behind `lsn` in the WAL of a primary that does not answer: how many, and when the last was.
 
-    None when its WAL cannot be read there. Read by pg_waldump from pg_wal itself, so it needs no running server.
+    None when its WAL cannot be read there, or begins behind `lsn`. Read by pg_waldump from pg_wal itself: no server
+    has to run.
     """
-    if not primary.look or primary.is_lost or not primary.timeline:
+    if not primary.look or primary.is_lost or not primary.timeline or not primary.look.control:
         return None
     server = primary.member.server
+    size = int(primary.look.control["Bytes per WAL segment"])
+    first, before = (name_of(primary.timeline, place, size) for place in (lsn, max(0, lsn - 1)))
     script = r"""
-        test -r "$2/pg_wal" || exit 44
+        cd -- "$2/pg_wal" && { test -r "$5" || test -r "$6"; } || exit 44
         "$1" --path="$2/pg_wal" --timeline="$3" --start="$4" --rmgr=Transaction 2>/dev/null |
             grep -e 'desc: COMMIT' | sed -n -e '$p' -e '$='
     """
     argv = ["sh", "-c", script, "sh", server.program("pg_waldump"), server.data, str(primary.timeline), write_lsn(lsn)]
+    argv += [first, before]
     result = server.shell.run(argv, environment={"TZ": "UTC"}, deadline=20.0, check=False)
     if result.exit_code == 44:
         return None
@@ -88,8 +92,8 @@ def way(view: View, wish: Wish) -> WayBack:
     if not standbys:
         which = f" but on {', '.join(wish.given_up)}, which is given up" if wish.given_up else ""
         left = "".join(
-            f"; {one.member.name} was left behind on timeline {one.timeline}, and lacks what was written on "
-            f"{primary.timeline} (inv protect rebuilds it)"
+            f"; {one.member.name} was left behind on timeline {one.timeline}, and lacks what was written on timeline "
+            f"{primary.timeline}: inv protect rebuilds it, once the primary is back"
             for one in view.left_behind
         )
         return WayBack("failover", False, f"no standby answers{which}" if not left else f"no standby follows{left}")

@@ -121,6 +121,11 @@ def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(cluster: C
     assert way.possible and way.loses and 1.0 < way.loses < 30.0 and "20 commits more" in way.why
     way = cluster.way("failover", Wish(rpo=0.5))
     assert not way.possible and "more than the service may lose" in way.why
+    wal = cluster.sandbox.data("a") / "pg_wal"
+    for segment in wal.glob("0000000?????????????????"):
+        segment.rename(segment.with_name(segment.name + ".elsewhere"))
+    way = cluster.way("failover", Wish(rpo=30.0))
+    assert way.loses is None and "is not known" in way.why, "WAL that was removed has no commits, and says nothing"
 
 
 def test_a_query_is_one_statement_that_reads(cluster: Cluster) -> None:
