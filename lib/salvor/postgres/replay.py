@@ -139,7 +139,8 @@ def _not_reached(stage: Server, target: str) -> CannotError:
         return CannotError(
             f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{newest}",
             safe="what is live is as it was",
-            hint="for everything there is, leave out --at and --target; or name an earlier time",
+            hint=f"inv undo --incident={beside.marker_of(stage).get('incident')}, then inv restore without --at, "
+            "--target and --failed-at for everything there is, or with an earlier time",
         )
     if "before consistent recovery point" in log:
         return CannotError(

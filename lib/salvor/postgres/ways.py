@@ -7,11 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 from salvor import clock
-from salvor.change import Undo, WayBack
+from salvor.change import Reachable, Undo, WayBack
 from salvor.errors import CannotError, SalvorError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
-from salvor.postgres.cluster import Member, View
+from salvor.postgres.cluster import Member, Sighting, View
+from salvor.postgres.failover import missing_commits
 from salvor.postgres.physical import STAGE
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site
@@ -40,7 +41,7 @@ def physical(site: Site, seen: View, wish: Wish) -> WayBack:
 def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     if wish.source != "latest" and not _LABEL.fullmatch(wish.source):
         raise _Closed(f"{wish.source} is no pgBackRest backup")
-    target = _target(wish)
+    target = _target(wish, seen.primary)
     member = _where(seen, wish)
     repository = site.repository(member)
     stored = _of_this_cluster(repository, seen)
@@ -94,7 +95,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     )
 
 
-def _target(wish: Wish) -> str:
+def _target(wish: Wish, primary: Sighting) -> str:
     """Where the replay is to stop."""
     if wish.at:
         return f"time:{clock.write_time(wish.at)}"
@@ -105,8 +106,20 @@ def _target(wish: Wish) -> str:
     if wish.live_is_sound:
         return "latest"
     if wish.damaged_at:
-        return f"before:{clock.write_time(wish.damaged_at)}"
+        return "latest" if _ended_before(primary, wish.damaged_at) else f"before:{clock.write_time(wish.damaged_at)}"
     raise _Closed("replaying everything would replay the damage too: say when it began, --failed-at=TIME, or --at=TIME")
+
+
+def _ended_before(primary: Sighting, moment: datetime) -> bool:
+    """Whether a dead primary's last commit is from before `moment`: then everything there is was there at that moment.
+
+    The trap: a replay to a time ends with an error when no commit comes after it (recovery_target_time).
+    """
+    if primary.reachable is not Reachable.DOWN or not primary.look or not primary.look.control:
+        return False
+    since = read_lsn(primary.look.control["Latest checkpoint's REDO location"])
+    _, last = missing_commits(primary, since) or (0, None)
+    return last is not None and last < moment
 
 
 def _where(seen: View, wish: Wish) -> Member:

@@ -185,6 +185,22 @@ def test_nothing_acknowledged_is_lost_when_pg_wal_survives(cluster: Cluster) -> 
     cluster.write("a", 1)
 
 
+def test_a_dead_primary_is_replayed_to_its_end_when_it_died_before_the_damage_is_said_to_have_begun(
+    cluster: Cluster,
+) -> None:
+    begun = now(cluster)
+    cluster.write("a", 5)
+    assert target_before(cluster, now(cluster)).startswith("before:"), "it lives: a commit may come"
+    cluster.crash("a")
+    assert target_before(cluster, now(cluster, "b")) == "latest"
+    assert target_before(cluster, begun) == f"before:{clock.write_time(begun)}"
+
+
+def target_before(cluster: Cluster, moment: datetime) -> str:
+    way = cluster.way("physical", Wish(rpo=30.0, live_is_sound=False, damaged_at=moment))
+    return str((way.arguments or {})["target"])
+
+
 def test_segments_that_were_renamed_for_later_use_are_not_copied(cluster: Cluster) -> None:
     """They look as if they waited for the archive, and can be as large as the data."""
     with cluster.server("a").session(deadline=30, writes=True) as connection:
@@ -290,9 +306,9 @@ def test_a_time_that_the_wal_does_not_reach_is_said_clearly(cluster: Cluster) ->
     cluster.do("drop", stage=STAGE)
 
 
-def now(cluster: Cluster):  # type: ignore[no-untyped-def]
+def now(cluster: Cluster, member: str = "a"):  # type: ignore[no-untyped-def]
     time.sleep(0.05)
-    with cluster.server("a").session() as connection:
+    with cluster.server(member).session() as connection:
         row = connection.execute("select clock_timestamp()").fetchone()
     time.sleep(0.05)
     assert row
