@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import shlex
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -164,6 +165,17 @@ def test_members_of_an_archive_that_leave_it_are_refused(rich: Path, tmp_path: P
             archive.add(rich / "a.sql.gz", "database.sql.gz")
         with pytest.raises(SalvorError):
             dump.examine(path)
+
+
+def test_of_several_dumps_in_an_archive_the_operator_takes_the_one_that_is_meant(rich: Path, tmp_path: Path) -> None:
+    path = tmp_path / "both.tar"
+    with tarfile.open(path, "w") as archive:
+        for name in ("monday.sql.gz", "tuesday.sql.gz"):
+            archive.add(rich / "a.sql.gz", name)
+    with pytest.raises(SalvorError, match=r"2 dumps in it: 'monday[.]sql[.]gz', 'tuesday") as caught:
+        dump.examine(path)
+    subprocess.run(shlex.split(caught.value.hint.partition(": ")[2]), cwd=tmp_path, check=True)
+    assert dump.examine(tmp_path / "monday.sql.gz").form is dump.Form.PLAIN
 
 
 def test_a_database_that_is_not_empty_is_refused(postgres_server: PostgresServer, rich: Path) -> None:

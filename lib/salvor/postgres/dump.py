@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,14 +67,12 @@ class Script(Protocol):
 
 
 @contextmanager
-def open_script(
-    dump: Dump, pg_restore: Sequence[str] = ("pg_restore",), scratch: Path | None = None
-) -> Iterator[Script]:
+def open_script(dump: Dump, pg_restore: Sequence[str], scratch: Path | None) -> Iterator[Script]:
     """The script of a dump in any form.
 
     `pg_restore` is the argv prefix of that program, which may run it as another user. `scratch` is where a directory
-    archive that is within a tar archive is unpacked for as long as it is read; every other form is a stream all along.
-    Raises CannotError.
+    archive that is within a tar archive is unpacked for as long as it is read (None: where temporary files are); every
+    other form is a stream all along. Raises CannotError.
     """
     if dump.form is Form.PLAIN:
         with open_source(dump.path, dump.member) as source:
@@ -90,12 +89,12 @@ def open_script(
             yield script
 
 
-def examine(path: Path, member: str = "") -> Dump:
+def examine(path: Path) -> Dump:
     """Recognise the dump at `path` (a file or a directory) by its content.
 
-    An archive with other files is read through once, to know that it has one dump only; `member` chooses one, and then
-    nothing else in the archive is looked at. Raises UsageError when there is nothing at `path`, or several dumps;
-    CannotError when it is empty, truncated, unsafe, or not a dump of one database that pg_dump wrote.
+    An archive with other files is read through once, to know that it has one dump only. Raises UsageError when there is
+    nothing at `path`, or several dumps; CannotError when it is empty, truncated, unsafe, or not a dump of one database
+    that pg_dump wrote.
     """
     if path.is_dir():
         return _directory(path)
@@ -104,12 +103,7 @@ def examine(path: Path, member: str = "") -> Dump:
     with open_source(path) as source, told(path):
         if not source.head:
             raise CannotError(f"{path} is empty.", hint="take another copy of it, or an older backup")
-        if not is_tar(source.head):
-            if member:
-                raise UsageError(f"{path} is not an archive with other files: it has no {member!r} in it.")
-            found = _Found("", _form(source.head), source.head)
-        else:
-            found = _in_archive(path, source, str(PurePosixPath(member)) if member else "")
+        found = _in_archive(path, source) if is_tar(source.head) else _Found("", _form(source.head), source.head)
     dump = _describe(path, found)
     if dump.form is Form.PLAIN and not found.name and not source.compressed:
         _refuse_truncated(path)
@@ -133,32 +127,32 @@ def _form(head: bytes) -> Form | None:
     return Form.PLAIN if _PLAIN.search(head) else None
 
 
-def _in_archive(path: Path, stream: Readable, member: str) -> _Found:
+def _in_archive(path: Path, stream: Readable) -> _Found:
     """The one dump in a tar archive."""
     candidates: list[_Found] = []
     names: set[str] = set()
     with open_tar(stream) as archive:
         for info in archive:
             name = member_name(info)
-            if member and name != member and not name.startswith(f"{member}/"):
-                continue
             refuse_unsafe(path, info)
             names.add(name)
             content = archive.extractfile(info)
             head = _head(content) if content else b""
             if form := _form(head):
                 candidates.append(_Found(name, form, head))
-            if candidates and candidates[-1].name == member:
-                break
     candidates = _joined(candidates, names)
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        wanted = f"its member {member!r}" if member else f"none of its {len(names)} members"
-        raise CannotError(f"{path} is an archive, but {wanted} is a dump of PostgreSQL.", hint=f"tar -tf {path}")
+        raise CannotError(
+            f"{path} is an archive, but none of its {len(names)} members is a dump of PostgreSQL.",
+            hint=f"tar -tf {path}",
+        )
     listed = ", ".join(repr(candidate.name) for candidate in candidates)
     raise UsageError(
-        f"{path} has {len(candidates)} dumps in it: {listed}.", hint=f"choose one: member={candidates[0].name!r}"
+        f"{path} has {len(candidates)} dumps in it: {listed}.",
+        hint="take out the one that is meant, and restore from that: "
+        + shlex.join(["tar", "-xf", str(path), candidates[0].name]),
     )
 
 
