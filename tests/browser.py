@@ -63,9 +63,9 @@ class Page:
         self.call("Page.navigate", url=address)
         self.wait_for("document.readyState === 'complete'")
 
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """A picture of what is seen, or of the whole page."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
+    def screenshot(self, path: Path) -> None:
+        """A picture of what is seen."""
+        shot = self.call("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def dark(self, on: bool) -> None:

@@ -218,11 +218,11 @@ class Machine:
             subprocess.run(["umount", "-l", self.folder / name], check=False, capture_output=True, timeout=20)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def answers(self, *, source: str = "", port: int = 22, address: str = "", within: float = 0.5) -> bool:
-        """Whether it speaks to one of ours (the operator) on a port."""
+    def answers(self, *, source: str = "", address: str = "", within: float = 0.5) -> bool:
+        """Whether it speaks to one of ours (the operator) on the port of SSH."""
         from_ = source or (self.operator6 if ":" in address else self.operator)
         try:
-            with socket.create_connection((address or self.address, port), within, (from_, 0)) as line:
+            with socket.create_connection((address or self.address, 22), within, (from_, 0)) as line:
                 line.settimeout(within)
                 return bool(line.recv(1))
         except OSError:

@@ -10,15 +10,15 @@ from salvor.show import Plain
 
 
 class Meddler(Plain):
-    """Shows as any terminal does, and does something `after` so many seconds of a verb, once."""
+    """Shows as any terminal does, and does something half a second after a verb began, once."""
 
-    def __init__(self, verb: str, meddle: Callable[[], object], after: float = 0.5) -> None:
+    def __init__(self, verb: str, meddle: Callable[[], object]) -> None:
         super().__init__()
-        self.verb, self.meddle, self.after = verb, meddle, after
+        self.verb, self.meddle = verb, meddle
         self.meddled: threading.Timer | None = None
 
     def begun(self, change: Change) -> None:
         super().begun(change)
         if change.verb == self.verb and not self.meddled:
-            self.meddled = threading.Timer(self.after, self.meddle)
+            self.meddled = threading.Timer(0.5, self.meddle)
             self.meddled.start()

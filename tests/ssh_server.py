@@ -73,8 +73,8 @@ class Server:
                 os.kill(pid, signal.SIGKILL)
 
 
-def make_key(path: Path, kind: str = "ed25519", passphrase: str = "") -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-C", "test", "-f", path], check=True)
+def make_key(path: Path, kind: str = "ed25519") -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "test", "-f", path], check=True)
 
 
 def free_port(address: str) -> int:
@@ -112,7 +112,7 @@ class Account:
 
 
 @contextmanager
-def serving_accounts(accounts: Sequence[Account], address: str = "127.0.0.9", *, setup: str = "") -> Iterator[Server]:
+def serving_accounts(accounts: Sequence[Account], address: str, *, setup: str = "") -> Iterator[Server]:
     """A server as root, in a mount namespace where these accounts exist; `setup` is run there before. Needs root."""
     with _folder(address, "ed25519", "ed25519") as (folder, port):
         etc = folder / "etc"
@@ -151,7 +151,7 @@ def serving_accounts(accounts: Sequence[Account], address: str = "127.0.0.9", *,
 
 
 @contextmanager
-def dropbear(address: str = "127.0.0.9", *, forced: str = "") -> Iterator[Server]:
+def dropbear(address: str, *, forced: str = "") -> Iterator[Server]:
     """A dropbear, which reads the keys of its user at home only: so in a mount namespace. Needs root. `forced` is what
     it runs in place of each command.
     """

@@ -123,7 +123,7 @@ def test_the_question_goes_where_it_is_meant_to() -> None:
     assert questions == [("select 1", "side-data")]
 
 
-def raised(error: Exception, cause: BaseException | None = None) -> Finding:
+def raised(error: Exception, cause: BaseException | None) -> Finding:
     def ask(statement: str, where: str) -> Any:
         raise error from cause
 

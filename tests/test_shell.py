@@ -357,8 +357,8 @@ def _running(argv: list[str]) -> bool:
     return any(_cmdline(path).split("\0")[:-1] == argv for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
-def _until(is_so: Callable[[], bool], seconds: float = 10.0) -> bool:
-    until = time.monotonic() + seconds
+def _until(is_so: Callable[[], bool]) -> bool:
+    until = time.monotonic() + 10.0
     while not is_so() and time.monotonic() < until:
         time.sleep(0.05)
     return is_so()

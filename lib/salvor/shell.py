@@ -183,19 +183,17 @@ class Shell(ABC):
             hint=f"by hand, on {self.where}{who}: {mask(shlex.join(argv))}",
         )
 
-    def succeeds(self, argv: Sequence[str], *, deadline: float = 30.0) -> bool:
+    def succeeds(self, argv: Sequence[str]) -> bool:
         """Whether the command ends with exit code 0."""
-        return self.run(argv, deadline=deadline, check=False).exit_code == 0
+        return self.run(argv, check=False).exit_code == 0
 
     def exists(self, path: str) -> bool:
         """Whether there is anything at `path`."""
         return self.succeeds(["test", "-e", path])
 
-    def read(self, path: str, *, deadline: float = 30.0) -> str | None:
+    def read(self, path: str) -> str | None:
         """The text of a file; None when there is no such file."""
-        result = self.run(
-            ["sh", "-c", 'test -e "$1" || exit 44; cat -- "$1"', "sh", path], deadline=deadline, check=False
-        )
+        result = self.run(["sh", "-c", 'test -e "$1" || exit 44; cat -- "$1"', "sh", path], check=False)
         if result.exit_code == 44:
             return None
         if result.exit_code:

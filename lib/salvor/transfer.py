@@ -62,7 +62,7 @@ def upload(there: Shell, source: Path, target: str, *, mode: int = 0o600, deadli
     files.publish(part, target, mode)
 
 
-def download(there: Shell, source: str, target: Path, *, mode: int = 0o600, deadline: float) -> Iterator[Progress]:
+def download(there: Shell, source: str, target: Path, *, deadline: float) -> Iterator[Progress]:
     """Copy `source` (an absolute path) from a host to the local file `target`; yields how many of its bytes are here.
 
     The whole has `deadline` seconds, and so has each checksum. Raises as `upload` does, and CannotError when there is
@@ -94,7 +94,7 @@ def download(there: Shell, source: str, target: Path, *, mode: int = 0o600, dead
     if files.digest(source, 0) != _digest(part, 0):
         part.unlink()
         raise _differs(f"{source} on {there.where}", str(target))
-    part.chmod(mode)
+    part.chmod(0o600)
     part.replace(target)
     yield Progress(done, done, "bytes", source)
 

@@ -27,10 +27,10 @@ with hold(sys.argv[1], Path(sys.argv[2]), by="kim", incident=sys.argv[3]):
 
 
 @contextmanager
-def another(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the service until its standard input is closed."""
+def another(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the service orders until its standard input is closed."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, service, str(folder), INCIDENT],
+        [sys.executable, "-c", HOLDER, "orders", str(folder), INCIDENT],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -45,7 +45,7 @@ def another(service: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_another_operator_is_named(tmp_path: Path) -> None:
-    with another("orders", tmp_path) as process:
+    with another(tmp_path) as process:
         with pytest.raises(HeldError) as raised, hold("orders", tmp_path, by="lee", incident="other"):
             pass
         with hold("auth", tmp_path, by="lee", incident="other"):
@@ -62,7 +62,7 @@ def test_another_operator_is_named(tmp_path: Path) -> None:
 
 
 def test_who_ends_releases_it_and_leaves_no_name(tmp_path: Path) -> None:
-    with another("orders", tmp_path) as process:
+    with another(tmp_path) as process:
         process.communicate("", timeout=10)
     assert (tmp_path / ".locks" / "orders.lock").read_bytes() == b""
     with hold("orders", tmp_path, by="lee", incident="other"):
@@ -70,7 +70,7 @@ def test_who_ends_releases_it_and_leaves_no_name(tmp_path: Path) -> None:
 
 
 def test_who_is_killed_releases_it(tmp_path: Path) -> None:
-    with another("orders", tmp_path) as process:
+    with another(tmp_path) as process:
         process.send_signal(signal.SIGKILL)
         process.wait(10)
         assert b'"by": "kim"' in (tmp_path / ".locks" / "orders.lock").read_bytes()
@@ -81,12 +81,12 @@ def test_who_is_killed_releases_it(tmp_path: Path) -> None:
 
 def test_who_crashed_is_never_named_as_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its name stays in the file; until the next holder has written its own, nobody may take the old one for it."""
-    with another("orders", tmp_path) as process:
+    with another(tmp_path) as process:
         process.kill()
         process.wait(10)
     file = tmp_path / ".locks" / "orders.lock"
     crashed = file.read_bytes()
-    with another("orders", tmp_path) as process:
+    with another(tmp_path) as process:
         current = file.read_bytes()
         file.write_bytes(crashed)  # as in the moment before the new name is there
         monkeypatch.setattr("salvor.journal.lock.time.sleep", lambda seconds: file.write_bytes(current))
@@ -173,7 +173,7 @@ def test_on_a_read_only_disk_the_lock_is_in_memory(tmp_path: Path) -> None:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], check=True, timeout=10)
         later.callback(subprocess.run, ["umount", "--lazy", str(tmp_path)], check=True, timeout=10)
         with (
-            another("orders", tmp_path) as process,
+            another(tmp_path) as process,
             pytest.raises(HeldError, match=f"process {process.pid} "),
             hold("orders", tmp_path, by="l", incident="o"),
         ):
@@ -189,7 +189,7 @@ def test_on_a_full_disk_the_lock_holds_without_a_name(tmp_path: Path) -> None:
         later.callback(subprocess.run, ["umount", "--lazy", str(tmp_path)], check=True, timeout=10)
         with pytest.raises(OSError, match="No space"):
             (tmp_path / "ballast").write_bytes(bytes(1 << 20))
-        later.enter_context(another("orders", tmp_path))
+        later.enter_context(another(tmp_path))
         with pytest.raises(HeldError, match="Another process works on orders") as raised:
             later.enter_context(hold("orders", tmp_path, by="lee", incident="other"))
         assert "lslocks" in raised.value.hint

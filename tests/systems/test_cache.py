@@ -23,9 +23,9 @@ def of_path(path: Path, context: Context) -> Cache:
     return Cache("pages", CacheSettings(kind="cache", path=str(path)), context)
 
 
-def old(path: Path, text: str = "old") -> Path:
+def old(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text("old")
     os.utime(path, (time.time() - 60,) * 2)
     return path
 

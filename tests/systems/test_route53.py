@@ -106,12 +106,12 @@ class Played(Route53):
         answer = {"ResourceRecordSets": list(records), "IsTruncated": False, "MaxItems": "1"}
         self.stub.add_response("list_resource_record_sets", answer)
 
-    def changes(self, *batch: tuple[str, dict[str, Any]], status: str = "PENDING") -> None:
+    def changes(self, *batch: tuple[str, dict[str, Any]]) -> None:
         wanted = {
             "HostedZoneId": ZONE,
             "ChangeBatch": {"Changes": [{"Action": action, "ResourceRecordSet": each} for action, each in batch]},
         }
-        answer = {"ChangeInfo": {"Id": "/change/C1", "Status": status, "SubmittedAt": 0}}
+        answer = {"ChangeInfo": {"Id": "/change/C1", "Status": "PENDING", "SubmittedAt": 0}}
         self.stub.add_response("change_resource_record_sets", answer, wanted if batch else None)
 
     def is_(self, status: str) -> None:

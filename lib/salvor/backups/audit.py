@@ -59,8 +59,10 @@ def room(shell: Shell, repository: str, path: str) -> Room:
     return Room(repository, path, (int(words[2]) + int(words[3])) * 1024, int(words[3]) * 1024)
 
 
-def permissions(shell: Shell, system: str, path: str, open_to: str = "077") -> Finding:
-    """Whether nobody else can read or write what is at `path`: files 600, folders 700. Raises CannotError."""
+def permissions(shell: Shell, system: str, path: str, open_to: str) -> Finding:
+    """Whether no file and no folder at `path` has these bits of a mode (`077`: files 600, folders 700). Raises
+    CannotError.
+    """
     argv = ["find", "-H", path, "!", "-type", "l", "-perm", f"/{open_to}", "-printf", "%m %p\\n"]
     found = shell.run(argv, deadline=_SECONDS).stdout.splitlines()
     if not found:
@@ -71,7 +73,7 @@ def permissions(shell: Shell, system: str, path: str, open_to: str = "077") -> F
     return Finding(system, PERMISSIONS, Level.FAIL, f"{len(found)} open to others", limit, detail=f"{shown}; {mend}")
 
 
-def integrity(system: str, problems: list[str], checked: str, *, how: str = "") -> Finding:
+def integrity(system: str, problems: list[str], checked: str, *, how: str) -> Finding:
     """What is damaged, or that nothing of what was `checked` is."""
     if not problems:
         return Finding(system, INTEGRITY, Level.PASS, checked, detail=how)

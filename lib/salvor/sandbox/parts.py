@@ -103,10 +103,10 @@ def look_at_receiver(sandbox: Folders) -> tuple[bool, str]:
     return code == 200, f"{where}: {distinct} messages, {repeated} repeated"
 
 
-def look_at_page(port: int, path: str = "/health") -> tuple[bool, str]:
+def look_at_page(port: int) -> tuple[bool, str]:
     """Whether an application says that it is well, and what it says."""
-    code, said = get(port, path)
-    return code == 200, f"http://127.0.0.1:{port}{path} says {code or 'nothing'}{'' if code == 200 else f': {said}'}"
+    code, said = get(port, "/health")
+    return code == 200, f"http://127.0.0.1:{port}/health says {code or 'nothing'}{'' if code == 200 else f': {said}'}"
 
 
 def get(port: int, path: str) -> tuple[int, str]:

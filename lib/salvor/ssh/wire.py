@@ -142,7 +142,7 @@ def why(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
-def open_wire(route: Route, deadline: float, opened: socket.socket | None = None) -> Wire:
+def open_wire(route: Route, deadline: float, opened: socket.socket | None) -> Wire:
     """A link along `route` within `deadline` seconds; `opened` is a connection to its first machine that stands
     already. Raises CannotError.
     """

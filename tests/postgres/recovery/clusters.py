@@ -61,7 +61,7 @@ class Cluster:
                 )
                 self.acknowledged.append(reference)
 
-    def missing(self, member: str = "a") -> set[str]:
+    def missing(self, member: str) -> set[str]:
         """The acknowledged orders that the live server does not have."""
         with self.server(member).session("orders", deadline=10) as connection:
             rows = connection.execute("select reference from orders where reference like 'test-%%'").fetchall()
