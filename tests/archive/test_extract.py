@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from salvor import shell
-from salvor.archive import source
+from salvor.archive import audit, source
 from salvor.archive.cipher import encrypted
 from salvor.archive.listing import locate
-from salvor.change import Progress
+from salvor.change import Finding, Level, Progress
 from salvor.errors import CannotError, UsageError
 
 from tests.archive import made
@@ -291,6 +291,20 @@ def test_a_truncated_archive_is_refused(
     archive.write_bytes(whole[: int(len(whole) * part)])
     with pytest.raises(CannotError, match=r"truncated|damaged|cannot be read|no tar archive"):
         unpack(archive, into, using=settings(password=password))
+
+
+def test_a_deep_look_names_what_would_not_give_the_tree_back(top: Path, tmp_path: Path, password: str) -> None:
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    pack(top, folder / "good_20250129_120000.tar.gz")
+    by_hand(folder / "without_20250128_120000.tar.gz", [member("build/index.html", b"x")])
+    cut_off = encrypt(pack(top, tmp_path / "cut_20250127_120000.tar.gz"))
+    (folder / cut_off.name).write_bytes(cut_off.read_bytes()[:20])
+    found = audit.look(settings(password=password, folder=str(folder)), shell.local(), "media", deep=True)
+    (integrity,) = (one for one in found if isinstance(one, Finding) and one.check == "integrity")
+    assert (integrity.level, integrity.figure) == (Level.FAIL, "2 damaged of 3 archives")
+    assert "without_20250128_120000.tar.gz has no 'uploads' in it; it has 'build'" in integrity.detail
+    assert "cut_20250127_120000.tar.gz.enc ends too early: it is truncated" in integrity.detail
 
 
 def test_an_archive_that_ends_between_two_members_is_refused(top: Path, tmp_path: Path, into: Path) -> None:

@@ -9,7 +9,8 @@ from salvor import bucket, shell
 from salvor.archive import listing
 from salvor.archive.members import Members
 from salvor.archive.settings import ArchivesSettings
-from salvor.archive.source import SUM, Archive, opened
+from salvor.archive.source import SUM, Archive, opened, stem_of
+from salvor.archive.vetting import Names
 from salvor.backups import audit
 from salvor.backups.audit import Audited
 from salvor.change import Progress
@@ -34,13 +35,16 @@ def look(settings: ArchivesSettings, there: Shell, system: str, *, deep: bool) -
 
 
 def _damage(archive: Archive, settings: ArchivesSettings, there: Shell) -> str:
-    """Why an archive cannot be read to its end; empty when it can."""
+    """Why an archive cannot give the system back: it cannot be read to its end, or lacks it; empty when it can."""
+    names, has_it = Names(archive.location, stem_of(archive.name) or archive.name), False
     try:
         with opened(archive, settings, there) as unpacked:
-            for _ in Members(unpacked.chunk, archive.name):
-                pass
+            for info in Members(unpacked.chunk, archive.name):
+                has_it |= names.within(names.take(info), settings.member) is not None
             while unpacked.chunk():
                 pass
+        if not has_it:
+            raise names.without(settings.member)
     except CannotError as error:
         return error.what
     return ""

@@ -69,12 +69,14 @@ class Decrypted:
     def __init__(
         self, stream: Peeked, password: str, is_sound: Callable[[bytes], bool], name: str, iterations: int = ITERATIONS
     ) -> None:
-        """Find the key: `is_sound` says whether the first bytes make sense. Raises CannotError when none does."""
+        """Find the key: `is_sound` says whether the first bytes make sense. Raises CannotError, EOFError."""
         if stream.head.startswith(_BASE64):
             raise CannotError(
                 f"{name} is encrypted and written as text (openssl enc -a).",
                 hint=f"make it binary first: openssl base64 -d -in {name} -out {name}.bin",
             )
+        if len(stream.head) < 2 * _BLOCK:
+            raise EOFError("unexpected end of the encrypted data")
         head, salt = stream.head[_BLOCK:], stream.head[len(MAGIC) : _BLOCK]
         self._name, self._last = name, b""
         self.options = ""

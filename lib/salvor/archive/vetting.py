@@ -99,9 +99,14 @@ class Names:
         top = member.partition("/")[0]
         return len(self._tops) >= _REMEMBERED or top in self._tops or f"{top}/" == self._around
 
-    def told(self) -> str:
-        """What stands on top, in words."""
-        return ", ".join(map(repr, [*self._tops][:_NAMED])) or "nothing"
+    def without(self, member: str) -> CannotError:
+        """That the member is not in it; what stands on top is named."""
+        tops = ", ".join(map(repr, [*self._tops][:_NAMED])) or "nothing"
+        return CannotError(
+            f"{self.archive} has no {member!r} in it; it has {tops}.",
+            safe="what is live is as it was",
+            hint="see archives: member in the inventory, or use another archive",
+        )
 
 
 class Vetting:
@@ -148,11 +153,7 @@ class Vetting:
     def finish(self) -> None:
         """The archive is over: see that the member was in it, and where links lead that can be told only now."""
         if not self.entries:
-            raise CannotError(
-                f"{self._archive} has no {self._member!r} in it; it has {self._names.told()}.",
-                safe="what is live is as it was",
-                hint="see archives: member in the inventory, or use another archive",
-            )
+            raise self._names.without(self._member)
         for path in self._crooked:
             entry = self.entries[path]
             if self._terms.trusted:
