@@ -27,6 +27,7 @@ from salvor.ssh.settings import SshSettings
 
 from tests import ssh_server
 from tests.ssh_server import Server
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -231,11 +232,11 @@ def test_what_is_given_up_is_ended(there: Shell) -> None:
     mark = f"98762.{os.getpid()}"
     with pytest.raises(OutcomeUnknownError, match="it was stopped"):
         there.run(["sh", "-c", f"trap '' TERM HUP; sleep {mark} | cat; true"], deadline=0.6)
-    assert _until(lambda: not _running(["sleep", mark]))
+    assert until(lambda: not _running(["sleep", mark]))
     said = there.stream(["sh", "-c", f"echo one; sleep {mark}"], deadline=30)
     assert next(said) == "one"
     said.close()  # type: ignore[attr-defined]
-    assert _until(lambda: not _running(["sleep", mark]))
+    assert until(lambda: not _running(["sleep", mark]))
 
 
 def test_what_it_leaves_in_the_background_holds_nobody(there: Shell) -> None:
@@ -347,28 +348,21 @@ def test_after_a_crash_nothing_goes_on_unseen(tmp_path: Path) -> None:
     for number, user in enumerate(["", *(["postgres"] if os.geteuid() == 0 else [])]):
         mark = f"98765.{os.getpid()}{number}"
         parent = subprocess.Popen([sys.executable, "-c", code, user, mark], env={**os.environ, "PYTHONPATH": "lib"})
-        assert _until(lambda mark=mark: _running(["sleep", mark]))  # type: ignore[misc]
+        assert until(lambda mark=mark: _running(["sleep", mark]))  # type: ignore[misc]
         parent.send_signal(signal.SIGKILL)
         parent.wait(5)
-        assert _until(lambda mark=mark: not _running(["sleep", mark]))  # type: ignore[misc]
+        assert until(lambda mark=mark: not _running(["sleep", mark]))  # type: ignore[misc]
 
 
 def _running(argv: list[str]) -> bool:
     return any(_cmdline(path).split("\0")[:-1] == argv for path in Path("/proc").glob("[0-9]*/cmdline"))
 
 
-def _until(is_so: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 10.0
-    while not is_so() and time.monotonic() < until:
-        time.sleep(0.05)
-    return is_so()
-
-
 def test_a_deadline_ends_what_the_command_started() -> None:
     mark = f"98764.{os.getpid()}"
     with pytest.raises(OutcomeUnknownError):
         shell.local().run(["sh", "-c", f"sleep {mark} | cat"], deadline=0.3)
-    assert _until(lambda: not _running(["sleep", mark]))
+    assert until(lambda: not _running(["sleep", mark]))
 
 
 def test_closing_a_stream_ends_the_command() -> None:
@@ -376,7 +370,7 @@ def test_closing_a_stream_ends_the_command() -> None:
     said = shell.local().stream(["sh", "-c", f"echo one; sleep {mark}"], deadline=30)
     assert next(said) == "one"
     said.close()  # type: ignore[attr-defined]
-    assert _until(lambda: not _running(["sleep", mark]))
+    assert until(lambda: not _running(["sleep", mark]))
 
 
 def test_a_user_that_is_not_there() -> None:
@@ -413,8 +407,8 @@ def test_no_thread_and_no_file_is_left() -> None:
         here.run(["sh", "-c", "echo x; echo y >&2"], input=b"z")
         with pytest.raises(OutcomeUnknownError):
             here.run(["sh", "-c", "while :; do echo x; done"], deadline=0.05)
-    assert _until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= files)
-    assert _until(lambda: threading.active_count() <= threads)
+    assert until(lambda: len(list(Path("/proc/self/fd").iterdir())) <= files)
+    assert until(lambda: threading.active_count() <= threads)
 
 
 # ------------------------------------------------------------------------------------------ a host over SSH

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from salvor import console
 from salvor.approval import giving, places
 from salvor.show import Plain
 
+from tests.waiting import until
 from tests.world import World
 
 SECOND = "lee@there"
@@ -41,13 +41,6 @@ def restoring(place: World) -> Iterator[Future[str]]:
         yield pool.submit(work)
 
 
-def until(happened: Callable[[], Any], seconds: float = 15.0) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
 def lines(place: World, *kinds: str) -> list[dict[str, Any]]:
     return [line for journal in place.journals() for line in journal.of(*kinds)]
 
@@ -63,7 +56,7 @@ def the_incident(place: World) -> str:
 
 def approve(place: World, who: str = SECOND, key: str = "") -> None:
     """As somebody else, approve what is asked for."""
-    until(lambda: lines(place, "asked"))
+    assert until(lambda: lines(place, "asked"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SALVOR_OPERATOR", who)
         giving.approve(the_incident(place), lines(place, "asked")[-1]["hash"], key, Plain())

@@ -16,10 +16,10 @@ from tests.approval.second_person import (
     lines,
     restoring,
     the_incident,
-    until,
     waits,
 )
 from tests.journal.test_lease import Machine
+from tests.waiting import until
 from tests.world import GOOD, World
 
 
@@ -28,7 +28,7 @@ def test_from_another_machine_through_the_mirror(place: World, monkeypatch: pyte
     monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
     there = Machine(place, "there")
     with restoring(place) as command:
-        until(waits(place))
+        assert until(waits(place))
         asked = lines(place, "asked")[0]["hash"]
         done = there.inv("incident.approve", f"--incident={the_incident(place)}", f"--hash={asked}")
         assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def test_a_mirror_that_is_gone_holds_no_approval_up(
 ) -> None:
     monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "nowhere"))
     with restoring(place) as command:
-        until(waits(place))
+        assert until(waits(place))
         approve(place)
         said = command.result(20)
     assert place.live == GOOD

@@ -28,15 +28,15 @@ from tests.approval.second_person import (
     lines,
     restoring,
     the_incident,
-    until,
     waits,
 )
+from tests.waiting import until
 from tests.world import BAD, GOOD, World
 
 
 def test_the_step_waits_until_somebody_else_approves(place: World) -> None:
     with restoring(place) as command:
-        until(waits(place))
+        assert until(waits(place))
         time.sleep(0.3)
         assert (place.live, place.sign) == (BAD, "10.0.0.1"), "it waits"
         shown = list(handover.screen(handover.of(story.read(place.journals()[0].folder), place.journals()[0].folder)))
@@ -87,7 +87,7 @@ def test_an_approval_while_the_copy_is_still_staged_is_waited_for_no_longer(plac
 def test_a_clock_that_jumps_neither_ends_the_wait_nor_the_approval(place: World) -> None:
     jump = timedelta()
     with clock.use(lambda: clock._system_clock() + jump), restoring(place) as command:
-        until(waits(place))
+        assert until(waits(place))
         jump = timedelta(days=400)
         time.sleep(0.7)
         assert not command.done()
@@ -110,7 +110,7 @@ def test_stopped_while_it_waits_nothing_is_done_and_the_same_command_goes_on(pla
     command = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    until(waits(place), 30)
+    assert until(waits(place), 30)
     time.sleep(0.3)
     command.send_signal(by)
     said, _ = command.communicate(timeout=30)
@@ -159,7 +159,7 @@ def test_what_ends_an_incident_may_need_two_as_well(place: World, name: str) -> 
     work = {"undo": aftermath.undo, "discard": aftermath.discard}[name]
     with ThreadPoolExecutor(1) as pool:
         command = pool.submit(work, incident, Plain(), yes=True)
-        until(lambda: lines(place, "asked"))
+        assert until(lambda: lines(place, "asked"))
         time.sleep(0.3)
         assert place.kept == [BAD] and place.live == GOOD
         approve(place)

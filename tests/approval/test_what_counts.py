@@ -23,9 +23,9 @@ from tests.approval.second_person import (
     lines,
     restoring,
     the_incident,
-    until,
     waits,
 )
+from tests.waiting import until
 from tests.world import BAD, GOOD, World
 
 
@@ -36,7 +36,7 @@ def test_the_one_who_acts_is_no_second_person(place: World, name: str) -> None:
             approve(place, name)
         name_of_file, content = paper.write(the_incident(place), keys_of_the_plan(place), name, None)
         places.here(place.journals()[0].folder).store.create(name_of_file, content)
-        until(lambda: lines(place, "refused"))
+        assert until(lambda: lines(place, "refused"))
         assert "acts here, and is no second person" in lines(place, "refused")[0]["why"]
         assert place.live == BAD
         approve(place)
@@ -53,8 +53,8 @@ def test_who_approved_cannot_act_on_that(place: World, monkeypatch: pytest.Monke
             command.result(20)
     monkeypatch.setenv("SALVOR_OPERATOR", SECOND)
     with restoring(place) as command:
-        until(lambda: len(lines(place, "asked")) == 2)
-        until(waits(place))
+        assert until(lambda: len(lines(place, "asked")) == 2)
+        assert until(waits(place))
         assert place.live == BAD
         approve(place, "tester@here")
         command.result(20)
@@ -67,7 +67,7 @@ def test_only_who_may_approve_counts(place: World) -> None:
     path.write_text(path.read_text().replace("within: 20s}", "within: 20s, people: [commander@desk]}"))
     with restoring(place) as command:
         approve(place)
-        until(lambda: lines(place, "refused"))
+        assert until(lambda: lines(place, "refused"))
         assert place.live == BAD
         approve(place, "commander@desk")
         command.result(20)
@@ -82,8 +82,8 @@ def test_a_moved_plan_needs_a_new_approval(place: World) -> None:
             command.result(20)
     (place.root / "sign").write_text("10.0.0.9")
     with restoring(place) as command:
-        until(lambda: len(lines(place, "asked")) == 2)
-        until(waits(place))
+        assert until(lambda: len(lines(place, "asked")) == 2)
+        assert until(waits(place))
         time.sleep(0.3)
         assert place.live == BAD
         first, second = lines(place, "asked")
@@ -109,7 +109,7 @@ def test_another_hash_is_refused_and_so_is_what_nobody_asked_for(place: World) -
     with pytest.raises(UsageError, match="there is no incident"):
         giving.approve("20261121T003300Z-things-3f2a", "", "", Plain())
     with restoring(place) as command:
-        until(lambda: lines(place, "asked"))
+        assert until(lambda: lines(place, "asked"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SALVOR_OPERATOR", SECOND)
             with pytest.raises(PlanMovedError, match="is not the plan that waits"):
@@ -125,7 +125,7 @@ def test_another_hash_is_refused_and_so_is_what_nobody_asked_for(place: World) -
 
 def test_hostile_files_do_not_count_and_hold_nobody_up(place: World) -> None:
     with restoring(place) as command:
-        until(lambda: lines(place, "asked"))
+        assert until(lambda: lines(place, "asked"))
         incident, keys = the_incident(place), keys_of_the_plan(place)
         folder = folder_of_approvals(place)
         folder.mkdir()
@@ -149,8 +149,8 @@ def test_hostile_files_do_not_count_and_hold_nobody_up(place: World) -> None:
             paper.write(incident, ["0" * 16], SECOND, None),
         ):
             (folder / other[0]).write_bytes(other[1])
-        until(waits(place))
-        until(lambda: len(lines(place, "refused")) == 9)
+        assert until(waits(place))
+        assert until(lambda: len(lines(place, "refused")) == 9)
         why = [line["why"] for line in lines(place, "refused")]
         assert f"it has more than {paper.MOST_BYTES} bytes" in why, "too much is not even read"
         time.sleep(0.6)
@@ -187,21 +187,21 @@ def test_where_signers_are_named_only_their_signature_counts(place: World, monke
     path.write_text(path.read_text().replace("within: 20s}", f"within: 20s, signers: {signers}}}"))
     monkeypatch.setenv("SALVOR_SIGNING_KEY", str(mine))
     with restoring(place) as command:
-        until(lambda: lines(place, "asked"))
+        assert until(lambda: lines(place, "asked"))
         incident, keys = the_incident(place), keys_of_the_plan(place)
         here = places.here(place.journals()[0].folder).store
         here.create(*paper.write(incident, keys, SECOND, None))
-        until(lambda: len(lines(place, "refused")) == 1)
+        assert until(lambda: len(lines(place, "refused")) == 1)
         approve(place, key=str(mallory))
-        until(lambda: len(lines(place, "refused")) == 2)
+        assert until(lambda: len(lines(place, "refused")) == 2)
         approve(place, key=str(mine))
-        until(lambda: len(lines(place, "refused")) == 3)
+        assert until(lambda: len(lines(place, "refused")) == 3)
         _, content = paper.write(incident, keys, "somebody@else", lee)
         stolen = json.loads(content)["signature"]  # of another text
         text = json.loads(paper.write(incident, keys, SECOND, None)[1])["approval"]
         forged = (json.dumps({"approval": text, "signature": stolen}) + "\n").encode()
         here.create(paper._name(paper.hash_of(keys), forged), forged)
-        until(lambda: len(lines(place, "refused")) == 4)
+        assert until(lambda: len(lines(place, "refused")) == 4)
         assert place.live == BAD
         approve(place, key=str(lee))
         command.result(20)

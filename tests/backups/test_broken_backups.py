@@ -8,8 +8,7 @@ import os
 import re
 import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,8 @@ from salvor.notebook.paper import Paper
 from salvor.sandbox import configuration, database
 from salvor.sandbox.layout import Layout
 from salvor.show import Plain
+
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 INVENTORY = Path(__file__).parents[2] / "inventory" / "sandbox" / "platform.yaml"
@@ -60,15 +61,6 @@ def look(**more: Any) -> list[Finding]:
 def bad(found: list[Finding]) -> dict[str, str]:
     """The checks that failed or could not be made, and what they say."""
     return {one.check: f"{one.figure} {one.detail}" for one in found if one.level in (Level.FAIL, Level.UNKNOWN)}
-
-
-def until(true: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from tests.files import rest_server
 from tests.files.lab import Lab, act, everything, restic
 from tests.files.rest_server import Served
 from tests.files.test_tree import HOUR, demote, judged, promote, staged, way_of
+from tests.waiting import until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
 ROOT = Path(__file__).parents[2]
@@ -37,13 +38,6 @@ def far(lab: Lab) -> Iterator[tuple[Lab, Served]]:
     act(lab.open(), "backup", kind="snapshot")
     with rest_server.serving(lab.root / "local") as served:
         yield Lab(lab.root, {"far": served.location}), served
-
-
-def until(true: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 _STAGE = """
@@ -75,7 +69,7 @@ def test_killed_midway_the_same_again_ends_as_if_nothing_had_been(far: tuple[Lab
         [sys.executable, "-c", _STAGE, str(lab.root), served.location],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, cwd=ROOT,
     )  # fmt: skip
-    until(lambda: bool(served.given > 20 and restics(lab)))
+    assert until(lambda: bool(served.given > 20 and restics(lab)))
     operator.kill()
     operator.wait(5)
     (left,) = restics(lab)  # it goes on without its operator

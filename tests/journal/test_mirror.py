@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import boto3
@@ -17,6 +17,8 @@ from salvor.journal import FILE, Journal, mirror, mirror_store
 from salvor.journal.evidence import check
 from salvor.journal.mirror_store import name_of, store
 
+from tests.waiting import until
+
 INCIDENT = "20261121T003300Z-orders-3f2a"
 
 
@@ -27,13 +29,6 @@ def copied(folder: Path) -> bytes:
 
 def levels(folder: Path, location: str) -> list[tuple[Level, str]]:
     return [(found.level, found.figure) for found in check(folder, mirror=location) if found.check == "mirror"]
-
-
-def eventually(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -69,13 +64,13 @@ def test_a_mirror_that_is_away_delays_nothing_is_told_once_and_catches_up(tmp_pa
     journal = Journal.create(tmp_path / INCIDENT, by="kim", mirror=str(share), tell=told.append)
     for number in range(30):
         journal.append("note", text=str(number))
-    eventually(lambda: bool(told))
+    assert until(lambda: bool(told))
     time.sleep(0.1)
     assert len(told) == 1
     assert "cannot be written: [Errno 2]" in told[0]
     assert not share.exists()
     share.mkdir()
-    eventually(lambda: len(told) == 2)
+    assert until(lambda: len(told) == 2)
     journal.close()
     assert "is written again" in told[1]
     assert copied(share) == (tmp_path / INCIDENT / FILE).read_bytes()
@@ -102,10 +97,10 @@ def test_the_next_command_sends_what_an_earlier_one_could_not(tmp_path: Path, sh
 def test_a_share_that_goes_away_is_not_made_on_the_local_disk(tmp_path: Path, share: Path) -> None:
     told: list[str] = []
     with Journal.create(tmp_path / INCIDENT, by="kim", mirror=str(share), tell=told.append) as journal:
-        eventually(lambda: len(copied(share)) > 0)
+        assert until(lambda: len(copied(share)) > 0)
         shutil.rmtree(share)
         journal.append("note", text="one")
-        eventually(lambda: bool(told))
+        assert until(lambda: bool(told))
     assert not share.exists()
 
 
@@ -234,7 +229,7 @@ def test_a_bucket_holds_every_line(tmp_path: Path, bucket: str, prefix: str) -> 
 def test_a_bucket_that_is_not_there_is_told(tmp_path: Path, bucket: str) -> None:
     told: list[str] = []
     with Journal.create(tmp_path / INCIDENT, by="kim", mirror="s3://none/x", tell=told.append) as journal:
-        eventually(lambda: bool(told))
+        assert until(lambda: bool(told))
     assert journal.pending == 0
     assert "NoSuchBucket" in told[0]
     assert levels(tmp_path / INCIDENT, "s3://none/x") == [(Level.UNKNOWN, "")]

@@ -30,12 +30,9 @@ from salvor.sandbox.writer import Line
 from salvor.system import Context
 
 from tests.conftest import an_o4o, half_an_o4o
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
-
-
-def until(holds: Callable[[], bool], seconds: float = 15) -> None:
-    assert processes.until(holds, seconds), "it did not come about in time"
 
 
 def down_now() -> set[str]:
@@ -66,7 +63,7 @@ def standing(o4o_cluster: Path) -> Iterator[Layout]:
         _leave_a_staged_server(found)
         assert len(traces.of(found)) > 10
         o4o.down()
-        until(lambda: not traces.of(found), 2)
+        assert until(lambda: not traces.of(found), 2)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +96,7 @@ def whole(standing: Layout, kept: Path) -> Iterator[Layout]:
         psql = [server.program("psql"), "-X", "-q", "-h", str(standing.data.parent), "-p", str(server.port), "o4o"]
         standing.shell.run(psql, input=b"set role o4o;\n" + rows)
     o4o.up(tell=lambda text: None)
-    until(lambda: down_now() == set())
+    assert until(lambda: down_now() == set())
 
 
 def _leave_a_staged_server(found: Layout) -> None:
@@ -110,7 +107,7 @@ def _leave_a_staged_server(found: Layout) -> None:
     options = f"-c port={found.side_port} -c archive_mode=off -c unix_socket_directories=''"
     start = [server.program("pg_ctl"), "-D", str(side), "-W", "-s", "-l", f"{side}.log", "-o", options, "start"]
     found.shell.run(start)
-    until(lambda: len(processes.working_in(side)) > 0)
+    assert until(lambda: len(processes.working_in(side)) > 0)
 
 
 # --------------------------------------------------------------------------------------------------- as it stands
@@ -208,7 +205,7 @@ def test_both_repositories_have_a_snapshot_of_all_trees(standing: Layout) -> Non
 
 def test_a_later_snapshot_holds_what_was_uploaded_meanwhile(standing: Layout) -> None:
     before = acknowledged(standing)
-    until(lambda: acknowledged(standing) > before)
+    assert until(lambda: acknowledged(standing) > before)
     *_, (reference, _) = writer.acknowledged(standing.acknowledged, customers.UPLOADS)
     (path,) = standing.media.rglob(f"{reference}.jpg")
     local = standing.repositories["local"]
@@ -250,7 +247,7 @@ def test_the_applications_take_what_makes_sense_from_those_who_logged_in(standin
 
 def test_nothing_that_was_acknowledged_is_missing(standing: Layout) -> None:
     before, since = acknowledged(standing), clock.now()
-    until(lambda: acknowledged(standing) > before + 1)
+    assert until(lambda: acknowledged(standing) > before + 1)
     counted = survivors.survivors(clock.now(), since)
     assert set(counted) == {"api", "payments", "media"}
     assert all(one.before > 1 and one.lost == 0 for one in counted.values()), counted
@@ -264,7 +261,7 @@ def struck(found: Layout, name: str) -> Callable[[], dict[str, Survivors]]:
     survived of what was acknowledged since.
     """
     before, since = acknowledged(found), clock.now()
-    until(lambda: acknowledged(found) > before)
+    assert until(lambda: acknowledged(found) > before)
     begun = clock.now()
     moment = disasters.strike(name)
     assert begun <= moment <= clock.now()
@@ -286,7 +283,7 @@ def test_drop_database(whole: Layout) -> None:
     count = struck(whole, "drop-database")
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         ask(whole, "select 1")
-    until(lambda: down_now() == {"database", "auth", "api", "payments", "admin", "analytics", "reports"}, 5)
+    assert until(lambda: down_now() == {"database", "auth", "api", "payments", "admin", "analytics", "reports"}, 5)
     assert checks_that_fail() == {"authentication", "api", "payments", "admin", "analytics", "reports"}
     with pytest.raises(CannotError, match=r"cannot be counted"):
         count()
@@ -297,10 +294,10 @@ def test_drop_database(whole: Layout) -> None:
 def test_lose_media(whole: Layout) -> None:
     count = struck(whole, "lose-media")
     assert not whole.media.exists()
-    until(lambda: down_now() == {"media", "api", "web", "admin"}, 5)
+    assert until(lambda: down_now() == {"media", "api", "web", "admin"}, 5)
     orders = len(writer.acknowledged(whole.acknowledged, customers.ORDERS))
     uploads = len(writer.acknowledged(whole.acknowledged, customers.UPLOADS))
-    until(lambda: len(writer.acknowledged(whole.acknowledged, customers.ORDERS)) > orders + 3)
+    assert until(lambda: len(writer.acknowledged(whole.acknowledged, customers.ORDERS)) > orders + 3)
     assert len(writer.acknowledged(whole.acknowledged, customers.UPLOADS)) == uploads
     assert not whole.media.exists(), "the applications do not make it anew"
     counted = count()
@@ -317,16 +314,16 @@ def test_ransomware(whole: Layout) -> None:
     assert not before & {path.read_bytes() for path in locked}
     notes = list(whole.media.rglob(disasters.RANSOM_NOTE))
     assert len(notes) == 1 + sum(path.is_dir() for path in whole.media.rglob("*"))
-    until(lambda: down_now() == {"media", "api", "web", "admin"}, 5)
+    assert until(lambda: down_now() == {"media", "api", "web", "admin"}, 5)
     assert count()["media"].before_survived == 0
 
 
 def test_empty_env(whole: Layout) -> None:
     struck(whole, "empty-env")
     assert whole.settings.read_bytes() == b""
-    until(lambda: down_now() == {"settings", *APPLICATIONS}, 10)
+    assert until(lambda: down_now() == {"settings", *APPLICATIONS}, 10)
     here = shell.local()
-    until(lambda: services.see(here, "api", pm2_of(whole)).state == "failed", 15)
+    assert until(lambda: services.see(here, "api", pm2_of(whole)).state == "failed", 15)
     assert "does not say DATABASE_URL" in (whole.root / "pm2" / "logs" / "api-error.log").read_text()
     assert down_now() == {"settings", *APPLICATIONS}
     with pytest.raises(CannotError, match="nothing left to break"):
@@ -350,7 +347,7 @@ def test_kill_applications_and_start_two_of_them_at_once(whole: Layout) -> None:
         ]:
             done.result()
     assert len([process for process in pm2.running(whole) if _is_daemon(process)]) == 1
-    until(lambda: down_now() == set(APPLICATIONS) - {"auth", "api"})
+    assert until(lambda: down_now() == set(APPLICATIONS) - {"auth", "api"})
     assert services.see(here, "web", home) == services.Service("web", "pm2", "stopped")
     assert services.see(here, "nobody", home).state == "absent"
     services.act(here, "web", "restart", deadline=30.0, environment=home)
@@ -412,14 +409,14 @@ def test_down_leaves_nothing_of_a_killed_up_and_another_stand_in_alone(
     """Killed while the files are backed up, and while pm2 starts."""
     with half_an_o4o(o4o_cluster) as mine:
         child = subprocess.Popen([sys.executable, "-c", program], start_new_session=True, cwd=ROOT / "lib")
-        until(lambda: child.poll() is not None or (mine.root / until_there_is).exists(), 30)
+        assert until(lambda: child.poll() is not None or (mine.root / until_there_is).exists(), 30)
         os.killpg(child.pid, signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL
         with pytest.raises(CannotError, match="no sandbox"):
             o4o.find()
         assert len(traces.of(mine)) > 2
         o4o.down()
-        until(lambda: not traces.of(mine), 2)
+        assert until(lambda: not traces.of(mine), 2)
         o4o.down()
     assert down_now() == set()
     assert len(traces.of(standing)) > 10

@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -23,10 +22,7 @@ from salvor.sandbox import database, disasters, names, parts, processes, receive
 from salvor.sandbox.layout import Layout
 
 from tests.conftest import place_for_a_sandbox
-
-
-def until(holds: Callable[[], bool], seconds: float = 15) -> None:
-    assert processes.until(holds, seconds), "it did not come about in time"
+from tests.waiting import until
 
 
 def ask(sandbox: Layout, member: str, question: str, *arguments: object) -> object:
@@ -121,9 +117,9 @@ def test_a_password_is_asked_for(sandbox: Layout) -> None:
 
 def test_an_acknowledged_order_reaches_the_standby(sandbox: Layout) -> None:
     before = acknowledged(sandbox)
-    until(lambda: acknowledged(sandbox) > before + 20)
+    assert until(lambda: acknowledged(sandbox) > before + 20)
     reference, _ = writer.acknowledged(sandbox.acknowledged)[-1]
-    until(lambda: ask(sandbox, "b", "select count(*) from orders where reference = %s", reference) == 1, 5)
+    assert until(lambda: ask(sandbox, "b", "select count(*) from orders where reference = %s", reference) == 1, 5)
 
 
 def test_a_half_written_line_is_not_an_order(tmp_path: Path) -> None:
@@ -145,7 +141,7 @@ def test_the_repository_is_encrypted_and_takes_the_wal(sandbox: Layout) -> None:
         (now,) = json.loads(sandbox.shell.run([*pgbackrest, "info", "--output=json"]).stdout)
         return bool(now["archive"][-1]["max"] >= str(newest))
 
-    until(is_archived)
+    assert until(is_archived)
 
 
 def test_the_shop_takes_orders_and_refuses_nonsense(sandbox: Layout) -> None:
@@ -195,10 +191,10 @@ def test_the_dns_server_takes_signed_updates_only_and_the_shop_follows(sandbox: 
         assert point("127.0.0.12", sandbox.secret("tsig.secret")) == dns.rcode.NOERROR
         assert names.resolve(sandbox) == ("127.0.0.12", 5)
         # The standby refuses to be written to; the shop goes there soon after the time to live has passed.
-        until(lambda: get(sandbox.shop_port, "/health")[0] == 503, 7)
+        assert until(lambda: get(sandbox.shop_port, "/health")[0] == 503, 7)
     finally:
         assert point("127.0.0.11", sandbox.secret("tsig.secret")) == dns.rcode.NOERROR
-    until(lambda: get(sandbox.shop_port, "/health")[0] == 200, 7)
+    assert until(lambda: get(sandbox.shop_port, "/health")[0] == 200, 7)
 
 
 def test_the_receiver_counts_what_comes_again(sandbox: Layout) -> None:
@@ -239,7 +235,7 @@ def test_an_unknown_disaster_and_no_sandbox_are_told(monkeypatch: pytest.MonkeyP
 
 def struck(sandbox: Layout, name: str) -> None:
     """Strike once customers have ordered, and check what every disaster has in common."""
-    until(lambda: acknowledged(sandbox) > 30)
+    assert until(lambda: acknowledged(sandbox) > 30)
     begun = clock.now()
     moment = disasters.strike(name)
     assert begun <= moment <= clock.now()
@@ -265,7 +261,7 @@ def test_wrong_update_while_orders_come_in(fresh_sandbox: Layout) -> None:
     assert int(str(ask(fresh_sandbox, "a", "select count(*) from orders where amount = 0"))) >= 80_000
     assert get(fresh_sandbox.shop_port, "/health")[0] == 200
     before = acknowledged(fresh_sandbox)
-    until(lambda: acknowledged(fresh_sandbox) > before + 10)
+    assert until(lambda: acknowledged(fresh_sandbox) > before + 10)
     seen = survivors.survivors(disasters.struck(fresh_sandbox)[0].moment)
     assert seen.before > 0
     assert seen.after > 0
@@ -275,7 +271,7 @@ def test_wrong_update_while_orders_come_in(fresh_sandbox: Layout) -> None:
 def test_kill_primary(fresh_sandbox: Layout) -> None:
     struck(fresh_sandbox, "kill-primary")
     assert processes.working_in(fresh_sandbox.data("a")) == []
-    until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
+    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
     assert up_of(salvor.sandbox.status())["database a"] is False
     with pytest.raises(CannotError, match="nothing left to break"):
         disasters.strike("drop-table")
@@ -299,7 +295,7 @@ def test_a_killed_server_starts_again_although_its_number_is_taken(fresh_sandbox
 def test_lose_datadir(fresh_sandbox: Layout) -> None:
     struck(fresh_sandbox, "lose-datadir")
     assert not fresh_sandbox.data("a").exists()
-    until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
+    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
     said: list[str] = []
     salvor.sandbox.up(tell=said.append)
     assert any("data directory is lost" in line for line in said)
@@ -308,7 +304,7 @@ def test_lose_datadir(fresh_sandbox: Layout) -> None:
 
 def test_corrupt_pages(fresh_sandbox: Layout) -> None:
     struck(fresh_sandbox, "corrupt-pages")
-    until(lambda: "DataCorrupted" in str(get(fresh_sandbox.shop_port, "/health")))
+    assert until(lambda: "DataCorrupted" in str(get(fresh_sandbox.shop_port, "/health")))
     with pytest.raises(psycopg.errors.DataCorrupted):
         ask(fresh_sandbox, "a", "select count(*) from orders where amount <= 0")
     assert ask(fresh_sandbox, "b", "select count(*) from orders where amount <= 0") == 0
@@ -323,11 +319,11 @@ def test_freeze_primary_and_wake(fresh_sandbox: Layout) -> None:
     assert len(tree) > 5
     for process in tree:
         assert "State:\tT" in Path(f"/proc/{process.pid}/status").read_text()
-    until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
+    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
     # the kernel still accepts for it: it looks neither up nor down
     socket.create_connection(("127.0.0.11", fresh_sandbox.database_port), timeout=2).close()
     disasters.wake()
-    until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 200)
+    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 200)
     disasters.wake()
 
 
@@ -344,10 +340,10 @@ def test_down_leaves_nothing(fresh_sandbox: Layout) -> None:
     options = f"-c listen_addresses=127.0.0.11 -c port={fresh_sandbox.side_port} -c archive_mode=off"
     pg_ctl = [f"{database.PROGRAMS}/pg_ctl", "-D", str(side), "-W", "-s", "-l", f"{side}.log", "-o", options, "start"]
     fresh_sandbox.shell.run(pg_ctl)
-    until(lambda: len(processes.working_in(side)) > 0)
+    assert until(lambda: len(processes.working_in(side)) > 0)
     assert len(traces.of(fresh_sandbox)) > 10
     salvor.sandbox.down()
-    until(lambda: not traces.of(fresh_sandbox), 2)
+    assert until(lambda: not traces.of(fresh_sandbox), 2)
     salvor.sandbox.down()
 
 
@@ -397,14 +393,14 @@ def test_a_port_that_was_taken_meanwhile_is_named(fresh_sandbox: Layout) -> None
 
 
 def test_after_a_power_cut_it_comes_up_with_every_acknowledged_order(fresh_sandbox: Layout) -> None:
-    until(lambda: acknowledged(fresh_sandbox) > 30)
+    assert until(lambda: acknowledged(fresh_sandbox) > 30)
     daemons = [processes.module(part, fresh_sandbox.place) for part in ("writer", "shop", "receiver")]
     everything = [process for argv in (*daemons, names.argv(fresh_sandbox)) for process in processes.find(argv)]
     processes.kill(everything + processes.working_in(fresh_sandbox.root))
     assert not any(up_of(salvor.sandbox.status()).values())
     moment = clock.now()
     salvor.sandbox.up(tell=lambda text: None)
-    until(lambda: all(up_of(salvor.sandbox.status()).values()))
+    assert until(lambda: all(up_of(salvor.sandbox.status()).values()))
     seen = survivors.survivors(moment)
     assert seen.before > 30
     assert seen.lost == 0
@@ -462,7 +458,7 @@ def test_a_deaf_and_a_frozen_process_are_stopped_all_the_same(tmp_path: Path) ->
     frozen = ["/bin/sleep", "2718"]
     for argv in (deaf, frozen):
         processes.start(argv, tmp_path / "log")
-    until(lambda: "1" in (tmp_path / "log").read_text())
+    assert until(lambda: "1" in (tmp_path / "log").read_text())
     both = processes.find(deaf) + processes.find(frozen)
     processes.send(processes.find(frozen), signal.SIGSTOP)
     processes.stop(both, deadline=0.5)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from salvor.shell import Shell
 
 from tests import machine
 from tests.machine import Machine
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
 ROOT = str(salvor.inventory.root())
@@ -89,15 +89,6 @@ def on_cron(old: On) -> Iterator[On]:
     yield old
     if crontab(old):
         old.do("crontab -r")
-
-
-def until(true: Callable[[], bool], seconds: float = 20) -> bool:
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.2)
-    return True
 
 
 def units(on: On) -> dict[str, str]:

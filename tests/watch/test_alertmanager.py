@@ -12,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,6 +26,7 @@ from salvor.watch import alertmanager
 from salvor.watch.alertmanager import Access
 from salvor.watch.watcher import Watcher
 
+from tests.waiting import until
 from tests.watch.place import PLATFORM, Place
 
 RULES = (
@@ -41,15 +42,6 @@ watch:
 """
 )
 ACCESS = Access("127.0.0.1", 0, "Bearer of good alerts")
-
-
-def until(what: Callable[[], object], seconds: float = 30.0) -> bool:
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        if what():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @contextmanager

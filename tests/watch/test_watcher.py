@@ -17,8 +17,8 @@ from salvor.inventory import root
 from salvor.show import Plain
 from salvor.watch.watcher import Watcher
 
+from tests.waiting import until
 from tests.watch.place import Place
-from tests.watch.test_alertmanager import until
 
 QUICK = """
 systems:

@@ -5,7 +5,6 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
+from tests.waiting import until
 
 
 def observe_in_time(system: Postgres) -> State:
@@ -112,7 +112,7 @@ def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(cluster: C
         connection.execute("alter system set primary_conninfo = ''")
         connection.execute("alter system set restore_command = ''")
         connection.execute("select pg_reload_conf()")
-    wait_until(lambda: not cluster.system.site.view().of("b").facts.streams_from)  # type: ignore[union-attr]
+    assert until(lambda: not cluster.system.site.view().of("b").facts.streams_from)  # type: ignore[union-attr]
     cluster.write("a", 10)
     time.sleep(1.1)
     cluster.write("a", 10)
@@ -170,10 +170,3 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
 
 def promote(system: Postgres, way: WayBack) -> None:
     list(system.apply(Change(system.name, "promote", way.promote, "a test", no_undo="a test")))
-
-
-def wait_until(reached: Callable[[], bool], deadline: float = 15.0) -> None:
-    until = time.monotonic() + deadline
-    while not reached():
-        assert time.monotonic() < until
-        time.sleep(0.1)

@@ -1,0 +1,16 @@
+"""Waiting for what comes about elsewhere: in another thread, process or server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+def until(happens: Callable[[], object], seconds: float = 20.0) -> bool:
+    """Wait until it happens, for so many seconds at most; whether it did."""
+    end = time.monotonic() + seconds
+    while not happens():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.03)
+    return True
