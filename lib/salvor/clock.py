@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from salvor.errors import UsageError
 
+_CLOCKS_DIFFER = timedelta(minutes=5)
+
 
 def _system_clock() -> datetime:
     return datetime.now(UTC)
@@ -109,3 +111,8 @@ def write_duration(seconds: float | None) -> str:
 def age(moment: datetime) -> timedelta:
     """How long ago `moment` was."""
     return now() - moment
+
+
+def is_to_come(moment: datetime) -> bool:
+    """Whether a moment of the past, by another machine's clock, is yet to come: it was wrong then, or ours is now."""
+    return moment > now() + _CLOCKS_DIFFER

@@ -57,6 +57,14 @@ class Wish:
         """
         return self.at or self.damaged_at or clock.now()
 
+    def loses(self, taken: datetime | None) -> float | None:
+        """How many seconds of what was written going back to a backup of that moment loses; None when nobody knows it,
+        or it is yet to come.
+        """
+        if taken is None or clock.is_to_come(taken):
+            return None
+        return max(0.0, (self.counts_until - taken).total_seconds())
+
     def override(self, name: str) -> str:
         """The reason for an override; empty when it was not given."""
         return (self.overrides or {}).get(name, "")

@@ -167,10 +167,11 @@ def test_latest_is_the_newest_archive_and_at_the_newest_before(shop: Shop) -> No
     old, new = shop.back_up(TAKEN - timedelta(days=1)), shop.back_up(TAKEN)
     (shop.folder / "o4o_backup_20991231_000000.tar.gz").touch()  # empty: a backup that failed
     (shop.folder / "notes_20991231.txt").touch()
+    shutil.copy(old, shop.folder / "o4o_backup_20981231_000000.tar.gz")  # its clock was wrong
     (shop.folder / f"{new.name}.sha256").write_text(hashlib.sha256(new.read_bytes()).hexdigest())
     for system in shop.session().incident.systems:
         listed = [(one.id, one.usable, one.taken) for one in system.backups()]
-        assert listed[1:] == [(new.name, True, TAKEN), (old.name, True, TAKEN - timedelta(days=1))]
+        assert listed[2:] == [(new.name, True, TAKEN), (old.name, True, TAKEN - timedelta(days=1))]
         assert listed[0][1] is False
         for wish, chosen in (
             (Wish(), new),

@@ -125,17 +125,17 @@ def test_only_backups_of_this_tree_are_offered(lab: Lab) -> None:
 
 def test_the_newest_before_the_moment_is_chosen(lab: Lab) -> None:
     system, begun = lab.open(), datetime(2026, 11, 20, 2, tzinfo=UTC)
-    for hours in range(3):
-        moment = begun + timedelta(hours=hours)
+    for moment in (*(begun + timedelta(hours=hours) for hours in range(3)), datetime(2098, 1, 1, tzinfo=UTC)):
         restic(
             lab.repositories["local"], "backup", "--time", f"{moment:%Y-%m-%d %H:%M:%S}", "--tag", "salvor:media",
             str(lab.tree), TZ="UTC",
         )  # fmt: skip
-    newest, middle, oldest = (one.id for one in system.backups())
+    to_come, newest, middle, oldest = (one.id for one in system.backups())  # the clock was wrong once
     assert way_of(system).backup == newest
     assert way_of(system, Wish(at=begun + timedelta(hours=1))).backup == middle
     assert way_of(system, Wish(damaged_at=begun + timedelta(hours=1))).backup == oldest
     assert way_of(system, Wish(source=oldest)).backup == oldest
+    assert way_of(system, Wish(source=to_come)).loses is None
     assert "the oldest is of 2026-11-20T02:00" in way_of(system, Wish(at=begun - timedelta(hours=1))).why
     assert "has the snapshot 0123456789" in way_of(system, Wish(source="0123456789")).why
     assert "is no snapshot's id" in way_of(system, Wish(source="/backup/o.tar.gz")).why

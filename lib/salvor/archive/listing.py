@@ -157,7 +157,7 @@ def find(settings: ArchivesSettings | None, there: Shell, wish: Wish) -> Archive
             f"--from: there is no archive{before} in {settings.folder}.",
             hint="name one: --from=/path/of/NAME_YYYYMMDD_HHMMSS.tar.gz",
         )
-    return usable[0]
+    return next((each for each in usable if each.taken and not clock.is_to_come(each.taken)), usable[0])
 
 
 def locate(location: str, there: Shell) -> Archive:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from types import MappingProxyType
 
 from salvor import clock
@@ -13,14 +13,13 @@ from salvor.backups.policy import Keep
 from salvor.change import NEWEST, Backup, Verdict
 
 PROVEN = "last proven"
-_CLOCKS_DIFFER = timedelta(minutes=5)
 COPIES = 2
 """So many other repositories have what the own policy of one repository lets go."""
 
 
 def is_ahead(backup: Backup) -> bool:
     """Whether it is of a time to come: the clock where it was made was wrong then, or ours is now."""
-    return backup.taken > clock.now() + _CLOCKS_DIFFER
+    return clock.is_to_come(backup.taken)
 
 
 def _month(moment: datetime) -> tuple[int, ...]:

@@ -66,7 +66,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         },
         promote={"identity": look.identity, "stage": STAGE},
         promote_undo=Undo("demote", {"identity": look.identity, "stage": STAGE}),
-        loses=max(0.0, (wish.counts_until - archive.taken).total_seconds()) if archive.taken else None,
+        loses=wish.loses(archive.taken),
     )
 
 

@@ -157,7 +157,7 @@ def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         },
         promote={"identity": look.identity, "stage": STAGE},
         promote_undo=Undo("demote", {"identity": look.identity, "stage": STAGE}),
-        loses=max(0.0, (wish.counts_until - chosen.taken).total_seconds()),
+        loses=wish.loses(chosen.taken),
     )
 
 
@@ -183,6 +183,7 @@ def _choose(
             raise _Closed(
                 f"no whole snapshot is old enough: the oldest is of {oldest}{f' ({silent})' if silent else ''}"
             )
+        fitting.sort(key=lambda one: clock.is_to_come(one.taken))  # only when there is no other
     chosen = fitting[0]
     # of one moment, in the order of the inventory; a named one first
     copies = [one for one in fitting if one.taken == chosen.taken and one.paths == chosen.paths]

@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -63,7 +62,7 @@ def find(system: Postgres, wish: Wish) -> Source:
             return one
     if not found:
         raise refused[0]
-    return max(found, key=lambda one: one.taken or datetime.min.replace(tzinfo=UTC))
+    return dump_find.newest(found)
 
 
 def source(system: Postgres, name: str, within: str) -> Source:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -54,8 +54,18 @@ def find(place: str, database: str, wish: Wish) -> Source:
                 f"--from: there is no dump of {database}{before} in {place or 'the inventory (dumps: is not set)'}.",
                 hint="name one: --from=/path/of/dump.sql.gz",
             )
-        return _of_manifest(max(usable, key=lambda one: (clock.read_time(one["taken"]), one["id"])))
+        return newest(map(_of_manifest, usable))
     return source(place, named)
+
+
+def newest(found: Iterable[Source]) -> Source:
+    """The newest of these; one that is yet to come, by a clock that was wrong, only when there is no other."""
+
+    def age(one: Source) -> tuple[bool, datetime, str]:
+        taken = one.taken or datetime.min.replace(tzinfo=UTC)
+        return not clock.is_to_come(taken), taken, one.name
+
+    return max(found, key=age)
 
 
 def source(place: str, name: str) -> Source:

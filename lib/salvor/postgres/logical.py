@@ -151,7 +151,7 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
         arguments={"stage": stage, "source": source.name, **within, **place_of, **trust},
         promote={"identity": identity, "stage": stage, **place_of, **unfenced},
         promote_undo=Undo("demote", {"identity": identity, "stage": stage, **place_of}),
-        loses=max(0.0, (wish.counts_until - source.taken).total_seconds()) if source.taken else None,
+        loses=wish.loses(source.taken),
         machine=member.machine,
     )
 
