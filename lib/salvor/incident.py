@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import UNSEEN, Change, Decision, Finding, Reachable, Staged, State, WayBack
+from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State, WayBack
 from salvor.checks import Check, tells_of_damage
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
@@ -92,6 +92,7 @@ class Incident(Learned):
                 self.system,
                 under_way=lambda: list(self.under_way.values()),
                 machine_at=self._machine_at,
+                fails_at=self._fails_at,
             )
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]
@@ -103,6 +104,16 @@ class Incident(Learned):
             if there and (there.address, there.ssh.port) == (address, port):
                 return name
         return ""
+
+    def _fails_at(self, name: str) -> str:
+        """Which checks of its own service a system of another service does not pass now; empty when it does its work,
+        or is of this service: that was proven before anything is started on it.
+        """
+        if name in self.service.systems:
+            return ""
+        theirs = [check for service in self.platform.in_order() for check in service.checks if check.system == name]
+        wrong = [found.check for found in self.check_all(theirs, "live") if found.level is Level.FAIL]
+        return "; ".join(f"{name}: {check}" for check in wrong)
 
     @property
     def systems(self) -> list[Restorable]:

@@ -58,7 +58,8 @@ class Context:
     `folder` is the incident's folder (it may not exist: a plan writes nothing); `facts` are the incident's figures for
     the texts of messages; `system_of` gives another system of the platform (for an archive of several); `under_way` the
     changes that are made side by side at this moment (for one reading of an archive by several); `machine_at` is the
-    machine with an address and a port of SSH (None: the usual), as the inventory names it, or empty.
+    machine with an address and a port of SSH (None: the usual), as the inventory names it, or empty; `fails_at` is what
+    of another service's system is wrong now, or empty (for a program that works on it).
     """
 
     incident: str
@@ -67,6 +68,7 @@ class Context:
     system_of: Callable[[str], System] = field(default=lambda name: _alone(name))
     under_way: Callable[[], Collection[Change]] = tuple
     machine_at: Callable[[str, int | None], str] = field(default=lambda address, port: "")
+    fails_at: Callable[[str], str] = field(default=lambda name: "")
 
 
 def _alone(name: str) -> System:

@@ -10,9 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import shell
-from salvor.errors import CannotError
+from salvor import inventory, shell
+from salvor.change import Undo
+from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.host import services
+from salvor.incident import Incident
+from salvor.wish import Wish
 
 PROGRAMS = Path(sys.executable).parent
 pytestmark = pytest.mark.timeout(60)
@@ -40,6 +43,24 @@ process_name=%(program_name)s_%(process_num)s
 [program:dies]
 command=false
 startretries=0
+"""
+
+_SHOP = """\
+systems:
+  media: {{kind: files, path: "{media}", repositories: [{{name: r, location: "{media}-r", password: "env:NONE"}}]}}
+  api:
+    kind: application
+    service: worker
+    uses: [media]
+    starts_within: 1.5
+    healthy: {{name: api is well, tcp: "127.0.0.1:1"}}
+services:
+  media:
+    rto: 1h
+    rpo: 1h
+    systems: [media]
+    checks: [{{name: the pictures are there, system: media, ask: "files *.jpg", at_least: 1}}]
+  settings: {{rto: 1h, rpo: 1h, applications: [api]}}
 """
 
 
@@ -98,3 +119,23 @@ def test_a_supervisor_that_nobody_set_up_is_none(monkeypatch: pytest.MonkeyPatch
     (tmp_path / "supervisord.conf").write_text("[supervisorctl]\n")
     assert services.see(shell.local(), "no-such").state == "unknown"
     assert asked.exists()
+
+
+@pytest.mark.usefixtures("supervisor")
+def test_a_program_is_not_waited_for_while_data_of_another_service_is_broken_that_it_works_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "media").mkdir()
+    (tmp_path / "shop.yaml").write_text(_SHOP.format(media=tmp_path / "media"))
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
+    platform = inventory.load("shop")
+
+    def told(service: str) -> str:
+        incident = Incident("i", platform, platform.service(service), Wish(), "restore", "tester", tmp_path / "i")
+        api = incident.system("api")
+        with pytest.raises(OutcomeUnknownError) as raised:
+            list(api.apply(api.change("start", why="-", undo=Undo("stop"))))
+        return str(raised.value)
+
+    assert "not waited for: media: the pictures are there" in told("settings")
+    assert "not waited for" not in told("media"), "what it has just brought back was proven"

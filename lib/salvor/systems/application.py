@@ -22,6 +22,8 @@ from salvor.system import verb
 
 _TURNING = 90.0
 _BETWEEN_LOOKS = 0.2
+_UP_BY_THEN = 1.0
+"""Seconds after which a program that is not healthy has the data that it works on looked at."""
 
 
 def _check_service(name: str) -> str:
@@ -161,13 +163,19 @@ class Application(OnAMachine, Role):
         self.restart(run)
 
     def _wait_until_healthy(self) -> None:
-        check, until = self.settings.healthy, clock.monotonic() + self.settings.starts_within
+        """Raises NotConvergedError when it is not healthy in time, or cannot be: what it works on is broken."""
+        began, check, lacks = clock.monotonic(), self.settings.healthy, None
         while check and (found := checks.run(check, ask=_nobody, where="live")).level is not Level.PASS:
-            if clock.monotonic() > until:
+            waited = clock.monotonic() - began
+            if lacks is None and waited > _UP_BY_THEN:
+                lacks = "; ".join(filter(None, map(self.context.fails_at, self.settings.uses)))
+            if lacks or waited > self.settings.starts_within:
                 reading = services.WHY.get(self.look().manager, "read its log").format(self.settings.service)
+                why = f"; what it works on is broken, and not waited for: {lacks}" if lacks else ""
                 raise NotConvergedError(
-                    f"{self.name} was started and is not healthy after "
-                    f"{clock.write_duration(self.settings.starts_within)}: {found.figure} {found.detail}".rstrip(),
+                    f"{self.name} was started and is not healthy after {clock.write_duration(waited)}: "
+                    f"{found.figure} {found.detail}".rstrip()
+                    + why,
                     safe="nothing else was changed",
                     hint=f"there: {reading}",
                 )
