@@ -266,7 +266,7 @@ def eventful(folder: Path) -> Teller:
     back = [Change("orders-db", "demote", {"identity": IDENTITY}, "takes back: promote", None, "it is itself an undo")]
     told.approve(*back)
     told.act("undo", back[0], 3.3, undoing=PROMOTE.key)
-    return told.line("undone", result="1 changes taken back").wait(60).line("closed", result="recovered, undone")
+    return told.line("undone", result="1 change taken back").wait(60).line("closed", result="recovered, undone")
 
 
 def crowded(folder: Path, changes: int = 60) -> Teller:

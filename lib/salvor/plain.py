@@ -14,3 +14,8 @@ def one_line(text: str, *, most: int = 200) -> str:
     """`text` as one line of `most` characters: without secrets, terminal escape sequences and control characters."""
     line = " ".join(_CONTROL.sub(" ", _ESCAPES.sub("", mask(text))).split())
     return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def amount(number: int, what: str) -> str:
+    """So many of something: `1 change`, `2 changes`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

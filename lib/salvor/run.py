@@ -23,6 +23,7 @@ from salvor.errors import (
 )
 from salvor.incident import Incident
 from salvor.journal import Journal
+from salvor.plain import amount
 from salvor.plan import Plan, PlannedStep, describe, refuse_masked, undoable
 from salvor.secrets import mask
 from salvor.steps import Step
@@ -436,7 +437,7 @@ class Runner:
         self._observed([change for change in begun if change.undo], begun)  # nobody saw these end: they are undone now
         self.tell("taken-back" if self.incident.purpose == "watch" else "undone")
         self.finish()  # before the note: after it, nothing of this incident is done again
-        self._write("undone", result=f"{len(changes)} changes taken back")
+        self._write("undone", result=f"{amount(len(changes), 'change')} taken back")
 
     def act(self, name: str, changes: Sequence[Change]) -> None:
         """Make approved changes that belong to no step of a recovery: a backup, a discard, a standby rebuilt."""

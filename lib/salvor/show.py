@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
 from salvor.journal.line import plain
+from salvor.plain import amount
 from salvor.plan import Plan, describe
 from salvor.secrets import mask, mask_data
 
@@ -71,7 +72,7 @@ def plan_lines(plan: Plan, last: Callable[[str, str], float | None] = lambda sys
                 f"       took   {'never done before' if took is None else clock.write_duration(took) + ' last time'}"
             )
     count = len(plan.changes)
-    lines.append("Nothing to do." if not count else f"{count} change{'s' if count > 1 else ''}. Plan hash: {plan.hash}")
+    lines.append("Nothing to do." if not count else f"{amount(count, 'change')}. Plan hash: {plan.hash}")
     return lines
 
 

@@ -20,6 +20,7 @@ from salvor.journal import FILE, Journal, mirror, mirror_store, ssh_signature
 from salvor.journal.brief import OVER
 from salvor.journal.folders import folder_of, operator
 from salvor.journal.line import parse
+from salvor.plain import amount
 from salvor.show import Shown
 
 _DEADLINE = 20.0
@@ -125,7 +126,7 @@ def _show(incident: str, asked: Mapping[str, Any], changes: Sequence[Change], sh
     since = clock.write_duration(clock.age(clock.read_time(str(asked["at"]))).total_seconds())
     shown.tell(f"{asked['by']} asks, {since} ago: {incident}, of which {steps} needs a second person.")
     shown.lines(line for number, change in enumerate(changes, 1) for line in show.change_lines(number, change))
-    shown.tell(f"{len(changes)} changes. Plan hash: {asked['hash']}")
+    shown.tell(f"{amount(len(changes), 'change')}. Plan hash: {asked['hash']}")
 
 
 def _rule(opened: Mapping[str, Any]) -> SecondPerson | None:

@@ -6,6 +6,7 @@ from salvor import durable, pages
 from salvor.checklist.answers import Answers
 from salvor.checklist.form import Checklist
 from salvor.notebook.paper import words
+from salvor.plain import amount
 
 PAGE = "checklist.html"
 LOOKS = {
@@ -24,7 +25,7 @@ def html(form: Checklist, seen: Answers) -> str:
     left = [item for item in form.items if item.name not in seen.by_item]
     bad = len(seen.bad)
     headline = (
-        f"{bad} item{'s' if bad > 1 else ''} to mend" if bad else f"{len(left)} items left" if left else "All is well"
+        f"{amount(bad, 'item')} to mend" if bad else f"{amount(len(left), 'item')} left" if left else "All is well"
     )
     body = pages.section("walk", template="checklist.html", form=form, seen=seen, left=left, looks=LOOKS)
     return pages.page(f"{seen.title}: {seen.platform}", headline, body)

@@ -20,7 +20,7 @@ from salvor.errors import CannotError, NotProvenError, OutcomeUnknownError, Salv
 from salvor.incident import new_id
 from salvor.journal import Journal, evidence, lock, ssh_signature
 from salvor.journal.folders import incidents_folder, operator
-from salvor.plain import one_line
+from salvor.plain import amount, one_line
 from salvor.schedule.entry import line as typed_line
 from salvor.show import Shown, shortest
 
@@ -37,7 +37,13 @@ def listing(platform: str, shown: Shown) -> None:
         book = form.load(name)
         last = next(answers.newest_first(platform, name), None)
         told = "never" if last is None else f"{last.begun:%Y-%m-%d %H:%M} UTC"
-        state = "" if last is None else last.summary if last.closed else f"open; {len(last.left(book))} items left"
+        state = (
+            ""
+            if last is None
+            else last.summary
+            if last.closed
+            else f"open; {amount(len(last.left(book)), 'item')} left"
+        )
         if isinstance(shown, show.Json):
             shown.write("checklist", checklist=name, title=book.title, last=last.begun if last else None, state=state)
         rows.append((name, clock.write_duration(book.every), told, state))
@@ -183,7 +189,8 @@ def _finish(book: Checklist, seen: Answers, shown: Shown) -> None:
 
 def _end(seen: Answers, manual: list[Item], platform: str, name: str) -> None:
     again = f"inv checklist {name} --platform={platform}"
-    left = f"{len(manual)} items wait for a person: {', '.join(item.name for item in manual)}"
+    wait = "waits" if len(manual) == 1 else "wait"
+    left = f"{amount(len(manual), 'item')} {wait} for a person: {', '.join(item.name for item in manual)}"
     if seen.bad:
         raise NotProvenError(
             f"To mend: {', '.join(f'{answer.item} ({answer.outcome})' for answer in seen.bad)}."

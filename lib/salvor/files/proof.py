@@ -21,7 +21,7 @@ from salvor.files import census, environment, snapshot
 from salvor.files.look import Beside, Look
 from salvor.files.manifest import Manifest, Node, Nodes
 from salvor.files.said import as_json
-from salvor.plain import one_line
+from salvor.plain import amount, one_line
 from salvor.wish import Wish
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def _content(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entr
     if touched:
         detail = f"touched since restic proved it: {_listed(as_json(one.path) for one in touched)}"
     elif read_back not in (-1, files):
-        detail = f"restic read {read_back} files back"
+        detail = f"restic read {amount(read_back, 'file')} back"
     level = Level.PASS if not touched and read_back in (-1, files) else Level.FAIL
-    return Finding(subject, "content", level, f"{files} files", "", detail, mine.tree)
+    return Finding(subject, "content", level, amount(files, "file"), "", detail, mine.tree)
 
 
 def _entries(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entry], *, by_root: bool) -> Finding:

@@ -9,6 +9,7 @@ from typing import Any
 
 from salvor import clock
 from salvor.change import Change, Level
+from salvor.plain import amount
 
 FRAME = ("n", "at", "by", "kind", "previous")
 """What every line of a journal has besides its own data."""
@@ -70,7 +71,7 @@ def _taken(line: Mapping[str, Any], change: str) -> str:
 
 def _step(line: Mapping[str, Any], change: str) -> str:
     if line["phase"] == "begun":
-        return f"{line['step']} begun, {line.get('planned', 0)} changes planned"
+        return f"{line['step']} begun, {amount(line.get('planned', 0), 'change')} planned"
     return f"{line['step']} ended after {clock.write_duration(line['seconds'])}"
 
 
@@ -86,7 +87,7 @@ def _decision(line: Mapping[str, Any], change: str) -> str:
 
 
 def _approved(line: Mapping[str, Any], change: str) -> str:
-    return f"approved plan {line['hash']} with {len(line['changes'])} changes ({line['how']})"
+    return f"approved plan {line['hash']} with {amount(len(line['changes']), 'change')} ({line['how']})"
 
 
 def _asked(line: Mapping[str, Any], change: str) -> str:

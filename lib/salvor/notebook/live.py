@@ -18,6 +18,7 @@ from salvor.journal import story
 from salvor.journal.folders import of_incident
 from salvor.journal.happened import Story
 from salvor.notebook.cells import Walk, display, for_people
+from salvor.plain import amount
 from salvor.plan import Plan, describe
 from salvor.runbook_files import Runbook
 from salvor.session import Session
@@ -160,7 +161,7 @@ class Live(Walk):
         plan = self._session.plan(step)
         if plan.changes and not approve:
             raise CannotError(
-                f"{step} plans {len(plan.changes)} changes, and nobody approved them.",
+                f"{step} plans {amount(len(plan.changes), 'change')}, and nobody approved them.",
                 safe="nothing was changed",
                 hint=f'read the plan, then: walk.act("{step}", approve="{plan.hash}")',
             )

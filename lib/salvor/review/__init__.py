@@ -22,6 +22,7 @@ from salvor.journal.folders import find
 from salvor.journal.happened import Mark, Story
 from salvor.notebook.cells import Opened, display, display_style, for_people, read_parameters
 from salvor.notebook.paper import Paper, words
+from salvor.plain import amount
 from salvor.review import text as review_text
 from salvor.review.lessons import Lesson, learn
 from salvor.secrets import mask
@@ -184,7 +185,10 @@ def _decided(review: Review) -> Iterator[Decided]:
             yield Decided(begun, by, f"the override {name}", str(reason))
     for approval in told.approvals:
         yield Decided(
-            approval.at, approval.by, f"the plan {approval.hash}: {len(approval.changes)} changes", approval.how
+            approval.at,
+            approval.by,
+            f"the plan {approval.hash}: {amount(len(approval.changes), 'change')}",
+            approval.how,
         )
     for mark in review.noted("decision", ""):
         yield Decided(mark.at, mark.by, mark.text, "noted")

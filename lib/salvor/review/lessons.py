@@ -11,6 +11,7 @@ from salvor.budgets import CLEAN_UP, StepTime
 from salvor.change import Finding, Level
 from salvor.journal import events
 from salvor.journal.happened import WORDS, Story
+from salvor.plain import amount
 
 _PROOFS = ("verify", "reroute", CLEAN_UP)
 
@@ -74,7 +75,7 @@ def _steps(told: Story, steps: Sequence[StepTime]) -> Iterator[Lesson]:
             yield Lesson(Level.WARN, f"The step {step.name} was beyond its budget", figure, mend)
     limited = [step for step in steps if step.budget is not None and step.seconds is not None]
     if limited and not any(step.is_over for step in limited):
-        yield Lesson(Level.PASS, "Every step was within its budget", f"{len(limited)} steps")
+        yield Lesson(Level.PASS, "Every step was within its budget", amount(len(limited), "step"))
 
 
 def _proofs(told: Story) -> Iterator[Lesson]:
@@ -89,7 +90,7 @@ def _proofs(told: Story) -> Iterator[Lesson]:
     good = [each for run in told.steps if run.name == "verify" for each in run.seen if each.level is Level.PASS]
     if good:
         text = "The copy was proven before anybody depended on it"
-        yield Lesson(Level.PASS, text, f"{len(good)} checks passed, {_longest(good)}")
+        yield Lesson(Level.PASS, text, f"{amount(len(good), 'check')} passed, {_longest(good)}")
 
 
 def _mend_of(step: str, told: Story) -> str:
@@ -118,7 +119,7 @@ def _acts(told: Story) -> Iterator[Lesson]:
             yield Lesson(Level.WARN, f"{events.describe(last.change)} took {count} tries", last.said)
     made = told.made
     if made and all(act.change.undo for act in made):
-        yield Lesson(Level.PASS, "Every change had a way back", f"{len(made)} changes")
+        yield Lesson(Level.PASS, "Every change had a way back", amount(len(made), "change"))
 
 
 def _sittings(told: Story) -> Iterator[Lesson]:

@@ -17,6 +17,7 @@ from salvor.journal import Journal, brief, evidence, story
 from salvor.journal.folders import find, incidents_folder, of_incident, writing
 from salvor.journal.ssh_signature import signing_key
 from salvor.notebook import record
+from salvor.plain import amount
 from salvor.plan import Plan, PlannedStep
 from salvor.session import Session, handover
 from salvor.session.opening import open_session
@@ -91,7 +92,7 @@ def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: st
             raise NotConvergedError(
                 f"{len(left)} of the kept things are still there.", hint=f"inv discard --incident={incident}"
             )
-        session.runner.note("discarded", result=f"{len(changes)} kept things removed")
+        session.runner.note("discarded", result=f"{amount(len(changes), 'kept thing')} removed")
     shown.tell(f"Nothing of {incident} is left but its record: {session.incident.folder}")
 
 

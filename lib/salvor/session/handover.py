@@ -14,6 +14,7 @@ from salvor import clock, runbook_files
 from salvor.change import Level
 from salvor.journal import events, lock
 from salvor.journal.happened import Act, Story
+from salvor.plain import amount
 
 _MOST_EACH = 3
 """Lines of one kind at most: the record has all."""
@@ -56,7 +57,7 @@ class Handover:
     def commands(self) -> list[tuple[str, str]]:
         """The exact commands that fit now, the one to type first at first: command, and what it does."""
         told, this = self.story, f"--incident={self.story.incident}"
-        back = (f"inv undo {this}", f"takes {_changes(len(self.undoable))} back")
+        back = (f"inv undo {this}", f"takes {amount(len(self.undoable), 'change')} back")
         if self.is_episode and told.state in ("open", "closed"):
             yours = (
                 f"inv watch.ack --episode={told.incident}",
@@ -209,11 +210,7 @@ def _done(told: Story) -> str:
     made = ", ".join(events.describe(act.change) for act in told.made)
     back = {act.key for act in told.taken_back} & {act.key for act in told.made}
     taken = f", {len(back)} of them taken back" if back else ""
-    return f"{_changes(len(told.made))}{taken}{f': {made}' if made else ''}"
-
-
-def _changes(count: int) -> str:
-    return f"{count} change{'' if count == 1 else 's'}"
+    return f"{amount(len(told.made), 'change')}{taken}{f': {made}' if made else ''}"
 
 
 def _told(told: Story) -> str:
