@@ -35,8 +35,8 @@ MAY = {
     "running": {"clock"},
     "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
     "fleet": {"clock", "errors", "shell", "ssh"},
-    "journal": DATA | {"bucket", "deadline", "durable", "inventory", "journal", "secrets", "shell"},
-    "run": {"change", "clock", "errors", "incident", "journal", "plan", "secrets", "steps"},
+    "journal": DATA | {"bucket", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},
+    "run": {"change", "clock", "errors", "incident", "journal", "plain", "plan", "secrets", "steps"},
     "plan": DATA | {"secrets"},
     "undo": DATA | {"incident", "journal", "plan"},
 }
