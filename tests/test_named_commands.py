@@ -15,10 +15,15 @@ from invoke.context import Context
 from invoke.exceptions import ParseError
 from invoke.parser.context import ParserContext
 from invoke.parser.parser import Parser
+from salvor.archive.vetting import TRUST_ARCHIVE
+from salvor.arguments import wish
 from salvor.commands import command
 from salvor.commands.everything import namespace
 from salvor.commands.hints import whole
 from salvor.errors import CannotError
+from salvor.postgres.logical import TRUST_DUMP
+from salvor.postgres.replay import ACCEPT_MISSING_WAL
+from salvor.wish import PROMOTE_WITHOUT_FENCE
 
 ROOT = Path(__file__).parents[1]
 CONTEXTS = {name: context for context in namespace.to_contexts() for name in (context.name, *context.aliases)}
@@ -103,6 +108,14 @@ def test_every_schedule_and_item_that_a_page_shows_is_a_command() -> None:
         runs += [(path.name, yaml.safe_load(words)) for words in re.findall(r"run: (\[[a-z].*?\])", path.read_text())]
     assert len(runs) > 10
     assert not [(where, found) for where, words in runs if (found := wrong(words[0], " ".join(words[1:])))]
+
+
+def test_every_override_that_is_named_is_taken() -> None:
+    shown = {name for _, text in texts() for name in re.findall(r"--override=['\"]?([a-z][a-z:-]+)", text)}
+    assert len(shown) >= 3
+    for name in {TRUST_ARCHIVE, TRUST_DUMP, ACCEPT_MISSING_WAL, PROMOTE_WITHOUT_FENCE, *shown}:
+        whole_name = f"{name}db-a" if name.endswith(":") else name
+        assert wish(override=f"{whole_name}=a ransom note was found")[0].override(whole_name)
 
 
 @pytest.mark.parametrize(

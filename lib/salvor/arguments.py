@@ -16,11 +16,13 @@ OVERRIDES = {
     "accept-missing-wal": "restore the newest state although the archive lacks WAL: its commits are lost",
     f"{FENCE_MACHINE}:NAME": "cut the machine NAME of the inventory off from everybody, with all that is on it",
     "trust-dump": "let a dump do what only a superuser can: whoever made it is known",
+    "trust-archive": "take links out of the tree, line breaks in names and any ratio: whoever made it is known",
 }
 """The deviations that an operator may name, and what each means."""
 
 _LSN = re.compile(r"lsn:[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}")
 _POINT = re.compile(r"name:[\x20-\x7e]{1,63}")
+_REASON = 8
 _NOT_IN_SOURCE = re.compile(r"[\x00-\x1f\x7f]")
 
 _WHERE_LISTED = {
@@ -71,9 +73,9 @@ def _override(text: str) -> dict[str, str] | None:
             f"--override: there is no {name!r}.",
             hint="; ".join(f"{each}: {meaning}" for each, meaning in OVERRIDES.items()),
         )
-    if len(reason.strip()) < 8:
+    if len(reason.strip()) < _REASON:
         raise UsageError(
-            f"--override: {name} needs the reason, for the record.",
+            f"--override: {name} needs the reason, for the record: {_REASON} letters at least.",
             hint=f'--override="{name}=the host burnt down, confirmed by NAME"',
         )
     return {name: reason.strip()}
