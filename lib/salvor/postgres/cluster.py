@@ -61,10 +61,13 @@ class Facts:
 
 # A primary knows the time of its last commit only with track_commit_timestamp, and only since its start (or from the
 # recovery before that); without it, it commits now, so: now.
+# A standby's control file tells of a timeline that it follows from its next restart point on, which may be minutes
+# later; its receiver ends with the primary. The segments that it has are named by their timeline.
 _FACTS = """
     select pg_is_in_recovery(),
       case when pg_is_in_recovery()
-        then (select greatest(timeline_id, min_recovery_end_timeline, (select received_tli from pg_stat_wal_receiver))
+        then (select greatest(timeline_id, min_recovery_end_timeline, (select received_tli from pg_stat_wal_receiver),
+            (select max(('x' || left(name, 8))::bit(32)::int) from pg_ls_waldir() where name ~ '^[0-9A-F]{24}$'))
           from pg_control_checkpoint(), pg_control_recovery())
         else ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int end,
       case when pg_is_in_recovery() then pg_last_wal_replay_lsn() else pg_current_wal_lsn() end::text,

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,11 +13,13 @@ from salvor import console, journal
 from salvor.change import Reachable
 from salvor.errors import CannotError
 from salvor.postgres.look import ABSENT
+from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
+from tests.postgres.recovery.conftest import copy
 
 WISH = Wish(rpo=30.0)
 
@@ -130,6 +133,35 @@ def test_a_primary_that_dies_right_after_its_promotion_is_restored_on_its_own_ti
     assert way.arguments and (way.arguments["member"], way.arguments["timeline"]) == ("b", 2)
     again.recover(way, state.identity)
     assert is_up(again.observe()) and again.missing("b") == set()
+
+
+def test_a_second_standby_takes_over_when_the_first_dies_right_after_its_promotion(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same is true of the control file of who follows: it is on the new timeline all the same, not left behind."""
+    monkeypatch.setitem(layout.ADDRESSES, "c", "127.0.0.13")
+    cluster.server("b").stop("fast")
+    folder = cluster.sandbox.root / "c"
+    shutil.rmtree(folder, ignore_errors=True)
+    copy(cluster.sandbox.root / "b", folder)
+    settings = (
+        (folder / "member.conf").read_text().replace("127.0.0.12", "127.0.0.13").replace("127.0.0.11", "127.0.0.12")
+    )
+    (folder / "member.conf").write_text(settings.replace(str(cluster.sandbox.root / "b"), str(folder)))
+    for member in ("b", "c"):
+        cluster.server(member).start()
+    cluster.write("a", 5)
+    first = cluster.other_incident()
+    first.crash("a")
+    first.recover(first.way("failover", WISH), first.observe().identity)
+    first.write("b", 20)
+    assert processes.until(lambda: not first.missing("c"), 20)
+    first.crash("b")
+    second = first.other_incident()
+    way = second.way("failover", WISH)
+    assert way.possible and way.loses == 0.0, way.why
+    second.recover(way, second.observe().identity)
+    assert is_up(second.observe()) and second.observe().address == "127.0.0.13" and second.missing("c") == set()
 
 
 def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
