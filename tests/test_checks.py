@@ -150,6 +150,7 @@ def test_refused_or_wrong_is_a_failure(cause: BaseException | None) -> None:
         (psycopg.errors.UndefinedTable(), "an error", True),
         (psycopg.errors.DataCorrupted(), "an error", True),
         (psycopg.errors.AdminShutdown(), "no answer", False),
+        (psycopg.errors.InsufficientPrivilege(), "no answer", False),
         (psycopg.OperationalError("connection refused"), "no answer", False),
         (TimeoutError(), "no answer within 5.0 s", False),
     ],

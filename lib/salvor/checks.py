@@ -22,9 +22,10 @@ from salvor.errors import CommandError, OutcomeUnknownError
 from salvor.plain import one_line
 
 _NO_ANSWER = "no answer"
-_NOT_OF_THE_DATA = ("08", "28", "53", "57")
-"""The classes of PostgreSQL's errors that tell of a connection, a login, a lack of room, or an operator: appendix A of
-its manual. An error of any other class is what the data answers, such as a table that is not there.
+_NOT_OF_THE_DATA = ("08", "28", "42501", "53", "57")
+"""The classes of PostgreSQL's errors that tell of a connection, a login, a lack of room, or an operator, and the error
+for a lack of rights: appendix A of its manual. An error of any other class is what the data answers, such as a table
+that is not there.
 """
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")

@@ -61,13 +61,15 @@ def load(
     pg_restore: Sequence[str] = ("pg_restore",),
     scratch: Path | None = None,
     unpacked_limit: int | None = None,
+    before_owners: Callable[[], Iterable[Progress]] = tuple,
 ) -> Generator[Progress, None, Loaded]:
     """Load `dump` into the empty database that `connect` connects to, as a role that owns no more than that.
 
     `administrator` connects to the same database as a superuser: it creates extensions and publications, gives what
     was created to its owners, and grants privileges. Without it everything stays with the role that loads.
     `deadline`: seconds for any one statement; the COPY of a table is one. `jobs`: connections. `unpacked_limit`: bytes
-    of script after which it must be a bomb, such as the free space of the stage's disk. The rest is as for open_script.
+    of script after which it must be a bomb, such as the free space of the stage's disk. `before_owners`: what is to be
+    done while all that was loaded is still the loading role's. The rest is as for open_script.
 
     Yields how far it is: in bytes of the dump, then in objects. Closing the generator ends the connections. Memory is
     bounded by `jobs`, not by the dump. Raises CannotError; then the database is half loaded, and good for nothing.
@@ -77,7 +79,7 @@ def load(
     refuse_newer(dump.server_major, target.major, str(dump.path))
     with ExitStack() as stack:
         script = stack.enter_context(open_script(dump, pg_restore, scratch))
-        work = _Load(dump, script, target, connect, administrator, deadline, jobs, unpacked_limit)
+        work = _Load(dump, script, target, connect, administrator, deadline, jobs, unpacked_limit, before_owners)
         stack.callback(work.stop)
         yield from work.all()
         return Loaded(work.data, tuple(target.left_out))
@@ -96,6 +98,7 @@ class _Load:
         deadline: float,
         jobs: int,
         unpacked_limit: int | None,
+        before_owners: Callable[[], Iterable[Progress]],
     ) -> None:
         self.data = 0
         self._dump = dump
@@ -104,6 +107,7 @@ class _Load:
         self._changed = threading.Condition()
         self._ahead = Ahead(script, deadline)
         self._unpacked, self._limit = 0, unpacked_limit
+        self._before_owners = before_owners
         self._reader = Reader(self._chunk, str(dump.path))
         self._screen = Screen(self._reader.error, target.terms.trusted)
         self._sessions = [Session(connect, deadline, self._changed, self._reader.error) for _ in range(jobs)]
@@ -165,6 +169,7 @@ class _Load:
                 yield from self._carry_out(order)
             yield from self._tell_now_and_then()
         yield from self._settle()
+        yield from self._before_owners()
         for lane, orders in self._later.items():
             session = self._first if lane is Lane.LATE else self._administrator
             yield from self._in_batches(session, orders, lane.value)

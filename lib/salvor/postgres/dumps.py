@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from salvor import clock, durable, secrets, shell
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.postgres import dump_store, fingerprint, rows, surroundings
+from salvor.postgres import asking, dump_store, fingerprint, rows, surroundings
 from salvor.postgres.dump_store import Store, open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Server
@@ -89,7 +89,7 @@ def _dump(server: Server, database: str, folder: Path, snapshot: str, jobs: int)
     roles += [f"--dbname={make_conninfo(where, dbname=database)}"]
 
     def connect(name: str) -> psycopg.Connection[Any]:
-        return server.connect(name, deadline=60.0)
+        return asking.connect(server, name, deadline=60.0)
 
     work: list[Callable[[], object]] = [
         lambda: here.run([*_UMASK, *dump], deadline=_SECONDS, environment=environment),

@@ -21,6 +21,8 @@ _BEGIN = "# Salvor's fence"
 _END = "# end of Salvor's fence"
 _BLOCK = re.compile(rf"^{_BEGIN} (?P<word>begun|in force) for (?P<identity>\S+)\n.*?^{_END}\n", re.M | re.S)
 _ARCHIVE_SECONDS = 20.0
+READERS = "local all +salvor_reads scram-sha-256\nhost all +salvor_reads all scram-sha-256\n"
+"""Lines that let in whoever asks databases of unknown origin (see `asking`); nobody where there is no such role."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,12 @@ class Block:
 
 
 def only_the_operator(user: str) -> str:
-    """Lines of a pg_hba.conf that let this role in, with its password, and nobody else."""
+    """Lines of a pg_hba.conf that let in this role, with its password, who asks in its stead, and nobody else."""
     # Method md5 also does SCRAM where the stored password is SCRAM, so the operator gets in either way. Physical
     # replication is no database, so `all` does not match it, and the rules below decide on it: a standby of a fenced
     # server may still fetch the last WAL, and it cannot write. (Logical replication does match, and is refused.)
     role = '"' + user.replace('"', '""') + '"'
-    return f"local all {role} md5\nhost all {role} all md5\nlocal all all reject\nhost all all all reject\n"
+    return f"local all {role} md5\nhost all {role} all md5\n{READERS}local all all reject\nhost all all all reject\n"
 
 
 def _block(user: str, identity: str, *, in_force: bool) -> str:

@@ -20,7 +20,7 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.postgres import fence
+from salvor.postgres import asking, fence
 from salvor.postgres.analyze import analyze
 from salvor.postgres.server import Server
 
@@ -55,14 +55,16 @@ def load(
     incident: str,
     owner: str,
     trusted: bool,
+    origin_known: bool,
     hba: str | None = None,
     jobs: int = 4,
 ) -> Generator[Progress, None, tuple[str, ...]]:
     """Load the dump at `source` into the empty `database`, which is `owner`'s afterwards; returns what was left out.
 
-    `trusted`: it is a backup of ours, whose checksums were compared: its superusers may own what they owned. `hba`:
-    the path of pg_hba.conf, when the server's configuration does not name it. Raises CannotError; then the database is
-    half loaded. A killed call leaves the role, which the next one removes.
+    `trusted`: it is a backup of ours, whose checksums were compared: its superusers may own what they owned. Without
+    `origin_known` the operator never asks this database (see `asking`). `hba`: the path of pg_hba.conf, when the
+    server's configuration does not name it. Raises CannotError; then the database is half loaded. A killed call leaves
+    the role, which the next one removes.
     """
     import psycopg
 
@@ -81,7 +83,9 @@ def load(
             ).format(sql.Identifier(role), sql.Literal(verifier))
         )
         _execute(connection, "alter database {} owner to {}", database, role)
-        terms = Terms(_roles(connection, owner, trusted=trusted), trusted=trusted)
+        roles = _roles(connection, owner, trusted=trusted)
+    if not origin_known:
+        asking.never_as_operator(server, database)
     _admit(server, database, role, hba)
 
     def as_loader() -> Connection:
@@ -105,19 +109,26 @@ def load(
         administrator=as_operator,
         deadline=_STATEMENT_SECONDS,
         jobs=jobs,
-        terms=terms,
+        terms=Terms(roles, trusted=trusted),
         pg_restore=(_pg_restore(server),),
+        before_owners=lambda: analyze(server, database, jobs),  # it computes what an index holds as the table's owner
     )
     with server.connect(database, writes=True, deadline=600.0) as connection:
-        _execute(connection, "reassign owned by {} to {}", role, owner)
+        heir = owner if roles.get(owner) else _heir(connection, incident, owner)
+        _execute(connection, "reassign owned by {} to {}", role, heir)
+        _execute(connection, "alter database {} owner to {}", database, owner)
     remove(server, database, incident, hba)
-    yield from analyze(server, database, jobs)
-    return loaded.left_out
+    instead = () if heir == owner else (f"{owner} as the owner ({heir} is, and {owner} may do what it may)",)
+    return (*loaded.left_out, *instead)
 
 
 def role_of(incident: str) -> str:
     """The name of an incident's role for loading."""
-    return f"salvor_load_{hashlib.sha256(incident.encode()).hexdigest()[:12]}"
+    return _role(incident, "load")
+
+
+def _role(incident: str, does: str) -> str:
+    return f"salvor_{does}_{hashlib.sha256(incident.encode()).hexdigest()[:12]}"
 
 
 def remove(server: Server, database: str, incident: str, hba: str | None = None) -> None:
@@ -175,7 +186,7 @@ _POWERFUL = """
     select rolname, rolsuper or rolcreaterole or exists (
         select from unnest(array['pg_execute_server_program', 'pg_read_server_files', 'pg_write_server_files']) as power
         where pg_has_role(r.oid, power, 'member'))
-    from pg_roles r
+    from pg_roles r where rolname !~ '^salvor_(load|reads)_'
 """
 
 
@@ -183,6 +194,15 @@ def _roles(connection: Connection, owner: str, *, trusted: bool) -> Roles:
     found = connection.execute(_POWERFUL).fetchall()
     powerful = {name for name, power in found if power}
     return Roles({name for name, _ in found}, set() if trusted else powerful, None if owner in powerful else owner)
+
+
+def _heir(connection: Connection, incident: str, owner: str) -> str:
+    """A role to own what an untrusted dump made, where the database's owner could leave the database: PostgreSQL runs
+    code of a table with its owner's rights, by itself too (autovacuum). The owner may do with it what it likes.
+    """
+    heir = _role(incident, "owns")
+    _execute(connection, "create role {} nologin role {}", heir, owner)
+    return heir
 
 
 def _pg_restore(server: Server) -> str:

@@ -10,7 +10,7 @@ import psycopg
 from salvor import clock, secrets
 from salvor.change import Finding, Level, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import dump_chosen, dump_find, fingerprint, proof
+from salvor.postgres import asking, dump_chosen, dump_find, fingerprint, proof
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.logical_place import Place, place_of, scratch
@@ -28,7 +28,7 @@ def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
         place = place_of(system, way.stage)
         expected = _expected_of(system, source)
         found = _fingerprint(place) if expected else None
-        with place.server.session(place.database) as connection:
+        with asking.session(place.server, place.database) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
     except (CannotError, psycopg.Error) as error:
         yield Finding(system.name, "readable", Level.FAIL, "not readable", detail=secrets.mask(str(error)))
@@ -51,7 +51,7 @@ def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
 
 
 def _fingerprint(place: Place) -> Fingerprint:
-    return fingerprint.take(lambda name: place.server.connect(name, deadline=60.0), place.database)
+    return fingerprint.take(lambda name: asking.connect(place.server, name, deadline=60.0), place.database)
 
 
 def _expected_of(system: Postgres, source: dump_find.Source) -> Fingerprint | None:

@@ -35,22 +35,35 @@ def stage(
     found, place = dump_chosen.source(system, source, within), scratch(system)
     if found.member:
         with dump_chosen.coming(system, found, place, trusted=bool(archive_trusted_because)) as dump:
-            yield from _build(system, stage, member, found, dump, {}, trusted=bool(trusted_because))
+            trusted = bool(trusted_because)
+            yield from _build(system, stage, member, found, dump, {}, trusted=trusted, origin_known=trusted)
     else:
         path = yield from dump_find.bring(system.settings.dumps, found, place)
         around: dict[str, Any] = (dump_find.read_beside(path, "cluster.json") if found.manifest else None) or {}
         trusted = bool(found.manifest or trusted_because)
-        yield from _build(system, stage, member, found, Coming(path), around, trusted=trusted)
+        of_unknown = (around.get("database") or {}).get("unknown_origin")  # and it still was when it was backed up
+        origin_known = bool(trusted_because or (found.manifest and not of_unknown))
+        yield from _build(
+            system, stage, member, found, Coming(path), around, trusted=trusted, origin_known=origin_known
+        )
     dump_chosen.forget(system, place)
 
 
 def _build(
-    system: Postgres, stage: str, member: str, found: Source, dump: Coming, around: dict[str, Any], *, trusted: bool
+    system: Postgres,
+    stage: str,
+    member: str,
+    found: Source,
+    dump: Coming,
+    around: dict[str, Any],
+    *,
+    trusted: bool,
+    origin_known: bool,
 ) -> Iterator[Progress]:
     def load(server: Server, database: str, hba: str | None = None) -> Generator[Progress, None, tuple[str, ...]]:
         yield from dump.out()
         try:
-            left_out = yield from _load(server, database, dump.path, system, around, trusted, hba)
+            left_out = yield from _load(server, database, dump.path, system, around, trusted, origin_known, hba)
         except Exception:
             yield from dump.whole()  # that its archive is damaged says more than what the load made of it
             raise
@@ -78,6 +91,7 @@ def _load(
     system: Postgres,
     around: Mapping[str, Any],
     trusted: bool,
+    origin_known: bool,
     hba: str | None = None,
 ) -> Generator[Progress, None, tuple[str, ...]]:
     """Load; and a new database has a schema `public`, which the old one may not have had."""
@@ -88,7 +102,14 @@ def _load(
     if database == system.settings.database and around.get("database"):
         owner = str(around["database"]["owner"]) if known else owner
     left_out = yield from loading.load(
-        server, database, path, incident=system.context.incident, owner=owner, trusted=trusted, hba=hba
+        server,
+        database,
+        path,
+        incident=system.context.incident,
+        owner=owner,
+        trusted=trusted,
+        origin_known=origin_known,
+        hba=hba,
     )
     expected = dump_find.fingerprint_of(path)
     if expected and "schema public" not in expected.structure:

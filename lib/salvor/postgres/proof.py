@@ -12,7 +12,7 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.postgres import restore_point
+from salvor.postgres import asking, restore_point
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.failover import lag_of, missing_commits
@@ -184,7 +184,7 @@ def _integrity_of(subject: str, server: Server, database: str, look: Look, evide
     import psycopg
 
     try:
-        with server.session(database) as connection:
+        with asking.session(server, database) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
     except psycopg.Error as error:
         detail = secrets.mask(str(error)).strip()
@@ -230,16 +230,19 @@ _TAKEN_APART: tuple[LiteralString, ...] = (
 
 
 def _ask_first(connection: psycopg.Connection[Any], questions: Sequence[LiteralString], table: str) -> None:
-    """Put the first of the questions that the types of a table's columns allow."""
+    """Put the first of the questions that the types of a table's columns allow, each in a transaction of its own that
+    no code of the data can have written to.
+    """
     import psycopg
 
     for question in questions:
         try:
-            connection.execute(sql.SQL(question).format(sql.SQL(table)))
+            connection.execute(sql.SQL(f"begin read only; {question}; commit").format(sql.SQL(table)))
             return
         except psycopg.errors.UndefinedFunction:
             if question == questions[-1]:
                 raise
+            connection.rollback()
 
 
 def every_page(subject: str, server: Server, database: str, evidence: str, look: Look | None = None) -> Finding:
@@ -252,7 +255,7 @@ def every_page(subject: str, server: Server, database: str, evidence: str, look:
     apart = (_COUNTED,) if (look or server.look()).has_checksums else _TAKEN_APART
     read, size, table = 0, 0, ""
     try:
-        with server.session(database, deadline=_READ_SECONDS) as connection:
+        with asking.session(server, database, deadline=_READ_SECONDS) as connection:
             for setting in ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"):
                 connection.execute(sql.SQL("set {} = off").format(sql.Identifier(setting)))
             connection.execute("set search_path = pg_catalog")  # a dump may have set another for its database

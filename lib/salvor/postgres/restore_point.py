@@ -21,7 +21,7 @@ from psycopg import sql
 from salvor import secrets
 from salvor.change import Finding, Level, Progress, canonical
 from salvor.errors import CannotError
-from salvor.postgres import fingerprint, rows
+from salvor.postgres import asking, fingerprint, rows
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Server
@@ -52,7 +52,7 @@ def note(server: Server, database: str, repository: Repository, label: str) -> I
             yield Progress(0, None, "", "making the restore point of its fingerprint")
             snapshot, sequences = _hold_and_mark(server, holder, leader, name_of(label))
             yield Progress(0, None, "", "taking the fingerprint")
-            found = fingerprint.take(lambda name: server.connect(name, deadline=60.0), database, snapshot=snapshot)
+            found = fingerprint.take(_asking(server), database, snapshot=snapshot)
     except (psycopg.Error, CannotError) as error:
         said = error.what if isinstance(error, CannotError) else secrets.mask(str(error)).strip()
         yield Progress(0, None, "", f"the backup is whole, and has no fingerprint: {said}")
@@ -67,6 +67,7 @@ def _hold_and_mark(
     server: Server, holder: Connection, leader: Connection, name: str
 ) -> tuple[str, dict[str, tuple[int, bool]]]:
     """The snapshot of `leader` and the sequences, at the restore point `name`."""
+    holder.execute("set search_path = pg_catalog")  # the database may have another, with tables of those names
     for tried in range(_TRIES):
         try:
             with holder.transaction():
@@ -114,13 +115,17 @@ def compare(stored: Stored, server: Server, database: str, target: str, subject:
             f"that of the backup is of its restore point {summary.get('restore_point')}, and this is another moment"
         )
         return [Finding(subject, check, Level.PASS, "not comparable", detail=detail, evidence=evidence)]
-    found = fingerprint.take(lambda name: server.connect(name, deadline=60.0), database)
+    found = fingerprint.take(_asking(server), database)
     if _WHOLE in stored.annotations:
         expected = Fingerprint.from_json(json.loads(zlib.decompress(base64.b64decode(stored.annotations[_WHOLE]))))
         return fingerprint.compare(expected, found, subject=subject, evidence=evidence, physical=True)
     level = Level.PASS if _digest(found) == summary.get("digest") else Level.FAIL
     detail = "the tables are too many to note each with the backup, so which one differs cannot be told"
     return [Finding(subject, check, level, _digest(found), str(summary.get("digest")), detail, evidence)]
+
+
+def _asking(server: Server) -> rows.Connect:
+    return lambda name: asking.connect(server, name, deadline=60.0)
 
 
 def _digest(found: Fingerprint) -> str:

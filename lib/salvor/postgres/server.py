@@ -46,6 +46,10 @@ class Operator:
     user: str
     password: str
 
+    def secret(self) -> str:
+        """The password itself."""
+        return secrets.resolve(self.password)
+
 
 # Returns when these processes have ended, or after a second: a look takes longer, and a core that they could use. One
 # that nobody has waited for yet still has an entry in /proc, and no folder in which it works.
@@ -291,7 +295,7 @@ class Server:
             port=self.port,
             dbname=database,
             user=self.operator.user,
-            password=secrets.resolve(self.operator.password),
+            password=self.operator.secret(),
             autocommit=True,
             application_name="salvor",
             connect_timeout=max(2, min(10, round(deadline))),
@@ -434,8 +438,10 @@ def ask(server: Server, database: str, statement: str, *, deadline: float = 30.0
     """The first value that a query returns, in a read-only transaction. Raises CannotError when there is no answer."""
     import psycopg
 
+    from salvor.postgres import asking
+
     try:
-        with server.session(database, deadline=deadline) as connection:
+        with asking.session(server, database, deadline=deadline) as connection:
             connection.execute("begin read only")
             # A pipeline uses the extended protocol, which takes one statement: a second one could end the transaction.
             with connection.pipeline():

@@ -16,7 +16,7 @@ from psycopg import sql
 from salvor import clock
 from salvor.change import Kept, Progress, Staged
 from salvor.errors import CannotError, OutcomeUnknownError
-from salvor.postgres import loading, surroundings
+from salvor.postgres import asking, loading, surroundings
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ class SideDatabase:
     def _drop(self, name: str) -> None:
         with self._administrator(deadline=600.0) as connection:
             _run(connection, "drop database if exists {} with (force)", name)
+            asking.forget(self.server, connection)
 
     # --- fence ---------------------------------------------------------------------------------------------------
 
@@ -289,7 +290,7 @@ def fitting(database: str, word: str, incident: str) -> str:
 _LOOK = """
     select datname, d.oid, datallowconn,
         exists (select from aclexplode(coalesce(datacl, acldefault('d', datdba)))
-            where privilege_type = 'CONNECT'),
+            where privilege_type = 'CONNECT' and (grantee = 0 or pg_get_userbyid(grantee) !~ '^salvor_reads_')),
         (select jsonb_object_agg(split_part(one, '=', 1), substr(one, strpos(one, '=') + 1))
             from pg_db_role_setting, unnest(setconfig) one
             where setdatabase = d.oid and setrole = 0 and one ~ '^salvor[.]')

@@ -18,9 +18,11 @@ _DATABASE = """
         'icu_locale', coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale'),
         'connection_limit', datconnlimit, 'comment', shobj_description(d.oid, 'pg_database'),
         'tablespace', (select spcname from pg_tablespace t where t.oid = dattablespace),
+        'unknown_origin', to_regrole('salvor_reads_' || d.oid) is not null,
         'grants', (
             select jsonb_agg(jsonb_build_array(pg_get_userbyid(nullif(grantee, 0)), privilege_type, is_grantable))
-            from aclexplode(coalesce(datacl, acldefault('d', datdba)))),
+            from aclexplode(coalesce(datacl, acldefault('d', datdba)))
+            where grantee = 0 or pg_get_userbyid(grantee) !~ '^salvor_reads_'),
         'settings', (
             select jsonb_agg(jsonb_build_array(pg_get_userbyid(nullif(setrole, 0)), split_part(one, '=', 1),
                 substr(one, strpos(one, '=') + 1)))

@@ -18,18 +18,25 @@ SET client_encoding = 'UTF8';
 SELECT pg_catalog.set_config('search_path', '', false);
 
 -- Everything that whoever runs it could be made to do; and the server's log tells who ran it.
-CREATE FUNCTION public.trap() RETURNS integer LANGUAGE plpgsql IMMUTABLE SET search_path TO 'pg_catalog' AS $$ begin
+CREATE FUNCTION public.spring() RETURNS void LANGUAGE plpgsql SET search_path TO 'pg_catalog' AS $$ begin
     raise log 'TRAP sprung as "%"', current_user;
     begin execute 'reset role'; exception when others then null; end;
     begin execute 'reset session authorization'; exception when others then null; end;
     begin perform pg_catalog.set_config('role', 'none', false); exception when others then null; end;
     begin execute 'create role trapped superuser'; exception when others then null; end;
     begin execute 'copy (select 1) to program ''touch {mark}'''; exception when others then null; end;
-    begin execute 'alter database orders connection limit 0'; exception when others then null; end;
-    begin execute 'alter database orders set default_transaction_read_only to on'; exception when others then null; end;
-    if current_user in ('shop', 'auditor', 'salvor') then
+    if current_database() <> 'orders' then
+        begin execute 'alter database orders connection limit 0'; exception when others then null; end;
+        begin execute 'alter database orders set default_transaction_read_only to on'; exception when others then null; end;
+    end if;
+    begin perform pg_catalog.set_config('default_transaction_read_only', 'off', false); exception when others then null; end;
+    if not pg_catalog.starts_with(current_user, 'salvor_load') then
         begin execute 'alter role current_user password ''stolen'''; exception when others then null; end;
     end if;
+end $$;
+-- Declared immutable, so that the planner computes it; what it calls may do what it likes.
+CREATE FUNCTION public.trap() RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$ begin
+    perform public.spring();
     return 1;
 end $$;
 
@@ -78,6 +85,7 @@ COPY public.parts (id) FROM stdin;
 1
 \.
 CREATE INDEX items_trap ON public.items USING btree (((id + public.trap()))) WHERE (public.trap() = 1);
+CREATE INDEX parts_trap ON public.parts_1 USING btree (((id + public.trap())));
 CREATE STATISTICS public.items_statistics ON ((id + public.trap())), id FROM public.items;
 CREATE TRIGGER trapped AFTER INSERT OR UPDATE OR DELETE ON public.items FOR EACH ROW EXECUTE FUNCTION public.trapped();
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON public.items DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION public.trapped();

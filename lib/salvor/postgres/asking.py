@@ -1,0 +1,114 @@
+"""Who asks a database: the operator; or, where its origin is unknown, a role that may read and do nothing else.
+
+Whoever queries a table runs code of it: a view's functions, and what the planner computes of constraints and indexes.
+So a database that was loaded from an untrusted dump has a role of its own, named after its object id, which outlives a
+rename and which its owner cannot change: that the role is there says that the origin is unknown. It logs in by itself,
+since SET ROLE could be reset, and only into transactions that were begun read only: else it could be made to change its
+own password. It is past row security, as the operator is, so that it gets the same answers.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, LiteralString
+
+from psycopg import sql
+
+from salvor import secrets
+from salvor.postgres import fence
+from salvor.postgres.server import Operator, Server, cut_after
+
+if TYPE_CHECKING:
+    from salvor.postgres.server import Connection
+
+_HBA = f"# Salvor's readers\n{fence.READERS}"
+
+
+@dataclass(frozen=True)
+class Reader(Operator):
+    """Its password follows from the operator's, so that it is stored nowhere."""
+
+    def secret(self) -> str:
+        value = hmac.digest(super().secret().encode(), self.user.encode(), "sha256").hex()
+        secrets.remember(value)
+        return value
+
+
+# Every name is qualified: the database may have set a search_path with operators of its own.
+_READER: LiteralString = """
+    select pg_catalog.to_regrole(pg_catalog.concat('salvor_reads_', oid)) from pg_catalog.pg_database
+    where datname operator(pg_catalog.=) pg_catalog.current_database()
+"""
+
+
+def connect(server: Server, database: str, *, deadline: float) -> Connection:
+    """A read-only connection of whoever asks there; `deadline` is for each statement, in seconds. Raises psycopg.Error.
+
+    What is asked in more than one statement is to be asked in transactions that are begun read only.
+    """
+    connection = server.connect(database, deadline=deadline)
+    try:
+        with cut_after(connection, deadline):
+            row = connection.execute(_READER).fetchone()
+    except BaseException:
+        connection.close()
+        raise
+    if row is None or row[0] is None:
+        return connection
+    connection.close()
+    reader = Reader(row[0], server.operator.password)
+    known = replace(server, operator=reader, shares_port=False)  # only a superuser is told whose server it is
+    return known.connect(database, deadline=deadline)
+
+
+@contextmanager
+def session(server: Server, database: str, *, deadline: float = 5.0) -> Iterator[Connection]:
+    """As `connect`; cut after `deadline` seconds, also when the server is frozen."""
+    with connect(server, database, deadline=deadline) as connection, cut_after(connection, deadline):
+        yield connection
+
+
+def never_as_operator(server: Server, database: str) -> None:
+    """Have `database` asked by a role of its own from now on: what was loaded into it is of unknown origin."""
+    with server.session(writes=True, deadline=30.0) as connection:
+        row = connection.execute("select 'salvor_reads_' || oid from pg_database where datname = %s", [database])
+        role = sql.Identifier(name := row.fetchall()[0][0])
+        if not connection.execute("select to_regrole('salvor_reads')").fetchall()[0][0]:
+            connection.execute("create role salvor_reads in role pg_read_all_data")
+        secret = Reader(name, server.operator.password).secret().encode()
+        verifier = connection.pgconn.encrypt_password(secret, name.encode(), b"scram-sha-256").decode()
+        statement = sql.SQL("create role {} login bypassrls in role salvor_reads password {}")
+        connection.execute(statement.format(role, sql.Literal(verifier)))
+        connection.execute(sql.SQL("grant connect on database {} to {}").format(sql.Identifier(database), role))
+    path = fence.file_of(server)  # it may admit the applications' roles only
+    text = server.shell.read(path)
+    if text is not None and _HBA not in text:
+        server.shell.write(path, _HBA + text)
+        server.reload()
+
+
+_GONE = """
+    select rolname from pg_roles r
+    where rolname ~ '^salvor_reads_' and not exists (select from pg_database where rolname = 'salvor_reads_' || oid)
+    or rolname ~ '^salvor_owns_'
+        and not exists (select from pg_shdepend where refclassid = 'pg_authid'::regclass and refobjid = r.oid)
+"""
+_NOBODY_LEFT = """
+    select from pg_roles r where rolname = 'salvor_reads'
+    and not exists (select from pg_auth_members where roleid = r.oid)
+"""
+
+
+def forget(server: Server, connection: Connection) -> None:
+    """Remove the roles that ask databases that are gone, or own nothing any more; with the last, what let them in."""
+    for (role,) in connection.execute(_GONE).fetchall():
+        connection.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
+    if connection.execute(_NOBODY_LEFT).fetchall():
+        connection.execute("drop role salvor_reads")
+        path = fence.file_of(server)
+        if _HBA in (text := server.shell.read(path) or ""):
+            server.shell.write(path, text.replace(_HBA, ""))
+            server.reload()
