@@ -197,7 +197,8 @@ class Staged:
     """A copy beside the live one: built by `stage` for an incident, or a standby that could be promoted.
 
     `complete` is False while it is being built; a half-built stage is never mistaken for a whole one. `of` are the
-    arguments of `stage` that it was built with, as far as it tells.
+    arguments of `stage` that it was built with, as far as it tells. `backup` is the id of the one it was built from,
+    where that need not be the chosen one: its copy elsewhere.
     """
 
     name: str
@@ -207,6 +208,7 @@ class Staged:
     fresh: datetime | None = None
     detail: str = ""
     of: Mapping[str, Any] = field(default_factory=dict)
+    backup: str | None = None
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,13 @@ def test_a_damaged_repository_is_told_and_the_next_one_gives_it(wide_lab: Lab) -
     told = [one.label for one in act(system, "stage", **way.arguments)]
     assert "local could not give it" in told
     assert everything(lab.box / "staged") == was
-    assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
+    findings = list(system.verify(way, HOUR))
+    assert Level.FAIL not in judged(iter(findings)).values()
+    (told_again,) = (one for one in findings if one.level is Level.WARN)
+    assert "Damaged: the repository local" in told_again.detail
+    (staged_one,) = system.observe().staged
+    assert staged_one.backup != way.backup, "what was proven is the copy that gave it"
+    assert staged_one.backup in [one.id for one in system.backups() if one.repository == "off-site"]
 
 
 def test_when_the_only_repository_is_damaged_it_is_named_and_nothing_is_touched(lab: Lab) -> None:

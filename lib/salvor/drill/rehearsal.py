@@ -67,7 +67,8 @@ def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> Non
         if sitting.incident.folder.exists():
             drill_end.rehearsed(sitting, shown)
     drill_end.refuse_failed([sitting.incident.folder])
-    backups = sorted({one.way.backup for one in sitting.incident.decisions.values() if one.way.backup})
+    proofs = sitting.journal.of("proven") if sitting.journal else ()
+    backups = sorted({str(line["backup"]) for line in proofs if line["backup"]})
     shown.tell(
         f"{service}: {', '.join(backups) or 'the newest backup'} was restored beside what is live, proven, and removed "
         "again."

@@ -42,11 +42,16 @@ class Snapshot:
     @property
     def short(self) -> str:
         """The id as people write it."""
-        return self.id[:8]
+        return short(self.id)
 
     def holds(self, path: str) -> bool:
         """Whether `path`, or a folder that it lies in, was backed up."""
         return any(path == one or path.startswith(f"{one.rstrip('/')}/") for one in self.paths)
+
+
+def short(snapshot: str) -> str:
+    """A snapshot's id as people write it."""
+    return snapshot[:8]
 
 
 class DamagedError(CannotError):

@@ -9,12 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock, leftovers
-from salvor.change import Backup, Finding, Progress, Undo, WayBack
+from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError
 from salvor.files import proof
 from salvor.files.look import Look, room_for
 from salvor.files.restic import Repository
-from salvor.files.said import Snapshot
+from salvor.files.said import Snapshot, short
 from salvor.files.watching import DiskFullError
 from salvor.wish import Wish
 
@@ -209,7 +209,7 @@ def build(
             continue
         snapshot = next((one for one in said if one.id == copy["snapshot"]), None)
         if snapshot is None:
-            failures.append(f"{copy['repository']} has no snapshot {copy['snapshot'][:8]} any more")
+            failures.append(f"{copy['repository']} has no snapshot {short(copy['snapshot'])} any more")
             continue
         leftovers.end(system.shell, system.place.building, system.place.building)
         system.place.begin()
@@ -233,6 +233,7 @@ def build(
             "read_back": verified,
             "size": snapshot.size,
             "alone": alone,
+            "passed_over": failures,
         }
         return f"{system.place.building}{path}", noted
     raise CannotError(
@@ -246,3 +247,6 @@ def build(
 def verify(system: Files, look: Look, way: WayBack, wish: Wish) -> Iterator[Finding]:
     """Prove the staged tree against the snapshot that it was restored from."""
     yield from proof.of_snapshot(system, look, wish)
+    mine = system.place.mine(look)
+    for reason in mine.marker.get("passed_over", ()) if mine else ():
+        yield Finding(system.name, "repositories", Level.WARN, "one could not give it", detail=reason)

@@ -253,9 +253,8 @@ class Session:
         assert self.runner.journal
         copies = [(broken, staged) for broken in self.incident.broken if (staged := self.incident.staged(broken))]
         for broken, staged in copies:
-            self.runner.journal.append(
-                "proven", system=broken.system.name, backup=broken.decision.way.backup, identity=staged.identity
-            )
+            backup = staged.backup or broken.decision.way.backup
+            self.runner.journal.append("proven", system=broken.system.name, backup=backup, identity=staged.identity)
         fresh = [staged.fresh for _, staged in copies if staged.fresh]
         if fresh and len(fresh) == len(copies):
             self._measured(newest_commit=clock.write_time(min(fresh)))

@@ -25,6 +25,7 @@ from salvor.files.look import ABSENT, Beside, Look, room_for
 from salvor.files.manifest import Manifests
 from salvor.files.place import Place
 from salvor.files.restic import Repository
+from salvor.files.said import short
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.secrets import SecretReference
 from salvor.ssh.settings import DoorSettings
@@ -180,6 +181,7 @@ class Files(OnAMachine, Archived):
                 mine.whole,
                 fresh=clock.read_time(taken) if taken else None,
                 detail=f"in {mine.path}",
+                backup=short(mine.marker["snapshot"]) if "snapshot" in mine.marker else None,
             )
 
     def unmovable(self, look: Look) -> str:
