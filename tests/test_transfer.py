@@ -168,8 +168,9 @@ def test_a_file_that_changes_meanwhile_takes_no_place(there: Shell, place: Path,
 def test_what_is_not_there(there: Shell, place: Path, source: Path, tmp_path: Path) -> None:
     with pytest.raises(CannotError, match="There is no file"):
         list(transfer.download(there, f"{place}/nothing", tmp_path / "back", deadline=20))
-    with pytest.raises(CannotError):
+    with pytest.raises(CannotError, match="cannot be written on") as refused:
         list(transfer.upload(there, source, f"{place}/no/such/folder", deadline=20))
+    assert refused.value.hint.endswith(f"There: ls -ld {place}/no/such")
     for wrong in ("relative", "-rf", f"{place}/"):
         with pytest.raises(UsageError, match="absolute path"):
             list(transfer.upload(there, source, wrong, deadline=20))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from salvor.change import Progress
@@ -43,7 +44,15 @@ def upload(there: Shell, source: Path, target: str, *, mode: int = 0o600, deadli
     if done and (done > total or files.digest(part, done) != _digest(source, done)):
         done = 0
     if not done:
-        files.create(part)
+        try:
+            files.create(part)
+        except (CommandError, _RefusedError) as error:
+            folder, said = str(PurePosixPath(target).parent), getattr(error, "stderr", "") or error.what
+            raise CannotError(
+                f"{target} cannot be written on {there.where}: {said.strip()}",
+                safe="nothing was changed there",
+                hint=f"is its folder there, and may this account write to it? There: ls -ld {shlex.quote(folder)}",
+            ) from error
     with source.open("rb") as opened:
         opened.seek(done)
         yield Progress(done, total, "bytes", target)

@@ -206,7 +206,7 @@ def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
     assert "lead called" not in place.calls
     (line,) = place.journals()[0].of("acknowledged")
     assert (line["by"], line["text"], line["at"][11:19]) == ("watcher@here", "I look", "03:10:10")
-    with pytest.raises(UsageError, match="no incident"):
+    with pytest.raises(UsageError, match="there is no episode"):
         commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(io.StringIO()))
 
 

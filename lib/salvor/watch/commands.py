@@ -149,7 +149,13 @@ def acknowledge(episode: str, text: str, shown: Shown) -> None:
 
     Raises UsageError when it is no episode of the watch, or is over.
     """
-    folder = find(required("episode", episode))
+    required("episode", episode)
+    try:
+        folder = find(episode)
+    except UsageError as error:
+        raise UsageError(
+            f"--episode: there is no episode {episode!r}.", safe="nothing was changed", hint="inv watch.show"
+        ) from error
     told = tell(Journal.read(folder).lines)
     if told is None or told.is_over:
         why = "is over" if told else "is no episode of inv watch"
