@@ -44,7 +44,10 @@ class Site:
     def repository(self, member: Member) -> Repository:
         """The pgBackRest repository as used from a member's machine. Raises CannotError when none is described."""
         if self.open_repository is None:
-            raise CannotError(f"{self.name}: its backups are not described.", hint="add pgbackrest: to the inventory")
+            raise CannotError(
+                f"{self.name}: its backups are not described.",
+                hint="add pgbackrest: to the inventory; for a dump, --kind=dump",
+            )
         return self.open_repository(member)
 
     def physical(self, member: Member) -> Physical:
