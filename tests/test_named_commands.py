@@ -148,3 +148,25 @@ def test_the_hint_of_a_command_that_fails_can_be_typed(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         command()(body)(Context(), service="orders", platform="shop")
     assert capsys.readouterr().err.endswith("HINT: inv assess --service=orders --platform=shop\n")
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    """Links, with the heading that they lead to, and paths of the project."""
+    missing = []
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        text = page.read_text()
+        for target, heading in re.findall(r"\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)", text):
+            there = page.parent / target if target else page
+            titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if heading and there.is_file() else []
+            known = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            if not there.exists() or (heading and heading not in known):
+                missing.append((page.name, target, heading))
+        for path in re.findall(
+            r"(?<![\w/.-])(?:lib|tests|docs|notebooks|runbooks|benchmarks|inventory)/[\w/.-]*\w", text
+        ):
+            if "NAME" not in path and not (ROOT / path).exists():
+                missing.append((page.name, path, ""))
+        for module in re.findall(r"python -m (tests[\w.]*)", text):
+            if not (ROOT / f"{module.replace('.', '/')}.py").exists():
+                missing.append((page.name, module, ""))
+    assert not missing
