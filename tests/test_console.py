@@ -50,7 +50,7 @@ def test_nobody_at_the_terminal_approves_nothing(place: World, monkeypatch: pyte
     monkeypatch.setattr("sys.stdin", io.StringIO("yes\n"))
     with pytest.raises(CannotError, match="nobody is at the terminal") as refused:
         recover(place, yes=False)
-    assert refused.value.hint == f"--approve={place.session().plan().hash}, or --yes"
+    assert refused.value.hint == f"the same command with --approve={place.session().plan().hash}, or --yes"
     assert not place.journals()
 
 
@@ -225,6 +225,8 @@ def test_0_done_and_nothing_to_do(place: World) -> None:
     assert (place.live, place.sign) == (GOOD, "127.0.0.1")
     ended(inv(place, "assess", *SERVICE), 0, "Nothing is broken: ", "brought it back")
     ended(inv(place, "restore", *SERVICE, "--step", "--yes"), 0, "Nothing left to do")
+    (place.root / "incidents").rename(place.root / "earlier")
+    ended(inv(place, "restore", *SERVICE, "--failed-at=2026-11-20T00:00:00Z"), 0, "Nothing is broken", "--at=TIME")
 
 
 def test_2_usage(place: World) -> None:
@@ -247,7 +249,9 @@ def test_2_usage(place: World) -> None:
 
 def test_3_cannot(place: World) -> None:
     ended(inv(place, "restore", *SERVICE, "--from=nope", "--yes"), 3, "no way back is open", "no backup nope", "HINT: ")
-    ended(inv(place, "restore", *SERVICE), 3, "nobody is at the terminal", "Safe now: nothing was changed")
+    done = inv(place, "restore", *SERVICE)
+    ended(done, 3, "nobody is at the terminal", "Safe now: nothing was changed")
+    assert "\n  store: " in done.stdout.partition("way back")[0], "what is broken is said before a way back is approved"
     assert place.live == BAD
 
 

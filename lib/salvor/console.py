@@ -56,10 +56,16 @@ def ask(
     """
     incident = session.incident
     show_plan(session, shown, plan, whole=plan_only)
-    _warn_of_loss(session, shown, [each for step in plan.steps for each in step.decisions])
+    decided = [each for step in plan.steps for each in step.decisions]
+    _warn_of_loss(session, shown, decided)
+    if incident.failed_at and not (decided or incident.decisions):
+        shown.tell(
+            f"NOTE: --failed-at says when the damage began, and no check of {incident.service.name} finds any. "
+            f"To go back to before it all the same: inv restore {incident.options} --at=TIME"
+        )
     if plan_only:
         return ""
-    if not plan.changes and not session.resumed and not any(step.decisions for step in plan.steps):
+    if not plan.changes and not session.resumed and not decided:
         _refuse_what_is_not_its_own(session, plan)
         shown.tell(
             f"Nothing is broken in {incident.service.name}: nothing to do. "
@@ -67,7 +73,7 @@ def ask(
         )
         return ""
     if not plan.changes and incident.recovered_once and not incident.interrupted:
-        shown.tell(f"Nothing left to do in {incident.id}.")
+        shown.tell(f"Nothing left to do in {incident.id}, which brought it back; how that went:")
         show_end(session, shown)
         return ""
     return approval(shown, plan.changes, approve=approve, yes=yes, earlier=incident.approvals)
@@ -180,6 +186,7 @@ def show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool = True)
         shown.write("plan", hash=plan.hash, incident=session.incident.id, steps=steps, second_person=waiting)
         return
     if not whole:
+        shown.lines(f"  {show.clean(f'{each.system}: {each.seen}')}" for step in plan.steps for each in step.decisions)
         chosen = [finding for step in plan.steps for finding in step.findings if finding.check.startswith("way back")]
         shown.lines(f"  {show.finding_line(finding)}" for finding in chosen)
         plan = Plan(tuple(PlannedStep(step.name, (), (), step.changes) for step in plan.steps if step.changes))

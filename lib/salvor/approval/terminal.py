@@ -39,7 +39,7 @@ def approval(
         return f"--approve={approve}"
     if yes or not changes:
         return "--yes" if yes else "nothing to approve"
-    refuse_nobody(shown, f"--approve={hash_}, or --yes")
+    refuse_nobody(shown, f"the same command with --approve={hash_}, or --yes")
     for change in changes:
         if change.destructive:
             identity = show.clean(str(change.arguments.get("identity", change.system)))
