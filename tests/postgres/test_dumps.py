@@ -192,6 +192,8 @@ def test_the_source_that_is_meant_is_found(kept: tuple[Path, str, str], database
     loose.write_bytes(b"x")
     assert dump_find.find(place, database, Wish(source=str(loose))).size == 1
     assert dump_find.find("", database, Wish(source=f"file://{tmp_path}/a%20dump.sql.gz")).name == str(loose)
+    with pytest.raises(UsageError, match="a folder without a file"):
+        dump_find.find(place, database, Wish(source=str(tmp_path)))
     for wish in (
         Wish(source="nothing"),
         Wish(source="/no/such/file"),

@@ -14,6 +14,7 @@ from salvor import bucket, clock, durable
 from salvor.change import Progress
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import dump_store, dumps
+from salvor.postgres.dump_archive import CONTENTS
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.wish import Wish
@@ -80,6 +81,11 @@ def source(place: str, name: str) -> Source:
             manifest = dump_store.read_manifest((path / dump_store.MANIFEST).read_bytes())
             if manifest:
                 return replace(_of_manifest(manifest), name=str(path.resolve()))
+        if path.is_dir() and not (path / CONTENTS).exists():
+            raise UsageError(
+                f"--from: {path} is a folder without a file {CONTENTS}: not a dump of PostgreSQL.",
+                hint="name the dump itself, not the folder it is in",
+            )
         if path.exists():
             size = dumps.size_of(path) if path.is_dir() else path.stat().st_size
             return Source(str(path.resolve()), None, None, size)
