@@ -73,6 +73,12 @@ class Repository:
         """A pgBackRest command for this repository."""
         return [self.program, f"--config={self.config}", f"--stanza={self.stanza}", *arguments]
 
+    def _run(self, *arguments: str, deadline: float = 30.0) -> str:
+        """What a pgBackRest command for this repository prints. Raises CannotError, also when it did not end well, and
+        OutcomeUnknownError after `deadline` seconds.
+        """
+        return self.shell.run(self.argv(*arguments), environment=self.environment, deadline=deadline).stdout
+
     def archive_get(self, data: str) -> str:
         """A restore_command for a staged server. Not asynchronous: spool and lock belong to the live server."""
         return shlex.join(self.argv(f"--pg1-path={data}", "--no-archive-async", "archive-get")) + ' %f "%p"'
@@ -82,9 +88,7 @@ class Repository:
     @cached_property
     def info(self) -> Mapping[str, Any]:
         """What `pgbackrest info` says of the stanza. Raises CannotError when the repository cannot be read."""
-        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "info"]
-        said = self.shell.run(argv, environment=self.environment, deadline=30.0).stdout
-        found = json.loads(said, strict=False)  # its errors have newlines in them as they are
+        found = json.loads(self._run("--output=json", "info"), strict=False)  # its errors have newlines as they are
         stanza: Mapping[str, Any] = found[0] if found else {}
         # Its exit code is 0 for a repository that is not there, cannot be decrypted or holds no such stanza.
         status = stanza.get("status", {"code": 1, "message": "no answer"})
@@ -97,7 +101,7 @@ class Repository:
                 f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {reasons}.",
                 safe="nothing was changed",
                 hint=("see that repo1-cipher-pass is the one it was made with; " if encrypted else "")
-                + f"on {self.shell.where}: {shlex.join(argv[:3])} info",
+                + f"on {self.shell.where}: {shlex.join(self.argv('info'))}",
             )
         return stanza
 
@@ -160,14 +164,12 @@ class Repository:
         listed = self._list(f"{self._archive}/{folder}")
         return {name[:24]: time for name, time in listed.items() if time and re.match(r"[0-9A-F]{24}-", name)}
 
-    def _list(self, path: str, number: int = 0) -> dict[str, datetime | None]:
-        """The files (with their times) and folders in a path of the repository (0: of the first)."""
+    def _list(self, path: str) -> dict[str, datetime | None]:
+        """The files (with their times) and folders in a path of the first repository."""
         if not path:
             return {}
         # repo-ls knows no --stanza where it gets a path, and takes the passphrase of the stanza from its files.
-        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "repo-ls", path]
-        argv += [f"--repo={number}"] if number else []
-        listed = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
+        listed = json.loads(self._run("--output=json", "repo-ls", path))
         return {
             name: datetime.fromtimestamp(one["time"], UTC) if "time" in one else None
             for name, one in listed.items()
@@ -183,8 +185,7 @@ class Repository:
         """As `segments`, within so many seconds. Raises OutcomeUnknownError when they are over."""
         if not self._archive:
             return frozenset()
-        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--recurse", "repo-ls"]
-        said = self.shell.run([*argv, self._archive], environment=self.environment, deadline=deadline).stdout
+        said = self._run("--recurse", "repo-ls", self._archive, deadline=deadline)
         return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", said, re.MULTILINE))
 
     def archived_at(self, segment: str) -> datetime | None:
@@ -226,17 +227,15 @@ class Repository:
 
     def _sizes(self, path: str, number: int) -> dict[str, int]:
         """The size in bytes of every file below a path of a repository, by its path there."""
-        argv = [self.program, f"--config={self.config}", f"--stanza={self.stanza}", "--output=json", "--recurse"]
-        argv += ["repo-ls", path, f"--repo={number}"]
-        said = self.shell.run(argv, environment=self.environment, deadline=_LISTING_SECONDS).stdout
-        return {name: one["size"] for name, one in json.loads(said).items() if one["type"] == "file"}
+        arguments = ("--output=json", "--recurse", "repo-ls", path, f"--repo={number}")
+        listed = json.loads(self._run(*arguments, deadline=_LISTING_SECONDS))
+        return {name: one["size"] for name, one in listed.items() if one["type"] == "file"}
 
     def verify(self) -> list[str]:
         """What `pgbackrest verify` finds damaged: it reads every file of every backup, and all WAL. Its exit code is 0
         whatever it finds.
         """
-        argv = self.argv("--output=text", "--log-level-file=off", "verify")
-        said = self.shell.run(argv, environment=self.environment, deadline=_BACKUP_SECONDS).stdout
+        said = self._run("--output=text", "--log-level-file=off", "verify", deadline=_BACKUP_SECONDS)
         if "status: error" not in said:
             return []
         return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
@@ -251,19 +250,14 @@ class Repository:
         newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
         wanted = current or newest
         if wanted in times:
-            history = self._get(f"{self._archive}/{wanted:08X}.history")
+            history = self._run("repo-get", f"{self._archive}/{wanted:08X}.history")
         else:
             history = server.shell.read(f"{server.data}/pg_wal/{wanted:08X}.history") or ""
         return Lineage.of(wanted, history, times)
 
-    def _get(self, path: str) -> str:
-        argv = self.argv("repo-get", path)
-        return self.shell.run(argv, environment=self.environment, deadline=30.0).stdout
-
     def tablespaces(self, label: str) -> dict[str, str]:
         """The tablespaces in a backup: object id to path."""
-        argv = self.argv(f"--set={label}", "--output=json", "info")
-        found = json.loads(self.shell.run(argv, environment=self.environment, deadline=30.0).stdout)
+        found = json.loads(self._run(f"--set={label}", "--output=json", "info"))
         listed = found[0]["backup"][0].get("tablespace") or ()
         return {str(one["oid"]): one["destination"] for one in listed}
 
@@ -316,14 +310,12 @@ class Repository:
 
     def adopt(self, server: Server, socket_folder: str) -> None:
         """Take this cluster's WAL and backups from now on. Those of the cluster before it stay restorable."""
-        argv = self.argv(*_place(server, socket_folder), "--log-level-file=off", "stanza-upgrade")
-        self.shell.run(argv, environment=self.environment, deadline=120.0)
+        self._run(*_place(server, socket_folder), "--log-level-file=off", "stanza-upgrade", deadline=120.0)
 
     def annotate(self, label: str, annotations: Mapping[str, str]) -> None:
         """Note something with a backup; what was noted by the same names is replaced."""
         noted = [f"--annotation={name}={value}" for name, value in annotations.items()]
-        argv = self.argv(f"--set={label}", "--log-level-file=off", *noted, "annotate")
-        self.shell.run(argv, environment=self.environment, deadline=60.0)
+        self._run(f"--set={label}", "--log-level-file=off", *noted, "annotate", deadline=60.0)
 
     def expire(self, number: int, labels: Sequence[str], wal_since: str) -> Iterator[Progress]:
         """Remove backups from repository `number`, and the WAL that leads to no moment any more: of what is older than
@@ -349,8 +341,8 @@ class Repository:
             fulls = [each for each in fulls if each is not one]
             keeps = max(1, sum(1 for each in fulls if since and each.stopped >= since))
             wal = [f"--repo{number}-retention-archive={keeps}", f"--repo{number}-retention-archive-type=full"]
-            argv = self.argv(f"--repo={number}", f"--set={one.label}", "--log-level-file=off", *wal, "expire")
-            self.shell.run(argv, environment=self.environment, deadline=_EXPIRE_SECONDS)
+            arguments = (f"--repo={number}", f"--set={one.label}", "--log-level-file=off", *wal, "expire")
+            self._run(*arguments, deadline=_EXPIRE_SECONDS)
         yield Progress(len(doomed), len(doomed), "backups", "removed")
 
     def restore(
