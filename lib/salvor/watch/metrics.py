@@ -168,7 +168,9 @@ def _ask_prometheus(metric: Metric) -> list[float]:
         found = [data["result"]] if data["resultType"] == "scalar" else [one["value"] for one in data["result"]]
         values = [float(value) for _, value in found]
     except (ValueError, LookupError, TypeError) as error:
-        raise CannotError(f"{metric.prometheus} answers what is no vector: {one_line(str(said[:300]))}") from error
+        raise CannotError(
+            f"{metric.prometheus} answers what is no vector: {one_line(said[:300].decode(errors='replace'))}"
+        ) from error
     values = [value for value in values if not math.isnan(value)]
     if not values:
         raise CannotError(f"{metric.prometheus} has no value for {metric.query}.")
