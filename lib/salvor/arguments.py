@@ -89,3 +89,12 @@ def required(argument: str, value: str) -> str:
             hint=_WHERE_LISTED.get(argument, f"add --{argument}=NAME; inv --help TASK tells what a task takes"),
         )
     return value
+
+
+def alone(**options: bool) -> None:
+    """Raises UsageError when more than one of these options was given: each is another thing to do."""
+    given = [f"--{name}" for name, is_given in options.items() if is_given]
+    if len(given) > 1:
+        raise UsageError(
+            f"{' and '.join(given)} do not go together.", safe="nothing was changed", hint=f"leave out {given[-1]}"
+        )

@@ -7,7 +7,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from invoke.context import Context
 from salvor import clock, console
+from salvor.commands.recovery import restore
 from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
 from salvor.journal import FILE, Journal
 from salvor.journal.folders import find, of_incident, operator
@@ -272,3 +274,15 @@ def test_customers_are_told_of_a_service_by_the_name_that_their_status_page_has(
     assert render("declared", "customers", "ko", facts).subject == "[상점] 서비스 장애 안내"
     assert render("declared", "customers", "en", facts).subject == "Things for sale: service disruption"
     assert "Things for sale" not in render("declared", "operators", "en", facts).body
+
+
+@pytest.mark.parametrize("how", ["test", "notebook"])
+def test_a_plan_is_carried_out_by_no_other_option(place: World, how: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It promises to write nothing: with --test a copy was staged all the same, with --notebook --yes all was done."""
+    place.damage()
+    options: dict[str, Any] = {how: True, "plan": True, "yes": True}
+    with pytest.raises(SystemExit) as ended:
+        restore(Context(), service="things", platform="world", **options)
+    assert ended.value.code == 2
+    assert f"--{how} and --plan do not go together" in capsys.readouterr().err
+    assert not place.journals() and place.live == BAD

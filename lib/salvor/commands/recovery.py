@@ -113,6 +113,9 @@ def restore(
     """Bring a service back, or all of a platform: the whole runbook. The same command again resumes where it was."""
     from salvor import arguments, console, show
 
+    arguments.alone(test=test, notebook=notebook, step=step and not plan, plan=plan)
+    for name, value in (("incident", incident), ("failed-at", failed_at), ("runbook", runbook)):
+        arguments.alone(test=test, **{name: bool(value)})  # a rehearsal is an incident of its own, of its own runbook
     wishes = {
         "source": from_,
         "at": at,
