@@ -48,7 +48,9 @@ def hand_over(url: str, text: Text, kind: str, fields: Mapping[str, str]) -> str
     _silence()
     try:
         # Neither its own threads nor its own deadline: such a thread, while it hangs, keeps the process from ending.
-        notifier = apprise.Apprise(asset=apprise.AppriseAsset(async_mode=False, service_timeout=0))
+        # Nor redirects: what was posted becomes a question there, which any page answers, and nobody is told.
+        asset = apprise.AppriseAsset(async_mode=False, service_timeout=0, http_redirects=False)
+        notifier = apprise.Apprise(asset=asset)
         if not notifier.add(_with_fields(url, fields)):
             return "apprise does not understand its URL"
         title, body, plain = text.subject, text.body, apprise.NotifyFormat.TEXT

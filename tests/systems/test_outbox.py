@@ -45,7 +45,9 @@ FACTS = {
 
 
 class Receiver:
-    """A webhook's receiver. A path's word says how it answers: ok, bad (500), drip, hang and slow (until `go`)."""
+    """A webhook's receiver. A path's word says how it answers: ok, bad (500), away (to a page), drip, hang and slow
+    (until `go`).
+    """
 
     def __init__(self) -> None:
         self.got: list[tuple[str, dict[str, Any], str]] = []
@@ -62,7 +64,12 @@ class Receiver:
                     receiver.go.wait(30)
                 while self.path.startswith("/drip") and not receiver.go.wait(0.2):
                     self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-                self.send_response(500 if self.path.startswith("/bad") else 200)
+                self.send_response({"bad": 500, "away": 302}.get(self.path.split("/")[1], 200))
+                self.send_header("Location", "/page")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.send_response(200)
                 self.end_headers()
 
             def log_message(self, format: str, *args: object) -> None: ...
@@ -241,6 +248,12 @@ def test_a_failing_channel_is_owed_and_the_next_one_is_told_once(opened: Open, r
         "sending": [],
         "failed": ["declared.lead", "declared.oncall"],
     }
+
+
+def test_a_webhook_that_leads_elsewhere_has_not_taken_the_message(opened: Open, receiver: Receiver) -> None:
+    """Followed, what was posted becomes a question that any page answers, and nobody is told."""
+    with pytest.raises(CannotError, match="error=302"):
+        opened(oncall=oncall(receiver.url("away"))).send("declared", "oncall", "critical")
 
 
 def test_what_failed_is_sent_when_the_channel_works_again(opened: Open, receiver: Receiver) -> None:

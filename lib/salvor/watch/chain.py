@@ -129,9 +129,11 @@ def _call(escalation: Escalation | None, told: Told) -> Move:
     due, later = [], []
     for call in escalation.calls if escalation else ():
         at, outcome = told.calls.get(call.channel, (None, ""))
-        if outcome == "done" or (at and outcome and clock.age(at).total_seconds() < _TRY_AGAIN):
+        if outcome == "done":
             continue
-        if clock.age(begun).total_seconds() >= call.after:
+        if at and outcome and clock.age(at).total_seconds() < _TRY_AGAIN:
+            later.append(f"{call.channel} once more at {at + timedelta(seconds=_TRY_AGAIN):%H:%M:%S} UTC")
+        elif clock.age(begun).total_seconds() >= call.after:
             due.append(call.channel)
         else:
             later.append(f"{call.channel} at {begun + timedelta(seconds=call.after):%H:%M:%S} UTC")
