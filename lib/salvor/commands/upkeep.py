@@ -78,7 +78,8 @@ def retention(
 @command(
     keep="leave the stand-in standing after the drill",
     scenario="which disaster of the sandbox, or `every` one after another (empty: a wrong statement restored from "
-    "backup, then a dead primary failed over); elsewhere the way back to rehearse (empty: the best that is open)",
+    "backup, then a dead primary failed over); elsewhere the way back to rehearse (empty: the best that is open); "
+    "`rehearsal`: break nothing, also where a stand-in is",
 )
 def drill(
     c: Context,
