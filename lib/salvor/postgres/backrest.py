@@ -240,13 +240,18 @@ class Repository:
             return []
         return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
 
+    @cached_property
+    def timelines(self) -> dict[int, datetime]:
+        """When the history of each timeline but the first was archived (UTC), which is when it went live."""
+        files = self._list(self._archive)
+        return {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
+
     def lineage(self, current: int | None, server: Server) -> Lineage:
         """The timelines that lead to `current` (None: to the newest in the archive).
 
         A history that is not archived is read from the pg_wal of `server`.
         """
-        files = self._list(self._archive)
-        times = {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
+        files, times = self._list(self._archive), self.timelines
         newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
         wanted = current or newest
         if wanted in times:

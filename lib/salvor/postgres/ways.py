@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import datetime
 
 from salvor import clock
@@ -28,6 +29,29 @@ class _Closed(Exception):
     """Why the way is not open."""
 
 
+def unless_left_behind(site: Site, seen: View, way: WayBack) -> WayBack:
+    """A failover, unless the archive tells what a lost primary cannot: that its standbys were left behind before."""
+    if not way.possible or not site.open_repository:
+        return way
+    try:
+        newer = _begun_without_standbys(site.repository(site.reachable_member()), seen)
+    except CannotError:
+        return way
+    told = f"the archive has timeline {newer}, begun after the newest commit that a standby has: none followed it"
+    return replace(way, possible=False, why=told) if newer else way
+
+
+def _begun_without_standbys(repository: Repository, seen: View) -> int | None:
+    """The newest timeline, where the primary cannot tell its own, when it began after the newest commit of every
+    standby: the cluster was restored, and they were not rebuilt. After an undone restore they have newer commits.
+    """
+    fresh = [one.facts.fresh for one in seen.standbys if one.facts and one.facts.fresh]
+    if seen.primary.timeline or not fresh:
+        return None
+    known = max(one.timeline for one in seen.standbys)
+    return max((one for one, since in repository.timelines.items() if one > known and since > max(fresh)), default=None)
+
+
 def physical(site: Site, seen: View, wish: Wish) -> WayBack:
     """A pgBackRest backup and its WAL, staged beside the broken primary's data directory."""
     try:
@@ -47,7 +71,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     stored = _of_this_cluster(repository, seen)
     with ThreadPoolExecutor(2) as pool:
         installed, archived = pool.submit(_installed, member), pool.submit(_archived, repository)
-        lineage = repository.lineage(_live_timeline(seen), member.server)
+        lineage = repository.lineage(_begun_without_standbys(repository, seen) or _live_timeline(seen), member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(stored, lineage, timeline, target, wish)

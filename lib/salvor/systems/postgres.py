@@ -142,7 +142,8 @@ class Postgres(Archived):
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
         seen = self._look(since=_A_MOMENT)
-        found = [failover.way(seen, wish), ways.physical(self.site, seen, wish)]
+        over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
+        found = [over, ways.physical(self.site, seen, wish)]
         if not wish.gives_up(seen.primary.member.machine):
             found = logical.unless_shared(self, seen, found)
         found += logical.ways_back(self, seen, wish)

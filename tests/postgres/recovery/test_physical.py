@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from datetime import datetime, timedelta
@@ -160,6 +161,20 @@ def test_after_a_restore_to_a_time_the_standby_is_rebuilt_and_nobody_fails_over_
     assert list(cluster.system.redundancy()) == []
     assert cluster.system.ask("select count(*) from orders", "standby b") == 80000
     assert sorted(one.name.partition(":")[0] for one in cluster.observe().kept) == ["a", "b"]
+
+
+def test_a_standby_that_was_left_behind_before_the_primary_was_lost_is_told_by_the_archive(cluster: Cluster) -> None:
+    moment = now(cluster)
+    cluster.write("a", 5)
+    cluster.recover(cluster.way("physical", Wish(at=moment)), cluster.observe().identity)
+    cluster.write("a", 5)
+    wait_until_archived(cluster)
+    cluster.crash("a")
+    shutil.rmtree(cluster.sandbox.data("a"))
+    way = cluster.way("failover", WISH)
+    assert not way.possible and "the archive has timeline 2" in way.why
+    way = cluster.way("physical", WISH)
+    assert way.arguments and way.arguments["timeline"] == 2
 
 
 def test_after_a_restore_of_the_newest_state_the_standby_follows_by_itself(cluster: Cluster) -> None:
