@@ -51,8 +51,12 @@ def _told(place: str) -> Iterator[None]:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
         raise CannotError(
-            f"{place} does not give what was asked for: {error}.", hint=f"by hand: aws s3 ls {place}"
+            f"{place} does not give what was asked for: {_words(error)}.", hint=f"by hand: aws s3 ls {place}"
         ) from error
+
+
+def _words(error: Exception) -> str:
+    return str(error).rstrip(".")
 
 
 def head(uri: str) -> dict[str, Any]:
@@ -101,8 +105,10 @@ class Object:
                     self.close()
                     if not left:
                         raise CannotError(
-                            f"{self._uri} broke off {_TRIES} times after {self._at} bytes: {error}.",
-                            hint=f"by hand: aws s3 cp {self._uri} - | wc -c",
+                            f"{self._uri} broke off {_TRIES} times after {self._at} bytes: {_words(error)}.",
+                            safe="it was only read",
+                            hint="run the same command again when it answers; "
+                            f"by hand: aws s3 cp {self._uri} - | wc -c",
                         ) from error
         raise AssertionError
 

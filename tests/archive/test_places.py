@@ -80,8 +80,9 @@ def test_a_connection_that_breaks_is_gone_on_with(
         raise IncompleteReadError(actual_bytes=0, expected_bytes=1)
 
     monkeypatch.setattr(StreamingBody, "read", always_breaks)
-    with pytest.raises(CannotError, match="broke off 4 times after 0 bytes"):
+    with pytest.raises(CannotError, match="broke off 4 times after 0 bytes") as error:
         unpack(f"s3://off-site/{packed.name}", tmp_path / "into2")
+    assert error.value.hint.startswith("run the same command again")
 
 
 def test_what_was_replaced_midway_is_not_mixed_up(
