@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, LiteralString
 from psycopg import sql
 
 from salvor import secrets
+from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import fence
 from salvor.postgres.server import Operator, Server, cut_after
 
@@ -45,10 +46,14 @@ _READER: LiteralString = """
 
 
 def connect(server: Server, database: str, *, deadline: float) -> Connection:
-    """A read-only connection of whoever asks there; `deadline` is for each statement, in seconds. Raises psycopg.Error.
+    """A read-only connection of whoever asks there; `deadline` is for each statement, in seconds.
+
+    Raises psycopg.Error, and OutcomeUnknownError when the role that asks is not let in any more.
 
     What is asked in more than one statement is to be asked in transactions that are begun read only.
     """
+    import psycopg
+
     connection = server.connect(database, deadline=deadline)
     try:
         with cut_after(connection, deadline):
@@ -61,7 +66,18 @@ def connect(server: Server, database: str, *, deadline: float) -> Connection:
     connection.close()
     reader = Reader(row[0], server.operator.password)
     known = replace(server, operator=reader, shares_port=False)  # only a superuser is told whose server it is
-    return known.connect(database, deadline=deadline)
+    try:
+        return known.connect(database, deadline=deadline)
+    except psycopg.OperationalError as error:
+        if "authentication failed" not in str(error):
+            raise
+        raise OutcomeUnknownError(
+            f"{database} is of unknown origin, so {reader.user} asks it, and is not let in: the operator's password "
+            "was changed since it was loaded.",
+            safe="nothing was changed; this says nothing of the data",
+            hint=f"when it is known what {database} holds, let the operator ask it, as a superuser there: "
+            f"DROP OWNED BY {reader.user}; DROP ROLE {reader.user}",
+        ) from error
 
 
 @contextmanager
@@ -72,8 +88,16 @@ def session(server: Server, database: str, *, deadline: float = 5.0) -> Iterator
 
 
 def never_as_operator(server: Server, database: str) -> None:
-    """Have `database` asked by a role of its own from now on: what was loaded into it is of unknown origin."""
+    """Have `database` asked by a role of its own from now on: what was loaded into it is of unknown origin. Raises
+    CannotError before PostgreSQL 14.
+    """
     with server.session(writes=True, deadline=30.0) as connection:
+        if connection.info.server_version < 140000:
+            raise CannotError(
+                f"{database} cannot be asked safely: PostgreSQL knows a role that reads all data since version 14.",
+                safe="what is live is as it was",
+                hint="when the dump is known to be yours, the same command with --override='trust-dump=REASON'",
+            )
         row = connection.execute("select 'salvor_reads_' || oid from pg_database where datname = %s", [database])
         role = sql.Identifier(name := row.fetchall()[0][0])
         if not connection.execute("select to_regrole('salvor_reads')").fetchall()[0][0]:

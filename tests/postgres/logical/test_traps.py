@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from salvor.change import Level
+from salvor.errors import OutcomeUnknownError
 from salvor.postgres import dumps, loading
 from salvor.wish import Wish
 
@@ -69,6 +70,10 @@ def test_a_dump_of_unknown_origin_springs_its_traps_without_power_until_it_is_li
     (reader,) = sprung(one) - {loader}
     assert reader.startswith("salvor_reads_")
     assert not (one.home / "mark").exists()
+    with one.server.connect(writes=True) as connection:  # as when the operator's is changed, from which it follows
+        connection.execute(f"alter role {reader} password 'another'".encode())
+    with pytest.raises(OutcomeUnknownError, match="says nothing of the data"):
+        one.system.ask(CHECK, "live")
     if world == "shared":
         assert powers(one) == powers_before
     one.undo(way.promote_undo)
