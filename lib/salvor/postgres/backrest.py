@@ -146,12 +146,13 @@ class Repository:
         return f"archive/{self.stanza}/{self.info['archive'][-1]['id']}" if self.info.get("archive") else ""
 
     def archived_to(self, timeline: int, segment_size: int) -> int:
-        """The LSN up to which a timeline's WAL is in the archive; 0 when nothing of it is. `segment_size` in bytes:
-        initdb chose it (16 MB if not told, 64 MB at Amazon's), and the segments' names do not tell it.
+        """An LSN in the newest segment of a timeline's WAL in the archive, which a replay gets past; 0 when nothing of
+        it is there. The segment's end it may not reach: the last record often goes on in the next segment.
+        `segment_size` in bytes: initdb chose it (16 MB if not told, 64 MB at Amazon's), and the names do not tell it.
         """
         folders = [name for name in self._list(self._archive) if re.fullmatch(rf"{timeline:08X}[0-9A-F]{{8}}", name)]
         segments = self._segments(max(folders)) if folders else {}
-        return end_of(max(segments), segment_size) if segments else 0
+        return end_of(max(segments), segment_size) - segment_size + 1 if segments else 0
 
     @cached_property
     def newest_archived(self) -> datetime | None:

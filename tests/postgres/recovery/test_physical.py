@@ -163,6 +163,20 @@ def test_after_a_restore_to_a_time_the_standby_is_rebuilt_and_nobody_fails_over_
     assert sorted(one.name.partition(":")[0] for one in cluster.observe().kept) == ["a", "b"]
 
 
+def test_a_record_that_goes_on_in_a_segment_that_was_never_archived_is_no_missing_wal(cluster: Cluster) -> None:
+    with cluster.shop("a") as connection:
+        connection.execute("update orders set amount = amount + 1 where id % 4 = 0")  # several segments of 1 MB
+    archived = cluster.system.site.repository(cluster.system.site.member("a"))
+    for _ in range(100):
+        if archived.archived_to(1, 1 << 20) > lsn(cluster) - (2 << 20):
+            break
+        time.sleep(0.1)
+    cluster.crash("a")
+    shutil.rmtree(cluster.sandbox.data("a"))
+    cluster.recover(cluster.way("physical", WISH), cluster.observe().identity)
+    assert is_up(cluster.observe())
+
+
 def test_a_standby_that_was_left_behind_before_the_primary_was_lost_is_told_by_the_archive(cluster: Cluster) -> None:
     moment = now(cluster)
     cluster.write("a", 5)
@@ -328,6 +342,13 @@ def now(cluster: Cluster, member: str = "a"):  # type: ignore[no-untyped-def]
     time.sleep(0.05)
     assert row
     return row[0]
+
+
+def lsn(cluster: Cluster) -> int:
+    with cluster.server("a").session() as connection:
+        row = connection.execute("select pg_current_wal_lsn() - '0/0'").fetchone()
+    assert row
+    return int(row[0])
 
 
 def wait_until_archived(cluster: Cluster) -> None:
