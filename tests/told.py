@@ -298,7 +298,7 @@ HOSTILE = (
 """What an engine may print, with everything that a page or a terminal could stumble over."""
 
 
-def hostile(folder: Path, lines: int) -> Teller:
+def hostile(folder: Path, lines: int = 2000) -> Teller:
     """Names and texts that attack the page, one of 10 MB, and very many lines."""
     told = Teller(folder, by=HOSTILE, title=HOSTILE, runbook=HOSTILE)
     told.assess()
