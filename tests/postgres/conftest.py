@@ -53,7 +53,7 @@ def free_port() -> int:
 def postgres_server() -> Iterator[PostgresServer]:
     """One server for all tests of the session; a test makes databases of its own in it."""
     run_as = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root
-    home = Path(tempfile.mkdtemp(prefix="salvor-tests-", dir="/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="salvor-tests-"))
     home.chmod(0o755)
     if run_as:
         shutil.chown(home, run_as, run_as)

@@ -25,7 +25,7 @@ from tests.postgres.conftest import PostgresServer, programs
 def server() -> Iterator[Server]:
     """A data directory in which nothing runs, of a user whom PostgreSQL's programs work for."""
     user = "postgres" if os.geteuid() == 0 else None
-    place = Path(tempfile.mkdtemp(prefix="salvor-look-", dir="/tmp"))
+    place = Path(tempfile.mkdtemp(prefix="salvor-look-"))
     data = place / "data"
     data.mkdir(mode=0o700)
     (data / "PG_VERSION").write_text("15\n")

@@ -19,7 +19,7 @@ def prepared() -> Iterator[Layout]:
     """A sandbox's database, made once and put aside whole, for every test to begin from."""
     if not Path(database.PROGRAMS).exists() or not shutil.which("pgbackrest"):
         pytest.skip("PostgreSQL 15 and pgBackRest are not installed")
-    place = Path(tempfile.mkdtemp(prefix="salvor-recovery-", dir="/tmp"))
+    place = Path(tempfile.mkdtemp(prefix="salvor-recovery-"))
     os.environ["SALVOR_SANDBOX_ROOT"] = f"{place}.data" if os.geteuid() == 0 else str(place)
     try:
         sandbox = Layout.plan(place)

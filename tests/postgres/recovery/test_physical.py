@@ -226,6 +226,7 @@ def test_a_dead_primary_is_replayed_to_its_end_when_it_died_before_the_damage_is
 
 
 def target_before(cluster: Cluster, moment: datetime) -> str:
+    cluster.observe()  # what was seen before the crash may be half a second old
     way = cluster.way("physical", Wish(rpo=30.0, live_is_sound=False, damaged_at=moment))
     return str((way.arguments or {})["target"])
 
