@@ -227,7 +227,7 @@ def show_end(session: Session, shown: Watcher) -> None:
         )
         shown.tell(f"  go back:    inv undo --incident={incident.id}")
         if incident.broken:  # programs that were started again leave nothing behind
-            shown.tell(f"  keep it:    inv discard --incident={incident.id}   (removes what was live before)")
+            shown.tell(f"  clear away: inv discard --incident={incident.id}   (removes for good what was live before)")
             shown.tell(f"  protect it: inv protect {incident.options}   (its standbys and backups)")
 
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from salvor import show
 from salvor.change import Change, plan_hash
 from salvor.errors import CannotError, PlanMovedError
+from salvor.plain import amount
 from salvor.plan import describe
 from salvor.show import Shown
 
@@ -46,7 +47,7 @@ def approval(
             does = f": {change.why}" if change.undo else " removes it for good"
             typed(f"{show.clean(describe(change) + does)}. Type {identity} to allow it: ", identity)
     if not any(change.destructive for change in changes):
-        typed(f"Make these {len(changes)} changes? Type yes: ", "yes")
+        typed(f"Make {amount(len(changes), 'change')}? Type yes: ", "yes")
     return "typed at the terminal"
 
 
