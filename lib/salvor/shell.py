@@ -187,6 +187,10 @@ class Shell(ABC):
         """Whether the command ends with exit code 0."""
         return self.run(argv, check=False).exit_code == 0
 
+    def cores(self) -> int:
+        """How many processors there are for what is run here. Raises CommandError."""
+        return int(self.run(["nproc"]).stdout)
+
     def exists(self, path: str) -> bool:
         """Whether there is anything at `path`."""
         return self.succeeds(["test", "-e", path])

@@ -54,7 +54,7 @@ def rich(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFacto
         yield folder
 
 
-def load(server: PostgresServer, path: Path, place: str) -> None:
+def load(server: PostgresServer, path: Path, place: str, *, whole_tables: bool = False, jobs: int = 4) -> None:
     """Load as the administrator: what the roles may is tested with the side database."""
     with psycopg.connect(place, autocommit=True) as connection:
         roles = {row[0]: row[0] for row in connection.execute("select rolname from pg_roles")}
@@ -64,7 +64,7 @@ def load(server: PostgresServer, path: Path, place: str) -> None:
     terms = Terms(roles, trusted=True)
     done = dump_load.load(
         found, connect, administrator=lambda: psycopg.connect(place, autocommit=True), deadline=60.0, terms=terms,
-        pg_restore=program,
+        pg_restore=program, whole_tables=whole_tables, jobs=jobs,
     )  # fmt: skip
     for _ in done:
         pass
@@ -90,6 +90,69 @@ def test_every_form_comes_back_as_it_was(postgres_server: PostgresServer, rich: 
         load(postgres_server, rich / name, place)
         assert content(postgres_server, place) == content(postgres_server, postgres_server.database("rich"))
         assert unchecked(place) == unchecked(postgres_server.database("rich")) == [("app.refunds", "loose")]
+
+
+@pytest.mark.parametrize("name", ["a.sql.gz", "a.custom"])
+def test_tables_that_are_loaded_whole_come_back_as_they_were(
+    postgres_server: PostgresServer, rich: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dump_load, "LARGE", 1)
+    with database(postgres_server, "came_whole") as place:
+        load(postgres_server, rich / name, place, whole_tables=True)
+        assert content(postgres_server, place) == content(postgres_server, postgres_server.database("rich"))
+        assert unchecked(place) == [("app.refunds", "loose")]
+
+
+BY_HAND = rb'''--
+-- PostgreSQL database dump
+--
+CREATE TABLE large (a int, b text);
+CREATE TABLE "Odd ""one""" (a int);
+CREATE TABLE referred (a int PRIMARY KEY);
+CREATE TABLE refers (a int REFERENCES referred);
+CREATE TABLE parts (a int) PARTITION BY RANGE (a);
+CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (100000);
+COPY large (a, b) FROM stdin;
+%b\.
+COPY "Odd ""one""" FROM stdin;
+1
+\.
+COPY large (a, b) FROM stdin;
+-1	second
+\.
+COPY referred FROM stdin;
+7
+\.
+COPY refers FROM stdin;
+7
+\.
+COPY parts FROM stdin;
+8
+\.
+INSERT INTO large VALUES (-2, 'third');
+'''
+
+
+def test_a_table_that_is_loaded_whole_is_frozen_and_keeps_what_it_had(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of scripts that pg_dump did not write, too: two COPY of one table, foreign keys before the data."""
+    monkeypatch.setattr(dump_load, "LARGE", 1)
+    rows = b"".join(b"%d\tfirst\n" % number for number in range(100_000))
+    (tmp_path / "hand.sql").write_bytes(BY_HAND % rows + MARKER)
+    with database(postgres_server, "by_hand") as place:
+        load(postgres_server, tmp_path / "hand.sql", place, whole_tables=True, jobs=1)
+        with psycopg.connect(place) as connection:
+            assert connection.execute("select b, count(*) from large group by b order by b").fetchall() == [
+                ("first", 100_000),
+                ("second", 1),
+                ("third", 1),
+            ]
+            for table, row in (('"Odd ""one"""', 1), ("referred", 7), ("refers", 7), ("parts", 8)):
+                assert connection.execute(f"table {table}".encode()).fetchall() == [(row,)]
+            connection.execute("create extension pg_visibility")
+            frozen = connection.execute("select all_frozen from pg_visibility_map_summary('large')").fetchone()
+            assert frozen and frozen[0] > 400
 
 
 @pytest.mark.parametrize("part", [0.0, 0.02, 0.3, 0.6, 0.9, 0.95])  # the very end of a tar archive is padding

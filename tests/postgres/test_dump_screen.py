@@ -220,6 +220,7 @@ def test_the_owner_of_a_class_of_operators_is_that_of_a_trusted_dump() -> None:
 def test_copy_is_put_together_anew() -> None:
     (order,) = screen('COPY public."t;" /* x */ (a, "b""c") FROM stdin;\n\\.\n')
     assert order.sql == b'COPY public . "t;" ( a , "b""c" ) FROM stdin'
+    assert order.table == b'public . "t;"'
     assert order.tables == ("public.t;",)
 
 

@@ -18,7 +18,7 @@ from moto import mock_aws
 from salvor import shell
 from salvor.change import Level, Progress
 from salvor.errors import CannotError, UsageError
-from salvor.postgres import dump_find, dump_store, dumps, fingerprint, proof, rows
+from salvor.postgres import analyze, dump_find, dump_store, dumps, fingerprint, proof, rows
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Operator, Server
@@ -266,3 +266,16 @@ def test_every_row_is_read_where_pages_have_no_checksums(server: Server, databas
     assert (server.control() or {})["Data page checksum version"] == "0"
     found = proof.every_page("orders-db", server, database, "1")
     assert (found.level, found.figure) == (Level.PASS, "readable"), found.detail
+
+
+def test_the_planner_knows_every_table_and_partitioned_ones_as_a_whole(
+    server: Server, database: str, execute: Callable[[str], Any]
+) -> None:
+    execute("create table parted (a int) partition by range (a)")
+    execute("create table part partition of parted for values from (0) to (1000)")
+    execute("insert into parted select generate_series(0, 999)")
+    for _ in analyze.analyze(server, database, jobs=2):
+        pass
+    known = execute("select tablename from pg_stats where schemaname = 'public' and attname in ('a', 'note')")
+    assert {name for (name,) in known} == {"orders", "parted", "part"}
+    execute("drop table parted")

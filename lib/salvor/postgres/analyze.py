@@ -19,7 +19,7 @@ _SECONDS = 3600.0
 _TOLD_EVERY = 0.25
 
 # ANALYZE of a partitioned table by its name reads its partitions once more; of the whole database it does not.
-_PARTITIONED = "select from pg_class where relkind = 'p' limit 1"
+_PARTITIONED = "select 1 from pg_class where relkind = 'p' limit 1"
 _TABLES = """
     select nspname, relname from pg_class c join pg_namespace n on n.oid = relnamespace
     where relkind in ('r', 'm') and relpersistence <> 't' order by pg_relation_size(c.oid) desc

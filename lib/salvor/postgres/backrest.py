@@ -355,12 +355,11 @@ class Repository:
         self, label: str, data: str, *, target: list[str], tablespaces: Mapping[str, str], resume: bool
     ) -> Iterator[Progress]:
         """Restore a backup into `data`. `target`: pgBackRest's recovery options; `resume`: go on with what is there."""
-        jobs = self.shell.run(["nproc"]).stdout.strip()
         mapping = [f"--tablespace-map={name}={path}" for name, path in tablespaces.items()]
         argv = self.argv(
             f"--pg1-path={data}",
             f"--set={label}",
-            f"--process-max={jobs}",
+            f"--process-max={self.shell.cores()}",
             "--log-level-console=detail",
             "--log-level-file=off",
             *target,

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 SHARE = 8 << 20
 """Bytes of one table's data that go to one connection before the next takes over."""
+LARGE = 1 << 20
+"""Bytes of data from which on a table is worth new files."""
 BATCH_STATEMENTS, BATCH_BYTES = 200, 1 << 20
 PROGRESS_SECONDS = 0.25
 
@@ -56,6 +59,7 @@ def load(
     *,
     deadline: float,
     jobs: int = 4,
+    whole_tables: bool = False,
     terms: Terms | None = None,
     administrator: Connect | None = None,
     pg_restore: Sequence[str] = ("pg_restore",),
@@ -67,9 +71,11 @@ def load(
 
     `administrator` connects to the same database as a superuser: it creates extensions and publications, gives what
     was created to its owners, and grants privileges. Without it everything stays with the role that loads.
-    `deadline`: seconds for any one statement; the COPY of a table is one. `jobs`: connections. `unpacked_limit`: bytes
-    of script after which it must be a bomb, such as the free space of the stage's disk. `before_owners`: what is to be
-    done while all that was loaded is still the loading role's. The rest is as for open_script.
+    `deadline`: seconds for any one statement; the COPY of a table is one. `jobs`: connections. `whole_tables`: each
+    table's data go to one of them, which costs the server less altogether; else to all in turn, which is quicker where
+    there are processors enough. `unpacked_limit`: bytes of script after which it must be a bomb, such as the free space
+    of the stage's disk. `before_owners`: what is to be done while all that was loaded is still the loading role's. The
+    rest is as for open_script.
 
     Yields how far it is: in bytes of the dump, then in objects. Closing the generator ends the connections. Memory is
     bounded by `jobs`, not by the dump. Raises CannotError; then the database is half loaded, and good for nothing.
@@ -79,7 +85,9 @@ def load(
     refuse_newer(dump.server_major, target.major, str(dump.path))
     with ExitStack() as stack:
         script = stack.enter_context(open_script(dump, pg_restore, scratch))
-        work = _Load(dump, script, target, connect, administrator, deadline, jobs, unpacked_limit, before_owners)
+        work = _Load(
+            dump, script, target, connect, administrator, deadline, jobs, whole_tables, unpacked_limit, before_owners
+        )
         stack.callback(work.stop)
         yield from work.all()
         return Loaded(work.data, tuple(target.left_out))
@@ -97,6 +105,7 @@ class _Load:
         administrator: Connect | None,
         deadline: float,
         jobs: int,
+        whole_tables: bool,
         unpacked_limit: int | None,
         before_owners: Callable[[], Iterable[Progress]],
     ) -> None:
@@ -104,6 +113,7 @@ class _Load:
         self._dump = dump
         self._script = script
         self._target = target
+        self._whole_tables = whole_tables
         self._changed = threading.Condition()
         self._ahead = Ahead(script, deadline)
         self._unpacked, self._limit = 0, unpacked_limit
@@ -237,12 +247,17 @@ class _Load:
         """The data of one table, a share to each connection in turn: one connection's COPY keeps one core busy."""
         (table,) = order.tables
         session, share, whole_lines = None, 0, True
-        for block in self._reader.data():
-            if session is None or (share >= SHARE and whole_lines):
+        blocks = self._reader.data()
+        first = b""
+        while len(first) < LARGE and (block := next(blocks, b"")):
+            first += block
+        alone = self._whole_tables and len(first) >= LARGE
+        for block in chain([first] if first else [], blocks):
+            if session is None or (share >= SHARE and whole_lines and not alone):
                 session, share = (yield from self._least_busy()), 0
             else:
                 yield from self._wait_for_room(session)
-            session.copy(order, block)
+            session.copy(order, block, alone=alone)
             share += len(block)
             whole_lines = block.endswith(b"\n")
             self.data += len(block)

@@ -72,6 +72,8 @@ class Order:
     """What the dump has set for it: name to value as SQL."""
     tables: tuple[str, ...] = ()
     """The tables it writes or locks."""
+    table: bytes = b""
+    """The table of a COPY, as SQL."""
     name: str = ""
     """The extension it is about."""
     roles: tuple[Span, ...] = ()
@@ -228,9 +230,11 @@ class Screen:
         tables = tuple(span.name for key in ("table", "other") for span in groups.get(key, ()))
         extension = groups["extension"][0].name if "extension" in groups else ""
         roles = tuple(span for key in ("role", "roles") for span in groups.get(key, ()) if span.name not in _NO_ROLES)
-        sql = joined(statement.tokens) if lane is Lane.COPY else statement.sql
+        sql, table = statement.sql, b""
+        if lane is Lane.COPY:
+            sql, table = joined(statement.tokens), joined(statement.tokens[1 : found["table"].count(" ") + 2])
         key = groups["key"][0] if "key" in groups else None
-        return Order(sql, statement.line, lane, self._settings, tables, extension, roles, database, key)
+        return Order(sql, statement.line, lane, self._settings, tables, table, extension, roles, database, key)
 
     def _names(self, statement: Statement, found: re.Match[str], group: str) -> list[Span]:
         """The names in a group of the pattern, a qualified name as one. Each token of a shape is one word of it."""

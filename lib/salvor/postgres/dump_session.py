@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,9 +51,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Copy:
-    """The start of a COPY; data follows."""
+    """The start of a COPY; data follows. `alone`: nobody else writes to its table until its end."""
 
     order: Order
+    alone: bool
 
 
 class End:
@@ -116,11 +117,11 @@ class Session:
         """Carry these out."""
         self._put(Batch(orders))
 
-    def copy(self, order: Order, data: bytes) -> None:
-        """Pass data of a COPY on; the first of it starts the COPY."""
+    def copy(self, order: Order, data: bytes, *, alone: bool) -> None:
+        """Pass data of a COPY on; the first of it starts the COPY. `alone`: all of its data go to this connection."""
         if self._copying is not order:
             self._copying = order
-            self._put(Copy(order))
+            self._put(Copy(order, alone))
         self._put(data)
 
     def end_copy(self) -> None:
@@ -165,7 +166,7 @@ class Session:
                     if isinstance(item, Batch):
                         self._execute(connection, item)
                     elif isinstance(item, Copy):
-                        self._copy(connection, item.order)
+                        self._copy(connection, item.order, alone=item.alone)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001  # raised again by the thread that loads
@@ -204,8 +205,8 @@ class Session:
         try:
             with connection.pipeline():
                 for order in batch.orders:
-                    for sql in (*self._changes(order), order.sql):
-                        sent.append((order, connection.execute(sql)))
+                    for statement in (*self._changes(order), order.sql):
+                        sent.append((order, connection.execute(statement)))
         except psycopg.Error as error:
             failed = next((order for order, cursor in sent if cursor.statusmessage is None), batch.orders[-1])
             raise self._told(failed, error) from error
@@ -219,13 +220,15 @@ class Session:
         self._settings = order.settings
         return [b"SET " + name.encode() + b" = " + value for name, value in changed]
 
-    def _copy(self, connection: Connection, order: Order) -> None:
+    def _copy(self, connection: Connection, order: Order, *, alone: bool) -> None:
         try:
-            for sql in self._changes(order):
-                connection.execute(sql)
-            with connection.cursor().copy(order.sql) as copy:
-                while isinstance(data := self._next(), bytes):
-                    copy.write(data)
+            for statement in self._changes(order):
+                connection.execute(statement)
+            with connection.transaction() if alone else nullcontext():
+                frozen = alone and _made_anew(connection, order.table)
+                with connection.cursor().copy(order.sql + (b" WITH (FREEZE)" if frozen else b"")) as copy:
+                    while isinstance(data := self._next(), bytes):
+                        copy.write(data)
         except psycopg.Error as error:
             raise self._told(order, error) from error
 
@@ -235,6 +238,26 @@ class Session:
         # only the primary message: detail and context hold rows
         message = error.diag.message_primary or str(error).strip().partition("\n")[0]
         return self._make_error(f"{message}: {order.shown}", order.line, "")
+
+
+def _made_anew(connection: Connection, table: bytes) -> bool:
+    """Give an empty table new files in this transaction; whether that could be done.
+
+    What is then loaded in the same transaction can be written frozen, so that no reader writes its pages a second time,
+    and with `wal_level = minimal` without WAL (COPY, "FREEZE"; "Disable WAL Archival and Streaming Replication").
+    """
+    named = b"'" + table.replace(b"'", b"''") + b"'"
+    # To empty a foreign table would empty that of the other server; and whoever cannot empty this one, because of a
+    # foreign key that a script by hand has made already, loads it as it is.
+    is_plain = b"SELECT 1 FROM pg_catalog.pg_class WHERE oid = " + named + b"::regclass AND relkind = 'r'"
+    with suppress(psycopg.Error), connection.transaction():
+        if not connection.execute(is_plain).fetchone():
+            return False
+        if connection.execute(b"SELECT 1 FROM ONLY " + table + b" LIMIT 1").fetchone():
+            return False
+        connection.execute(b"TRUNCATE ONLY " + table)
+        return True
+    return False
 
 
 def _size(item: Item) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from salvor.postgres.server import Connection
 
 _STATEMENT_SECONDS = 12 * 3600.0
+_FEW = 2
 _HBA = re.compile(r"^# Salvor's load\n.*\n.*\n", re.M)
 
 
@@ -57,7 +58,6 @@ def load(
     trusted: bool,
     origin_known: bool,
     hba: str | None = None,
-    jobs: int = 4,
 ) -> Generator[Progress, None, tuple[str, ...]]:
     """Load the dump at `source` into the empty `database`, which is `owner`'s afterwards; returns what was left out.
 
@@ -103,12 +103,16 @@ def load(
         return server.connect(database, writes=True)
 
     _see_it_gets_in(as_loader)
+    # Reading the dump keeps one core busy, and a table's COPY another: measured on two, and with four connections.
+    few_cores = server.shell.cores() <= _FEW
+    jobs = _FEW if few_cores else 4
     loaded = yield from dump_load.load(
         dump.examine(source),
         as_loader,
         administrator=as_operator,
         deadline=_STATEMENT_SECONDS,
         jobs=jobs,
+        whole_tables=few_cores,
         terms=Terms(roles, trusted=trusted),
         pg_restore=(_pg_restore(server),),
         before_owners=lambda: analyze(server, database, jobs),  # it computes what an index holds as the table's owner

@@ -196,10 +196,10 @@ def _integrity_of(subject: str, server: Server, database: str, look: Look, evide
 
 def amcheck(subject: str, server: Server, database: str, evidence: str) -> Finding:
     """What pg_amcheck says of a database in which its extension is installed: tables and B-tree indexes."""
-    jobs = server.shell.run(["nproc"]).stdout.strip()
     where = [f"--host={server.address}", f"--port={server.port}", f"--username={server.operator.user}"]
+    jobs = f"--jobs={server.shell.cores()}"
     result = server.shell.run(
-        [server.program("pg_amcheck"), *where, f"--jobs={jobs}", f"--database={database}", "--no-password"],
+        [server.program("pg_amcheck"), *where, jobs, f"--database={database}", "--no-password"],
         environment={"PGPASSWORD": secrets.resolve(server.operator.password)},
         deadline=_READ_SECONDS,
         check=False,
