@@ -19,9 +19,10 @@ from salvor import shell
 from salvor.change import Level, Progress
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import analyze, dump_find, dump_store, dumps, fingerprint, proof, rows
+from salvor.postgres.connection import Operator
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
-from salvor.postgres.server import Operator, Server
+from salvor.postgres.server import Server
 from salvor.wish import Wish
 
 from tests.postgres.conftest import PostgresServer

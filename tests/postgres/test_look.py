@@ -16,7 +16,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from salvor import shell
-from salvor.postgres.server import _AWAIT_END, Line, Operator, Server
+from salvor.postgres.connection import Line, Operator
+from salvor.postgres.server import _AWAIT_END, Server
 
 from tests.postgres.conftest import PostgresServer, programs
 

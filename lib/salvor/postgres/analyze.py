@@ -13,7 +13,8 @@ from psycopg import sql
 from salvor.change import Progress
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection, Server
+    from salvor.postgres.connection import Connection
+    from salvor.postgres.server import Server
 
 _SECONDS = 3600.0
 _TOLD_EVERY = 0.25

@@ -13,17 +13,19 @@ import hmac
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
+import psycopg
 from psycopg import sql
 
 from salvor import secrets
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import fence
-from salvor.postgres.server import Operator, Server, cut_after
+from salvor.postgres.connection import Operator, cut_after
+from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 _HBA = f"# Salvor's readers\n{fence.READERS}"
 
@@ -52,8 +54,6 @@ def connect(server: Server, database: str, *, deadline: float) -> Connection:
 
     What is asked in more than one statement is to be asked in transactions that are begun read only.
     """
-    import psycopg
-
     connection = server.connect(database, deadline=deadline)
     try:
         with cut_after(connection, deadline):
@@ -85,6 +85,22 @@ def session(server: Server, database: str, *, deadline: float = 5.0) -> Iterator
     """As `connect`; cut after `deadline` seconds, also when the server is frozen."""
     with connect(server, database, deadline=deadline) as connection, cut_after(connection, deadline):
         yield connection
+
+
+def ask(server: Server, database: str, statement: str, *, deadline: float = 30.0) -> Any:
+    """The first value that a query returns, in a read-only transaction. Raises CannotError when there is no answer."""
+    try:
+        with session(server, database, deadline=deadline) as connection:
+            connection.execute("begin read only")
+            # A pipeline uses the extended protocol, which takes one statement: a second one could end the transaction.
+            with connection.pipeline():
+                row = connection.execute(statement.encode()).fetchone()
+    except psycopg.Error as error:
+        said = secrets.mask(str(error)).strip() or type(error).__name__
+        raise CannotError(
+            f"{server.address}:{server.port} does not answer the query: {said}", hint="inv assess"
+        ) from error
+    return row[0] if row else None
 
 
 def never_as_operator(server: Server, database: str) -> None:

@@ -10,7 +10,8 @@ from salvor.archive import audit as archive
 from salvor.change import Change, Progress, Verdict
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import backrest, dump_chosen, logical, restore_point
-from salvor.postgres.server import Server, ask
+from salvor.postgres.asking import ask
+from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres

@@ -19,7 +19,8 @@ from salvor.postgres.dump_screen import Order
 from salvor.postgres.dump_target import told_connection
 
 if TYPE_CHECKING:
-    from salvor.postgres.dump_target import Connect, Connection
+    from salvor.postgres.connection import Connection
+    from salvor.postgres.dump_target import Connect
 
 ROOM = 16 << 20
 """Bytes that may wait in one session."""

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, LiteralString
+from typing import TYPE_CHECKING, LiteralString
 
 from salvor.errors import CannotError
 from salvor.postgres.dump_rules import Lane
 from salvor.postgres.dump_screen import Order, Span, setting_word
 
 if TYPE_CHECKING:
-    import psycopg
+    from salvor.postgres.connection import Connection
 
-    Connection = psycopg.Connection[tuple[Any, ...]]
     Connect = Callable[[], Connection]
 
 

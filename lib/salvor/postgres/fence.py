@@ -15,7 +15,7 @@ from salvor.postgres.look import ABSENT, FIND_ACCESS
 from salvor.postgres.server import WHOLE_MACHINE, Server, pause
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 _BEGIN = "# Salvor's fence"
 _END = "# end of Salvor's fence"

@@ -25,7 +25,7 @@ from salvor.postgres.analyze import analyze
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 _STATEMENT_SECONDS = 12 * 3600.0
 _FEW = 2

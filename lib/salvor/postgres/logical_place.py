@@ -13,9 +13,9 @@ from salvor import clock, secrets
 from salvor.change import Staged
 from salvor.errors import CannotError
 from salvor.postgres import side_cluster, side_database
+from salvor.postgres.asking import ask as ask_server
 from salvor.postgres.cluster import View
 from salvor.postgres.server import Server
-from salvor.postgres.server import ask as ask_server
 from salvor.postgres.side_cluster import SideCluster
 from salvor.postgres.side_database import SideDatabase
 

@@ -11,7 +11,7 @@ from salvor.postgres.cluster import View
 from salvor.postgres.server import Server, pause
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 
 def require_fence(view: View, identity: str, kept: str, unfenced_because: str) -> None:

@@ -14,10 +14,11 @@ from salvor import clock
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, fence
+from salvor.postgres.asking import ask
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.look import MARKER
 from salvor.postgres.promotion import stop_or_kill
-from salvor.postgres.server import Server, ask
+from salvor.postgres.server import Server
 
 _COPY_SECONDS = 24 * 3600.0
 _STREAM_SECONDS = 60.0

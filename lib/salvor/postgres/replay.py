@@ -10,8 +10,9 @@ from salvor import clock
 from salvor.change import Progress
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside
+from salvor.postgres.connection import Line
 from salvor.postgres.promotion import promote_server
-from salvor.postgres.server import LOOKED_EVERY, Line, Server, pause
+from salvor.postgres.server import LOOKED_EVERY, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
 
 ACCEPT_MISSING_WAL = "accept-missing-wal"

@@ -27,7 +27,7 @@ from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 _SUMMARY, _WHOLE = "fingerprint", "fingerprint-whole"
 _MOST_CHARACTERS = 30_000

@@ -1,28 +1,24 @@
-"""One PostgreSQL server: its data directory, its processes, and how it is started, stopped, killed and asked."""
+"""One PostgreSQL server: its data directory, its processes, and how it is started, stopped and killed."""
 
 from __future__ import annotations
 
-import os
 import shlex
-import socket
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, LiteralString, Self
+from typing import TYPE_CHECKING
 
 from salvor import clock, secrets
 from salvor.change import Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.postgres.connection import Operator, connect, cut_after, refuses
 from salvor.postgres.look import LOOK, MARKER, Look, read_look
 from salvor.shell import Shell
 from salvor.wish import FENCE_MACHINE
 
 if TYPE_CHECKING:
-    import psycopg
-
-    Connection = psycopg.Connection[tuple[Any, ...]]
+    from salvor.postgres.connection import Connection
 
 WHOLE_MACHINE = (
     "have it cut off from the network, if the inventory describes it (kind: host): the same command with "
@@ -30,26 +26,11 @@ WHOLE_MACHINE = (
 )
 """What can be done about a server on which nothing else works."""
 
-_LOCK_MILLISECONDS = 30_000
-"""How long a query waits for somebody's lock, however long it may itself take."""
 PROBE_SECONDS = 3.0
 LOOKED_EVERY = 0.25
 """Seconds between two looks at whether a server that starts still lives: each takes a core that it could use."""
 _THAW_SECONDS = 0.5
 """How long a frozen server is given, before it is believed that it stays so."""
-
-
-@dataclass(frozen=True)
-class Operator:
-    """The role that Salvor connects as (a superuser), and the reference of its password."""
-
-    user: str
-    password: str
-
-    def secret(self) -> str:
-        """The password itself."""
-        return secrets.resolve(self.password)
-
 
 # Returns when these processes have ended, or after a second: a look takes longer, and a core that they could use. One
 # that nobody has waited for yet still has an entry in /proc, and no folder in which it works.
@@ -286,25 +267,7 @@ class Server:
         """
         import psycopg
 
-        milliseconds = int(deadline * 1000)
-        options = f"-c statement_timeout={milliseconds} -c lock_timeout={min(milliseconds, _LOCK_MILLISECONDS)}"
-        if not writes:
-            options += " -c default_transaction_read_only=on"
-        connection = psycopg.connect(
-            host=self.address,
-            port=self.port,
-            dbname=database,
-            user=self.operator.user,
-            password=self.operator.secret(),
-            autocommit=True,
-            application_name="salvor",
-            connect_timeout=max(2, min(10, round(deadline))),
-            tcp_user_timeout=milliseconds,
-            keepalives_idle=5,
-            keepalives_interval=2,
-            keepalives_count=3,
-            options=options,
-        )
+        connection = connect(self.address, self.port, database, self.operator, deadline=deadline, writes=writes)
         if self.shares_port:
             row = connection.execute("show data_directory").fetchone()
             if row != (self.data,):
@@ -333,7 +296,7 @@ class Server:
                 return Reachable.UNKNOWN, f"it runs and does not answer: {why}"
         except CannotError as error:
             return Reachable.UNKNOWN, f"its machine does not answer either: {error.what}"
-        if _refuses(self.address, self.port):
+        if refuses(self.address, self.port):
             return Reachable.DOWN, "no process, and the port refuses"
         return Reachable.UNKNOWN, f"no process in {self.data}, yet something holds {self.address}:{self.port}: {why}"
 
@@ -354,101 +317,3 @@ def pause(since: float, *, most: float = 0.2) -> None:
     that, between 0.02 and `most` seconds.
     """
     time.sleep(min(most, max(0.02, (clock.monotonic() - since) / 5)))
-
-
-def _refuses(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=1.0).close()
-    except ConnectionRefusedError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def listens(address: str, port: int) -> bool:
-    """Whether somebody takes connections there. What does not answer within a second is taken for nobody."""
-    try:
-        socket.create_connection((address, port), timeout=1.0).close()
-    except OSError:
-        return False
-    return True
-
-
-@contextmanager
-def cut_after(connection: Connection, seconds: float) -> Iterator[None]:
-    """Cut the connection's socket `seconds` from now, unless the block has ended; who waits for it gets psycopg.Error.
-
-    A frozen server answers neither a query nor a cancel, so only this end can give up.
-    """
-    other = socket.socket(fileno=os.dup(connection.fileno()))
-
-    def cut() -> None:
-        with suppress(OSError):  # the server closed it first
-            other.shutdown(socket.SHUT_RDWR)
-
-    timer = threading.Timer(seconds, cut)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        other.close()
-
-
-class Line:
-    """A connection to a server that is kept from one question to the next, and made anew when it broke: a new one costs
-    the server more than the answer does. `deadline`: seconds for each question.
-    """
-
-    def __init__(self, server: Server, *, deadline: float) -> None:
-        self._server = server
-        self._deadline = deadline
-        self._connection: Connection | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._close()
-
-    def ask(self, statement: LiteralString) -> tuple[Any, ...] | None:
-        """The first row of the answer. Raises psycopg.Error; the next question is then put on a new connection."""
-        if self._connection is None:
-            self._connection = self._server.connect(deadline=self._deadline)
-        done = False
-        try:
-            with cut_after(self._connection, self._deadline):
-                row = self._connection.execute(statement).fetchone()
-            done = True
-            return row
-        finally:
-            if not done:
-                self._close()
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
-
-
-def ask(server: Server, database: str, statement: str, *, deadline: float = 30.0) -> Any:
-    """The first value that a query returns, in a read-only transaction. Raises CannotError when there is no answer."""
-    import psycopg
-
-    from salvor.postgres import asking
-
-    try:
-        with asking.session(server, database, deadline=deadline) as connection:
-            connection.execute("begin read only")
-            # A pipeline uses the extended protocol, which takes one statement: a second one could end the transaction.
-            with connection.pipeline():
-                row = connection.execute(statement.encode()).fetchone()
-    except psycopg.Error as error:
-        said = secrets.mask(str(error)).strip() or type(error).__name__
-        raise CannotError(
-            f"{server.address}:{server.port} does not answer the query: {said}", hint="inv assess"
-        ) from error
-    return row[0] if row else None

@@ -17,7 +17,7 @@ from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import beside, surroundings
-from salvor.postgres.server import ask
+from salvor.postgres.asking import ask
 from salvor.postgres.side_database import Load
 from salvor.postgres.side_directory import APART, SideDirectory
 

@@ -20,7 +20,7 @@ from salvor.postgres import asking, loading, surroundings
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 STAGE = "side-database"
 ORIGIN, SOURCE, TAKEN, LEFT_OUT = "salvor.origin", "salvor.source", "salvor.taken", "salvor.left_out"

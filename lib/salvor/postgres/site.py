@@ -13,9 +13,10 @@ from salvor.postgres import beside
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import Beside
 from salvor.postgres.cluster import Member, Sighting, View, as_noted, ask_facts, view
+from salvor.postgres.connection import listens
 from salvor.postgres.failover import stage_name
 from salvor.postgres.physical import STAGE, Physical
-from salvor.postgres.server import Server, listens
+from salvor.postgres.server import Server
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from salvor import clock
 from salvor.change import Reachable
 from salvor.errors import CannotError
 from salvor.postgres import dumps
-from salvor.postgres.server import Operator, Server
+from salvor.postgres.connection import Operator
+from salvor.postgres.server import Server
 from salvor.sandbox import configuration, folders, processes
 from salvor.sandbox.folders import Folders
 

@@ -17,7 +17,7 @@ from salvor.sandbox.harm import Struck, struck
 from salvor.sandbox.layout import Layout
 
 if TYPE_CHECKING:
-    from salvor.postgres.server import Connection
+    from salvor.postgres.connection import Connection
 
 __all__ = ["Struck", "names", "strike", "struck", "wake"]
 

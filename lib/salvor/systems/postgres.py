@@ -29,10 +29,12 @@ from salvor.postgres import (
     sessions,
     ways,
 )
+from salvor.postgres.asking import ask
 from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Member, View
+from salvor.postgres.connection import Operator
 from salvor.postgres.physical import STAGE
-from salvor.postgres.server import Operator, Server, ask
+from salvor.postgres.server import Server
 from salvor.postgres.settings import MemberSettings, PostgresSettings
 from salvor.postgres.site import Site
 from salvor.shell import Shell
