@@ -36,7 +36,9 @@ MAY = {
     "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
     "fleet": {"clock", "errors", "shell", "ssh"},
     "journal": DATA | {"bucket", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},
-    "run": {"change", "clock", "errors", "incident", "journal", "plain", "plan", "secrets", "steps"},
+    "run": DATA | {"incident", "journal", "outgoing", "plain", "plan", "refuse", "secrets", "steps"},
+    "refuse": {"change", "errors", "incident", "plan", "secrets"},
+    "outgoing": {"change", "plan", "secrets"},
     "plan": DATA | {"secrets"},
     "undo": DATA | {"incident", "journal", "plan"},
 }
@@ -44,8 +46,8 @@ MAY = {
 NOT_FOR_SYSTEMS = {
     "approval", "arguments", "backups.checks", "backups.metrics", "backups.report", "backups.retention",
     "backups.retention_work", "checklist", "commands", "console", "drill", "history", "hosts", "incident", "inventory",
-    "journal", "maintenance", "notebook", "pages", "readiness", "review", "run", "sandbox", "session", "show", "status",
-    "steps", "trends", "watch", "whole_platform",
+    "journal", "maintenance", "notebook", "outgoing", "pages", "readiness", "refuse", "review", "run", "sandbox",
+    "session", "show", "status", "steps", "trends", "watch", "whole_platform",
 }  # fmt: skip
 ENGINES = {"files": {"files"}, "host": {"host", "application", "cache"}, "postgres": {"postgres"}}
 """The packages that belong to some kinds of system, and to which: the first bears its name."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import console, plan, run
+from salvor import console, outgoing, plan, run
 from salvor.change import Change, Level, State, Undo
 from salvor.errors import (
     CannotError,
@@ -403,7 +403,7 @@ def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
 
 
 def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "MESSAGES_DEADLINE", 0.3)
+    monkeypatch.setattr(outgoing, "DEADLINE", 0.3)
     hanging = trouble.order(place.root, "post", "declared", "hang")
     begun = time.monotonic()
     recover(place)
@@ -423,7 +423,7 @@ def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatc
 
 def test_an_undo_is_over_when_what_it_owes_is_written(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     incident = recover(place)
-    monkeypatch.setattr(run, "MESSAGES_DEADLINE", 0.3)
+    monkeypatch.setattr(outgoing, "DEADLINE", 0.3)
     hanging = trouble.order(place.root, "post", "undone", "hang")
     aftermath.undo(incident, Plain(), yes=True)
     assert [line["kind"] for line in lines(place, "owed", "undone")] == ["owed", "undone"]

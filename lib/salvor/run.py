@@ -12,24 +12,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from salvor import clock
-from salvor.change import Change, Decision, Finding, Level, Progress
-from salvor.errors import (
-    NotConvergedError,
-    NotProvenError,
-    OutcomeUnknownError,
-    PlanMovedError,
-    SalvorError,
-)
+from salvor import clock, refuse
+from salvor.change import Change, Decision, Finding, Progress
+from salvor.errors import OutcomeUnknownError, SalvorError
 from salvor.incident import Incident
 from salvor.journal import Journal
+from salvor.outgoing import Outgoing
 from salvor.plain import amount
 from salvor.plan import Plan, PlannedStep, describe, refuse_masked, undoable
 from salvor.secrets import mask
 from salvor.steps import Step
-
-MESSAGES_DEADLINE = 60.0
-"""Seconds that the end of a run waits for messages that are still going out; later they are owed."""
 
 _AT_ONCE = 8
 """Changes that are made side by side."""
@@ -66,12 +58,13 @@ class Runner:
     """The keys of the changes that a second person approved."""
     still_ours: Callable[[], None] = lambda: None
     """Asked before each change. Raises HeldError when somebody on another machine took the service over."""
-    _messages: dict[str, tuple[Change, Future[str]]] = field(default_factory=dict)
-    _late: set[str] = field(default_factory=set)
     _stopping: threading.Event = field(default_factory=threading.Event)
     _stopped: bool = False
     _assessed: tuple[float, object, PlannedStep] | None = None
     """When the last plan began (`clock.monotonic`), what was wished and pinned then, and what its assessment saw."""
+
+    def __post_init__(self) -> None:
+        self._outgoing = Outgoing(self.owe)
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
@@ -139,7 +132,7 @@ class Runner:
             self.watcher.step(name, (step.__doc__ or "").strip())
         self.incident.look_again(since=A_MOMENT)
         planned = (name == "assess" and self._assessed_just_now()) or self._plan(step, self._tell)
-        new = list({change.key: change for change in planned.changes if change.key not in self._messages}.values())
+        new = list({change.key: change for change in planned.changes if change.key not in self._outgoing}.values())
         self._write("step", step=name, phase="begun", planned=len(new))
         self._look_back(name, planned.changes)
         self._refuse_unapproved(name, new)
@@ -155,11 +148,11 @@ class Runner:
             self._observed(unknown, left)
             # When the world says that the unknown was done, what it held up is still to do. Nothing is made twice.
             if not unknown or any(change.key in tried for change in left):
-                self._converged(name, left)
+                refuse.unconverged(name, left, self.incident.id)
             self._refuse_unapproved(name, left)
             new = left
         self._write("step", step=name, phase="ended", seconds=round(clock.monotonic() - begun, 3))
-        self._proven(name, planned)
+        refuse.unproven(planned, self.incident)
         return planned
 
     def _known(self) -> object:
@@ -190,29 +183,16 @@ class Runner:
             self._write("finding", step=planned.name, finding=finding.to_json())
 
     def _refuse_unapproved(self, name: str, changes: Sequence[Change]) -> None:
-        moved = [change for change in changes if change.key not in self.approved]
-        if moved:
-            listed = "\n".join(f"  {describe(change)}  ({change.why})" for change in moved)
-            raise PlanMovedError(
-                f"The world moved: {name} now plans what nobody approved:\n{listed}",
-                safe="none of these was done; what was live is as it was",
-                hint="look at the new plan with --plan, then run the same command again",
-            )
-        alone = [change for change in changes if change.key not in self.confirmed]
-        if alone and name in self.incident.steps_of_two:
-            listed = "\n".join(f"  {describe(change)}" for change in alone)
-            raise PlanMovedError(
-                f"{name} now plans what no second person approved:\n{listed}",
-                safe="none of these was done; what was live is as it was",
-                hint="run the same command again: it asks for the approval of the new plan",
-            )
+        refuse.unapproved(name, changes, self.approved)
+        if name in self.incident.steps_of_two:
+            refuse.unconfirmed(name, changes, self.confirmed)
 
     def _look_back(self, name: str, planned: Sequence[Change]) -> None:
         """What a step began before a crash, and nobody saw end: note what the world says of it now."""
         found = [
             change
             for key, (step, change) in list(self.incident.interrupted.items())
-            if step == name and key not in self._messages
+            if step == name and key not in self._outgoing
         ]
         moments = {str(change.arguments["moment"]) for change in found if not self.incident.waits(change)}
         outbox = self.incident.outbox
@@ -225,41 +205,6 @@ class Runner:
         for change in unknown:
             outcome = "not done" if change.key in still else "done"
             self._write("observed", key=change.key, outcome=outcome, detail=describe(change))
-
-    def _converged(self, name: str, left: Sequence[Change]) -> None:
-        if left:
-            listed = "\n".join(f"  {describe(change)}  ({change.why})" for change in left)
-            raise NotConvergedError(
-                f"{name} was carried out, and still plans:\n{listed}",
-                safe="nothing that was live has been removed",
-                hint=f"inv incident.show --incident={self.incident.id}, then the same command again",
-            )
-
-    def _proven(self, name: str, planned: PlannedStep) -> None:
-        if name not in ("verify", "reroute"):
-            return
-        bad = [finding for finding in planned.findings if finding.level in (Level.FAIL, Level.UNKNOWN)]
-        if bad:
-            listed = "\n".join(
-                f"  {finding.subject}: {finding.check}: {finding.figure or finding.level}: {finding.detail}".rstrip(
-                    ": "
-                )
-                for finding in bad
-            )
-            service, undo = self.incident.options, f"inv undo --incident={self.incident.id}"
-            hint = (
-                f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
-                "--at=TIME to the state at that time"
-                if self.incident.broken
-                else f"mend what is named above, then the same command again; or {undo}"  # no data of it was broken
-            )
-            raise NotProvenError(
-                f"{name} did not pass:\n{mask(listed)}",
-                safe="nothing was cut over; what was live is as it was"
-                if name == "verify"
-                else "what was live before is kept; inv undo goes back to it",
-                hint=hint,
-            )
 
     def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> dict[str, str]:
         """Make the changes: those on independent systems side by side, the others in order.
@@ -286,7 +231,7 @@ class Runner:
                         if self.incident.waits(change):
                             running[pool.submit(self._make, step, change, undoing.get(change.key, ""))] = change
                         else:
-                            self._post(step, change)
+                            self._outgoing.post(change, partial(self._make, step, change))
                             done.add(change.key)
                     if not (free or running):
                         break
@@ -372,29 +317,11 @@ class Runner:
                 extra["error"] = text
             if size:  # how much it was, so that what the next one takes can be told
                 extra["bytes"] = size
-            if change.key not in self._late:
+            if not self._outgoing.is_late(change):
                 self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **extra)
             with _showing():
                 self.watcher.ended(change, outcome, seconds, text)
         return outcome
-
-    def _post(self, step: str, change: Change) -> None:
-        """Send a message in the background, in a thread that keeps no process alive."""
-        sent: Future[str] = Future()
-        self._messages[change.key] = change, sent
-
-        def send() -> None:
-            try:
-                outcome = self._make(step, change)
-                if outcome == "unknown":
-                    self.owe(describe(change), "whether it was sent is not known")
-            except Exception as error:  # noqa: BLE001 - whatever a notifier raises: recovery never waits for paperwork
-                if change.key not in self._late:
-                    self.owe(describe(change), mask(str(error)) or type(error).__name__)
-            finally:
-                sent.set_result("")
-
-        threading.Thread(target=send, name=f"message {change.key}", daemon=True).start()
 
     def tell(self, moment: str) -> None:
         """Send a moment's messages that follow from what happened rather than from a plan: that it failed, that it
@@ -417,14 +344,8 @@ class Runner:
         self._write("owed", what=what, why=why)
 
     def finish(self) -> None:
-        """Wait for messages that are still going out, for MESSAGES_DEADLINE seconds at most; what is left is owed."""
-        wait([sent for _, sent in self._messages.values()], timeout=MESSAGES_DEADLINE)
-        for key, (change, sent) in list(self._messages.items()):
-            if sent.done():
-                del self._messages[key]  # one that failed is planned again, when this incident goes on
-            elif key not in self._late:
-                self._late.add(key)
-                self.owe(describe(change), f"it was not sent within {MESSAGES_DEADLINE:.0f} s")
+        """Wait a little for messages that are still going out; what is left is owed."""
+        self._outgoing.finish()
 
     # --- undo ----------------------------------------------------------------------------------------------------
 
@@ -446,14 +367,7 @@ class Runner:
 
     def _make_surely(self, name: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> None:
         """Make changes that no plan looks at again. Raises OutcomeUnknownError when the outcome of one is not known."""
-        outcomes = self._act(name, changes, undoing)
-        unknown = [change for change in changes if outcomes.get(change.key) == "unknown"]
-        if unknown:
-            raise OutcomeUnknownError(
-                f"Whether this was done is not known: {'; '.join(map(describe, unknown))}.",
-                safe="nothing that waits for it was begun",
-                hint=f"inv incident.show --incident={self.incident.id}, then the same command again: it looks first",
-            )
+        refuse.unknown(changes, self._act(name, changes, undoing), self.incident.id)
 
     def note(self, kind: str, **data: object) -> None:
         """Write a line that tells of no change: a note, that the incident is closed."""

@@ -1,0 +1,84 @@
+"""What a run does not go on from: changes that nobody approved, a step that is done and still plans, a check that did
+not pass, an outcome that is not known. Each says so to the operator, by raising.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from salvor.change import Change, Level
+from salvor.errors import NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError
+from salvor.incident import Incident
+from salvor.plan import PlannedStep, describe
+from salvor.secrets import mask
+
+
+def unapproved(step: str, changes: Iterable[Change], approved: Collection[str]) -> None:
+    """Raises PlanMovedError when one of the changes is not among the approved keys."""
+    if moved := [change for change in changes if change.key not in approved]:
+        raise PlanMovedError(
+            f"The world moved: {step} now plans what nobody approved:\n{_listed(moved)}",
+            safe="none of these was done; what was live is as it was",
+            hint="look at the new plan with --plan, then run the same command again",
+        )
+
+
+def unconfirmed(step: str, changes: Iterable[Change], confirmed: Collection[str]) -> None:
+    """Raises PlanMovedError when one of the changes is not among those that a second person approved."""
+    if alone := [change for change in changes if change.key not in confirmed]:
+        listed = "\n".join(f"  {describe(change)}" for change in alone)
+        raise PlanMovedError(
+            f"{step} now plans what no second person approved:\n{listed}",
+            safe="none of these was done; what was live is as it was",
+            hint="run the same command again: it asks for the approval of the new plan",
+        )
+
+
+def unconverged(step: str, left: Sequence[Change], incident: str) -> None:
+    """Raises NotConvergedError when a step that was carried out has changes left."""
+    if left:
+        raise NotConvergedError(
+            f"{step} was carried out, and still plans:\n{_listed(left)}",
+            safe="nothing that was live has been removed",
+            hint=f"inv incident.show --incident={incident}, then the same command again",
+        )
+
+
+def unknown(changes: Sequence[Change], outcomes: Mapping[str, str], incident: str) -> None:
+    """Raises OutcomeUnknownError when the outcome of one of the changes, by its key, is not known."""
+    if left := [change for change in changes if outcomes.get(change.key) == "unknown"]:
+        raise OutcomeUnknownError(
+            f"Whether this was done is not known: {'; '.join(map(describe, left))}.",
+            safe="nothing that waits for it was begun",
+            hint=f"inv incident.show --incident={incident}, then the same command again: it looks first",
+        )
+
+
+def unproven(planned: PlannedStep, incident: Incident) -> None:
+    """Raises NotProvenError when a check of `verify` or `reroute` failed, or got no answer."""
+    if planned.name not in ("verify", "reroute"):
+        return
+    bad = [finding for finding in planned.findings if finding.level in (Level.FAIL, Level.UNKNOWN)]
+    if bad:
+        listed = "\n".join(
+            f"  {finding.subject}: {finding.check}: {finding.figure or finding.level}: {finding.detail}".rstrip(": ")
+            for finding in bad
+        )
+        service, undo = incident.options, f"inv undo --incident={incident.id}"
+        hint = (
+            f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
+            "--at=TIME to the state at that time"
+            if incident.broken
+            else f"mend what is named above, then the same command again; or {undo}"  # no data of it was broken
+        )
+        raise NotProvenError(
+            f"{planned.name} did not pass:\n{mask(listed)}",
+            safe="nothing was cut over; what was live is as it was"
+            if planned.name == "verify"
+            else "what was live before is kept; inv undo goes back to it",
+            hint=hint,
+        )
+
+
+def _listed(changes: Iterable[Change]) -> str:
+    return "\n".join(f"  {describe(change)}  ({change.why})" for change in changes)
