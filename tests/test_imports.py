@@ -21,11 +21,12 @@ LIB = ROOT / "lib" / "salvor"
 # What each part may import of ours; a name stands for all that is below it.
 DATA = {"change", "clock", "errors"}
 MAY = {
-    "steps": {"system", "wish", "change", "incident", "checks", "clock", "errors", "steps"},
+    "steps": {"system", "wish", "change", "cutover", "incident", "checks", "clock", "errors", "steps"},
     "runbooks": {"steps"},
     "system": DATA
     | {"wish", "backups.audit", "systems"},  # the folder that it finds the kinds in, and no kind by its name
     "incident": {"system", "wish", "change", "checks", "clock", "errors", "inventory", "journal.learned"},
+    "cutover": {"system", "change", "checks", "incident"},
     "journal.learned": {"change"},
     "wish": {"change", "clock"},
     "change": set(),
@@ -45,9 +46,9 @@ MAY = {
 # What systems share with each other, and must not: the chain, the terminal, the record.
 NOT_FOR_SYSTEMS = {
     "approval", "arguments", "backups.checks", "backups.metrics", "backups.report", "backups.retention",
-    "backups.retention_work", "checklist", "commands", "console", "drill", "history", "hosts", "incident", "inventory",
-    "journal", "maintenance", "notebook", "outgoing", "pages", "readiness", "refuse", "review", "run", "sandbox",
-    "session", "show", "status", "steps", "trends", "watch", "whole_platform",
+    "backups.retention_work", "checklist", "commands", "console", "cutover", "drill", "history", "hosts", "incident",
+    "inventory", "journal", "maintenance", "notebook", "outgoing", "pages", "readiness", "refuse", "review", "run",
+    "sandbox", "session", "show", "status", "steps", "trends", "watch", "whole_platform",
 }  # fmt: skip
 ENGINES = {"files": {"files"}, "host": {"host", "application", "cache"}, "postgres": {"postgres"}}
 """The packages that belong to some kinds of system, and to which: the first bears its name."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import console, outgoing, plan, run
+from salvor import console, cutover, outgoing, plan, run
 from salvor.change import Change, Level, State, Undo
 from salvor.errors import (
     CannotError,
@@ -367,12 +367,12 @@ def test_a_verify_that_was_cut_off_proves_nothing(place: World) -> None:
         for name in ("isolate", "restore"):
             session.act(name)
         [broken] = session.incident.broken
-        staged = session.incident.staged(broken)
+        staged = cutover.staged(session.incident, broken)
         assert staged
         passed = {"subject": "store", "check": "content", "level": "pass", "evidence": staged.identity}
         session.runner.note("step", step="verify", phase="begun", planned=0)
         session.runner.note("finding", step="verify", finding=passed)
-    assert not place.session().incident.is_proven(broken)
+    assert not cutover.is_proven(place.session().incident, broken)
     again = place.session()
     with again.begin():
         again.runner.note("step", step="verify", phase="begun", planned=0)  # and it is cut off once more
@@ -390,7 +390,7 @@ def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
         session.approve(session.plan(), "test")
         for name in ("isolate", "restore", "verify"):
             session.act(name)
-        assert session.incident.is_proven(session.incident.broken[0])
+        assert cutover.is_proven(session.incident, session.incident.broken[0])
         (place.store / f"stage-{session.incident.id}" / "data").write_text("rotten\n")
         with pytest.raises(NotProvenError):
             session.act("verify")

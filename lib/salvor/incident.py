@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import UNSEEN, Change, Decision, Finding, Level, Reachable, Staged, State, WayBack
-from salvor.checks import Check, tells_of_damage
+from salvor.change import Change, Decision, Finding, Level, Reachable, State, WayBack
+from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
 from salvor.system import FORECAST, Application, Context, Machine, Outbox, Restorable, Route, System, kind
@@ -64,7 +64,7 @@ class Incident(Learned):
     failed_at: datetime | None = None
     error: str = ""
     """What the recovery failed on last, in one line."""
-    _to_halt: set[str] = field(default_factory=set, repr=False)
+    to_halt: set[str] = field(default_factory=set, repr=False)
     """The applications that it would stop, in a plan."""
     _systems: dict[str, System] = field(default_factory=dict, repr=False)
     _seen: dict[str, tuple[float, State]] = field(default_factory=dict, repr=False)
@@ -219,7 +219,7 @@ class Incident(Learned):
         oldest = clock.monotonic() - since
         self._seen = {name: seen for name, seen in self._seen.items() if since and seen[0] >= oldest}
         self._foreseen.clear()
-        self._to_halt.clear()
+        self.to_halt.clear()
 
     def foresee(self, change: Change) -> None:
         """Let `observe` answer as if `change` were done, so that the rest of a chain can be planned."""
@@ -239,7 +239,7 @@ class Incident(Learned):
         else:
             state = system.forecast(state, change)
             if change.verb == "stop" and isinstance(system, Application):
-                self._to_halt.add(system.name)
+                self.to_halt.add(system.name)
         self._foreseen[change.system] = state
 
     def depends(self, system: str, on: str) -> bool:
@@ -249,36 +249,12 @@ class Incident(Learned):
         needs = (*self.system(system).depends_on, *self.platform.applications_before(system))
         return on in needs or any(self.depends(need, on) for need in needs if need != system)
 
-    def _address_of(self, name: str) -> str | None:
-        return self.observe(self.system(name)).address
-
     # --- what was decided and proven -----------------------------------------------------------------------------
 
     @property
     def broken(self) -> list[Broken]:
         """What `assess` pinned, in the order of the service's systems."""
         return [Broken(system, self.decisions[system.name]) for system in self.systems if system.name in self.decisions]
-
-    def staged(self, broken: Broken) -> Staged | None:
-        """The whole copy that the chosen way would promote; None when there is none yet, or one of another way."""
-        way = broken.decision.way
-        for staged in self.observe(broken.system).staged:
-            if staged.name == way.stage and staged.complete and staged.of.items() <= (way.arguments or {}).items():
-                return staged
-        return None
-
-    def is_refuted(self, system: System) -> bool:
-        """Whether a check of the data failed on a copy that was staged the way that is pinned: the damage is older than
-        was assumed when nobody could ask what is live.
-        """
-        questions = {check.name for check in self.checks_of(system.name)}
-        since = self.findings[self.decided_at.get(system.name, 0) :]
-        return any(
-            (step, finding.subject) == ("verify", system.name)
-            and finding.check in questions
-            and tells_of_damage(finding)
-            for step, finding in since
-        )
 
     def ways_before_damage(self, broken: Broken) -> list[WayBack]:
         """The ways back to before the damage, those that are open first; none when it is not known when that began, or
@@ -290,94 +266,6 @@ class Incident(Learned):
         pinned = broken.decision.way
         is_another = ways and ways[0].possible and (ways[0].name, ways[0].arguments) != (pinned.name, pinned.arguments)
         return ways if is_another else []
-
-    def machine_of(self, broken: Broken) -> Machine | None:
-        """The machine that a broken system is on, where its way back leads elsewhere: then the whole machine may be cut
-        off. None when it stays in use, or the inventory does not describe it.
-        """
-        name = self.observe(broken.system).machine
-        machine = self.system(name) if name and name != broken.decision.way.machine else None
-        return machine if isinstance(machine, Machine) else None
-
-    def is_placed(self, broken: Broken) -> bool:
-        """Whether what this incident staged bears the system's name now, started or not."""
-        state = self.observe(broken.system)
-        way = broken.decision.way
-        return state.origin == self.id or bool(way.identity and state.identity == way.identity)
-
-    def is_in_place(self, broken: Broken) -> bool:
-        """Whether the cutover of this system is done: ours is live and takes writes."""
-        state = self.observe(broken.system)
-        return self.is_placed(broken) and state.reachable is Reachable.UP and state.writable is True
-
-    def is_of_this_world(self, broken: Broken) -> bool:
-        """Whether what `assess` pinned, or what this incident made of it, is still to be seen; if not, it was
-        replaced by hand.
-        """
-        state, way = self.observe(broken.system), broken.decision.way
-        return (
-            state.identity in (broken.identity, UNSEEN)
-            or self.is_placed(broken)
-            or any(kept.incident == self.id for kept in state.kept)
-            or any(staged.name == way.stage and way.identity in ("", staged.identity) for staged in state.staged)
-        )
-
-    def is_proven(self, broken: Broken) -> bool:
-        """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as
-        proven.
-        """
-        staged = self.staged(broken)
-        if staged is None:
-            return self.is_placed(broken) and self.observe(broken.system).identity in self._proven
-        return self.ahead or staged.identity in self._proven
-
-    @property
-    def is_cut_over(self) -> bool:
-        """Whether every broken system is in place again, every program runs, and every route leads there."""
-        led = all(self.observe(route).reachable is Reachable.UP for route in self.routes)
-        runs = all(self.observe(application).reachable is Reachable.UP for application in self.due())
-        placed = bool(self.decisions) and all(map(self.is_in_place, self.broken))
-        return placed and runs and led and not any(self.turns())
-
-    def due(self) -> list[Application]:
-        """The programs that have to run once the data is back: those that did not when it was assessed, or hung, and
-        those that this incident stopped. What somebody else had stopped stays so.
-        """
-        halted = self._halted | self._to_halt
-        return [one for one in self.applications if one.name in self.decisions or one.name in halted]
-
-    def to_stop(self) -> list[Application]:
-        """The programs that run and may not: they hang, or work on data that is still to be swapped. Those of which
-        that cannot be told are among them.
-        """
-        swapped = {
-            broken.system.name
-            for broken in self.broken
-            if broken.decision.way.arguments is not None and not self.is_placed(broken)
-        }
-        return [
-            one
-            for one in reversed(self.applications)
-            if self.observe(one).reachable is not Reachable.DOWN and (swapped & set(one.uses) or self._hangs(one))
-        ]
-
-    def _hangs(self, application: Application) -> bool:
-        """Whether the very run goes on that was pinned for a restart."""
-        decision = self.decisions.get(application.name)
-        run = self.observe(application).details.get("run")
-        return bool(decision and decision.way.name == RESTART and run == decision.way.identity)
-
-    def turns(self) -> Iterator[Change]:
-        """The changes that would point the routes at what is live now; none for a route that does not answer."""
-        for route in self.routes:
-            address, state = self._address_of(route.leads_to), self.observe(route)
-            change = route.change_to(address, state) if address and state.reachable is Reachable.UP else None
-            if change:
-                yield change
-
-    def time_to_live(self, route: Route) -> float:
-        """Seconds for which users' machines may go on believing what the route said before."""
-        return float(self.observe(route).details.get("ttl") or 0.0)
 
     def check(self, check: Check, where: str, evidence: str = "") -> Finding:
         """Run one of the service's checks: `live`, a stage's name, or `route`."""

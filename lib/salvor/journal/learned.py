@@ -36,9 +36,9 @@ class Learned:
     """The overrides that came after it was opened, with their reasons."""
     _promoting: set[str] = field(default_factory=set, repr=False)
     """The systems whose cutover was begun."""
-    _halted: set[str] = field(default_factory=set, repr=False)
+    halted: set[str] = field(default_factory=set, repr=False)
     """The applications that this incident stopped, or began to."""
-    _proven: set[str] = field(default_factory=set, repr=False)
+    proven: set[str] = field(default_factory=set, repr=False)
     """The identities of the copies that passed `verify` to its end."""
     _proving: dict[str, bool] = field(default_factory=dict, repr=False)
 
@@ -71,7 +71,7 @@ class Learned:
                 change = Change.from_json(line["change"])
                 self.interrupted[line["change"]["key"]] = line["step"], change
                 if change.verb == "stop":
-                    self._halted.add(change.system)
+                    self.halted.add(change.system)
                 elif change.verb == "promote":
                     self._promoting.add(change.system)
             case "outcome" | "observed" if not line.get("undoing"):
@@ -89,12 +89,12 @@ class Learned:
         good = finding.level in (Level.PASS, Level.WARN)
         self._proving[finding.evidence] = good and self._proving.get(finding.evidence, True)
         if not good:
-            self._proven.discard(finding.evidence)
+            self.proven.discard(finding.evidence)
 
     def _weigh_all(self, *, ended: bool) -> None:
         """`verify` begins or ends. Only at its end is a copy proven: a crash in its midst left some checks unasked."""
         if ended:
-            self._proven |= {identity for identity, good in self._proving.items() if good and identity}
+            self.proven |= {identity for identity, good in self._proving.items() if good and identity}
         self._proving = {}
 
     def learn_anew(self, lines: list[dict[str, Any]]) -> None:

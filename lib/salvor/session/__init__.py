@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from salvor import clock, journal, runbook_files
+from salvor import clock, cutover, journal, runbook_files
 from salvor.approval.waiting import Gate
 from salvor.change import Change, Finding, WayBack
 from salvor.errors import PlanMovedError, SalvorError, UsageError
@@ -251,7 +251,8 @@ class Session:
         hide it.
         """
         assert self.runner.journal
-        copies = [(broken, staged) for broken in self.incident.broken if (staged := self.incident.staged(broken))]
+        found = [(broken, cutover.staged(self.incident, broken)) for broken in self.incident.broken]
+        copies = [(broken, staged) for broken, staged in found if staged]
         for broken, staged in copies:
             backup = staged.backup or broken.decision.way.backup
             self.runner.journal.append("proven", system=broken.system.name, backup=backup, identity=staged.identity)

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, inventory, journal, runbook_files
+from salvor import clock, cutover, inventory, journal, runbook_files
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError, UsageError
 from salvor.history import History
@@ -62,7 +62,9 @@ def open_session(
         if not is_open(lines, described, chosen, purpose):
             continue
         session = _resume(folder, described, watcher, history, wish)
-        if session.incident.broken and not any(map(session.incident.is_of_this_world, session.incident.broken)):
+        if session.incident.broken and not any(
+            cutover.is_of_this_world(session.incident, one) for one in session.incident.broken
+        ):
             watcher.tell(f"{folder.name} is open, and what it pinned is not there any more; this is a new incident.")
             continue
         if session.incident.recovered_once and (session.overrides or _is_broken_again(session.incident)):
@@ -154,6 +156,7 @@ def _reopen(lines: list[dict[str, Any]], platform: Platform, folder: Path, opera
 def _is_broken_again(incident: Incident) -> bool:
     """Whether a service that had recovered fails now: then what is live is not what this incident pinned."""
     runs = (incident.observe(one).reachable is not Reachable.DOWN for one in incident.own_applications)
-    return not (all(map(incident.is_in_place, incident.broken)) and all(runs)) or any(
+    placed = (cutover.is_in_place(incident, broken) for broken in incident.broken)
+    return not (all(placed) and all(runs)) or any(
         incident.check(check, "live").level is Level.FAIL for check in incident.service.checks
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from salvor import clock
+from salvor import clock, cutover
 from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
 from salvor.checks import tells_of_damage
 from salvor.errors import CannotError
@@ -115,7 +115,7 @@ def _look_further_back(incident: Incident, broken: Broken) -> Iterator[Finding |
     what is live when the first was chosen.
     """
     system, pinned = broken.system, broken.decision
-    if incident.is_placed(broken) or not incident.is_refuted(system):
+    if cutover.is_placed(incident, broken) or not cutover.is_refuted(incident, system):
         return
     ways = incident.ways_before_damage(broken)
     yield from (_way(system, way, chosen=way is ways[0]) for way in ways)

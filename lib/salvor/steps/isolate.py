@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from salvor import cutover
 from salvor.change import UNSEEN, Change, Finding, Level, Reachable, Undo
 from salvor.errors import CannotError
-from salvor.incident import Broken, Incident
-from salvor.system import Restorable
+from salvor.incident import RESTART, Broken, Incident
+from salvor.system import Application, Machine, Restorable
 from salvor.wish import PROMOTE_WITHOUT_FENCE
 
 
@@ -21,7 +22,7 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
     live.
     """
     incident.observe_all(broken.system for broken in incident.broken)
-    for application in incident.to_stop():
+    for application in _to_stop(incident):
         state = incident.observe(application)
         if state.reachable is Reachable.UNKNOWN:
             yield Finding(application.name, "stopped", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
@@ -33,7 +34,7 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
         state = incident.observe(broken.system)
         if UNSEEN not in (state.identity, broken.identity) and state.identity != broken.identity:
             continue
-        if incident.is_placed(broken):
+        if cutover.is_placed(incident, broken):
             continue
         identity = state.identity if broken.identity == UNSEEN else broken.identity
         if state.writable is not False:
@@ -45,6 +46,29 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
         for rival in state.rivals:
             why = "it runs beside what is live, and may take writes"
             yield system.change("fence", identity=rival, why=why, undo=Undo("unfence", {"identity": rival}))
+
+
+def _to_stop(incident: Incident) -> list[Application]:
+    """The programs that run and may not: they hang, or work on data that is still to be swapped. Those of which that
+    cannot be told are among them.
+    """
+    swapped = {
+        broken.system.name
+        for broken in incident.broken
+        if broken.decision.way.arguments is not None and not cutover.is_placed(incident, broken)
+    }
+    return [
+        one
+        for one in reversed(incident.applications)
+        if incident.observe(one).reachable is not Reachable.DOWN and (swapped & set(one.uses) or _hangs(incident, one))
+    ]
+
+
+def _hangs(incident: Incident, application: Application) -> bool:
+    """Whether the very run goes on that was pinned for a restart."""
+    decision = incident.decisions.get(application.name)
+    run = incident.observe(application).details.get("run")
+    return bool(decision and decision.way.name == RESTART and run == decision.way.identity)
 
 
 def _fence(incident: Incident, broken: Broken, identity: str) -> Change | Finding:
@@ -64,7 +88,7 @@ def _fence(incident: Incident, broken: Broken, identity: str) -> Change | Findin
     if not (given_up or failed or state.identity == UNSEEN):
         return own
     why = given_up or ("its own fence failed" if failed else "nobody can look at it, so it has no fence of its own")
-    machine = incident.machine_of(broken)
+    machine = _machine_of(incident, broken)
     seen = incident.observe(machine) if machine else None
     if machine and seen and seen.identity != UNSEEN:
         change = machine.change(
@@ -78,6 +102,15 @@ def _fence(incident: Incident, broken: Broken, identity: str) -> Change | Findin
         return own
     told = f"{state.summary}; {machine.name}: {seen.summary}" if machine and seen else state.summary
     return _not_isolated(incident, system, told, goes_on)
+
+
+def _machine_of(incident: Incident, broken: Broken) -> Machine | None:
+    """The machine that a broken system is on, where its way back leads elsewhere: then the whole machine may be cut
+    off. None when it stays in use, or the inventory does not describe it.
+    """
+    name = incident.observe(broken.system).machine
+    machine = incident.system(name) if name and name != broken.decision.way.machine else None
+    return machine if isinstance(machine, Machine) else None
 
 
 def _not_isolated(incident: Incident, system: Restorable, told: str, goes_on: str) -> Finding:

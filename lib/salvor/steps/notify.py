@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from salvor import cutover
 from salvor.change import Change
 from salvor.incident import Incident
 
@@ -13,5 +14,5 @@ def notify(incident: Incident) -> Iterator[Change]:
     if incident.outbox is None or not incident.decisions:
         return
     yield from incident.outbox.messages("declared")
-    if incident.is_cut_over:
+    if cutover.is_done(incident):
         yield from incident.outbox.messages("recovered")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from salvor import clock
+from salvor import clock, cutover
 from salvor.change import Change, Finding, Level, Reachable, Undo
 from salvor.checks import Check
 from salvor.incident import Incident
@@ -21,8 +21,8 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
     fails, and nothing of it is cut over.
     """
     incident.observe_all(broken.system for broken in incident.broken)
-    waiting = [broken for broken in incident.broken if not incident.is_in_place(broken)]
-    unproven = [broken for broken in waiting if not incident.is_proven(broken)]
+    waiting = [broken for broken in incident.broken if not cutover.is_in_place(incident, broken)]
+    unproven = [broken for broken in waiting if not cutover.is_proven(incident, broken)]
     for broken in unproven:
         yield Finding(
             broken.system.name,
@@ -42,7 +42,7 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             **way.promote,
         )
     moved = False
-    for application in incident.due():
+    for application in cutover.due(incident):
         state = incident.observe(application)
         if state.reachable is Reachable.UNKNOWN:
             yield Finding(application.name, "runs", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
@@ -50,7 +50,7 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             moved = True
             why = state.summary if application.name in incident.decisions else "it was stopped for the cutover"
             yield application.change("start", why=why, undo=Undo("stop"))
-    for turn in incident.turns() if incident.decisions else ():
+    for turn in cutover.turns(incident) if incident.decisions else ():
         moved = True
         yield turn
     for route in incident.routes if incident.decisions else ():
@@ -65,7 +65,12 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
 
 def _with_patience(incident: Incident, check: Check) -> Finding:
     """A check through the route, until it passes: clients hold the old address for the TTL; applications reconnect."""
-    until = clock.monotonic() + _RECONNECT_SECONDS + 2 * max(map(incident.time_to_live, incident.routes), default=0.0)
+    until = clock.monotonic() + _RECONNECT_SECONDS + 2 * _believed_for(incident)
     while (finding := incident.check(check, "route")).level is not Level.PASS and clock.monotonic() < until:
         time.sleep(_BETWEEN_TRIES)
     return finding
+
+
+def _believed_for(incident: Incident) -> float:
+    """Seconds for which users' machines may go on believing what the routes said before."""
+    return max((float(incident.observe(route).details.get("ttl") or 0.0) for route in incident.routes), default=0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from salvor import cutover
 from salvor.change import Change, Undo
 from salvor.incident import Incident
 
@@ -13,7 +14,7 @@ def restore(incident: Incident) -> Iterator[Change]:
     incident.observe_all(broken.system for broken in incident.broken if broken.decision.way.arguments is not None)
     for broken in incident.broken:
         way = broken.decision.way
-        if way.arguments is None or incident.is_placed(broken) or incident.staged(broken):
+        if way.arguments is None or cutover.is_placed(incident, broken) or cutover.staged(incident, broken):
             continue
         yield broken.system.change(
             "stage",

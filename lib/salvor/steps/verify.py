@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from salvor import cutover
 from salvor.change import Finding, Level
 from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
@@ -13,9 +14,9 @@ def verify(incident: Incident) -> Iterator[Finding]:
     """Prove the staged copy: integrity, content, freshness, the service's own checks. Plans no change."""
     incident.observe_all(broken.system for broken in incident.broken)
     for broken in incident.broken:
-        if incident.ahead or incident.is_placed(broken):
+        if incident.ahead or cutover.is_placed(incident, broken):
             continue
-        staged = incident.staged(broken)
+        staged = cutover.staged(incident, broken)
         if staged is None:
             yield Finding(
                 broken.system.name,

@@ -1,0 +1,90 @@
+"""How far the cutover of an incident is: what is staged, proven and in place, and what is still to be started."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from salvor.change import UNSEEN, Change, Reachable, Staged
+from salvor.checks import tells_of_damage
+from salvor.incident import Broken, Incident
+from salvor.system import Application, System
+
+
+def staged(incident: Incident, broken: Broken) -> Staged | None:
+    """The whole copy that the chosen way would promote; None when there is none yet, or one of another way."""
+    way = broken.decision.way
+    for copy in incident.observe(broken.system).staged:
+        if copy.name == way.stage and copy.complete and copy.of.items() <= (way.arguments or {}).items():
+            return copy
+    return None
+
+
+def is_refuted(incident: Incident, system: System) -> bool:
+    """Whether a check of the data failed on a copy that was staged the way that is pinned: the damage is older than was
+    assumed when nobody could ask what is live.
+    """
+    questions = {check.name for check in incident.checks_of(system.name)}
+    since = incident.findings[incident.decided_at.get(system.name, 0) :]
+    return any(
+        (step, finding.subject) == ("verify", system.name) and finding.check in questions and tells_of_damage(finding)
+        for step, finding in since
+    )
+
+
+def is_proven(incident: Incident, broken: Broken) -> bool:
+    """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as proven."""
+    copy = staged(incident, broken)
+    if copy is None:
+        return is_placed(incident, broken) and incident.observe(broken.system).identity in incident.proven
+    return incident.ahead or copy.identity in incident.proven
+
+
+def is_placed(incident: Incident, broken: Broken) -> bool:
+    """Whether what this incident staged bears the system's name now, started or not."""
+    state = incident.observe(broken.system)
+    way = broken.decision.way
+    return state.origin == incident.id or bool(way.identity and state.identity == way.identity)
+
+
+def is_in_place(incident: Incident, broken: Broken) -> bool:
+    """Whether the cutover of this system is done: ours is live and takes writes."""
+    state = incident.observe(broken.system)
+    return is_placed(incident, broken) and state.reachable is Reachable.UP and state.writable is True
+
+
+def is_of_this_world(incident: Incident, broken: Broken) -> bool:
+    """Whether what `assess` pinned, or what this incident made of it, is still to be seen; if not, it was replaced by
+    hand.
+    """
+    state, way = incident.observe(broken.system), broken.decision.way
+    return (
+        state.identity in (broken.identity, UNSEEN)
+        or is_placed(incident, broken)
+        or any(kept.incident == incident.id for kept in state.kept)
+        or any(copy.name == way.stage and way.identity in ("", copy.identity) for copy in state.staged)
+    )
+
+
+def is_done(incident: Incident) -> bool:
+    """Whether every broken system is in place again, every program runs, and every route leads there."""
+    led = all(incident.observe(route).reachable is Reachable.UP for route in incident.routes)
+    runs = all(incident.observe(application).reachable is Reachable.UP for application in due(incident))
+    placed = bool(incident.decisions) and all(is_in_place(incident, broken) for broken in incident.broken)
+    return placed and runs and led and not any(turns(incident))
+
+
+def due(incident: Incident) -> list[Application]:
+    """The programs that have to run once the data is back: those that did not when it was assessed, or hung, and those
+    that this incident stopped. What somebody else had stopped stays so.
+    """
+    halted = incident.halted | incident.to_halt
+    return [one for one in incident.applications if one.name in incident.decisions or one.name in halted]
+
+
+def turns(incident: Incident) -> Iterator[Change]:
+    """The changes that would point the routes at what is live now; none for a route that does not answer."""
+    for route in incident.routes:
+        address, state = incident.observe(incident.system(route.leads_to)).address, incident.observe(route)
+        change = route.change_to(address, state) if address and state.reachable is Reachable.UP else None
+        if change:
+            yield change
