@@ -236,6 +236,7 @@ def test_2_usage(place: World) -> None:
         ("restore", *SERVICE, "--at=yesterday"): ("--at: 'yesterday' is not a time", "ISO 8601"),
         ("restore", *SERVICE, "--runbook=nope"): ("--runbook: there is no runbook 'nope'", "from_backup"),
         ("undo", "--incident=nope"): ("--incident: there is no incident 'nope'",),
+        ("restore", "things"): ("takes no 'things'", "HINT: inv restore --service=things\n"),
     }
     with ThreadPoolExecutor(3) as pool:
         for done, words in zip(pool.map(lambda arguments: inv(place, *arguments), wrong), wrong.values(), strict=True):

@@ -20,6 +20,7 @@ from salvor.arguments import wish
 from salvor.commands import command
 from salvor.commands.everything import namespace
 from salvor.commands.hints import whole
+from salvor.commands.mistyped import find
 from salvor.errors import CannotError
 from salvor.postgres.logical import TRUST_DUMP
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
@@ -148,6 +149,38 @@ def test_the_hint_of_a_command_that_fails_can_be_typed(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit):
         command()(body)(Context(), service="orders", platform="shop")
     assert capsys.readouterr().err.endswith("HINT: inv assess --service=orders --platform=shop\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "what", "hint"),
+    [
+        ("restore orders", "inv restore takes no 'orders'.", "inv restore --service=orders"),
+        (
+            "undo 20261121T190607Z-orders-6035",
+            "inv undo takes no '20261121T190607Z-orders-6035'.",
+            "inv undo --incident=20261121T190607Z-orders-6035",
+        ),
+        ("restore --service=orders now", "inv restore takes no 'now'.", "inv --help restore tells what it takes"),
+        ("restore --form=latest", "inv restore has no option --form.", "did you mean --from?"),
+        ("restore --service=", "--service= is empty.", "leave it out, or say which"),
+        ("restore --override --plan", "--override needs a value.", "--override=VALUE; inv --help restore"),
+        ("incident.shwo", "There is no inv incident.shwo.", "did you mean inv incident.show?"),
+        ("sandbox.break", "inv sandbox.break needs DISASTER.", "inv --help sandbox.break"),
+        ("qqqqq", "There is no inv qqqqq.", "inv --list names the commands"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_meant(typed: str, what: str, hint: str) -> None:
+    mistake = find(typed.split())
+    assert mistake and mistake.what == what and mistake.hint.startswith(hint)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    ["", "--list", "--help restore", "restore --help", "--complete -- inv restore --serv", "backups --check",
+     "hosts.run --limit=a -- env A= --b=", "assess --service=a restore --service=a"],
+)  # fmt: skip
+def test_what_is_typed_well_is_no_mistake(typed: str) -> None:
+    assert find(typed.split()) is None
 
 
 def test_every_file_that_a_page_names_is_there() -> None:

@@ -308,5 +308,5 @@ def test_the_words_after_two_hyphens_are_the_command(three: str) -> None:
     assert typed("--limit=web-1", "--", "echo one | wc -l")[1].split()[-1] == "1"
     assert typed("--limit=web-1", "--command=exit 3")[0] == 3
     code, _, error = typed("--limit=", "--", "true")  # as of a variable that is not set
-    assert (code, "selects no machine" in error) == (2, True)
+    assert (code, "--limit= is empty" in error) == (2, True)
     assert typed()[0] == 2

@@ -60,8 +60,8 @@ def for_people(method: _Method) -> _Method:
         except SalvorError as error:
             error.what, error.safe, error.hint = clean(error.what), clean(error.safe), clean(error.hint)
             display("problem", what=error.what, safe=error.safe, hint=error.hint)
-            # IPython asks for this; a traceback below what was said helps nobody at 3 a.m.
-            words = [type(error).__name__]
+            # IPython asks for this, and papermill says it on the terminal: the words, and no traceback.
+            words = f"{type(error).__name__}: {error}".splitlines()
             error.__dict__["_render_traceback_"] = lambda: words
             raise
 
