@@ -12,6 +12,7 @@ ANSWERING = 20.0
 """Seconds that S3 has to answer a question: whoever brings a service back asks several before anything begins."""
 _TRIES = 4
 """How often in a row reading an object may break off without a byte."""
+_READ = "it was only read"
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -20,39 +21,48 @@ def split(uri: str) -> tuple[str, str]:
     return bucket, key
 
 
-def asking(place: str) -> AbstractContextManager[Any]:
+def asking(place: str, *, safe: str = _READ) -> AbstractContextManager[Any]:
     """An S3 client for questions, each of which is given up after ANSWERING seconds; what goes wrong in the block is a
-    CannotError that names the place.
+    CannotError that names the place, and says what is `safe`.
     """
-    return _client(place, silence=ANSWERING / 2, attempts=2)
+    return _client(place, safe, silence=ANSWERING / 2, attempts=2)
 
 
-def moving(place: str) -> AbstractContextManager[Any]:
+def moving(place: str, *, safe: str = _READ) -> AbstractContextManager[Any]:
     """An S3 client for contents, with the patience that they need: half a minute of silence, four times."""
-    return _client(place, silence=30.0, attempts=4)
+    return _client(place, safe, silence=30.0, attempts=4)
 
 
 @contextmanager
-def _client(place: str, *, silence: float, attempts: int) -> Iterator[Any]:
+def _client(place: str, safe: str, *, silence: float, attempts: int) -> Iterator[Any]:
     import boto3
     from botocore.config import Config
 
     retries = {"mode": "standard", "total_max_attempts": attempts}
-    with _told(place):
+    with _told(place, safe):
         yield boto3.client("s3", config=Config(connect_timeout=10, read_timeout=silence, retries=retries))
 
 
 @contextmanager
-def _told(place: str) -> Iterator[None]:
+def _told(place: str, safe: str = _READ) -> Iterator[None]:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
+    from s3transfer.exceptions import RetriesExceededError, S3ValidationError
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise CannotError(
-            f"{place} does not give what was asked for: {_words(error)}.", hint=f"by hand: aws s3 ls {place}"
-        ) from error
+    except (Boto3Error, BotoCoreError, ClientError, S3ValidationError) as error:
+        raise _refused(place, safe, error) from error
+    except RetriesExceededError as error:
+        raise _refused(place, safe, error.last_exception) from error
+
+
+def _refused(place: str, safe: str, error: Exception) -> CannotError:
+    return CannotError(
+        f"{place} does not give what was asked for: {_words(error)}.",
+        safe=safe,
+        hint=f"by hand: aws s3 ls {place}; then the same command again",
+    )
 
 
 def _words(error: Exception) -> str:

@@ -76,6 +76,25 @@ def test_s3_itself_refuses_what_is_locked_and_it_stays_whole(s3: Any) -> None:
     assert not store.damaged(manifest, deep=True)
 
 
+def test_what_a_removal_could_not_finish_goes_with_a_later_backup_which_never_fails_for_it(s3: Any) -> None:
+    name = put(s3, 6, locked=False)
+    data = f"shop/{name}/dump/toc.dat"
+    s3.put_object(Bucket="dumps", Key=f"shop/{name}/cluster.json", Body=b"{}")
+    s3.put_object_legal_hold(Bucket="dumps", Key=data, LegalHold={"Status": "ON"})
+    store = Bucket(PLACE)
+    with pytest.raises(CannotError, match="AccessDenied") as refused:
+        store.remove(name)
+    assert "the next backup removes what is left" in refused.value.safe
+    assert not store.backups("shop-db")
+    later = clock.now() + timedelta(days=3)
+    with clock.use(lambda: later):
+        store.give_up(store.begin("shop-later"))
+        assert set(versions(s3)) == {data, f"shop/{name}/cluster.json"}, "it is known still whose it is"
+        s3.put_object_legal_hold(Bucket="dumps", Key=data, LegalHold={"Status": "OFF"})
+        store.give_up(store.begin("shop-later"))
+    assert versions(s3) == []
+
+
 def test_a_lock_that_is_over_and_a_legal_hold(s3: Any) -> None:
     name = put(s3, 6, locked=False)
     key = f"shop/{name}/manifest.json"

@@ -7,6 +7,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import boto3
 import psycopg
 import pytest
+from botocore.exceptions import ResponseStreamingError
+from botocore.response import StreamingBody
 from moto import mock_aws
 from salvor import shell
 from salvor.change import Level, Progress
@@ -232,6 +235,10 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
         finished(dump_store.check(tmp_path, manifest))  # type: ignore[arg-type]
 
 
+def breaks(body: StreamingBody, amt: int | None = None) -> bytes:
+    raise ResponseStreamingError(error="Connection reset by peer")
+
+
 def test_a_bucket_does_what_a_folder_does(
     server: Server, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +263,20 @@ def test_a_bucket_does_what_a_folder_does(
         s3.put_object(Bucket="backups", Key="loose.sql", Body=b"select 1")
         loose = dump_find.find(place, database, Wish(source="s3://backups/loose.sql"))
         assert finished(dump_find.bring(place, loose, tmp_path / "loose")).read_bytes() == b"select 1"
+        dump_find.forget(tmp_path / "loose")
+        dump_find.forget(scratch)
+        assert list((tmp_path / "loose").iterdir()) == []
+        assert not dump.exists() and dump_find.read_beside(dump, "fingerprint.json"), "what it is proven by stays"
+        with pytest.raises(CannotError, match=r"s3://backups/loose.sql is downloaded to .* which needs .* are free"):
+            finished(dump_find.bring(place, replace(loose, size=10**18), tmp_path / "loose"))
+        with monkeypatch.context() as broken:
+            broken.setattr(StreamingBody, "read", breaks)
+            with pytest.raises(
+                CannotError, match=r"s3://backups/loose\.sql does not give .* Connection reset"
+            ) as caught:
+                finished(dump_find.bring(place, loose, tmp_path / "loose"))
+        assert "then the same command again" in caught.value.hint
+        assert list((tmp_path / "loose").iterdir()) == [], "nothing half made is left"
         with pytest.raises(UsageError):
             dump_find.find(place, database, Wish(source="s3://backups/nothing"))
         with pytest.raises(CannotError, match="nowhere"):

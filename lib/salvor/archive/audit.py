@@ -57,7 +57,7 @@ def remove(settings: ArchivesSettings, there: Shell, names: Sequence[str]) -> It
         yield Progress(count, len(doomed), "archives", f"removing {one.name}")
         if one.location.startswith("s3://"):
             place, key = bucket.split(one.location)
-            with bucket.asking(one.location) as s3:
+            with bucket.asking(one.location, safe="the archives that the policy keeps") as s3:
                 for each in (key, f"{key}{SUM}"):
                     s3.delete_object(Bucket=place, Key=each)
         else:

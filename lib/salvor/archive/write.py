@@ -208,6 +208,6 @@ def _another(path: Path, name: str) -> CannotError:
 
 def _upload(path: Path, sum_path: Path, uri: str) -> None:
     name, key = bucket.split(uri)
-    with bucket.moving(uri) as s3:
+    with bucket.moving(uri, safe="the archives that are there stay") as s3:
         s3.upload_file(str(sum_path), name, f"{key}{SUM}")
         s3.upload_file(str(path), name, key)

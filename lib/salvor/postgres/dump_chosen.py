@@ -100,7 +100,7 @@ def coming(system: Postgres, source: Source, scratch: Path, *, trusted: bool) ->
 
     `trusted` lets an archive have what is refused otherwise. Raises CannotError.
     """
-    place = _taken_out(system, scratch)
+    place = _taken_out(scratch)
     path = place / f"{hashlib.sha256(source.name.encode()).hexdigest()[:12]}-{PurePosixPath(source.member).name}"
     if path.exists() and path.with_name(_WHOLE).exists():
         yield Coming(path)
@@ -163,14 +163,8 @@ def pack(system: Postgres, scratch: Path) -> Iterator[bytes]:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def forget(system: Postgres, scratch: Path) -> None:
-    """Remove what was taken out of an archive: it is loaded, or not wanted any more."""
-    shutil.rmtree(_taken_out(system, scratch), ignore_errors=True)
-
-
-def _taken_out(system: Postgres, scratch: Path) -> Path:
-    """The systems of an incident share its folder."""
-    return scratch / f"archived-{system.name}"
+def _taken_out(scratch: Path) -> Path:
+    return scratch / "archived"
 
 
 def _is_archive(name: str) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from collections.abc import Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +20,9 @@ from salvor.postgres.dump_archive import CONTENTS
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.wish import Wish
+
+_JOURNAL = 16 * 10**6
+"""Bytes that stay free beside what is downloaded: the incident's journal and record are on the same disk."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,7 @@ def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None
     Downloads go to `scratch`; a second call finds them there. Raises CannotError.
     """
     remote = source.name.startswith("s3://")
+    see_room(place, source, scratch)
     if source.manifest is None:
         if not remote:
             return Path(source.name)
@@ -132,6 +138,36 @@ def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None
     folder = store.folder_of(source.manifest, scratch)
     yield from dump_store.check(folder, source.manifest)
     return folder / "dump"
+
+
+def see_room(place: str, source: Source, scratch: Path) -> None:
+    """See that a dump in a bucket fits into `scratch` on this machine. Raises CannotError with the figures."""
+    in_bucket = source.name.startswith("s3://") or (source.manifest and place.startswith("s3://"))
+    if not in_bucket or source.member:
+        return
+    there = sum(one.stat().st_size for one in scratch.rglob("*") if one.is_file())
+    disk = next(folder for folder in scratch.absolute().parents if folder.is_dir())
+    needed, free = (source.size or 0) - there, shutil.disk_usage(disk).free
+    if needed + _JOURNAL > free:
+        raise CannotError(
+            f"{source.name} is downloaded to {disk} on this machine, which needs {-(-needed // 10**6):,} MB, and "
+            f"{_JOURNAL // 10**6} MB for the journal, where {free // 10**6:,} MB are free.",
+            safe="what is live is as it was",
+            hint=f"make room there: df -h {shlex.quote(str(disk))}; then the same command again",
+        )
+
+
+def forget(scratch: Path) -> None:
+    """Remove the dump that was brought to `scratch` and is loaded. What was stored beside it stays, to prove the load
+    by.
+    """
+    for one in scratch.glob("*"):
+        if (one / "dump").is_dir():
+            shutil.rmtree(one / "dump", ignore_errors=True)
+        elif one.is_dir():
+            shutil.rmtree(one, ignore_errors=True)
+        else:
+            one.unlink()
 
 
 def read_beside(dump: Path, name: str) -> Any:

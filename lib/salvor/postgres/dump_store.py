@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -264,14 +265,14 @@ class Bucket(Store):
                 is_ours = f"{self.prefix}{name}/cluster.json" in keys
                 old = max(entry["LastModified"] for entry in entries) < clock.now() - _ABANDONED
                 if is_ours and old and f"{self.prefix}{name}/{MANIFEST}" not in keys:
-                    for key in keys:
-                        s3.delete_object(Bucket=self.bucket, Key=key)
+                    with suppress(CannotError):  # a lock, or no right to remove, is no reason to go without a backup
+                        self.remove(name)
         return Path(tempfile.mkdtemp(prefix=f"salvor-{identifier}-"))
 
     def finish(self, folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
         """Upload every file, cluster.json first (it marks the prefix as ours), and the manifest last."""
         done = 0
-        with moving(self.place) as s3:
+        with moving(self.place, safe="the backups that are there") as s3:
             for name in sorted(manifest["files"], key=lambda name: (name != "cluster.json", name)):
                 s3.upload_file(str(folder / name), self.bucket, f"{self.prefix}{manifest['id']}/{name}")
                 done += manifest["files"][name]["size"]
@@ -302,12 +303,17 @@ class Bucket(Store):
         return ""
 
     def remove(self, identifier: str) -> None:
-        """See `Store.remove`. Where the bucket keeps versions, the very version goes, so that the room is free."""
+        """See `Store.remove`. Where the bucket keeps versions, the very version goes, so that the room is free.
+
+        cluster.json goes last: by it the next backup knows what a killed call left.
+        """
         prefix = f"{self.prefix}{safe_name(identifier)}/"
-        with asking(self.place) as s3:
+        order = {f"{prefix}{MANIFEST}": 0, f"{prefix}cluster.json": 2}
+        safe = "what the policy keeps; the next backup removes what is left of one that was being removed"
+        with asking(self.place, safe=safe) as s3:
             pages = s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
             found = [(one["Key"], one["VersionId"]) for page in pages for one in page.get("Versions", [])]
-            for key, version in sorted(found, key=lambda one: one[0] != f"{prefix}{MANIFEST}"):
+            for key, version in sorted(found, key=lambda one: order.get(one[0], 1)):
                 s3.delete_object(Bucket=self.bucket, Key=key, VersionId=version)
 
     def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
@@ -343,12 +349,22 @@ def safe_name(name: str) -> str:
 
 
 def download(s3: Any, bucket: str, key: str, path: Path) -> None:
-    """Download one object, under another name until it is whole."""
+    """Download one object, under another name until it is whole. What comes of one that fails is removed."""
     beside = path.with_name(f".{path.name}.new")
-    descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        s3.download_fileobj(bucket, key, file)
-    beside.rename(path)
+    try:
+        descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            s3.download_fileobj(bucket, key, file)
+        beside.rename(path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CannotError(
+                f"{path} cannot be written: {error.strerror}.",
+                safe="what is live is as it was",
+                hint=f"make room there: df -h {shlex.quote(str(path.parent))}; then the same command again",
+            ) from error
+        raise
 
 
 def sum_of(path: Path) -> str:

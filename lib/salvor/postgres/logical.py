@@ -18,13 +18,14 @@ from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import (
     beside,
     dump_chosen,
+    dump_find,
     dumps,
     side_cluster,
     side_database,
 )
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.dump_store import open_store
-from salvor.postgres.logical_place import side_cluster_of, side_database_of, staged_cluster
+from salvor.postgres.logical_place import scratch, side_cluster_of, side_database_of, staged_cluster
 from salvor.postgres.side_database import Seen
 from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
@@ -140,6 +141,7 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
         why += ", into a cluster beside" + (
             "" if seen.primary.is_up else "; other databases of the cluster are not in it"
         )
+    dump_find.see_room(system.settings.dumps, source, scratch(system))
     beside.room_for(server, source.size or 0)  # what it unpacks to is not known, and never less
     return WayBack(
         NAME,

@@ -101,5 +101,5 @@ def staged_cluster(system: Postgres) -> Staged | None:
 
 
 def scratch(system: Postgres) -> Path:
-    """Where a dump that is not on this machine is brought to."""
-    return system.context.folder / "fetched"
+    """Where a dump that is not on this machine is brought to. The systems of an incident share its folder."""
+    return system.context.folder / "fetched" / system.name

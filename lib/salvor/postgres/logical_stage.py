@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +47,7 @@ def stage(
         yield from _build(
             system, stage, member, found, Coming(path), around, trusted=trusted, origin_known=origin_known
         )
-    dump_chosen.forget(system, place)
+    dump_find.forget(place)
 
 
 def _build(
@@ -149,7 +150,7 @@ def _roles_of(server: Server) -> str:
 def drop(system: Postgres, stage: str) -> Iterator[Progress]:
     """Remove this incident's stage. Finds its work done."""
     yield Progress(0, None, "", f"removing {stage}")
-    dump_chosen.forget(system, scratch(system))
+    shutil.rmtree(scratch(system), ignore_errors=True)
     if stage == side_database.STAGE:
         side_database_of(system, system.site.view()).drop()
         return

@@ -3,8 +3,10 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import boto3
 import psycopg
 import pytest
+from moto import mock_aws
 from salvor.change import Level, Reachable, State, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import loading, logical_place, side_cluster, side_database
@@ -174,6 +176,27 @@ def test_a_hostile_dump_does_nothing_outside_its_stage(shared: World, tmp_path: 
     shared.do("drop", stage=way.stage)
     assert shared.describe() == before
     assert not mark.exists()
+
+
+def test_of_a_dump_in_a_bucket_nothing_stays_on_this_machine(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    folder = Path(shared.system.backups()[0].location)
+    fetched = shared.system.context.folder / "fetched"
+    with mock_aws():
+        s3 = boto3.client("s3")
+        s3.create_bucket(Bucket="off-site")
+        for path in folder.rglob("*"):
+            if path.is_file():
+                s3.upload_file(str(path), "off-site", f"orders/{folder.name}/{path.relative_to(folder)}")
+        wish = Wish(source=f"s3://off-site/orders/{folder.name}")
+        way = shared.way(wish)
+        shared.do("stage", **(way.arguments or {}))
+        assert not list(fetched.rglob("dump")), "it is loaded, and the rows of customers lie about nowhere"
+        assert shared.levels(way, wish)["content fingerprint"] is Level.PASS
+        shared.do("drop", stage=way.stage)
+    assert not [path for path in fetched.rglob("*") if path.is_file()]
 
 
 def test_a_dump_of_another_database_or_of_nothing_is_no_way_back(shared: World, tmp_path: Path) -> None:
