@@ -67,7 +67,7 @@ def _of_dumps(name: str, place: str, deep: bool) -> Iterator[Audited]:
 
 def _of_repository(name: str, repository: Repository, deep: bool) -> Iterator[Finding]:
     problems = [_lacks(one, taken, repository) for one, taken in repository.incomplete()]
-    segments = repository.segments
+    segments = repository.archive.segments
     for one in repository.stored:
         if repository.is_of(one.system_identifier) and (lost := sorted(set(one.wal) - segments)):
             problems.append(f"{one.label} lacks the WAL {lost[0]}, without which it is not consistent")
@@ -81,7 +81,7 @@ def _gap(name: str, repository: Repository) -> Finding | None:
     full = next((one for one in mine if one.kind == "full"), None)
     if not full or repository.leads_on(full):
         return None
-    figure = f"a gap in the archive: {repository.gap(full.timeline)}"
+    figure = f"a gap in the archive: {repository.archive.gap(full.timeline)}"
     first = next((one for one in reversed(mine) if one.stopped > full.stopped and repository.leads_on(one)), None)
     if first:
         detail = f"what was between {full.label} and {first.label} cannot be reached; all later moments can"
@@ -151,7 +151,7 @@ def _of_wal(name: str, said: _Archiver | str, repository: Repository) -> Finding
     if said.failed_at and (said.archived_at is None or said.failed_at > said.archived_at):
         age = clock.write_duration(clock.age(said.archived_at).total_seconds()) if said.archived_at else "its begin"
         return Finding(name, WAL, Level.FAIL, f"the archiver fails since {age}", detail=f"{said.failed} was refused")
-    if _SEGMENT.fullmatch(said.archived or "") and said.archived not in repository.segments:
+    if _SEGMENT.fullmatch(said.archived or "") and said.archived not in repository.archive.segments:
         detail = f"{said.archived} was archived, says the server; is its archive_command pgBackRest's?"
         return Finding(name, WAL, Level.FAIL, "it does not arrive in the repository", detail=detail)
     if gap := _gap(name, repository):

@@ -16,14 +16,14 @@ from salvor import clock, secrets
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, CommandError
 from salvor.postgres.server import Server
-from salvor.postgres.wal import Lineage, end_of, read_lsn, timeline_of, unbroken_since
+from salvor.postgres.wal import read_lsn, timeline_of
+from salvor.postgres.wal_archive import LISTING_SECONDS, WalArchive
 from salvor.shell import Shell
 
 NAME = "pgBackRest"
 _BACKUP_SECONDS = 24 * 3600.0
 _RESTORE_SECONDS = 24 * 3600.0
 _EXPIRE_SECONDS = 3600.0
-_LISTING_SECONDS = 600.0
 _FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
 
 
@@ -141,73 +141,14 @@ class Repository:
         raise CannotError(f"There is no backup {label!r} in the repository any more.", hint=f"the newest are: {newest}")
 
     @cached_property
-    def _archive(self) -> str:
-        """The path in the repository of the WAL of the cluster's current version."""
-        return f"archive/{self.stanza}/{self.info['archive'][-1]['id']}" if self.info.get("archive") else ""
-
-    def archived_to(self, timeline: int, segment_size: int) -> int:
-        """An LSN in the newest segment of a timeline's WAL in the archive, which a replay gets past; 0 when nothing of
-        it is there. The segment's end it may not reach: the last record often goes on in the next segment.
-        `segment_size` in bytes: initdb chose it (16 MB if not told, 64 MB at Amazon's), and the names do not tell it.
-        """
-        folders = [name for name in self._list(self._archive) if re.fullmatch(rf"{timeline:08X}[0-9A-F]{{8}}", name)]
-        segments = self._segments(max(folders)) if folders else {}
-        return end_of(max(segments), segment_size) - segment_size + 1 if segments else 0
-
-    @cached_property
-    def newest_archived(self) -> datetime | None:
-        """When the newest WAL segment was archived (UTC); None when there is none."""
-        folders = [name for name in self._list(self._archive) if re.fullmatch(r"[0-9A-F]{16}", name)]
-        segments = self._segments(max(folders)) if folders else {}
-        return max(segments.values(), default=None)
-
-    def _segments(self, folder: str) -> dict[str, datetime]:
-        listed = self._list(f"{self._archive}/{folder}")
-        return {name[:24]: time for name, time in listed.items() if time and re.match(r"[0-9A-F]{24}-", name)}
-
-    def _list(self, path: str) -> dict[str, datetime | None]:
-        """The files (with their times) and folders in a path of the first repository."""
-        if not path:
-            return {}
-        # repo-ls knows no --stanza where it gets a path, and takes the passphrase of the stanza from its files.
-        listed = json.loads(self._run("--output=json", "repo-ls", path))
-        return {
-            name: datetime.fromtimestamp(one["time"], UTC) if "time" in one else None
-            for name, one in listed.items()
-            if name != "."
-        }
-
-    @cached_property
-    def segments(self) -> frozenset[str]:
-        """The WAL segments in the archive of the cluster's current version, by their names of 24 hex digits."""
-        return self.list_segments(_LISTING_SECONDS)
-
-    def list_segments(self, deadline: float) -> frozenset[str]:
-        """As `segments`, within so many seconds. Raises OutcomeUnknownError when they are over."""
-        if not self._archive:
-            return frozenset()
-        said = self._run("--recurse", "repo-ls", self._archive, deadline=deadline)
-        return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", said, re.MULTILINE))
-
-    def archived_at(self, segment: str) -> datetime | None:
-        """When a WAL segment was archived (UTC); None when it is not there."""
-        return self._segments(segment[:16]).get(segment)
-
-    def gap(self, timeline: int) -> str:
-        """Where the newest gap in a timeline's WAL is, in words."""
-        behind = self._unbroken.get(timeline)
-        if not behind:
-            return f"it holds nothing of timeline {timeline}"
-        before = max((one for one in self.segments if timeline_of(one) == timeline and one < behind), default="")
-        return f"{before} is followed by {behind}" if before else f"it begins with {behind}"
+    def archive(self) -> WalArchive:
+        """The WAL of the cluster's current version."""
+        archives = self.info.get("archive")
+        return WalArchive(f"archive/{self.stanza}/{archives[-1]['id']}" if archives else "", self._run)
 
     def leads_on(self, one: Stored) -> bool:
         """Whether the WAL after a backup is there without a gap; if not, it leads to its own moment only."""
-        return one.wal[1] >= self._unbroken.get(one.timeline, "G")
-
-    @cached_property
-    def _unbroken(self) -> dict[int, str]:
-        return unbroken_since(self.segments)
+        return one.wal[1] >= self.archive.unbroken.get(one.timeline, "G")
 
     def incomplete(self) -> Iterator[tuple[Stored, int]]:
         """The backups that take less room than was written, and how much (bytes): their folder or a file of it is gone,
@@ -229,7 +170,7 @@ class Repository:
     def _sizes(self, path: str, number: int) -> dict[str, int]:
         """The size in bytes of every file below a path of a repository, by its path there."""
         arguments = ("--output=json", "--recurse", "repo-ls", path, f"--repo={number}")
-        listed = json.loads(self._run(*arguments, deadline=_LISTING_SECONDS))
+        listed = json.loads(self._run(*arguments, deadline=LISTING_SECONDS))
         return {name: one["size"] for name, one in listed.items() if one["type"] == "file"}
 
     def verify(self) -> list[str]:
@@ -241,26 +182,6 @@ class Repository:
             return []
         return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
 
-    @cached_property
-    def timelines(self) -> dict[int, datetime]:
-        """When the history of each timeline but the first was archived (UTC), which is when it went live."""
-        files = self._list(self._archive)
-        return {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
-
-    def lineage(self, current: int | None, server: Server) -> Lineage:
-        """The timelines that lead to `current` (None: to the newest in the archive).
-
-        A history that is not archived is read from the pg_wal of `server`.
-        """
-        files, times = self._list(self._archive), self.timelines
-        newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
-        wanted = current or newest
-        if wanted in times:
-            history = self._run("repo-get", f"{self._archive}/{wanted:08X}.history")
-        else:
-            history = server.shell.read(f"{server.data}/pg_wal/{wanted:08X}.history") or ""
-        return Lineage.of(wanted, history, times)
-
     def tablespaces(self, label: str) -> dict[str, str]:
         """The tablespaces in a backup: object id to path."""
         found = json.loads(self._run(f"--set={label}", "--output=json", "info"))
@@ -269,7 +190,7 @@ class Repository:
 
     def backups(self) -> list[Backup]:
         """Its backups as restorable points, newest first."""
-        until = self.newest_archived
+        until = self.archive.newest
 
         def detail(one: Stored) -> str:
             if one.broken:

@@ -65,7 +65,7 @@ class Physical(SideDirectory):
 
     def _before_a_drop(self, backup: str, timeline: int, wanted: Mapping[str, Any]) -> Iterator[Progress]:
         """When a DROP DATABASE was under way at the target, restore once more, to the position where it began."""
-        lineage = self.repository.lineage(timeline, self.live)
+        lineage = self.repository.archive.lineage(timeline, self.live)
         while found := dropped.began(self.stage, self.repository, lineage):
             database, lsn = found
             yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
@@ -162,7 +162,7 @@ class Physical(SideDirectory):
     def _known_end(self, timeline: int, restored: Look, damaged: Look) -> int:
         """The LSN that a restore of the newest state must reach, as far as that is known; 0 when it is not."""
         segment_size = int((restored.control or {}).get("Bytes per WAL segment", 0))
-        known = [self.repository.archived_to(timeline, segment_size) if segment_size else 0]
+        known = [self.repository.archive.reaches(timeline, segment_size) if segment_size else 0]
         if damaged.control and damaged.timeline == timeline and not damaged.in_recovery:
             known.append(read_lsn(damaged.control["Latest checkpoint location"]))
         return max(known)

@@ -49,7 +49,8 @@ def _begun_without_standbys(repository: Repository, seen: View) -> int | None:
     if seen.primary.timeline or not fresh:
         return None
     known = max(one.timeline for one in seen.standbys)
-    return max((one for one, since in repository.timelines.items() if one > known and since > max(fresh)), default=None)
+    begun = repository.archive.timelines.items()
+    return max((one for one, since in begun if one > known and since > max(fresh)), default=None)
 
 
 def physical(site: Site, seen: View, wish: Wish) -> WayBack:
@@ -71,7 +72,8 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     stored = _of_this_cluster(repository, seen)
     with ThreadPoolExecutor(2) as pool:
         installed, archived = pool.submit(_installed, member), pool.submit(_archived, repository)
-        lineage = repository.lineage(_begun_without_standbys(repository, seen) or _live_timeline(seen), member.server)
+        current = _begun_without_standbys(repository, seen) or _live_timeline(seen)
+        lineage = repository.archive.lineage(current, member.server)
     moment = wish.at or (wish.damaged_at if target.startswith("before:") else None)
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(stored, lineage, timeline, target, wish)
@@ -85,7 +87,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     if target != "immediate" and segments is None:
         why += "; whether WAL is missing on the way was not checked"
     elif target != "immediate" and (last := lineage.ends_early(segments or (), backup.wal[1], timeline, size)):
-        until = repository.archived_at(last) or backup.stopped
+        until = repository.archive.time_of(last) or backup.stopped
         gap = f"the archive has a gap behind {last} of {clock.write_time(until)}"
         if _is_behind(target, until, end_of(last, size) if size else 0):
             raise _Closed(f"{target.partition(':')[2]} cannot be reached: {gap}")
@@ -227,7 +229,7 @@ def _fits(backup: Stored, member: Member, installed: str) -> None:
 def _archived(repository: Repository) -> frozenset[str] | None:
     """The WAL segments in the archive; None when that cannot be told soon enough."""
     try:
-        return repository.list_segments(_LISTING_SECONDS)
+        return repository.archive.list_segments(_LISTING_SECONDS)
     except SalvorError:
         return None
 
@@ -258,5 +260,5 @@ def _loses(repository: Repository, seen: View, target: str, backup: Stored) -> t
     primary = seen.primary
     if primary.look and primary.look.control:
         return 0.0, "replayed to the newest state, with what is in pg_wal"
-    newest = repository.newest_archived
+    newest = repository.archive.newest
     return (clock.age(newest).total_seconds() if newest else None), "replayed to the end of the archive"

@@ -168,7 +168,7 @@ def test_a_record_that_goes_on_in_a_segment_that_was_never_archived_is_no_missin
         connection.execute("update orders set amount = amount + 1 where id % 4 = 0")  # several segments of 1 MB
     archived = cluster.system.site.repository(cluster.system.site.member("a"))
     for _ in range(100):
-        if archived.archived_to(1, 1 << 20) > lsn(cluster) - (2 << 20):
+        if archived.archive.reaches(1, 1 << 20) > lsn(cluster) - (2 << 20):
             break
         time.sleep(0.1)
     cluster.crash("a")
