@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor.files import restic
+from salvor.files import making
 
 from tests.files.lab import PASSWORD, Lab, make_nasty, make_repository
 
@@ -15,7 +15,7 @@ from tests.files.lab import PASSWORD, Lab, make_nasty, make_repository
 @pytest.fixture(autouse=True)
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other machine makes our repositories."""
-    monkeypatch.setattr(restic, "_SETTLING", 0.0)
+    monkeypatch.setattr(making, "_SETTLING", 0.0)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ import pytest
 from salvor.backups.audit import Room
 from salvor.change import Finding, Level
 from salvor.errors import CannotError, UsageError
+from salvor.files import making
 from salvor.files import restic as engine
 from salvor.files.said import DamagedError
 from salvor.shell import local
@@ -175,11 +176,11 @@ def test_the_first_backup_makes_the_repository_and_says_how_much_it_holds(lab: L
 def test_of_two_who_make_a_repository_at_once_one_does(lab: Lab, storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a disk also of two processes, which share no lock of threads."""
     if not storage:
-        monkeypatch.setattr(engine, "_making", defaultdict(nullcontext))
+        monkeypatch.setattr(making, "_turns", defaultdict(nullcontext))
     place = lab.root / "new"
     two = [engine.Repository(name, f"{storage}{place}", local(), f"file:{lab.root / 'password'}") for name in "ab"]
     with ThreadPoolExecutor() as side_by_side:
-        list(side_by_side.map(engine.Repository.make, two))
+        list(side_by_side.map(making.make, two))
     assert two[0].snapshots() == []
     assert len(list((place / "keys").iterdir())) == 1
 
@@ -282,6 +283,6 @@ def test_a_repository_that_two_machines_made_is_called_spoilt(lab: Lab, monkeypa
     def meanwhile(seconds: float) -> None:
         shutil.copytree(lab.root / "local" / "keys", lab.root / "ours" / "keys", dirs_exist_ok=True)
 
-    monkeypatch.setattr(engine, "sleep", meanwhile)
+    monkeypatch.setattr(making, "sleep", meanwhile)
     with pytest.raises(DamagedError, match="Two machines made the repository ours"):
-        engine.Repository("ours", f"local:{lab.root / 'ours'}", local(), f"file:{lab.root / 'password'}").make()
+        making.make(engine.Repository("ours", f"local:{lab.root / 'ours'}", local(), f"file:{lab.root / 'password'}"))

@@ -9,24 +9,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import threading
-from collections import defaultdict
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from time import sleep
 from typing import Any
 
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.files import locations, watching
+from salvor.files import locations, making, watching
 from salvor.files.census import Count
 from salvor.files.said import (
     INCOMPLETE,
-    NOTHING,
-    REFUSED,
     TAG,
     DamagedError,
     Snapshot,
@@ -46,9 +41,6 @@ ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
 _READING = 3600.0
 _DAY = 24 * 3600.0
-_SETTLING = 5.0  # seconds in which another machine's `init` ends that began before ours had ended
-_making: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-"""Who makes a repository at a location."""
 _LOCKED = "repository is already locked"
 _VERSION = re.compile(r"restic (\d+)\.(\d+)")
 _HEAD = re.compile(rb"^[-a-zA-Z]{10,13} +\d+ +\d+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=/)", re.MULTILINE)
@@ -67,6 +59,11 @@ class Repository:
     password: str
     environment: Mapping[str, str] = field(default_factory=dict)
     login: Sequence[str] = ()
+
+    @property
+    def title(self) -> str:
+        """What messages call it, after an article."""
+        return f"repository {self.name} ({self.location})"
 
     @cached_property
     def _secrets(self) -> dict[str, str]:
@@ -96,18 +93,22 @@ class Repository:
         """A restic command for this repository."""
         return ["restic", "--repo", self.location, *locations.options(self.login), *arguments]
 
+    def run(self, argv: Sequence[str], *, deadline: float) -> str:
+        """What `argv` prints, with what the storage asks for in its environment. Raises as `Shell.run` does."""
+        return self.shell.run(argv, environment=self._secrets, deadline=deadline).stdout
+
     def ask(self, *arguments: str, deadline: float | None = None) -> str:
         """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
         assert self.version
         deadline = deadline or ANSWERING
         argv = self.argv(*arguments, "--no-lock", "--json")
         try:
-            return self.shell.run(argv, environment=self._secrets, deadline=deadline).stdout
+            return self.run(argv, deadline=deadline)
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
         except OutcomeUnknownError as error:
             raise CannotError(
-                f"The repository {self.name} ({self.location}) gave no answer within {clock.write_duration(deadline)}.",
+                f"The {self.title} gave no answer within {clock.write_duration(deadline)}.",
                 hint=f"by hand, on {self.shell.where}: {shlex.join(argv)}",
             ) from error
 
@@ -157,7 +158,7 @@ class Repository:
         self.ask("cat", "config")  # one that says nothing would keep the check waiting
         argv = self.argv("check", "--no-lock", *(["--read-data"] if deep else []))
         try:
-            self.shell.run(argv, environment=self._secrets, deadline=_DAY if deep else _READING)
+            self.run(argv, deadline=_DAY if deep else _READING)
         except CommandError as error:
             if "repository contains errors" not in error.stderr:
                 raise self.explained(error.stderr, argv) from error
@@ -205,7 +206,7 @@ class Repository:
 
     def lost(self, said: str) -> CannotError:
         return CannotError(
-            f"The repository {self.name} ({self.location}) was lost midway: {secrets.mask(said)[:300]}",
+            f"The {self.title} was lost midway: {secrets.mask(said)[:300]}",
             safe="what is live is as it was",
             hint="run the same command again when it answers",
         )
@@ -218,7 +219,7 @@ class Repository:
 
         Raises CannotError; also when something could not be read: the snapshot is then marked as not whole.
         """
-        self.make()
+        making.make(self)
         tags = [f"{TAG}{owner}", f"bytes:{contents.size}", f"files:{contents.entries}"]
         tags += ["sparse"] if contents.sparse else []
         argv = self.argv(
@@ -234,7 +235,7 @@ class Repository:
 
     def _unlock(self) -> None:
         """Remove the locks whose process is gone, or that are older than half an hour: restic removes no others."""
-        self.shell.run(self.argv("unlock"), environment=self._secrets, deadline=_READING)
+        self.run(self.argv("unlock"), deadline=_READING)
 
     def forget(self, snapshots: Sequence[str]) -> None:
         """Remove snapshots, by their ids, and what only they needed. Those that are gone already are passed over."""
@@ -243,7 +244,7 @@ class Repository:
         argv = self.argv("forget", "--prune", "--", *gone)
         for attempt in range(2 if gone else 0):
             try:
-                self.shell.run(argv, environment=self._secrets, deadline=_DAY)
+                self.run(argv, deadline=_DAY)
                 return
             except CommandError as error:
                 if _LOCKED not in error.stderr or attempt:
@@ -283,74 +284,13 @@ class Repository:
             there = {node["path"] for node in self.listing(made)}
             unread = [item for item in unread if item not in there]
         if unread:
-            self.shell.run(self.argv("tag", "--add", INCOMPLETE, made), environment=self._secrets, deadline=_READING)
+            self.run(self.argv("tag", "--add", INCOMPLETE, made), deadline=_READING)
             raise CannotError(
                 f"{len(unread)} of what {self.name} was to get could not be read, first {unread[0]!r}.",
                 safe=f"the snapshot {made} is marked as not whole",
                 hint=f"see who may read it on {self.shell.where}: run_as, or its mode",
             )
         return made
-
-    def make(self) -> None:
-        """Make the repository, unless there is one. Raises CannotError when it can be neither read nor made."""
-        try:
-            self.ask("cat", "config")
-        except CannotError as error:
-            if NOTHING not in str(error.__cause__) or REFUSED.search(str(error.__cause__)):
-                raise
-            with _making[self.location]:
-                self._init()
-
-    def _init(self) -> None:
-        """Two of restic's `init` at once spoil a repository: each writes its own key, and one the config. So those of
-        this process take turns, and on a disk those of all; whoever comes second finds it made. Elsewhere nothing keeps
-        two machines apart: there it is looked at afterwards.
-
-        A killed one left its key: it is removed first, as of two keys with one password whichever comes first opens.
-        Raises CannotError, and where a config was lost DamagedError.
-        """
-        script = r"""
-            umask 077
-            mkdir -p -- "$1" && exec 9<"$1" && flock -w 60 9 || exit
-            [ -e "$1/config" ] && exit
-            [ -z "$(find "$1/data" "$1/snapshots" -type f 2>/dev/null | head -n 1)" ] || exit 46
-            rm -f -- "$1"/keys/*
-            shift
-            exec "$@"
-        """
-        argv = self.argv("init")
-        command = ["sh", "-c", script, "sh", self.location, *argv] if self.location.startswith("/") else argv
-        try:
-            self.shell.run(command, environment=self._secrets, deadline=120.0)
-        except CommandError as failed:
-            if failed.exit_code_of_command == 46:
-                raise DamagedError(
-                    f"Damaged: the repository {self.name} ({self.location}) holds data, and its file `config` is gone.",
-                    safe="nothing was changed",
-                    hint="copy that file back from wherever it is; without it restic reads nothing here",
-                ) from failed
-            # restic asks itself first, and refuses where one is: what let us come here is also said of a storage that
-            # does not answer.
-            if "already" not in failed.stderr:
-                raise self.explained(failed.stderr, argv) from failed
-            self.ask("cat", "config")
-        else:
-            if not self.location.startswith("/"):
-                self._refuse_two()
-
-    def _refuse_two(self) -> None:
-        """Raises DamagedError when another machine made the repository at the same time, each with a key of its own."""
-        sleep(_SETTLING)  # whoever found none before we made ours has written its own by then
-        try:
-            keys = json.loads(self.ask("key", "list"))
-        except DamagedError:
-            keys = []
-        if len(keys) != 1:
-            raise DamagedError(
-                f"Two machines made the repository {self.name} ({self.location}) at the same time, which spoilt it.",
-                safe="nothing was backed up there",
-                hint="remove what is at that place: it holds no backup; then back up from one machine first",
-            )
 
     # --- errors --------------------------------------------------------------------------------------------------
 
@@ -361,7 +301,7 @@ class Repository:
         lines = [plain(line) for line in said.strip().splitlines() if not is_trace(line)]
         said = secrets.mask("\n".join(lines))
         by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
-        return meaning(said, f"the repository {self.name} ({self.location})", self.shell.where, by_hand)
+        return meaning(said, f"the {self.title}", self.shell.where, by_hand)
 
 
 # What is written, by the count of the file system, for versions that say nothing of their progress: up to 0.15.
