@@ -288,6 +288,38 @@ def test_a_watch_is_taken_over_from_another_machine(place: Place, monkeypatch: p
     assert watcher.stopping.is_set()
 
 
+def test_a_clock_that_is_set_back_by_a_day_holds_nobody_up(place: Place) -> None:
+    """What was done seems to be yet to come: for a day nothing was done, and nobody called."""
+    day = 86400
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300, 310 - day):
+        place.look(watcher, seconds)
+    assert (place.pages, place.restarts) == (0, 1)
+    place.look(watcher, 440 - day)
+    assert place.calls[-1] == "devops called"
+    place.look(watcher, 450 - 2 * day)
+    assert place.calls[-1] == "lead called"
+    place.say(10)
+    place.look(watcher, 460 - 2 * day)
+    for back in (3, 3):  # a new episode, older by its name than the one before: it is gone on with, and cooled down
+        place.say(90)
+        for seconds in range(500, 981, 60):
+            place.look(watcher, seconds - back * day)
+        place.say(10)
+        place.look(watcher, 1000 - back * day)
+    assert len(place.journals()) == 2
+    assert place.restarts == 2
+
+
+def test_a_clock_that_is_set_back_by_a_second_lets_nobody_begin_to_wait_anew(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 290, 289, 301):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+
+
 def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) -> None:
     place.say(90)
     stream = io.StringIO()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from salvor import clock
-from salvor.watch.episode import ACTING, ESCALATE, Told, acts_within
+from salvor.watch.episode import ACTING, ESCALATE, Told, acts_within, open_one
 from salvor.watch.metrics import Reading
 from salvor.watch.rules import Escalation, Rule
 from salvor.watch.sighting import Sighting
@@ -30,6 +31,13 @@ class Move:
     channels: tuple[str, ...] = ()
 
 
+def _since(moment: datetime) -> float:
+    """Seconds since then. A moment to come is one of before the clock was set back, and as good as long ago: a person
+    who is called too early is better than nobody for a day.
+    """
+    return math.inf if clock.is_to_come(moment) else clock.age(moment).total_seconds()
+
+
 def looks_back(rule: Rule) -> float:
     """How many seconds of episodes matter to a rule."""
     return max(_HOUR, rule.cool_down)
@@ -39,7 +47,7 @@ def next_move(
     rule: Rule, escalation: Escalation | None, episodes: Sequence[Told], sighting: Sighting, reading: Reading
 ) -> Move:
     """The next move, from the rule's episodes, the newest first."""
-    told = episodes[0] if episodes and not episodes[0].is_over else None
+    told = open_one(episodes)
     if told and told.is_damaged:
         return Move("wait", f"nothing is done: the journal of {told.id} is damaged (inv incident.check)")
     if told is None:
@@ -73,11 +81,13 @@ def _begin(rule: Rule, episodes: Sequence[Told], sighting: Sighting, reading: Re
 
 def _cooled(rule: Rule, episodes: Sequence[Told], cause: str, move: Move) -> Move:
     """`move`, unless an episode of the same cause is over only now."""
-    before = next((told for told in episodes if told.cause == cause and (told.acts or told.calls)), None)
-    if move.kind != "wait" and before and before.last_at:
-        until = before.last_at + timedelta(seconds=rule.cool_down)
-        if clock.now() < until:
-            return Move("wait", f"it cools down until {until:%H:%M:%S} UTC: {before.id} is over only now")
+    ended = {
+        told.last_at: told for told in episodes if told.cause == cause and (told.acts or told.calls) and told.last_at
+    }
+    last = max((at for at in ended if _since(at) < rule.cool_down), default=None)
+    if move.kind != "wait" and last:
+        until = last + timedelta(seconds=rule.cool_down)
+        return Move("wait", f"it cools down until {until:%H:%M:%S} UTC: {ended[last].id} is over only now")
     return move
 
 
@@ -118,7 +128,7 @@ def _go_on(rule: Rule, episodes: Sequence[Told], told: Told | None) -> Move:
 
 
 def _not_yet(rule: Rule, ended: datetime | None, name: str) -> Move | None:
-    if ended is None or clock.age(ended).total_seconds() >= rule.better_within:
+    if ended is None or _since(ended) >= rule.better_within:
         return None
     return Move("wait", f"{name} at {ended + timedelta(seconds=rule.better_within):%H:%M:%S} UTC, unless it is better")
 
@@ -131,9 +141,9 @@ def _call(escalation: Escalation | None, told: Told) -> Move:
         at, outcome = told.calls.get(call.channel, (None, ""))
         if outcome == "done":
             continue
-        if at and outcome and clock.age(at).total_seconds() < _TRY_AGAIN:
+        if at and outcome and _since(at) < _TRY_AGAIN:
             later.append(f"{call.channel} once more at {at + timedelta(seconds=_TRY_AGAIN):%H:%M:%S} UTC")
-        elif clock.age(begun).total_seconds() >= call.after:
+        elif _since(begun) >= call.after:
             due.append(call.channel)
         else:
             later.append(f"{call.channel} at {begun + timedelta(seconds=call.after):%H:%M:%S} UTC")

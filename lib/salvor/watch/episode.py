@@ -6,7 +6,7 @@ What was done is read from the journal alone, so that it does not matter who rea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -137,7 +137,9 @@ class Episodes:
         self._over: dict[str, Told] = {}
 
     def of(self, rule: str, back: float) -> list[Told]:
-        """Those of a rule, the newest first, back to the first that was over more than `back` seconds ago."""
+        """Those of a rule, back to the first that was over more than `back` seconds ago: an open one first (by its name
+        it is older than those of before the clock was set back), then the newest.
+        """
         found = []
         try:
             with os.scandir(incidents_folder()) as entries:  # there may be thousands
@@ -151,7 +153,7 @@ class Episodes:
             found.append(told)
             if told.is_over and told.last_at and clock.age(told.last_at) > timedelta(seconds=back):
                 break
-        return found
+        return sorted(found, key=lambda told: told.is_over or told.is_damaged)
 
     def _read(self, folder: Path) -> Told | None:
         if folder.name in self._over:
@@ -215,6 +217,11 @@ def sitting(platform: Platform, rule: str, told: Told | None, cause: Cause, sinc
         cause=told.cause if told else cause,
     )
     return Session(episode, MAINTENANCE, Runner(episode, shown), History(incidents_folder(), platform.name))
+
+
+def open_one(episodes: Sequence[Told]) -> Told | None:
+    """The episode that is open, of those that `Episodes.of` found; None when none is."""
+    return episodes[0] if episodes and not episodes[0].is_over else None
 
 
 def acts_within(episodes: Iterable[Told], seconds: float) -> int:

@@ -27,7 +27,7 @@ class Sighting:
         """The sighting with one more look, now. `duration`: the rule's, in seconds."""
         now = clock.now()
         apart = timedelta(seconds=max(_APART, duration))
-        is_old = self.looked_at is None or now - self.looked_at > apart or now < self.looked_at
+        is_old = self.looked_at is None or now - self.looked_at > apart or clock.is_to_come(self.looked_at)
         known = Sighting() if is_old else self
         if bad is None:
             return replace(known, looked_at=now, unknown_since=known.unknown_since or now)
@@ -35,7 +35,7 @@ class Sighting:
             return Sighting(looked_at=now)
         since = known.bad_since or now
         if known.unknown_since and known.bad_since and known.bad_at:
-            since += now - known.bad_at
+            since += max(now - known.bad_at, timedelta())
         return Sighting(looked_at=now, bad_since=since, bad_at=now)
 
     @property

@@ -17,7 +17,7 @@ from salvor.show import Shown
 from salvor.watch import moves
 from salvor.watch.alerts import Alerts
 from salvor.watch.chain import Move, looks_back, next_move
-from salvor.watch.episode import Episodes, Told
+from salvor.watch.episode import Episodes, Told, open_one
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
 from salvor.watch.sighting import Sighting
@@ -36,7 +36,7 @@ class Seen:
     @property
     def open(self) -> Told | None:
         """The episode that is open; None when none is."""
-        return self.episodes[0] if self.episodes and not self.episodes[0].is_over else None
+        return open_one(self.episodes)
 
     def finding(self) -> Finding:
         """What was seen, for the journal and for people."""
