@@ -16,6 +16,7 @@ from salvor.session import handover
 from tests import told
 
 KINDS = [
+    "acknowledged",
     "opened", "resumed", "taken", "step", "finding", "decision", "approved", "intent",
     "outcome", "observed", "owed", "paid", "measured", "recovered", "proven",
     "note", "repaired", "failed", "undone", "discarded", "closed", "asked", "confirmed", "refused", "item",
@@ -125,7 +126,7 @@ def test_lines_that_cannot_be_told_are_counted(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_line_has_a_sentence(lines: list[dict[str, Any]]) -> None:
-    elsewhere = ("asked", "confirmed", "refused", "item", "overridden")
+    elsewhere = ("asked", "confirmed", "refused", "item", "overridden", "acknowledged")
     told_kinds = {event.kind for event in story.tell(lines).events}
     assert told_kinds >= set(KINDS) - {"discarded", "failed", "proven", "taken", *elsewhere}
     assert set(KINDS) == set(events._SENTENCES)

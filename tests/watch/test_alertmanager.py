@@ -91,6 +91,8 @@ def test_what_fires_is_known_after_the_watcher_was_killed(place: Place) -> None:
     place.write(text=RULES)
     watcher, _ = place.watcher()
     watcher.alerts.take(json.loads(alert())["alerts"], {"TooManySessions"})
+    (kept,) = place.root.glob("incidents/.watch/place/.alerts.json")
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "damaged": 5}))
     again, _ = place.watcher()
     again.once()
     assert place.pages == 0

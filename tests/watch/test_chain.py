@@ -5,19 +5,21 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import threading
 from pathlib import Path
 
 import pytest
 from salvor import clock, console, inventory
 from salvor.change import Level
 from salvor.errors import CannotError, HeldError, UsageError
-from salvor.journal import evidence, lock, story
+from salvor.journal import Journal, evidence, lock, story
 from salvor.session import aftermath, handover
 from salvor.show import Plain
 from salvor.system import Context
 from salvor.watch import commands, moves
 from salvor.watch.watcher import Watcher
 
+from tests.waiting import until
 from tests.watch.place import PLATFORM, Place
 
 
@@ -199,7 +201,11 @@ def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
     assert "devops called" in place.calls
     (journal,) = place.journals()
     with place.at(610):
-        commands.acknowledge(journal.folder.name, "I look", Plain(io.StringIO()))
+        for _ in range(2):
+            commands.acknowledge(journal.folder.name, "I look", Plain(told := io.StringIO()))
+    assert "was acknowledged by watcher@here at 03:10:10 UTC; nothing is added" in told.getvalue()
+    screen = handover.screen(handover.of(story.read(journal.folder), journal.folder.parent))
+    assert "taken by    watcher@here 03:10: I look" in screen
     for seconds in range(620, 4000, 60):
         move = place.look(watcher, seconds).move
         assert (move.kind, move.why[:40]) == ("wait", "acknowledged by watcher@here at 03:10:10")
@@ -221,6 +227,21 @@ def test_who_acknowledges_between_a_look_and_its_move_stops_the_move(place: Plac
         commands.acknowledge(place.journals()[0].folder.name, "", Plain(io.StringIO()))
         moves.make(watcher.platform, seen, watcher.shown, watcher.stopping)
     assert place.restarts == 0
+
+
+def test_who_acknowledges_while_the_watcher_acts_is_told_so_and_is_noted_after_it(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    folder, told = place.journals()[0].folder, io.StringIO()
+    asked = threading.Thread(target=commands.acknowledge, args=(folder.name, "mine", Plain(told)))
+    with Journal.open(folder, by="watcher"):
+        asked.start()
+        assert until(lambda: "The watcher acts just now" in told.getvalue())
+    asked.join(10)
+    assert "is acknowledged by" in told.getvalue()
+    assert [line["text"] for line in Journal.read(folder).of("acknowledged")] == ["mine"]
 
 
 def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) -> None:
@@ -286,38 +307,6 @@ def test_a_watch_is_taken_over_from_another_machine(place: Place, monkeypatch: p
     assert place.pages == 2
     assert watcher.lost
     assert watcher.stopping.is_set()
-
-
-def test_a_clock_that_is_set_back_by_a_day_holds_nobody_up(place: Place) -> None:
-    """What was done seems to be yet to come: for a day nothing was done, and nobody called."""
-    day = 86400
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in (0, 150, 300, 310 - day):
-        place.look(watcher, seconds)
-    assert (place.pages, place.restarts) == (0, 1)
-    place.look(watcher, 440 - day)
-    assert place.calls[-1] == "devops called"
-    place.look(watcher, 450 - 2 * day)
-    assert place.calls[-1] == "lead called"
-    place.say(10)
-    place.look(watcher, 460 - 2 * day)
-    for back in (3, 3):  # a new episode, older by its name than the one before: it is gone on with, and cooled down
-        place.say(90)
-        for seconds in range(500, 981, 60):
-            place.look(watcher, seconds - back * day)
-        place.say(10)
-        place.look(watcher, 1000 - back * day)
-    assert len(place.journals()) == 2
-    assert place.restarts == 2
-
-
-def test_a_clock_that_is_set_back_by_a_second_lets_nobody_begin_to_wait_anew(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in (0, 290, 289, 301):
-        place.look(watcher, seconds)
-    assert place.pages == 0
 
 
 def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) -> None:

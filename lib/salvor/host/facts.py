@@ -137,7 +137,7 @@ def _too_little(shell: Shell, said: Result) -> CannotError:
     return CannotError(
         f"{shell.where} says too little of itself: {said.stderr.strip()[-300:] or 'is /proc mounted there?'}",
         safe="nothing was changed",
-        hint=f"look there by hand: inv hosts.run --limit={shell.where} -- 'cat /proc/loadavg; df -P'",
+        hint=f"look there by hand, on {shell.where}: cat /proc/loadavg; df -P",
     )
 
 

@@ -45,7 +45,7 @@ def run(shell: Shell, command: Sequence[str], occasion: str, *, deadline: float)
         raise OutcomeUnknownError(
             f"{command[0]} was begun on {shell.where} before, and nobody saw its end.",
             safe="it was not run again",
-            hint=f"look there by hand: inv hosts.run --limit={shell.where} -- 'ps -ef'",
+            hint=f"look whether it still runs, on {shell.where}: ps -ef",
         )
     if result.exit_code:
         raise shell.failed(command, result.exit_code, result.stderr or result.stdout)

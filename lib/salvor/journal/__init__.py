@@ -68,6 +68,11 @@ _held_back: dict[Path, tuple[int, bytes]] = {}
 """What this process could not write to a journal, by its path: it follows the so many bytes that are there."""
 
 
+def held_back() -> set[Path]:
+    """The folders of the incidents of which this process holds lines that it could not write."""
+    return {path.parent for path in list(_held_back)}
+
+
 class Journal:
     """One incident's lines. `create` and `open` give one to append to, `read` one to look at."""
 
@@ -150,15 +155,20 @@ class Journal:
 
     @classmethod
     def read(cls, folder: Path) -> Journal:
-        """The journal of an incident, to look at: nothing is written, and what a crash left at its end is only counted.
+        """The journal of an incident, to look at, with what this process holds of it because it could not be written:
+        nothing is written, and what a crash left at its end is only counted.
 
         Raises CannotError when there is none or it cannot be read.
         """
         journal = cls(folder, by="", tell=_tell)
+        size, lines = _held_back.get(journal.folder / FILE, (0, b""))
         try:
-            journal._take(durable.read(journal.folder / FILE))
+            content = durable.read(journal.folder / FILE)
         except OSError as error:
-            raise _unreadable(folder, error) from error
+            if not lines or size:
+                raise _unreadable(folder, error) from error
+            content = b""
+        journal._take(content + lines if size == len(content) else content)
         return journal
 
     @property

@@ -163,6 +163,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     "overridden": _overridden,
     "proven": lambda line, change: f"proven for {line['system']}: {line['backup'] or line['identity']}",
     "note": lambda line, change: f"note: {line['text']}",
+    "acknowledged": lambda line, change: f"acknowledged: {line['text'] or 'no word'}",
     "repaired": lambda line, change: f"journal repaired: {line['text']}",
     "undone": _ending,
     "discarded": _ending,

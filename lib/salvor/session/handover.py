@@ -130,6 +130,8 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
     if len(owed) > _MOST_EACH:
         yield "owed", f"and {len(owed) - _MOST_EACH} more: the record has all"
     yield from _undoable(this)
+    taken = [mark for mark in told.marks if mark.kind == "acknowledged"]
+    yield from (("taken by", f"{mark.by} {mark.at:%H:%M}: {mark.text or 'no word'}") for mark in taken[:1])
     notes = [mark for mark in told.marks if mark.kind == "note"]
     yield from (("note", f"{mark.at:%H:%M} {mark.by}: {mark.text}") for mark in notes[-_MOST_EACH:])
     people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M}" for sitting in told.sittings]

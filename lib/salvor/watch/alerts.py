@@ -19,7 +19,9 @@ class Alerts:
     def __init__(self, platform: str, tell: Callable[[str], None]) -> None:
         self._kept = Kept(platform, ".alerts", tell)
         self._lock = threading.Lock()
-        self._firing: dict[str, dict[str, str]] = self._kept.read()
+        self._firing: dict[str, dict[str, str]] = {
+            key: labels for key, labels in self._kept.read().items() if isinstance(labels, dict)
+        }
 
     def take(self, alerts: Iterable[Mapping[str, Any]], known: set[str]) -> tuple[int, set[str]]:
         """Take in the alerts of one message. How many were of a `known` name, and the names that were not.

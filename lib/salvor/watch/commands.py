@@ -22,8 +22,9 @@ from salvor.watch.episode import tell
 from salvor.watch.watcher import Seen, Watcher
 
 _INTERVALS = (1.0, 60.0)
-_PATIENCE = 60.0
-"""Seconds for which an acknowledgement waits for a watcher that writes the journal now."""
+_PATIENCE = 3600.0
+"""Seconds for which an acknowledgement waits for a watcher that acts: an action may take so long."""
+_TOLD_AFTER = 2.0
 
 
 def _load(platform: str) -> Platform:
@@ -154,31 +155,49 @@ def acknowledge(episode: str, text: str, shown: Shown) -> None:
         folder = find(episode)
     except UsageError as error:
         raise UsageError(
-            f"--episode: there is no episode {episode!r}.", safe="nothing was changed", hint="inv watch.show"
+            f"--episode: there is no episode {episode!r}.", safe="nothing was changed", hint="inv incidents"
         ) from error
-    told = tell(Journal.read(folder).lines)
+    if _is_free(Journal.read(folder), shown):
+        with _journal(folder, shown) as journal:
+            if not _is_free(journal, shown):  # it went on while we waited
+                return
+            journal.append("acknowledged", text=text, where=socket.gethostname())
+        shown.tell(
+            f"{episode} is acknowledged by {operator()}: nobody else is called, and nothing more is done by itself."
+        )
+
+
+def _is_free(journal: Journal, shown: Shown) -> bool:
+    """Whether nobody has acknowledged this episode yet: who did is said. Raises UsageError when none can."""
+    told, id_ = tell(journal.lines), journal.folder.name
     if told is None or told.is_over:
-        why = "is over" if told else "is no episode of inv watch"
-        raise UsageError(f"--episode: {episode} {why}.", safe="nothing was changed", hint="inv watch.show")
+        why = "is over" if told else "is no episode of inv watch that can be read"
+        hint = f"inv incident.show --incident={id_}"
+        raise UsageError(f"--episode: {id_} {why}.", safe="nothing was changed", hint=hint)
     if told.acknowledged:
-        shown.tell(f"{episode} was acknowledged by {told.acknowledged}.")
-        return
-    with _journal(folder, shown) as journal:
-        journal.append("acknowledged", text=text, where=socket.gethostname())
-    shown.tell(f"{episode} is acknowledged by {operator()}: nobody else is called, and nothing more is done by itself.")
+        shown.tell(f"{id_} was acknowledged by {told.acknowledged}; nothing is added to that.")
+    return not told.acknowledged
 
 
 @contextmanager
 def _journal(folder: Path, shown: Shown) -> Iterator[Journal]:
     """The journal, once the watcher does not write it: an acknowledgement needs no hold on the service."""
-    until = clock.monotonic() + _PATIENCE
+    begun, is_told = clock.monotonic(), False
     while True:
         try:
             opened = Journal.open(folder, by=operator(), mirror=os.environ.get("SALVOR_MIRROR"), tell=shown.tell)
             break
-        except HeldError:
-            if clock.monotonic() > until:
-                raise
+        except HeldError as error:
+            waited = clock.monotonic() - begun
+            if waited > _PATIENCE:
+                raise HeldError(
+                    f"{error.what} It is not acknowledged.",
+                    safe=error.safe,
+                    hint=f"the same command again; what is done there: inv incident.show --incident={folder.name}",
+                ) from error
+            if waited > _TOLD_AFTER and not is_told:
+                is_told = True
+                shown.tell("The watcher acts just now. This is noted when that is done, and stops what comes after.")
             time.sleep(0.2)
     with opened:
         yield opened

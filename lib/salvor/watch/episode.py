@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -19,7 +20,7 @@ from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform
-from salvor.journal import FILE, Journal, brief
+from salvor.journal import FILE, Journal, brief, held_back
 from salvor.journal.folders import incidents_folder, operator
 from salvor.plan import describe
 from salvor.run import Runner, Watcher
@@ -141,13 +142,12 @@ class Episodes:
         it is older than those of before the clock was set back), then the newest.
         """
         found = []
-        try:
-            with os.scandir(incidents_folder()) as entries:  # there may be thousands
-                names = [entry.name for entry in entries if brief.service_of(entry.name) == rule]
-        except FileNotFoundError:
-            return []
-        for name in sorted(names, reverse=True):
-            told = self._read(incidents_folder() / name)
+        folder = incidents_folder().absolute()
+        names = {one.name for one in held_back() if one.parent == folder}  # on a disk that takes nothing
+        with suppress(FileNotFoundError), os.scandir(folder) as entries:  # there may be thousands
+            names.update(entry.name for entry in entries)
+        for name in sorted((each for each in names if brief.service_of(each) == rule), reverse=True):
+            told = self._read(folder / name)
             if told is None:
                 continue
             found.append(told)
@@ -158,7 +158,7 @@ class Episodes:
     def _read(self, folder: Path) -> Told | None:
         if folder.name in self._over:
             return self._over[folder.name]
-        if not (folder / FILE).exists():
+        if not (folder / FILE).exists() and folder not in held_back():
             return None
         damaged = Told(folder.name, "bad", clock.now(), is_damaged=True)
         try:

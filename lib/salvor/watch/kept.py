@@ -26,7 +26,7 @@ class Kept:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            self._tell(f"{self.path} cannot be read, and is begun anew: {error}")
+            self._tell(f"{self.path} cannot be read, and is begun anew: {getattr(error, 'strerror', '') or error}")
             return {}
         return found if isinstance(found, dict) else {}
 

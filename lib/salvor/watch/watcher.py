@@ -157,6 +157,8 @@ class Watcher:
                     busy[name] = pool.submit(self.look, name)
                     busy[name].add_done_callback(partial(ended, name))
                 self.wake.wait(every)
+            if left := [name for name, future in busy.items() if not future.done()]:
+                self._tell(f"The watch ends when what is begun is done: {', '.join(left)}.")
             wait(busy.values())
 
     def stop(self) -> None:

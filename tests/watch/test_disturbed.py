@@ -1,0 +1,69 @@
+"""A watcher whose clock is set back, and one whose disk takes nothing."""
+
+from __future__ import annotations
+
+import pytest
+from salvor import journal
+from salvor.change import Level
+from salvor.journal import Journal, evidence
+
+from tests.journal.test_journal_faults import fill, small_disk
+from tests.watch.place import Place
+
+
+def test_a_clock_that_is_set_back_by_a_day_holds_nobody_up(place: Place) -> None:
+    """What was done seems to be yet to come: for a day nothing was done, and nobody called."""
+    day = 86400
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300, 310 - day):
+        place.look(watcher, seconds)
+    assert (place.pages, place.restarts) == (0, 1)
+    place.look(watcher, 440 - day)
+    assert place.calls[-1] == "devops called"
+    place.look(watcher, 450 - 2 * day)
+    assert place.calls[-1] == "lead called"
+    place.say(10)
+    place.look(watcher, 460 - 2 * day)
+    for back in (3, 3):  # a new episode, older by its name than the one before: it is gone on with, and cooled down
+        place.say(90)
+        for seconds in range(500, 981, 60):
+            place.look(watcher, seconds - back * day)
+        place.say(10)
+        place.look(watcher, 1000 - back * day)
+    assert len(place.journals()) == 2
+    assert place.restarts == 2
+
+
+def test_a_clock_that_is_set_back_by_a_second_lets_nobody_begin_to_wait_anew(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 290, 289, 301):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+
+
+def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The watcher did not know what it could not write down: it acted at each look, and never called anybody."""
+    disk = place.root / "disk"
+    disk.mkdir()
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(disk / "incidents"))
+    place.say(90)
+    watcher, said = place.watcher()
+    with small_disk(disk) as make_room:
+        fill(disk)
+        for seconds in (*range(0, 600, 20), 1200):
+            place.look(watcher, seconds)
+        assert (place.pages, place.restarts) == (0, 1)
+        assert [call for call in place.calls if call.endswith("called")] == [
+            "tickets called", "devops called", "tickets called", "devops called", "lead called",
+        ]  # fmt: skip
+        make_room()
+        place.say(10)
+        place.look(watcher, 1210)
+        (folder,) = journal.incidents(disk / "incidents")
+        assert Journal.read(folder).lines[-1]["kind"] == "closed"
+        assert not [each for each in evidence.check(folder) if each.level is Level.FAIL]
+    assert said.getvalue().count("-> pages: clear") == 1
