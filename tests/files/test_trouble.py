@@ -175,6 +175,23 @@ def test_a_repository_without_room_for_its_lock_says_so(lab: Lab, disk: Path) ->
 
 
 @needs_root
+def test_a_disk_that_became_read_only_is_told_before_anything_is_fenced(lab: Lab, disk: Path) -> None:
+    tree = disk / "media"
+    tree.mkdir()
+    (tree / "page").write_text("a page")
+    system = lab.open(tree)
+    act(system, "backup", kind="snapshot")
+    subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    way = way_of(system)
+    assert (way.possible, way.why) == (
+        False,
+        f"{disk} on this machine is read-only, see dmesg: a disk with errors is made so",
+    )
+    subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+    assert way_of(system).possible
+
+
+@needs_root
 def test_names_are_counted_too(lab: Lab, disk: Path) -> None:
     tree = disk / "media"
     tree.mkdir()

@@ -59,7 +59,8 @@ class Beside:
 class Look:
     """One look at the place. `path` is the real one, links followed. `free` bytes and `free_files`; None: no limit.
 
-    `mounts` are the mount points at or below the tree; `exchange` is what can swap two names at once there.
+    `mounts` are the mount points at or below the tree; `can_write` is whether names beside it can be made and renamed;
+    `exchange` is what can swap two of them at once.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Look:
     mounts: tuple[str, ...]
     free: int
     free_files: int | None
+    can_write: bool
     exchange: str
     hostname: str
     is_root: bool
@@ -106,6 +108,7 @@ if [ -r "$real.salvor-fence.json" ]; then say "fence$f$(cat -- "$real.salvor-fen
 cut -d ' ' -f 5 /proc/self/mountinfo | sed "s/^/mount$f/"
 above=$(dirname -- "$real")
 until [ -d "$above" ]; do above=$(dirname -- "$above"); done
+[ -w "$above" ] && say writes
 say "room$f$(stat -f -c "%a$f%S$f%c$f%d" -- "$above")"
 for tool in perl python3; do command -v "$tool" >/dev/null && say "exchange$f$tool" && break; done
 say "host$f$(uname -n)"
@@ -160,6 +163,7 @@ def _read(said: str) -> Look:
     found: dict[str, Any] = {"exchange": "", "fence": {}, "live": None}
     boxes: list[dict[str, Any]] = []
     mounts = []
+    can_write = False
     for line in said.splitlines():
         word, *rest = line.split(_SEPARATOR)
         match word:
@@ -177,6 +181,8 @@ def _read(said: str) -> Look:
                 found["live"] = _thing(rest)
             case "fence":
                 found["fence"] = _json(rest[0])
+            case "writes":
+                can_write = True
             case "room":
                 found["room"] = rest
             case _:
@@ -196,6 +202,7 @@ def _read(said: str) -> Look:
         mounts=tuple(one for one in mounts if one == path or one.startswith(f"{path}/")),
         free=blocks * block,
         free_files=free_files if all_files else None,
+        can_write=can_write,
         exchange=str(found["exchange"]),
         hostname=str(found["host"]),
         is_root=found["user"] == "0",

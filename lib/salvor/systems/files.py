@@ -190,6 +190,10 @@ class Files(OnAMachine, Archived):
             return f"{look.path} is a mount point, so it cannot be renamed; the tree must be a folder below it"
         if look.mounts:
             return f"{look.mounts[0]} is mounted inside {look.path}; describe each of the two as a tree of its own"
+        if not look.can_write:
+            folder = look.path.rpartition("/")[0] or "/"
+            why = "see dmesg: a disk with errors is made so" if look.is_root else "or closed to this account"
+            return f"{folder} on {self.shell.where} is read-only, {why}"
         return ""
 
     def backups(self) -> list[Backup]:
