@@ -21,7 +21,7 @@ from moto import mock_aws
 from salvor import shell
 from salvor.change import Level, Progress
 from salvor.errors import CannotError, UsageError
-from salvor.postgres import analyze, dump_find, dump_store, dumps, fingerprint, proof, rows
+from salvor.postgres import analyze, dump_find, dump_manifest, dumps, fingerprint, proof, rows
 from salvor.postgres.connection import Operator
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
@@ -232,7 +232,7 @@ def test_a_damaged_file_is_named_before_anything_is_restored(
 def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> None:
     manifest = {"id": "x", "size": 1, "files": {"../../etc/passwd": {"size": 1, "sha256": ""}}}
     with pytest.raises(CannotError, match="outside"):
-        finished(dump_store.check(tmp_path, manifest))  # type: ignore[arg-type]
+        finished(dump_manifest.check(tmp_path, manifest))  # type: ignore[arg-type]
 
 
 def breaks(body: StreamingBody, amt: int | None = None) -> bytes:

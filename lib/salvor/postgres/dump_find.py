@@ -15,9 +15,9 @@ from urllib.parse import unquote, urlsplit
 from salvor import bucket, clock, durable
 from salvor.change import Progress
 from salvor.errors import CannotError, UsageError
-from salvor.postgres import dump_store, dumps
+from salvor.postgres import dump_manifest, dumps
 from salvor.postgres.dump_archive import CONTENTS
-from salvor.postgres.dump_store import open_store
+from salvor.postgres.dump_store import download, open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.wish import Wish
 
@@ -82,8 +82,8 @@ def source(place: str, name: str) -> Source:
         return _of_manifest(manifest)
     path = Path(unquote(urlsplit(name).path) if name.startswith("file://") else name).expanduser()
     try:
-        if (path / dump_store.MANIFEST).is_file():
-            manifest = dump_store.read_manifest((path / dump_store.MANIFEST).read_bytes())
+        if (path / dump_manifest.MANIFEST).is_file():
+            manifest = dump_manifest.read_manifest((path / dump_manifest.MANIFEST).read_bytes())
             if manifest:
                 return replace(_of_manifest(manifest), name=str(path.resolve()))
         if path.is_dir() and not (path / CONTENTS).exists():
@@ -124,19 +124,19 @@ def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None
         if not remote:
             return Path(source.name)
         name, key = bucket.split(source.name)
-        path = scratch / dump_store.safe_name(key.rpartition("/")[2])
+        path = scratch / dump_manifest.safe_name(key.rpartition("/")[2])
         durable.make_folder(scratch)
         if not path.is_file() or path.stat().st_size != source.size:
             yield Progress(0, source.size, "bytes", f"downloading {source.name}")
             with bucket.moving(source.name) as s3:
-                dump_store.download(s3, name, key, path)
+                download(s3, name, key, path)
         return path
     if source.name.startswith("/") or remote:
         place = source.name.rpartition("/")[0]
     store = open_store(place)
     yield from store.fetch(source.manifest, scratch)
     folder = store.folder_of(source.manifest, scratch)
-    yield from dump_store.check(folder, source.manifest)
+    yield from dump_manifest.check(folder, source.manifest)
     return folder / "dump"
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import shlex
 import shutil
@@ -27,8 +26,8 @@ from salvor import clock, durable
 from salvor.bucket import asking, moving, split
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError
+from salvor.postgres.dump_manifest import MANIFEST, read_manifest, safe_name, sum_of, write_manifest
 
-MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
 _ABANDONED = timedelta(days=2)
 """After so long an upload without a manifest is what a killed run left."""
@@ -110,16 +109,6 @@ def open_store(place: str) -> Store:
     return Bucket(place) if place.startswith("s3://") else Folder(place)
 
 
-def read_manifest(text: str | bytes) -> dict[str, Any] | None:
-    """A manifest, if that is what `text` is: another file of that name in the place is no error."""
-    try:
-        found = json.loads(text)
-    except ValueError:
-        return None
-    needed = {"id", "taken", "database", "server_version", "size", "files", "fingerprint"}
-    return found if isinstance(found, dict) and needed <= found.keys() else None
-
-
 class Folder(Store):
     """A folder on this machine."""
 
@@ -162,7 +151,7 @@ class Folder(Store):
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        durable.replace(folder / MANIFEST, _text(manifest))
+        durable.replace(folder / MANIFEST, write_manifest(manifest))
         folder.rename(self.root / manifest["id"])
         durable.flush_folder(self.root)
         os.close(self._lock)
@@ -228,10 +217,6 @@ def _locked(folder: Path) -> Iterator[bool]:
         os.close(descriptor)
 
 
-def _text(manifest: Mapping[str, Any]) -> bytes:
-    return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
-
-
 class Bucket(Store):
     """A prefix in an S3 bucket. The endpoint and credentials are boto3's own (AWS_ENDPOINT_URL, AWS_PROFILE, ...)."""
 
@@ -277,7 +262,8 @@ class Bucket(Store):
                 s3.upload_file(str(folder / name), self.bucket, f"{self.prefix}{manifest['id']}/{name}")
                 done += manifest["files"][name]["size"]
                 yield Progress(done, manifest["size"], "bytes", f"uploading to {self.place}")
-            s3.put_object(Bucket=self.bucket, Key=f"{self.prefix}{manifest['id']}/{MANIFEST}", Body=_text(manifest))
+            key = f"{self.prefix}{manifest['id']}/{MANIFEST}"
+            s3.put_object(Bucket=self.bucket, Key=key, Body=write_manifest(manifest))
         shutil.rmtree(folder)
 
     def give_up(self, folder: Path) -> None:
@@ -341,13 +327,6 @@ def _hold(answer: Mapping[str, Any]) -> str:
     return f"object lock until {clock.write_time(until)}" if until and until > clock.now() else ""
 
 
-def safe_name(name: str) -> str:
-    """A file's name out of a manifest. Raises CannotError when it leads out of the backup's folder."""
-    if name.startswith("/") or ".." in name.split("/") or "\0" in name:
-        raise CannotError(f"The manifest names a file outside of its backup: {name!r}.", hint="use another backup")
-    return name
-
-
 def download(s3: Any, bucket: str, key: str, path: Path) -> None:
     """Download one object, under another name until it is whole. What comes of one that fails is removed."""
     beside = path.with_name(f".{path.name}.new")
@@ -365,32 +344,3 @@ def download(s3: Any, bucket: str, key: str, path: Path) -> None:
                 hint=f"make room there: df -h {shlex.quote(str(path.parent))}; then the same command again",
             ) from error
         raise
-
-
-def sum_of(path: Path) -> str:
-    """The SHA-256 of a file, 64 hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def check(folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
-    """Read every file of a backup and compare it with the manifest. Raises CannotError, naming the damaged file."""
-    done = 0
-    for name, expected in manifest["files"].items():
-        path = folder / safe_name(name)
-        try:
-            is_whole = path.stat().st_size == expected["size"] and sum_of(path) == expected["sha256"]
-        except OSError as error:
-            raise CannotError(
-                f"The backup {manifest['id']} is damaged: {name} cannot be read: {error.strerror}.",
-                safe="what is live is as it was",
-                hint="use an older one: inv backups lists them",
-            ) from error
-        if not is_whole:
-            raise CannotError(
-                f"The backup {manifest['id']} is damaged: {name} is not what was written.",
-                safe="what is live is as it was",
-                hint="use an older one: inv backups lists them",
-            )
-        done += expected["size"]
-        yield Progress(done, manifest["size"], "bytes", "checking the checksums")

@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 from salvor import clock, durable, secrets, shell
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.postgres import asking, dump_store, fingerprint, rows, surroundings
+from salvor.postgres import asking, dump_manifest, fingerprint, rows, surroundings
 from salvor.postgres.dump_store import Store, open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Server
@@ -158,7 +158,7 @@ def _manifest(folder: Path, identifier: str, database: str, taken: datetime, ver
         if path.is_file():
             path.chmod(0o600)
             size = path.stat().st_size
-            files[str(path.relative_to(folder))] = {"size": size, "sha256": dump_store.sum_of(path)}
+            files[str(path.relative_to(folder))] = {"size": size, "sha256": dump_manifest.sum_of(path)}
     found = Fingerprint.from_json(json.loads((folder / "fingerprint.json").read_bytes()))
     return {
         "format": _FORMAT,
