@@ -65,6 +65,7 @@ def test_a_process_is_found_when_its_directory_was_renamed_or_removed(server: Se
     with pretender(server, "read -r _") as process:
         Path(server.data).rename(renamed.data)
         assert server.processes() == renamed.processes() == [process.pid]
+        assert [one.pid for one in renamed.look().processes] == [process.pid], "a whole look sees the same"
         (Path(renamed.data) / "PG_VERSION").unlink()
         Path(renamed.data).rmdir()
         assert server.processes() == renamed.processes() == [process.pid]

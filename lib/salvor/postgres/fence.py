@@ -195,7 +195,7 @@ def _end_sessions(server: Server, *, deadline: float = 15.0) -> None:
 
 def _end_logins(server: Server, known: set[int]) -> bool:
     """Whether a process was still logging a client in: it was forked with the old rules, and no view shows it yet."""
-    unknown = [str(process.pid) for process in server.look().processes if process.pid not in known]
+    unknown = [str(process.pid) for process in server.all_processes() if process.pid not in known]
     script = r"""
         for pid; do
             case $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) in

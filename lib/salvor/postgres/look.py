@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,6 +19,12 @@ class Process(NamedTuple):
     pid: int
     parent: int
     state: str
+
+
+def first(processes: Sequence[Process]) -> list[Process]:
+    """Those that no other one of them started."""
+    pids = {process.pid for process in processes}
+    return [process for process in processes if process.parent not in pids]
 
 
 @dataclass(frozen=True)
@@ -54,17 +60,12 @@ class Look:
     @property
     def postmasters(self) -> list[int]:
         """Those of its processes that no other one of them started."""
-        return [process.pid for process in self._first]
-
-    @property
-    def _first(self) -> list[Process]:
-        pids = {process.pid for process in self.processes}
-        return [process for process in self.processes if process.parent not in pids]
+        return [process.pid for process in first(self.processes)]
 
     @property
     def is_frozen(self) -> bool:
         """Whether its postmaster is stopped by a signal: nobody who asks it now gets an answer."""
-        return "T" in {process.state for process in self._first}
+        return "T" in {process.state for process in first(self.processes)}
 
     @property
     def has_checksums(self) -> bool:
@@ -96,28 +97,8 @@ find_access() { # sets access to the path of its pg_hba.conf, from $data, $confi
 }
 """
 
-# One call for everything: one round trip on another host, and few forks however many processes run. A shell reads one
-# byte at a time, so others narrow down what it loops over.
-LOOK = (
-    FIND_ACCESS
-    + r"""
-data=$1 programs=$2 marker=$3 configuration=$4
-shift 4
-find_access "$@"
-if [ -d "$data" ]; then
-    set -- $(stat -L -c %d:%i -- "$data" "$data/..")
-    echo "directory $1"
-    [ "${1%:*}" = "${2%:*}" ] && ! [ -L "$data" ] || echo mount
-    [ -e "$data/PG_VERSION" ] || [ -n "$(ls -A -- "$data" 2>/dev/null)" ] || echo empty
-    ! [ -e "$data/standby.signal" ] || echo standby
-    ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
-    history=
-    for file in "$data"/pg_wal/????????.history; do
-        name=${file##*/} name=${name%.history}
-        case $name in *[!0-9A-F]*) ;; *) history=$name ;; esac
-    done
-    echo "history $history"
-fi
+# Few forks however many processes run: a shell reads one byte at a time, so others narrow down what it loops over.
+_PROCESSES = r"""
 lost() { # those of the processes whose folder was renamed, or removed, maybe with the one above it: names still say it
     folders= commands= real=$data
     for process; do folders="$folders $process/cwd" commands="$commands $process/cmdline"; done
@@ -145,6 +126,35 @@ lost() { # those of the processes whose folder was renamed, or removed, maybe wi
     echo "-- processes"
     [ -z "$its" ] || cat $its
 } 2>/dev/null
+"""
+
+LOOK_AT_PROCESSES = f"data=$1\n{_PROCESSES}:\n"
+"""What a look shows of the processes, for whoever asks for nothing else: half the work."""
+
+# One call for everything: one round trip on another host.
+LOOK = (
+    FIND_ACCESS
+    + r"""
+data=$1 programs=$2 marker=$3 configuration=$4
+shift 4
+find_access "$@"
+if [ -d "$data" ]; then
+    set -- $(stat -L -c %d:%i -- "$data" "$data/..")
+    echo "directory $1"
+    [ "${1%:*}" = "${2%:*}" ] && ! [ -L "$data" ] || echo mount
+    [ -e "$data/PG_VERSION" ] || [ -n "$(ls -A -- "$data" 2>/dev/null)" ] || echo empty
+    ! [ -e "$data/standby.signal" ] || echo standby
+    ! [ -e "$data/standby.signal" ] && ! [ -e "$data/recovery.signal" ] || echo recovery
+    history=
+    for file in "$data"/pg_wal/????????.history; do
+        name=${file##*/} name=${name%.history}
+        case $name in *[!0-9A-F]*) ;; *) history=$name ;; esac
+    done
+    echo "history $history"
+fi
+"""
+    + _PROCESSES
+    + r"""
 if [ -d "$data" ]; then
     echo "-- control"
     "$programs/pg_controldata" -D "$data" 2>/dev/null
@@ -168,12 +178,6 @@ def read_look(text: str) -> Look:
     control_text, _, marker = rest.partition("-- marker\n")
     lines = [line.split(" ") for line in seen.splitlines()]
     words = {line[0] for line in lines}
-    # Found in two ways, a process may be read twice: running once, and asleep once.
-    processes = {
-        int(one["pid"]): Process(int(one["pid"]), int(one["parent"]), one["state"])
-        for one in map(_STAT.match, running.splitlines())
-        if one
-    }
     control = {}
     for line in control_text.splitlines():
         label, colon, value = line.partition(":")
@@ -189,5 +193,16 @@ def read_look(text: str) -> Look:
         newest_history=next((int(line[1] or "0", 16) for line in lines if line[0] == "history"), 0),
         marker=marker or None,
         access=access if has_access else None,
-        processes=tuple(processes[pid] for pid in sorted(processes)),
+        processes=read_processes(running),
     )
+
+
+def read_processes(text: str) -> tuple[Process, ...]:
+    """What `LOOK_AT_PROCESSES` printed."""
+    # Found in two ways, a process may be read twice: running once, and asleep once.
+    found = {
+        int(one["pid"]): Process(int(one["pid"]), int(one["parent"]), one["state"])
+        for one in map(_STAT.match, text.splitlines())
+        if one
+    }
+    return tuple(found[pid] for pid in sorted(found))

@@ -13,7 +13,7 @@ from salvor import clock, secrets
 from salvor.change import Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres.connection import Operator, connect, cut_after, refuses
-from salvor.postgres.look import LOOK, MARKER, Look, read_look
+from salvor.postgres.look import LOOK, LOOK_AT_PROCESSES, MARKER, Look, Process, first, read_look, read_processes
 from salvor.shell import Shell
 from salvor.wish import FENCE_MACHINE
 
@@ -123,7 +123,12 @@ class Server:
 
         A child whose postmaster was killed and that still lives counts as one.
         """
-        return self.look().postmasters
+        return [process.pid for process in first(self.all_processes())]
+
+    def all_processes(self, *, deadline: float = 10.0) -> tuple[Process, ...]:
+        """The postmasters and all that they started."""
+        argv = ["sh", "-c", LOOK_AT_PROCESSES, "sh", self.data]
+        return read_processes(self.shell.run(argv, deadline=deadline).stdout)
 
     # -------------------------------------------------------------------------------------------- start and stop
 
@@ -160,7 +165,7 @@ class Server:
         """Start it and do not wait. Overridden settings need pg_ctl, so they pass a service manager by. `look`: one
         just taken.
         """
-        if (look or self.look()).processes and not self._has_shut_down():
+        if (look.processes if look else self.processes()) and not self._has_shut_down():
             return
         if self.start_command and not overrides:
             self.shell.run(self.start_command, deadline=120.0)
@@ -223,7 +228,7 @@ class Server:
 
     def reload(self, look: Look | None = None) -> None:
         """Have a running server read its configuration and pg_hba.conf again (SIGHUP); `look`: one just taken."""
-        if pids := (look or self.look()).postmasters:
+        if pids := look.postmasters if look else self.processes():
             self.shell.run(["kill", "-HUP", *(str(pid) for pid in pids)], check=False)
 
     def kill(self, *, deadline: float = 10.0) -> None:
@@ -232,7 +237,7 @@ class Server:
         Crash recovery makes this safe for the data. Raises CannotError when one is left after `deadline` seconds.
         """
         until = clock.monotonic() + deadline
-        while pids := [str(process.pid) for process in self.look().processes]:
+        while pids := [str(process.pid) for process in self.all_processes()]:
             if clock.monotonic() > until:
                 raise CannotError(
                     f"Processes {', '.join(pids)} of {self.data} on {self.shell.where} survive SIGKILL.",

@@ -73,7 +73,7 @@ class Site:
         found = []
         for member in (one.member for one in seen.sightings if one.look):
             stage = beside.stage_of(member.server, self.incident, self.side_port)
-            found += [f"process {each.pid} in {stage.data}, member {member.name}" for each in stage.look().processes]
+            found += [f"process {each.pid} in {stage.data}, member {member.name}" for each in stage.all_processes()]
             if listens(stage.address, stage.port):
                 found.append(f"something listens on {stage.address}:{stage.port}, member {member.name}")
         return found

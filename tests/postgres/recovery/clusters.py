@@ -91,7 +91,7 @@ class Cluster:
     # --- disasters
 
     def signal_all(self, member: str, number: signal.Signals) -> None:
-        for process in self.server(member).look().processes:
+        for process in self.server(member).all_processes():
             os.kill(process.pid, number)
 
     def crash(self, member: str) -> None:
