@@ -105,7 +105,10 @@ def a_cluster() -> Iterator[Path]:
         made.make()
         database.make(made, tell=lambda text: None)
         for member in ("a", "b"):  # the standby last, so that it has everything
-            database.server(made, member).stop()
+            server = database.server(made, member)
+            server.stop()
+            oldest = (server.control() or {})["Latest checkpoint's REDO WAL file"]
+            server.shell.run([server.program("pg_archivecleanup"), f"{server.data}/pg_wal", oldest])  # 80 of 220 MB
         yield made.root
 
 
@@ -122,14 +125,14 @@ def a_sandbox(cluster: Path) -> Iterator[Layout]:
     with place_for_a_sandbox():
         mine = Layout.plan(Layout.home())
         mine.make()
-        _copy_database(cluster, mine)
+        copy_database(cluster, mine)
         configuration.write(mine)
         salvor.sandbox.up(tell=lambda text: None)
         assert processes.until(lambda: database.streams(mine) and all(part.up for part in salvor.sandbox.status()), 20)
         yield mine
 
 
-def _copy_database(cluster: Path, mine: Folders) -> None:
+def copy_database(cluster: Path, mine: Folders) -> None:
     """The data, the secrets and the backups of a database whose servers are stopped."""
     parts = [cluster / name for name in ("secrets", "dumps", *mine.SERVER_FOLDERS, "database-is-made")]
     subprocess.run(["cp", "-a", "--reflink=auto", *parts, mine.root], check=True)
@@ -160,7 +163,7 @@ def half_an_o4o(cluster: Path) -> Iterator[o4o.layout.Layout]:
     with place_for_a_sandbox("o4o"):
         mine = o4o.layout.Layout.plan(o4o.layout.Layout.home())
         mine.make()
-        _copy_database(cluster, mine)
+        copy_database(cluster, mine)
         o4o.database.configure(mine)
         yield mine
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,7 +20,6 @@ from salvor.show import Plain
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
-from tests.postgres.recovery.conftest import copy
 
 WISH = Wish(rpo=30.0)
 
@@ -143,7 +143,7 @@ def test_a_second_standby_takes_over_when_the_first_dies_right_after_its_promoti
     cluster.server("b").stop("fast")
     folder = cluster.sandbox.root / "c"
     shutil.rmtree(folder, ignore_errors=True)
-    copy(cluster.sandbox.root / "b", folder)
+    subprocess.run(["cp", "-a", cluster.sandbox.root / "b", folder], check=True)
     settings = (
         (folder / "member.conf").read_text().replace("127.0.0.12", "127.0.0.13").replace("127.0.0.11", "127.0.0.12")
     )

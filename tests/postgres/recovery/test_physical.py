@@ -313,17 +313,14 @@ def test_after_an_undone_restore_the_newest_state_is_that_of_the_old_timeline(cl
     assert again.missing("a") == set()
 
 
-@pytest.mark.parametrize(
-    ("wish", "why"),
-    [
+def test_a_closed_way_says_why(cluster: Cluster) -> None:
+    for wish, why in (
         (Wish(at=clock.now() - timedelta(days=400)), "the oldest usable backup can be recovered to"),
         (Wish(source="20200101-000000F"), "is not in the repository"),
         (Wish(source="/backups/dump.sql"), "is no pgBackRest backup"),
-    ],
-)
-def test_a_closed_way_says_why(cluster: Cluster, wish: Wish, why: str) -> None:
-    way = cluster.way("physical", wish)
-    assert not way.possible and why in way.why
+    ):
+        way = cluster.way("physical", wish)
+        assert not way.possible and why in way.why
 
 
 def test_a_time_that_the_wal_does_not_reach_is_said_clearly(cluster: Cluster) -> None:
