@@ -169,10 +169,6 @@ class Incident(Learned):
         """Whether what comes after a change waits for it; a message goes out beside the others."""
         return self.system(change.system).verbs()[change.verb].waits
 
-    def checks_of(self, system: str | None) -> list[Check]:
-        """The service's checks of one system's data; with None, those of no system: they go through the routes."""
-        return [check for check in self.service.checks if check.system == system]
-
     def whole_wish(self, *, live_is_sound: bool = True) -> Wish:
         """What the operator wished, with the service's limits and what is known of the damage."""
         overrides = {**(self.wish.overrides or {}), **self.added}
@@ -249,7 +245,7 @@ class Incident(Learned):
         needs = (*self.system(system).depends_on, *self.platform.applications_before(system))
         return on in needs or any(self.depends(need, on) for need in needs if need != system)
 
-    # --- what was decided and proven -----------------------------------------------------------------------------
+    # --- what was decided ----------------------------------------------------------------------------------------
 
     @property
     def broken(self) -> list[Broken]:
@@ -266,6 +262,12 @@ class Incident(Learned):
         pinned = broken.decision.way
         is_another = ways and ways[0].possible and (ways[0].name, ways[0].arguments) != (pinned.name, pinned.arguments)
         return ways if is_another else []
+
+    # --- what its checks say -------------------------------------------------------------------------------------
+
+    def checks_of(self, system: str | None) -> list[Check]:
+        """The service's checks of one system's data; with None, those of no system: they go through the routes."""
+        return [check for check in self.service.checks if check.system == system]
 
     def check(self, check: Check, where: str, evidence: str = "") -> Finding:
         """Run one of the service's checks: `live`, a stage's name, or `route`."""
@@ -290,6 +292,8 @@ class Incident(Learned):
             if address:
                 return f"address:{address}"
         return "live"
+
+    # --- what is told of it --------------------------------------------------------------------------------------
 
     def facts(self) -> Mapping[str, Any]:
         """The incident's figures for the texts of messages; plain text, times in ISO 8601 UTC."""
