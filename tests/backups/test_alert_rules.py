@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
@@ -12,11 +13,14 @@ import pytest
 import yaml
 from salvor import monitoring, prometheus
 from salvor.backups import metrics as backup_metrics
+from salvor.backups import report as backup_report
 from salvor.backups.audit import Room
 from salvor.backups.checks import CHECKS, Known
 from salvor.backups.policy import Expect
 from salvor.backups.report import Looked
 from salvor.change import Backup, Finding, Level
+from salvor.errors import CannotError
+from salvor.show import Plain
 
 RULES = Path(monitoring.__file__).parent / "salvor.rules.yaml"
 TESTS = Path(__file__).with_name("rules.yaml")
@@ -64,6 +68,36 @@ def test_a_size_that_its_engine_does_not_say_is_no_size_of_zero() -> None:
     assert "salvor_backup_newest_size_bytes{" not in said
     assert 'salvor_backup_median_size_bytes{platform="o4o",system="media",repository="r",kind="snapshot"} 8' in said
     assert "salvor_backup_newest_timestamp_seconds{" in said
+
+
+def test_a_damage_in_one_repository_is_one_while_another_cannot_be_asked() -> None:
+    """It was said to be unknown, which the rule for a damage does not fire for."""
+    found = [Finding("db", "integrity", level) for level in (Level.PASS, Level.FAIL, Level.UNKNOWN)]
+    said = prometheus.text(backup_metrics.metrics("o4o", [Looked("db", Known(30.0), [], found, [])], NOW))
+    assert 'salvor_backup_check{platform="o4o",system="db",check="integrity"} 2.0' in said
+
+
+def test_figures_that_cannot_be_written_hide_nothing_of_what_was_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "password"
+    secret.touch(0o600)
+    secret.write_text("open sesame\n")
+    (tmp_path / "place.yaml").write_text(f"""
+systems:
+  media:
+    kind: files
+    path: {tmp_path}/media
+    repositories: [{{name: r, location: {tmp_path}/none, password: "file:{secret}"}}]
+services: {{shop: {{rto: 5m, rpo: 1d, systems: [media]}}}}
+""")
+    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
+    said = io.StringIO()
+    with pytest.raises(CannotError, match="The figures cannot be written"):
+        backup_report.report("", "place", Plain(said), prometheus=str(tmp_path / "none/salvor.prom"))
+    assert "FAIL    media: integrity: not there" in said.getvalue()
+    assert "1 system: 1 failed, 2 unknown." in said.getvalue()
 
 
 def test_every_rule_asks_for_what_is_written_and_is_tested() -> None:

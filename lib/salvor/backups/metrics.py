@@ -116,7 +116,7 @@ def metrics(platform: str, looks: Sequence[Looked], at: datetime) -> list[Metric
 
 def _levels(looks: Sequence[Looked]) -> _Values:
     return [
-        ((one.system, check), max(_LEVELS[level] for level in levels))
+        ((one.system, check), _LEVELS[min(levels, key=lambda level: backup_checks.ORDER[level])])
         for one in looks
         for check in backup_checks.CHECKS
         if (levels := [each.level for each in one.findings if each.check == check])

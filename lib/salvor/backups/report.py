@@ -49,26 +49,24 @@ def report(service: str, platform: str, shown: Shown, *, deep: bool = False, pro
 
     Raises as `verdict` does, but not where the metrics were asked for on standard output: they tell it.
     """
-    looks, unkept = look(service, platform, shown, deep=deep)
-    if prometheus:
-        from salvor.backups import metrics as backup_metrics
+    from salvor.backups import metrics as backup_metrics
 
-        _tell_prometheus(backup_metrics.metrics(platform, looks, clock.now()), prometheus, shown)
+    looks, unkept = look(service, platform, shown, deep=deep)
+    figures = backup_metrics.metrics(platform, looks, clock.now()) if prometheus else []
     if prometheus is True:
+        shown.lines(metrics.text(figures).splitlines())
         return
     for finding in sorted((each for one in looks for each in one.findings), key=lambda each: ORDER[each.level]):
         shown.finding(finding)
     shown.tell(summary(looks))
     if unkept:
         shown.tell(f"This look was not remembered, so the next one cannot compare with it: {unkept}")
+    if prometheus:
+        _write(figures, Path(str(prometheus)).absolute())  # last: what is wrong was said, also where this fails
     verdict(looks, platform)
 
 
-def _tell_prometheus(figures: Sequence[Metric], where: str | bool, shown: Shown) -> None:
-    if where is True:
-        shown.lines(metrics.text(figures).splitlines())
-        return
-    path = Path(str(where)).absolute()
+def _write(figures: Sequence[Metric], path: Path) -> None:
     try:
         metrics.write(path, figures)
     except OSError as error:
