@@ -151,6 +151,13 @@ class Incident(Learned):
         outbox = self.system(self.service.messages) if self.service.messages and self.runbook != "rehearsal" else None
         return outbox if isinstance(outbox, Outbox) else None
 
+    def messages(self, moment: str) -> list[Change]:
+        """The messages of `moment` that are still to be sent. Those that went out by the journal did, though an outbox
+        may know only what was sent from its own machine.
+        """
+        unsent = self.outbox.messages(moment) if self.outbox else []
+        return [message for message in unsent if self.outcomes.get(message.key) != "done"]
+
     @property
     def needs(self) -> Iterator[Service]:
         """The services that this one depends on, directly or not, the deepest first."""

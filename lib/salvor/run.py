@@ -195,8 +195,7 @@ class Runner:
             if step == name and key not in self._outgoing
         ]
         moments = {str(change.arguments["moment"]) for change in found if not self.incident.waits(change)}
-        outbox = self.incident.outbox
-        unsent = [message for moment in moments for message in (outbox.messages(moment) if outbox else ())]
+        unsent = [message for moment in moments for message in self.incident.messages(moment)]
         self._observed(found, [*planned, *unsent])
 
     def _observed(self, unknown: Iterable[Change], left: Iterable[Change]) -> None:
@@ -327,10 +326,9 @@ class Runner:
         """Send a moment's messages that follow from what happened rather than from a plan: that it failed, that it
         was undone. What cannot be sent is owed.
         """
-        outbox = self.incident.outbox
         try:
             self._look_back("notify", ())
-            changes = outbox.messages(moment) if outbox else []
+            changes = self.incident.messages(moment)
         except Exception as error:  # noqa: BLE001 - as for each message
             self.owe(f"the messages that it is {moment}", mask(str(error)) or type(error).__name__)
             return

@@ -18,9 +18,10 @@ from moto import mock_aws
 from salvor import console
 from salvor.change import Change, Level
 from salvor.errors import HeldError, PlanMovedError, UsageError
-from salvor.journal import FILE, Journal, evidence, incidents, mirror_store, system_lock
+from salvor.journal import FILE, Journal, evidence, incidents, mirror_store, story, system_lock
 from salvor.journal.lease import Lease
 from salvor.session import takeover
+from salvor.session.handover import of, screen
 from salvor.show import Plain
 
 from tests import world
@@ -137,6 +138,12 @@ def test_what_another_machine_ended_is_not_begun_again(place: World, here: Machi
     stale = place.session()
     assert stale.incident.id == session.incident.id
     there.inv("incident.take", f"--incident={session.incident.id}")
+    at, this = here.environment["SALVOR_MIRROR"], session.incident.id
+    elsewhere = Lease(at, "world.things", by="kim@there", incident=this, folder=there.incidents, tell=print)
+    elsewhere.claim()
+    (shown,) = [line for line in screen(of(story.read(session.incident.folder), here.incidents)) if line[:3] == "now"]
+    assert "kim@there works on it since" in shown and f"inv incident.take --incident={this}" in shown
+    elsewhere.release()
     assert there.inv("undo", f"--incident={session.incident.id}", "--yes").returncode == 0
     with pytest.raises(PlanMovedError, match="undone"), stale.begin():
         pass
@@ -155,6 +162,21 @@ def test_the_first_machine_finds_what_the_other_did(place: World, here: Machine,
     assert again.returncode == 0, again.stderr
     assert (ours / FILE).read_bytes().startswith((theirs / FILE).read_bytes())
     assert place.letters == ["declared", "recovered"]
+
+
+def test_what_one_machine_told_the_other_does_not_tell_again(place: World, here: Machine, there: Machine) -> None:
+    session = place.session()
+    plan = session.plan()
+    with session.begin():
+        session.approve(plan, "a test")
+        session.act("assess")
+        session.act("notify")
+        session.runner.finish()
+    assert place.letters == ["declared"]
+    (place.root / "post" / "letters").unlink()  # an outbox keeps what it sent on its own machine
+    assert there.inv("incident.take", f"--incident={session.incident.id}").returncode == 0
+    assert there.restore().returncode == 0
+    assert place.letters == ["recovered"]
 
 
 def test_what_a_crash_left_is_no_hindrance_here_and_one_elsewhere(place: World, here: Machine, there: Machine) -> None:

@@ -93,6 +93,11 @@ class Lease:
                 self._number = number + 1
                 return holder
 
+    def holder(self) -> dict[str, Any] | None:
+        """Who holds the service on another machine now; None: nobody. Raises OSError when the mirror is silent."""
+        _, holder, is_over = _newest(self._store)
+        return None if is_over or self.left_here(holder) or self._is_void(holder) else holder
+
     def check(self) -> None:
         """Raises HeldError when it is not ours any more. Claims it first, when that could not be done before."""
         if self._asked_again_at and clock.monotonic() < self._asked_again_at:

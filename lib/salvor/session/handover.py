@@ -1,6 +1,6 @@
 """An incident on one screen, for whoever goes on with it: what is done, running, owed, undoable, and the next command.
 
-From its journal, and from the lock that says whether somebody works on it now; no system is contacted.
+From its journal, and from the lock and the mirror that say whether somebody works on it now; no system is contacted.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from salvor import clock, runbook_files
 from salvor.change import Level
 from salvor.journal import events, lock
+from salvor.journal.folders import lease_of
 from salvor.journal.happened import Act, Story
 from salvor.plain import amount
 
@@ -24,10 +25,14 @@ _LONGEST = 130
 
 @dataclass(frozen=True)
 class Handover:
-    """One incident as its next operator needs it. `holder` is who works on it now (see `lock.holder`), if anybody."""
+    """One incident as its next operator needs it. `holder` is who works on it now, if anybody: on this machine (see
+    `lock.holder`), or `elsewhere` (see `Lease.holder`); `silent` is why the mirror does not say that.
+    """
 
     story: Story
     holder: dict[str, Any] | None = None
+    elsewhere: bool = False
+    silent: str = ""
 
     @property
     def is_held(self) -> bool:
@@ -88,7 +93,14 @@ class Handover:
 
 def of(story: Story, folder: Path) -> Handover:
     """The handover of a story; `folder` is the one that holds all incidents."""
-    return Handover(story, lock.holder(story.service, folder))
+    here = lock.holder(story.service, folder)
+    lease = lease_of(story.service, story.platform, story.incident, lambda _: None)
+    if here or not lease or story.state != "open":
+        return Handover(story, here)
+    try:
+        return Handover(story, lease.holder(), elsewhere=True)
+    except OSError as error:
+        return Handover(story, silent=str(error))
 
 
 def screen(this: Handover) -> Iterator[str]:
@@ -160,11 +172,13 @@ def _now(this: Handover) -> Iterator[tuple[str, str]]:
     """Who works on the service now."""
     if this.holder is None:
         if this.story.state == "open":
-            yield "now", "nobody works on it"
+            unknown = f" on this machine; the mirror does not say who does elsewhere: {this.silent}"
+            yield "now", f"nobody works on it{unknown if this.silent else ''}"
         return
     by, host, pid, since = (this.holder.get(name, "?") for name in ("by", "host", "pid", "since"))
     what = "it" if this.is_held else f"{this.holder.get('incident')}, another incident of this service"
-    yield "now", f"{by} works on {what} since {str(since)[11:19]} UTC; to take over: kill {pid} on {host}"
+    over = f"inv incident.take --incident={this.holder.get('incident')}" if this.elsewhere else f"kill {pid} on {host}"
+    yield "now", f"{by} works on {what} since {str(since)[11:19]} UTC; to take over: {over}"
 
 
 def _clock(told: Story) -> Iterator[tuple[str, str]]:

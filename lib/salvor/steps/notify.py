@@ -13,6 +13,6 @@ def notify(incident: Incident) -> Iterator[Change]:
     """Tell those who must know: that it was declared and, once users are back, that it is over."""
     if incident.outbox is None or not incident.decisions:
         return
-    yield from incident.outbox.messages("declared")
+    yield from incident.messages("declared")
     if cutover.is_done(incident):
-        yield from incident.outbox.messages("recovered")
+        yield from incident.messages("recovered")
