@@ -118,6 +118,12 @@ def unpacked(peeked: Peeked) -> Peeked:
     return peeked
 
 
+CUT_OFF = (
+    "if it is being written still: the same command again when it is whole; else take another copy of it, or an older "
+    "backup"
+)
+
+
 @contextmanager
 def told(name: object) -> Iterator[None]:
     """Say what a decoder's error means for the file or address `name`."""
@@ -126,9 +132,8 @@ def told(name: object) -> Iterator[None]:
     except UNREADABLE as error:
         cut_off = isinstance(error, EOFError) or "unexpected end" in str(error)
         what = "ends too early: it is truncated" if cut_off else f"cannot be read: {error}"
-        raise CannotError(
-            f"{name} {what}.", safe="what is live is as it was", hint="take another copy of it, or an older backup"
-        ) from error
+        hint = CUT_OFF if cut_off else "take another copy of it, or an older backup"
+        raise CannotError(f"{name} {what}.", safe="what is live is as it was", hint=hint) from error
 
 
 class Ahead:

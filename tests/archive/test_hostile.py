@@ -79,6 +79,8 @@ HOSTILE: dict[str, tuple[Sequence[Member], str]] = {
     "folder, then file": ([member("uploads/d", type=FOLDER), member("uploads/d", b"")], "is in it twice"),
     "link, then folder": ([link("uploads/d", "x"), member("uploads/d", type=FOLDER)], "is in it twice"),
     "line break": ([member("uploads/a\nb", b"")], r"'uploads/a\\nb' has a line break in its name"),
+    "name that no disk takes": ([member("uploads/" + "€" * 86, b"")], r"' has a longer name than disks take"),
+    "path that no disk takes": ([member("uploads/" + "d/" * 2001 + "a", b"")], r"'\.\.\. has a longer name"),
     "impossible owner": ([member("uploads/a", b"", uid=1 << 40)], "has an impossible owner"),
 }
 

@@ -208,8 +208,9 @@ def test_a_single_file_is_out_before_the_archive_ends_and_whole_after(plain: byt
             pass
         assert (tmp_path / "into/dump").read_bytes() == CONTENT
         ended.set()
-        with pytest.raises(CannotError, match="truncated"):
+        with pytest.raises(CannotError, match="truncated") as caught:
             list(taking.whole())
+        assert caught.value.hint.startswith("if it is being written still: the same command again")
 
 
 def test_who_leaves_stops_nobody_and_when_all_left_it_is_read_no_further(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, cast
 
 from salvor.errors import CannotError
-from salvor.streams import CHUNK
+from salvor.streams import CHUNK, CUT_OFF
 
 ENCODING, ERRORS = "utf-8", "surrogateescape"
 """How the bytes of names become text and bytes again: any bytes survive."""
@@ -129,7 +129,7 @@ class Members:
         return CannotError(
             f"{self._name} ends too early: it is truncated.",
             safe="what is live is as it was",
-            hint="take another copy of it, or an older backup",
+            hint=CUT_OFF,
         )
 
     def _damaged(self, why: str) -> CannotError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
 from collections.abc import Mapping
@@ -23,6 +24,9 @@ _RATIO, _RATIO_FROM = 250, 64 << 20
 _OR_TRUST = f"use another archive; or, if who made it is known: --override='{TRUST_ARCHIVE}=REASON'"
 _SAFE = "nothing outside of the stage was touched; what is live is as it was"
 _LOOPS = 40
+_NAME_MAX, _PATH_MAX = 255, 4000
+"""Bytes of one name, and of a path below the stage, which is opened by less than the 4096 that Linux takes."""
+_SHOWN = 200
 _NAMED, _REMEMBERED = 12, 10_000
 _DATED = re.compile(r"\d{8}_\d{6}")
 
@@ -131,6 +135,9 @@ class Vetting:
             return None
         if "\n" in path and not self._terms.trusted:
             self._refuse(info, "has a line break in its name", _OR_TRUST)
+        encoded = os.fsencode(path)
+        if len(encoded) > _PATH_MAX or max(map(len, encoded.split(b"/"))) > _NAME_MAX:
+            self._refuse(info, f"has a longer name than disks take ({_NAME_MAX} bytes, {_PATH_MAX} with its folders)")
         self._see_parents(info, path)
         known = self.entries.get(path)
         entry = self._entry(info, path)
@@ -292,8 +299,9 @@ class Vetting:
 
 def refused(archive: str, info: tarfile.TarInfo, wrong: str, hint: str = "") -> CannotError:
     """The error that names a member of an archive, and what is wrong with it."""
+    name = repr(info.name) if len(info.name) <= _SHOWN else f"{info.name[:_SHOWN]!r}..."
     return CannotError(
-        f"{archive}: its member {info.name!r} {wrong}.",
+        f"{archive}: its member {name} {wrong}.",
         safe=_SAFE,
         hint=hint or "use another archive",
     )
