@@ -13,12 +13,14 @@ from salvor.change import Level
 from salvor.errors import CannotError, NotProvenError
 from salvor.journal import Journal
 from salvor.journal.evidence import check
+from salvor.postgres import rebuild
+from salvor.postgres.cluster import View
 from salvor.sandbox import database, disasters, names, survivors
 from salvor.sandbox.layout import Layout
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Restorable
+from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 ALLOWED_TO_LOSE = {"kill-primary": 30, "freeze-primary": 30, "lose-datadir": 30, "corrupt-pages": 30}
@@ -156,6 +158,14 @@ def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(f
     with pytest.raises(CannotError, match="another cluster") as refused:
         maintenance.backup("orders", "sandbox", "full", Plain())
     assert "inv protect" in refused.value.hint
+    views: list[View] = []
+
+    def look() -> View:
+        views.append(cluster().site.view())
+        return views[-1]
+
+    assert [one.member.name for one in rebuild.unprotected(look)] == ["b"]
+    assert len(views) == 1, "nobody waits for a standby of another cluster to follow"
     maintenance.protect("orders", "sandbox", Plain(), yes=True)
     assert database.streams(fresh_sandbox)
     assert not list(cluster().redundancy())
@@ -170,9 +180,9 @@ def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(f
     assert again.plan("assess").steps[0].decisions[0].way.backup == newest.id
 
 
-def cluster() -> Restorable:
+def cluster() -> Postgres:
     found = open_session("orders", Plain(), anew=True).incident.system("orders-db")
-    assert isinstance(found, Restorable)
+    assert isinstance(found, Postgres)
     return found
 
 

@@ -31,7 +31,8 @@ _COPIED = re.compile(r"(\d+)/(\d+) kB")
 def unprotected(look: Callable[[], View]) -> list[Sighting]:
     """The members that are no healthy standby of the live primary, and whose machine answers.
 
-    A standby that answers has a few seconds to connect: after a promotion it tries again from time to time.
+    A standby of the same cluster that answers has a few seconds to connect: after a promotion it tries again from time
+    to time.
     """
     until = clock.monotonic() + _RECONNECT_SECONDS
     while True:
@@ -40,9 +41,14 @@ def unprotected(look: Callable[[], View]) -> list[Sighting]:
         if not primary.is_up or primary.is_fenced:
             return []
         found = [one for one in seen.sightings if one is not primary and one.look and not _follows(one, primary)]
-        if not any(one.facts and one.facts.in_recovery for one in found) or clock.monotonic() > until:
+        if not any(_may_follow(one, primary) for one in found) or clock.monotonic() > until:
             return found
         time.sleep(0.5)
+
+
+def _may_follow(one: Sighting, primary: Sighting) -> bool:
+    clusters = {one.system_identifier, primary.system_identifier} - {""}
+    return bool(one.facts and one.facts.in_recovery and len(clusters) < 2)
 
 
 def _follows(one: Sighting, primary: Sighting) -> bool:
