@@ -313,6 +313,19 @@ def test_a_way_back_that_the_journal_would_mask_is_none_and_says_so(place: World
     assert (place.live, sign.read_text()) == (GOOD, "127.0.0.1")
 
 
+def test_a_route_that_gives_no_answer_is_mended_and_the_same_command_goes_on(place: World) -> None:
+    sign = place.root / "sign"
+    sign.unlink()
+    sign.mkdir()
+    with pytest.raises(NotProvenError, match="sign: leads to what is live: unknown") as refused:
+        recover(place)
+    assert "mend what is named above, then the same command again" in refused.value.hint  # no other backup would help
+    sign.rmdir()
+    sign.write_text("10.0.0.1")
+    recover(place)
+    assert (place.live, place.sign) == (GOOD, "127.0.0.1")
+
+
 def test_a_masked_argument_does_not_change_what_was_undone(place: World) -> None:
     """The key of a change is that of what was done, not of what the journal shows of it."""
     sign = place.root / "sign"

@@ -65,11 +65,13 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
             for finding in bad
         )
         service, undo = incident.options, f"inv undo --incident={incident.id}"
+        # Another backup helps where the data is bad: not where none was broken, nor where a route gives no answer.
+        about_data = incident.broken and not any(finding.subject in incident.service.routes for finding in bad)
         hint = (
             f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
             "--at=TIME to the state at that time"
-            if incident.broken
-            else f"mend what is named above, then the same command again; or {undo}"  # no data of it was broken
+            if about_data
+            else f"mend what is named above, then the same command again; or {undo}"
         )
         raise NotProvenError(
             f"{planned.name} did not pass:\n{mask(listed)}",

@@ -24,6 +24,8 @@ class Pointer(Route):
     Settings = Settings
 
     def observe(self) -> State:
+        if self.settings.path.is_dir():
+            return State(Reachable.UNKNOWN, "", None, "it gives no answer")
         value = self.settings.path.read_text() if self.settings.path.exists() else ""
         return State(Reachable.UP, value, None, f"leads to {value}", address=value)
 
