@@ -13,7 +13,7 @@ from salvor import clock, console, inventory
 from salvor.change import Level
 from salvor.errors import CannotError, HeldError, UsageError
 from salvor.journal import Journal, evidence, lock, story
-from salvor.session import aftermath, handover
+from salvor.session import aftermath, handover, takeover
 from salvor.show import Plain
 from salvor.system import Context
 from salvor.watch import commands, moves
@@ -309,6 +309,24 @@ def test_a_watch_is_taken_over_from_another_machine(place: Place, monkeypatch: p
     assert watcher.stopping.is_set()
 
 
+def test_an_open_episode_of_another_machine_is_gone_on_with_once_it_is_taken(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    place.say(90)
+    for seconds in (0, 300):
+        place.look(place.watcher()[0], seconds)
+    (episode,), told = place.journals(), list[str]()
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents-there"))  # another machine's
+    with place.at(310):
+        takeover.take(episode.folder.name, told.append)
+    assert told[-1] == "HINT: inv watch --platform=place --take"
+    seen = place.look(place.watcher()[0], 430)
+    assert seen.open and seen.open.id == episode.folder.name
+    assert place.restarts == 1
+
+
 def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) -> None:
     place.say(90)
     stream = io.StringIO()
@@ -360,6 +378,11 @@ def test_a_journal_that_is_damaged_stops_the_rule(place: Place) -> None:
         ("escalate: on-call", "escalate: nobody", "there is no 'nobody'"),
         ("channel: lead", "channel: boss", "there is no 'boss'"),
         ("messages: people\n    people", "messages: pages\n    people", "'pages' sends no messages"),
+        (
+            "clear: pages, allow: true}}",
+            "clear: pages, allow: true}}" + 6 * ", {{restart: program}}",
+            "these 7 actions",
+        ),
         ("service: shop", "service: shops", "there is no 'shops'"),
         ("query: memory", "quer: memory", "there is no such setting"),
     ],

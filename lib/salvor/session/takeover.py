@@ -54,6 +54,9 @@ def take(incident: str, tell: Callable[[str], None], reason: str = "") -> None:
     who = f"{holder.get('by')} on {holder.get('host', '?')} stops before the next change"
     if not holder or lease.left_here(holder):
         who = "nobody works on it"
-    is_recovery = opened.get("purpose") in ("incident", "drill")
+    hints = {
+        "watch": f"inv watch --platform={opened['platform']} --take",
+        **dict.fromkeys(("incident", "drill"), f"inv restore --incident={incident}"),
+    }
     tell(f"{incident} is yours: {who}.")
-    tell(f"HINT: {f'inv restore --incident={incident}' if is_recovery else 'the same command as theirs'}")
+    tell(f"HINT: {hints.get(opened.get('purpose', ''), 'the same command as theirs')}")

@@ -93,7 +93,10 @@ def _alone(platform: str, shown: Shown, *, take: bool) -> Iterator[Callable[[], 
             stack.enter_context(lock.hold(name, incidents_folder(), by=operator(), incident="watch"))
             lease = lease_of("watch.", platform, "watch", shown.tell)  # no service bears this name
             if lease:
-                hint = f"if that one is no more: inv watch --platform={platform} --take"
+                hint = (
+                    "if that one is no more: inv incident.take --incident=ID for the episode that is open there, whose "
+                    f"id its messages bear (else one begins anew here); then inv watch --platform={platform} --take"
+                )
                 if take:
                     lease.claim(take=True)
                 lease.check()

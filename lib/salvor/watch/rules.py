@@ -182,6 +182,8 @@ class Rule(_Part):
         if not (self.immediately or self.then or self.escalate):
             raise ValueError("a rule needs something to do: immediately, then or escalate")
         for stage in (self.immediately, self.then):
+            if len(stage) > self.most_per_hour:
+                raise ValueError(f"most_per_hour: {self.most_per_hour} never lets these {len(stage)} actions begin")
             if len(stage) > 1 and any(action.runbook for action in stage):
                 raise ValueError("a runbook is alone in its stage, as it holds the service while it runs")
         return self
