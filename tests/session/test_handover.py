@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from salvor import clock, show
 from salvor.change import Level
+from salvor.errors import CannotError
 from salvor.journal import lock, story
 from salvor.session import aftermath, handover
 from salvor.session.handover import Handover
@@ -159,3 +160,15 @@ def test_the_next_command_is_the_one_to_type(
     assert place.live == world.GOOD
     aftermath.show_incident(incident, Plain())
     assert "next        inv protect --service=things --platform=world" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("journal", [b"", b"\x00\xff\n"])
+def test_a_journal_that_says_of_nothing_is_no_incident_to_go_on_with(
+    journal: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path))
+    (tmp_path / ID).mkdir()
+    (tmp_path / ID / "journal.jsonl").write_bytes(journal)
+    with pytest.raises(CannotError, match="has lost its first line") as refused:
+        aftermath.show_incident(ID, Plain())
+    assert refused.value.hint == f"inv incident.check --incident={ID}"

@@ -176,9 +176,11 @@ def list_incidents(shown: Shown) -> None:
 
 
 def show_incident(incident: str, shown: Shown) -> None:
-    """What is done, running, owed and undoable, on one screen."""
+    """What is done, running, owed and undoable, on one screen. Raises CannotError when the journal says of nothing."""
     folder = find(required("incident", incident))
     told = story.read(folder)
+    if not told.service:
+        of_incident(incident)  # which says why
     this = handover.of(told, folder.parent)
     if isinstance(shown, show.Json):
         shown.write("incident", **handover.as_json(this))
