@@ -112,10 +112,13 @@ def test_one_that_still_runs_is_not_begun_again(caller: Caller, nightly: Schedul
     assert stamp.run_if_due(caller, "nightly", nightly) == 6
 
 
-def test_a_clock_that_was_ahead_holds_nothing_up_for_ever(caller: Caller, nightly: Schedule) -> None:
+@pytest.mark.parametrize("said", [b'{"begun": "2036-01-01T00:00:00+00:00"}', b"\xff\xfe", b"[]", b'{"begun": "20'])
+def test_a_clock_that_was_ahead_or_a_damage_holds_nothing_up_for_ever(
+    caller: Caller, nightly: Schedule, said: bytes
+) -> None:
     path = Path(caller.stamp("nightly"))
     path.parent.mkdir()
-    path.write_text(json.dumps({"begun": "2036-01-01T00:00:00+00:00"}))
+    path.write_bytes(said)
     with clock.use(lambda: NOW):
         assert stamp.run_if_due(caller, "nightly", nightly) is None
     with clock.use(lambda: NOW + timedelta(days=1)):

@@ -38,7 +38,7 @@ def read(text: str | None) -> Stamp:
         said = json.loads(text or "{}")
         times = {name: clock.read_time(said[name]) for name in ("begun", "ended") if name in said}
         return Stamp(**times, code=said.get("code"))
-    except (ValueError, TypeError, UsageError):
+    except (ValueError, TypeError, AttributeError, UsageError):
         return Stamp()
 
 
@@ -63,7 +63,7 @@ def run_if_due(caller: Caller, name: str, schedule: Schedule) -> int | None:
 
 def _run_if_due(caller: Caller, path: Path, name: str, schedule: Schedule) -> int | None:
     begun = clock.now()
-    before = read(path.read_text(encoding="utf-8") if path.exists() else None)
+    before = read(path.read_text(encoding="utf-8", errors="replace") if path.exists() else None)
     last = before.begun
     if last is None or last > begun:  # not installed by us, or the clock was wrong: it counts from now on
         durable.replace(path, Stamp(begun).text().encode())
