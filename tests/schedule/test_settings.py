@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
+import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from salvor import clock, inventory
-from salvor.errors import UsageError
+from salvor.errors import CannotError, UsageError
 from salvor.schedule import stamp
 from salvor.schedule import work as schedule_work
 from salvor.schedule.entry import Caller
@@ -133,3 +135,16 @@ def test_a_schedule_finds_the_variables_of_its_inventory(tmp_path: Path, monkeyp
     (tmp_path / "variables.yaml").write_text("address: 127.0.0.1\n")
     monkeypatch.setenv("SHOP_HOME", str(tmp_path))
     assert schedule_work.caller(inventory.load("shop")).environment["SHOP_HOME"] == str(tmp_path)
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="systemd runs here")
+def test_without_systemd_and_cron_the_hint_needs_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It named inv schedule.show, which ends in this very error there."""
+    describe(tmp_path, '{run: [backups], at: "02:00"}', monkeypatch)
+    (tmp_path / "programs").mkdir()
+    for name in ("sh", "test"):
+        (tmp_path / "programs" / name).symlink_to(str(shutil.which(name)))
+    monkeypatch.setenv("PATH", str(tmp_path / "programs"))
+    with pytest.raises(CannotError, match="Neither systemd nor cron") as refused:
+        schedule_work.show_all("shop", Plain(io.StringIO()))
+    assert "schedule.show" not in refused.value.hint

@@ -48,7 +48,7 @@ class Schedules(Timetable):
         raise CannotError(
             f"Neither systemd nor cron is on {self.shell.where}.",
             safe="nothing was changed",
-            hint="apt-get install cron; or let something else run what inv schedule.show shows",
+            hint="apt-get install cron; or let something else run what schedules: of the inventory names",
         )
 
     def installed(self) -> dict[str, Entry]:
