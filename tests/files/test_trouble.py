@@ -105,7 +105,7 @@ def test_a_repository_lost_midway_is_told_and_the_same_again_works(
 ) -> None:
     lab, served = far
     was, served.pause = everything(lab.tree), 0.05
-    monkeypatch.setattr(watching, "_PATIENCE", 0.5)
+    monkeypatch.setattr(watching, "PATIENCE", 0.5)
     system = lab.open()
     way = way_of(system)
     arguments: dict[str, Any] = dict(way.arguments or {})
@@ -119,6 +119,19 @@ def test_a_repository_lost_midway_is_told_and_the_same_again_works(
     served.start()
     staged(system)
     assert everything(lab.box / "staged") == was
+
+
+def test_a_repository_that_lets_nothing_be_removed_is_given_up(
+    far: tuple[Lab, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab, _ = far  # it serves whoever reads, and refuses whoever writes
+    monkeypatch.setattr(watching, "PATIENCE", 0.3)
+    system, began = lab.open(), time.monotonic()
+    with pytest.raises(CannotError, match=r"The repository far .* lets nothing be removed: .*retrying") as caught:
+        act(system, "expire", repository="far", backups=[system.backups()[0].id])
+    assert time.monotonic() - began < 20, "restic itself would go on for a quarter of an hour"
+    assert "the backups that the policy keeps" in caught.value.safe
+    assert len(system.backups()) == 1
 
 
 # ------------------------------------------------------------------------------------------ disks

@@ -22,6 +22,7 @@ from salvor.files import locations, making, watching
 from salvor.files.census import Count
 from salvor.files.said import (
     INCOMPLETE,
+    LOST,
     TAG,
     DamagedError,
     Snapshot,
@@ -244,12 +245,32 @@ class Repository:
         argv = self.argv("forget", "--prune", "--", *gone)
         for attempt in range(2 if gone else 0):
             try:
-                self.run(argv, deadline=_DAY)
+                self._forget(argv)
                 return
-            except CommandError as error:
-                if _LOCKED not in error.stderr or attempt:
-                    raise self.explained(error.stderr, argv) from error
+            except CannotError as error:
+                if _LOCKED not in error.what or attempt:
+                    raise
             self._unlock()
+
+    def _forget(self, argv: Sequence[str]) -> None:
+        """Restic itself would try each file for a quarter of an hour that may not be removed."""
+        said, trouble = list[str](), 0.0
+        command = ["sh", "-c", 'exec "$0" "$@" 2>&1', *argv]
+        try:
+            for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
+                said = [*said[-20:], line]
+                if not LOST.search(line):
+                    trouble = 0.0
+                    continue
+                trouble = trouble or clock.monotonic()
+                if clock.monotonic() - trouble > watching.PATIENCE:
+                    raise CannotError(
+                        f"The {self.title} lets nothing be removed: {secrets.mask(line)[:300]}",
+                        safe="the backups that the policy keeps",
+                        hint="see whether it answers, and whether its key may delete; then the same command again",
+                    )
+        except CommandError as error:
+            raise self.explained("\n".join(said) or error.stderr, argv) from error
 
     def _back_up(self, argv: Sequence[str]) -> Generator[Progress, None, str]:
         made, unread, said = "", list[str](), list[str]()

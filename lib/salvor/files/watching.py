@@ -14,7 +14,7 @@ from salvor.files.said import LOST, Snapshot, status_of
 if TYPE_CHECKING:
     from salvor.files.restic import Repository
 
-_PATIENCE = 60.0
+PATIENCE = 60.0
 """Seconds of nothing but errors until a repository that was lost midway is given up."""
 SILENCE = 600.0
 """Seconds in which nothing arrives."""
@@ -71,7 +71,7 @@ class Watch:
         if LOST.search(line):
             if not self._in_trouble:
                 self._in_trouble, self._trouble = True, clock.monotonic()
-            if clock.monotonic() - self._trouble > _PATIENCE:
+            if clock.monotonic() - self._trouble > PATIENCE:
                 raise self._repository.lost(line)
 
 
