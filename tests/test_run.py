@@ -416,7 +416,8 @@ def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
 
 
 def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outgoing, "DEADLINE", 0.3)
+    monkeypatch.setattr(outgoing, "DEADLINE", 0.5)
+    monkeypatch.setattr(outgoing, "IN_ORDER", 0.1)
     hanging = trouble.order(place.root, "post", "declared", "hang")
     begun = time.monotonic()
     recover(place)
@@ -432,6 +433,13 @@ def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatc
             thread.join(5)
     assert len(place.journals()[0].lines) == written  # it does not write into a journal that was given back
     assert place.letters == ["recovered", "declared"]
+
+
+def test_messages_on_one_channel_keep_their_order(place: World) -> None:
+    declared = trouble.order(place.root, "post", "declared", "hang")
+    threading.Timer(1.0, declared.unlink).start()
+    recover(place)
+    assert place.letters == ["declared", "recovered"]
 
 
 def test_an_undo_is_over_when_what_it_owes_is_written(place: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from salvor.secrets import mask
 
 DEADLINE = 60.0
 """Seconds that the end of a run waits for messages that are still going out; later they are owed."""
+IN_ORDER = 10.0
+"""Seconds for which a message waits for the one before it on its channel; then it overtakes one that hangs."""
 
 
 class Outgoing:
@@ -21,6 +23,7 @@ class Outgoing:
         self._owe = owe
         self._sent: dict[str, tuple[Change, Future[None]]] = {}
         self._late: set[str] = set()
+        self._newest: dict[object, Future[None]] = {}
 
     def __contains__(self, key: str) -> bool:
         """Whether the message of that key was posted, and is not known to be over."""
@@ -34,9 +37,12 @@ class Outgoing:
         """Send a message in the background, in a thread that keeps no process alive. `make` returns done or unknown."""
         sent: Future[None] = Future()
         self._sent[change.key] = change, sent
+        channel = change.system, change.arguments.get("channel")
+        before, self._newest[channel] = self._newest.get(channel), sent
 
         def send() -> None:
             try:
+                wait([before] if before else [], timeout=IN_ORDER)
                 if make() == "unknown":
                     self._owe(describe(change), "whether it was sent is not known")
             except Exception as error:  # noqa: BLE001 - whatever a notifier raises
