@@ -142,7 +142,7 @@ def test_without_systemd_and_cron_the_hint_needs_neither(tmp_path: Path, monkeyp
     """It named inv schedule.show, which ends in this very error there."""
     describe(tmp_path, '{run: [backups], at: "02:00"}', monkeypatch)
     (tmp_path / "programs").mkdir()
-    for name in ("sh", "test"):
+    for name in ("sh", "test", "setpriv"):
         (tmp_path / "programs" / name).symlink_to(str(shutil.which(name)))
     monkeypatch.setenv("PATH", str(tmp_path / "programs"))
     with pytest.raises(CannotError, match="Neither systemd nor cron") as refused:
