@@ -235,7 +235,6 @@ def test_a_host_that_has_busybox_alone(client: Client, tmp_path: Path) -> None:
         shutil.rmtree(programs)
 
 
-@pytest.mark.skipif(shutil.which("tcsh") is None, reason="no csh here: apt-get install tcsh")
 def test_a_login_shell_of_another_family() -> None:
     with ssh_server.serving("127.0.0.10", more='ForceCommand exec tcsh -c "$SSH_ORIGINAL_COMMAND"') as server:
         there = reach(server)
