@@ -22,7 +22,7 @@ import pytest
 from salvor import inventory
 from salvor.errors import UsageError
 from salvor.show import Plain
-from salvor.watch import alertmanager
+from salvor.watch import alertmanager, commands
 from salvor.watch.alertmanager import Access
 from salvor.watch.watcher import Watcher
 
@@ -115,6 +115,11 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
             silent.sendall(b"POST /alerts HTTP/1.1\r\n")
             assert post(port, alert()) == 200
         assert until(lambda: place.pages == 0)
+
+
+def test_one_look_receives_nothing_and_says_so(place: Place) -> None:
+    with pytest.raises(UsageError, match="--once looks once"):
+        commands.watch("place", Plain(io.StringIO()), once=True, access=ACCESS)
 
 
 def test_a_user_and_a_password_do_too(place: Place, tmp_path: Path) -> None:

@@ -56,6 +56,8 @@ def watch(
         raise UsageError(f"--every: {error}.", hint="for example --every=10s") from error
     if not _INTERVALS[0] <= seconds <= _INTERVALS[1]:
         raise UsageError(f"--every: {every!r} is not between 1s and 60s.", hint="for example --every=10s")
+    if once and access:
+        raise UsageError("--once looks once, and receives nothing.", hint="leave out --once, or --alertmanager")
     with _alone(platform, shown, take=take) as still_ours, ExitStack() as stack:
         watcher = Watcher(described, shown, still_ours)
         if once:
