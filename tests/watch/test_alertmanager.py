@@ -102,6 +102,9 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
     with watching(place) as (watcher, port):
         for authorization in ("", "Bearer of bad alerts", "Basic of good alerts", "bearer of good alerts", "\u00e9"):
             assert post(port, alert(), authorization) == 401
+        assert isinstance(watcher.shown, Plain)
+        assert isinstance(watcher.shown.stream, io.StringIO)
+        assert watcher.shown.stream.getvalue().count("Alerts from 127.0.0.1 are refused") == 1, "told once"
         assert post(port, alert(name="SomethingElse")) == 200
         assert post(port, alert(instance="another")) == 200
         for body in (b"", b"[]", b"{}", b'{"alerts": 3}', b'{"alerts": [{}]}', b"\xff", b'{"alerts": [{"labels": 1}]}'):

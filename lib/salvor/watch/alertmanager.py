@@ -7,13 +7,14 @@ import base64
 import hmac
 import ipaddress
 import json
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from salvor import secrets
+from salvor import clock, secrets
 from salvor.address import host_and_port
 from salvor.errors import CannotError, UsageError
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _MOST_BYTES = 1024 * 1024
 _SECONDS = 10.0
 _STARTS = 10.0
+_TOLD_AGAIN = 600.0
+"""Seconds after which posts that are refused are told again."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,19 @@ async def _serve(access: Access, watcher: Watcher, started: threading.Event, fou
     known = {rule.metric.alert for rule in watcher.platform.watch.values() if rule.metric.alert}
 
     class Alerts(tornado.web.RequestHandler):
+        refusal_told_at = -math.inf
+
         def post(self) -> None:
             said = self.request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(said, access.authorization.encode()):
                 self.set_status(401)
                 self.set_header("WWW-Authenticate", access.authorization.partition(" ")[0])
+                if clock.monotonic() - Alerts.refusal_told_at > _TOLD_AGAIN:
+                    Alerts.refusal_told_at = clock.monotonic()
+                    watcher.shown.tell(
+                        f"Alerts from {self.request.remote_ip} are refused: they do not bring the token or password "
+                        "that is asked for here. If that is your Alertmanager, see its http_config."
+                    )
                 return
             try:
                 count, unknown = watcher.alerts.take(json.loads(self.request.body)["alerts"], known)
