@@ -163,6 +163,7 @@ def test_the_hint_of_a_command_that_fails_can_be_typed(capsys: pytest.CaptureFix
         ("restore --service=orders now", "inv restore takes no 'now'.", "inv --help restore tells what it takes"),
         ("restore --form=latest", "inv restore has no option --form.", "did you mean --from?"),
         ("restore --service=", "--service= is empty.", "leave it out, or say which"),
+        ("restore --failed-at ''", "--failed-at= is empty.", "leave it out, or say which"),
         ("restore --override --plan", "--override needs a value.", "--override=VALUE; inv --help restore"),
         ("incident.shwo", "There is no inv incident.shwo.", "did you mean inv incident.show?"),
         ("sandbox.break", "inv sandbox.break needs DISASTER.", "inv --help sandbox.break"),
@@ -170,7 +171,7 @@ def test_the_hint_of_a_command_that_fails_can_be_typed(capsys: pytest.CaptureFix
     ],
 )
 def test_a_mistake_is_named_with_what_was_meant(typed: str, what: str, hint: str) -> None:
-    mistake = find(typed.split())
+    mistake = find(shlex.split(typed))
     assert mistake and mistake.what == what and mistake.hint.startswith(hint)
 
 

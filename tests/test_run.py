@@ -245,6 +245,7 @@ def test_a_change_without_undo_says_so_before_approval_and_blocks_undo_before_an
     console.recover(place.session(), Plain(), plan_only=True)
     assert "undo   NONE: this folder never goes back" in capsys.readouterr().out
     incident = recover(place)
+    assert "go back:    none: store: promote" in capsys.readouterr().out
     before = (place.live, place.sign, place.kept, place.letters)
     with pytest.raises(
         CannotError, match=r"store: promote .* cannot be undone: this folder never goes back"

@@ -9,10 +9,12 @@ from salvor import clock, show
 from salvor.approval.terminal import approval
 from salvor.change import Decision, Level
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
+from salvor.journal import Journal
 from salvor.plan import Plan, PlannedStep
 from salvor.run import Watcher
 from salvor.session import Session
 from salvor.show import Shown
+from salvor.undo import undo_plan
 
 
 def recover(
@@ -225,10 +227,19 @@ def show_end(session: Session, shown: Watcher) -> None:
             f"  RPO {target(measured.get('rpo'), incident.service.rpo)}: "
             "from the newest commit that survived to the failure"
         )
-        shown.tell(f"  go back:    inv undo --incident={incident.id}")
+        shown.tell(f"  go back:    {_way_back(session)}")
         if incident.broken:  # programs that were started again leave nothing behind
             shown.tell(f"  clear away: inv discard --incident={incident.id}   (removes for good what was live before)")
             shown.tell(f"  protect it: inv protect {incident.options}   (its standbys and backups)")
+
+
+def _way_back(session: Session) -> str:
+    """The command that takes the incident back, or why none does: a failover has no way back."""
+    try:
+        undo_plan(session.incident, session.journal or Journal.read(session.incident.folder))
+    except CannotError as refused:
+        return f"none: {refused.what}"
+    return f"inv undo --incident={session.incident.id}"
 
 
 def target(seconds: float | None, limit: float) -> str:

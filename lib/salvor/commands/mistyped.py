@@ -14,7 +14,6 @@ from salvor.commands.everything import namespace
 from salvor.errors import UsageError
 
 _INCIDENT = re.compile(r"\d{8}T\d{6}Z-\S+")
-_EMPTY = re.compile(r"--[a-z-]+=")
 
 
 def refuse(words: Sequence[str]) -> None:
@@ -38,11 +37,12 @@ def find(words: Sequence[str]) -> UsageError | None:
     if not typed:
         return None
     try:
-        Parser(initial=core, contexts=namespace.to_contexts()).parse_argv(typed)
+        tasks = Parser(initial=core, contexts=namespace.to_contexts()).parse_argv(typed)
     except ParseError as error:
         return _in_words(error, typed)
-    if empty := next(filter(_EMPTY.fullmatch, typed), None):
-        return _mistake(f"{empty} is empty.", "leave it out, or say which; was it a variable that is not set?")
+    options = ((flag, option) for task in tasks for flag, option in task.flags.items() if flag.startswith("--"))
+    if empty := next((flag for flag, option in options if option.value in ("", [""]) and option.got_value), None):
+        return _mistake(f"{empty}= is empty.", "leave it out, or say which; was it a variable that is not set?")
     return None
 
 
