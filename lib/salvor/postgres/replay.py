@@ -132,10 +132,27 @@ def _gap(stage: Server, reached: int, known_end: int) -> CannotError:
     )
 
 
+def _refused_by_the_archive(log: str) -> str:
+    """What pgBackRest said of the last WAL that was asked for, when it failed; empty when there is no such WAL.
+
+    The trap: to PostgreSQL each of the two is the end of the archive (manual, "restore_command").
+    """
+    asked_last = re.split(r"restored log file|starting point-in-time recovery", log)[-1]
+    found = re.search(r"ERROR: \[\d+\]:.*(?:\n[ \t]+.*)*", asked_last)
+    return " ".join(found[0].split()) if found else ""
+
+
 def _not_reached(stage: Server, target: str) -> CannotError:
     log = "\n".join(stage.last_log(60))
     last = re.findall(r"last completed transaction was at log time (.*)", log)
     if "before configured recovery target was reached" in log:
+        if said := _refused_by_the_archive(log):
+            return CannotError(
+                f"The replay ended before {target.partition(':')[2]}, as the archive did not give the next WAL, so "
+                f"whether there is more is not known. pgBackRest says: {said}",
+                safe="what is live is as it was; the copy stays, and is gone on with",
+                hint="see that the repository can be read (inv backups --check), then the same command again",
+            )
         newest = f" The newest commit there is from {last[-1]}." if last else ""
         return CannotError(
             f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{newest}",

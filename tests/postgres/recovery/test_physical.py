@@ -360,6 +360,26 @@ def wait_until_archived(cluster: Cluster) -> None:
     raise AssertionError("the archive does not take WAL")
 
 
+def test_an_archive_that_fails_midway_is_no_end_of_the_wal(cluster: Cluster) -> None:
+    cluster.write("a", 3)
+    wait_until_archived(cluster)
+    cluster.write("a", 3)
+    at, count = now(cluster), cluster.system.ask("select count(*) from orders", "live")
+    cluster.write("a", 3)
+    wait_until_archived(cluster)
+    way = cluster.way("physical", Wish(at=at))
+    assert way.arguments
+    segment = max(cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
+    whole = segment.read_bytes()
+    segment.write_bytes(whole[:-9])
+    with pytest.raises(CannotError, match=f"did not give the next WAL.*ERROR.*{segment.name[:24]}") as error:
+        cluster.do("stage", **way.arguments)
+    assert "earlier" not in error.value.hint and "the same command again" in error.value.hint
+    segment.write_bytes(whole)
+    cluster.do("stage", **way.arguments)
+    assert cluster.system.ask("select count(*) from orders", STAGE) == count
+
+
 def test_the_application_is_kept_from_a_stage(cluster: Cluster) -> None:
     way = cluster.way("physical", WISH)
     assert way.arguments
