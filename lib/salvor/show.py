@@ -8,9 +8,10 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
@@ -289,6 +290,35 @@ Shown = Plain | Terminal | Json
 def labelled(shown: Shown, label: str) -> Shown:
     """The same place, where each line begins with `label`: for what several do there at once. Without empty lines."""
     return replace(shown, label=label)
+
+
+def unfailing(shown: Shown) -> Shown:
+    """The same place for who must go on when its reader is gone, or its disk is full: what it does not take is lost."""
+    if isinstance(shown, Terminal):
+        shown.console.file = _unfailing(shown.console.file)
+        return shown
+    return replace(shown, stream=_unfailing(shown.stream))
+
+
+def _unfailing(stream: Any) -> TextIO:
+    return cast(TextIO, _Unfailing(stream))
+
+
+class _Unfailing:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 def _labelled(text: str, label: str) -> str:

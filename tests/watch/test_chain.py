@@ -159,6 +159,7 @@ def test_what_cannot_be_told_acts_on_nothing_and_becomes_people_s(place: Place) 
     place.look(watcher, 620)
     (journal,) = place.journals()
     assert "can be told again" in journal.lines[-1]["result"]
+    assert place.calls[2:] == ["tickets told-again", "devops told-again", "team told-again"]  # it is not better
     for seconds in (640, 900, 921):
         place.look(watcher, seconds)
     assert place.pages == 0  # it was seen bad for five minutes now
@@ -255,6 +256,20 @@ def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) ->
     assert said.getvalue().count("kim@ops1 works on shop now") == 1
     place.look(watcher, 330)
     assert place.pages == 0
+
+
+def test_an_inventory_that_names_no_messages_any_more_lets_an_episode_end(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300, 430, 560):
+        place.look(watcher, seconds)
+    silent = PLATFORM.replace("    escalate: on-call\n", "").replace(", messages: people}}", "}}")
+    place.write(text=silent)
+    place.say(10)
+    watcher, said = place.watcher()
+    place.look(watcher, 570)
+    assert place.journals()[0].lines[-1]["kind"] == "closed"
+    assert "devops was called, and does not hear that it is over" in said.getvalue()
 
 
 def test_a_new_watcher_knows_since_when_it_is_bad(place: Place) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from salvor import journal
 from salvor.change import Level
 from salvor.journal import Journal, evidence
+from salvor.show import Plain
+from salvor.watch import commands
 
 from tests.journal.test_journal_faults import fill, small_disk
 from tests.watch.place import Place
@@ -41,6 +45,21 @@ def test_a_clock_that_is_set_back_by_a_second_lets_nobody_begin_to_wait_anew(pla
     for seconds in (0, 290, 289, 301):
         place.look(watcher, seconds)
     assert place.pages == 0
+
+
+def test_a_log_that_takes_nothing_holds_nobody_up(place: Place) -> None:
+    """Its line came before the move: with a log on a full disk, or a reader that was gone, nothing was ever done."""
+
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    place.say(90)
+    for seconds in (0, 150, 300, 430, 560):
+        with place.at(seconds):
+            commands.watch("place", Plain(Full()), once=True)
+    assert (place.pages, place.restarts) == (0, 1)
+    assert place.calls == ["team acting", "tickets called", "devops called"]
 
 
 def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(

@@ -28,9 +28,10 @@ _MOMENTS: dict[str, tuple[Severity, ...]] = {
     "acting": ("warning",),
     "called": ("critical",),
     "better": ("info",),
+    "told-again": ("warning",),
     "taken-back": ("warning",),
 }
-"""The severities of each moment's messages: `asked` is for a second person, the last four are those of automatic
+"""The severities of each moment's messages: `asked` is for a second person, the last five are those of automatic
 recovery. Customers are told of what they see: that it broke, and that it is back.
 """
 _KINDS = {"critical": "failure", "warning": "warning"}

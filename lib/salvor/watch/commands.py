@@ -49,7 +49,7 @@ def watch(
 
     Raises HeldError when another watcher watches it; `take` takes it over from another machine.
     """
-    described = _load(platform)
+    described, shown = _load(platform), show.unfailing(shown)
     try:
         seconds = clock.read_duration(every)
     except ValueError as error:

@@ -202,17 +202,20 @@ class _Maker:
         self.session.runner.finish()
 
     def _close(self, told: Told) -> None:
-        """It is better: whoever was called is told so, and the episode is over."""
+        """The episode is over: whoever was called is told that it is better, or can be told again and is bad."""
         runner = self.session.runner
+        moment, severity = ("told-again", "warning") if self.seen.reading.bad else ("better", "info")
         self._note(self.seen.finding())
         for name, stage in told.stages.items():
             if stage.ended is None:
                 self._unfinished(name, stage, told)
         self._words(done=told.done)
         for channel, (_, outcome) in told.calls.items():
-            if outcome == "done":
-                self._send("better", channel, "info", "it was called")
-        runner.tell("better")
+            if outcome == "done" and self.episode.outbox:
+                self._send(moment, channel, severity, "it was called")
+            elif outcome == "done":
+                runner.owe(f"{channel} was called, and does not hear that it is over", "no messages in the inventory")
+        runner.tell(moment)
         runner.finish()
         runner.note("closed", result=self.seen.move.why)
 
