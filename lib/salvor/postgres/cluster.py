@@ -265,21 +265,28 @@ def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:
 
 @dataclass(frozen=True)
 class View:
-    """All members, seen at about the same time."""
+    """All members, seen at about the same time, on behalf of an incident (empty: none)."""
 
     sightings: tuple[Sighting, ...]
+    incident: str = ""
 
     @property
     def primary(self) -> Sighting:
-        """The primary, or what is left of it: an answering one first, then the newest timeline, last a lost one."""
-
+        """The primary, or what is left of it: an answering one first, then the newest timeline, then a lost one. Last
+        come those that were put out of service before: another one took their place, also if it cannot be seen now.
+        """
         primaries = [one for one in self.sightings if not one.is_standby]
         answering = [one for one in primaries if one.is_up and not one.is_fenced]
-        whole = [one for one in primaries if not one.is_lost]
+        in_service = [one for one in primaries if not self.is_out_of_service(one)]
+        whole = [one for one in in_service if not one.is_lost]
         return max(
-            answering or whole or primaries or list(self.sightings),
+            answering or whole or in_service or primaries or list(self.sightings),
             key=lambda one: (one.timeline, not one.is_fenced),
         )
+
+    def is_out_of_service(self, one: Sighting) -> bool:
+        """Whether another incident fenced it, and it still is: its data is of before that."""
+        return bool(one.is_shut and one.block and one.block.incident not in ("", self.incident))
 
     @property
     def standbys(self) -> list[Sighting]:
@@ -333,7 +340,7 @@ class View:
         return min(holders, key=lambda one: one.is_fenced, default=None)
 
 
-def view(members: Sequence[Member], database: str) -> View:
+def view(members: Sequence[Member], database: str, incident: str) -> View:
     """Look at all members side by side: a dead one never holds the others."""
     with ThreadPoolExecutor(max(1, len(members))) as pool:
-        return View(tuple(pool.map(lambda member: sight(member, database), members)))
+        return View(tuple(pool.map(lambda member: sight(member, database), members)), incident)

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _BEGIN = "# Salvor's fence"
 _END = "# end of Salvor's fence"
-_BLOCK = re.compile(rf"^{_BEGIN} (?P<word>begun|in force) for (?P<identity>\S+)\n.*?^{_END}\n", re.M | re.S)
+_BLOCK = re.compile(
+    rf"^{_BEGIN} (?P<word>begun|in force) for (?P<identity>\S+)(?: by (?P<incident>\S+))?\n.*?^{_END}\n", re.M | re.S
+)
 _ARCHIVE_SECONDS = 20.0
 READERS = "local all +salvor_reads scram-sha-256\nhost all +salvor_reads all scram-sha-256\n"
 """Lines that let in whoever asks databases of unknown origin (see `asking`); nobody where there is no such role."""
@@ -27,10 +29,13 @@ READERS = "local all +salvor_reads scram-sha-256\nhost all +salvor_reads all scr
 
 @dataclass(frozen=True)
 class Block:
-    """The block in a pg_hba.conf. `in_force`: the server has read it, and then the last other session was gone."""
+    """The block in a pg_hba.conf. `in_force`: the server has read it, and then the last other session was gone.
+    `incident`: the one that fenced it (empty: not known).
+    """
 
     identity: str
     in_force: bool
+    incident: str
 
 
 def only_the_operator(user: str) -> str:
@@ -42,9 +47,10 @@ def only_the_operator(user: str) -> str:
     return f"local all {role} md5\nhost all {role} all md5\n{READERS}local all all reject\nhost all all all reject\n"
 
 
-def _block(user: str, identity: str, *, in_force: bool) -> str:
+def _block(user: str, identity: str, incident: str, *, in_force: bool) -> str:
+    by = f" by {incident}" if incident else ""
     return (
-        f"{_BEGIN} {'in force' if in_force else 'begun'} for {identity}\n"
+        f"{_BEGIN} {'in force' if in_force else 'begun'} for {identity}{by}\n"
         "# Only the operator gets in. To lift it by hand: remove this block, then reload.\n"
         f"{only_the_operator(user)}{_END}\n"
     )
@@ -87,17 +93,17 @@ def file_of(server: Server) -> str:
 def block_in(access: str | None) -> Block | None:
     """The block in the text of a pg_hba.conf; None when there is none."""
     found = _BLOCK.search(access or "")
-    return Block(found["identity"], found["word"] == "in force") if found else None
+    return Block(found["identity"], found["word"] == "in force", found["incident"] or "") if found else None
 
 
-def _write(server: Server, identity: str, *, in_force: bool) -> None:
+def _write(server: Server, identity: str, incident: str, *, in_force: bool) -> None:
     file = _file(server)
     if file.text is None:
         raise CannotError(
             f"There is no {file.path} on {server.shell.where}, so PostgreSQL could not even start.",
             hint="look into the data directory; if it is lost, move what is left of it away",
         )
-    text = _block(server.operator.user, identity, in_force=in_force) + _BLOCK.sub("", file.text)
+    text = _block(server.operator.user, identity, incident, in_force=in_force) + _BLOCK.sub("", file.text)
     try:
         server.shell.write(file.path, text, mode=file.mode)
     except CommandError as error:
@@ -121,12 +127,12 @@ def take_out(server: Server) -> None:
         server.shell.write(file.path, _BLOCK.sub("", file.text), mode=file.mode)
 
 
-def put_back(server: Server, identity: str) -> None:
+def put_back(server: Server, identity: str, incident: str) -> None:
     """Put the block back for a server that does not run: it is in force from its next start on."""
-    _write(server, identity, in_force=True)
+    _write(server, identity, incident, in_force=True)
 
 
-def fence(server: Server, identity: str) -> Iterator[Progress]:
+def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
     """Shut everybody but the operator out: the block, then every session ended and seen gone, or the server dead.
 
     The order matters: with the block first, whoever restarts a killed server restarts a fenced one. A server that does
@@ -135,7 +141,7 @@ def fence(server: Server, identity: str) -> Iterator[Progress]:
     if identity == ABSENT:
         server.kill()
         return
-    _write(server, identity, in_force=False)
+    _write(server, identity, incident, in_force=False)
     look = server.look_twice()
     server.reload(look)
     if look.is_frozen:
@@ -154,7 +160,7 @@ def fence(server: Server, identity: str) -> Iterator[Progress]:
     elif server.processes():
         yield Progress(0, None, "", f"killing it: {detail}")
         server.kill()
-    _write(server, identity, in_force=True)
+    _write(server, identity, incident, in_force=True)
     if reachable is Reachable.UP:
         yield Progress(0, None, "", "handing the last WAL to the archive")
         if trouble := _archive_the_last_wal(server):

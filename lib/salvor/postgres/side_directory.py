@@ -125,7 +125,7 @@ class SideDirectory:
             raise CannotError(f"{self.live.data} is {look.identity} now, and was {before} before.", hint="inv assess")
         if before == ABSENT:
             return
-        fence.put_back(self.live, before)
+        fence.put_back(self.live, before, self.incident)
         marker = beside.read_marker(self.stage.look().marker)
         if marker.get("was_running"):
             yield Progress(0, None, "", "starting what was live before")

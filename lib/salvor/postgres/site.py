@@ -40,7 +40,7 @@ class Site:
 
     def view(self) -> View:
         """All members, looked at side by side, within 5 s."""
-        return view(self.members, self.database)
+        return view(self.members, self.database, self.incident)
 
     def repository(self, member: Member) -> Repository:
         """The pgBackRest repository as used from a member's machine. Raises CannotError when none is described."""

@@ -162,8 +162,10 @@ def _where(seen: View, wish: Wish) -> Member:
 
 
 def _live_timeline(seen: View) -> int | None:
-    """The timeline that was live: the broken primary's, or else the one that its standbys follow."""
-    known = [seen.primary.timeline, *(one.timeline for one in seen.sightings)]
+    """The timeline that was live: the broken primary's, or else the one that its standbys follow. None when nobody that
+    was in service tells it: then it is the newest in the archive.
+    """
+    known = [seen.primary.timeline, *(one.timeline for one in seen.sightings if not seen.is_out_of_service(one))]
     return next((timeline for timeline in known if timeline), None)
 
 

@@ -221,7 +221,7 @@ class Postgres(Archived):
                 f"--override='{PROMOTE_WITHOUT_FENCE}=REASON'",
             )
         if not holder.is_shut:
-            yield from fence.fence(holder.member.server, identity.partition("/")[0])
+            yield from fence.fence(holder.member.server, identity.partition("/")[0], self.context.incident)
 
     @verb(deadline=60.0)
     def unfence(self, identity: str) -> Outcome:

@@ -11,15 +11,18 @@ import psycopg
 import pytest
 import yaml
 from salvor import console, journal
-from salvor.change import Reachable
+from salvor.change import UNSEEN, Reachable
 from salvor.errors import CannotError
 from salvor.postgres.look import ABSENT
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
 from salvor.show import Plain
+from salvor.ssh.settings import SshSettings
+from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
+from tests.postgres.recovery.test_physical import wait_until_archived
 
 WISH = Wish(rpo=30.0)
 
@@ -218,3 +221,28 @@ def test_what_is_silent_is_promoted_past_at_a_word_only_and_fenced_when_it_is_ba
         cluster.shop("a")
     assert is_up(cluster.observe()) and cluster.observe().address == "127.0.0.12"
     assert "Nothing to do" in do("isolate")
+
+
+def test_the_one_that_took_over_is_the_primary_also_when_it_is_lost_or_cannot_be_seen(cluster: Cluster) -> None:
+    """The old one, fenced and never rebuilt, has the data of before the failover."""
+    cluster.write("a", 5)
+    cluster.recover(cluster.way("failover", WISH), cluster.observe().identity)
+    cluster.write("b", 20)
+    wait_until_archived(cluster, "b")
+    cluster.crash("b")
+    members = cluster.system.settings.members
+    gone = {"host": "127.0.0.44", "address": "127.0.0.44", "ssh": SshSettings(port=1, user="nobody")}
+    unseen = (members[0], members[1].model_copy(update=gone))
+    settings = cluster.system.settings.model_copy(update={"members": unseen})
+    blind = Cluster(cluster.sandbox, Postgres("orders-db", settings, cluster.other_incident().system.context))
+    assert blind.observe().identity == UNSEEN, "it may still write"
+    way = blind.way("physical", WISH)
+    assert way.arguments and (way.arguments["member"], way.arguments["timeline"]) == ("a", 2)
+    with pytest.raises(CannotError, match="not known that the old primary cannot write"):
+        blind.do("promote", **way.promote)
+
+    shutil.rmtree(cluster.sandbox.data("b"))
+    again = cluster.other_incident()
+    assert again.observe().identity == ABSENT
+    way = again.way("physical", WISH)
+    assert way.arguments and (way.arguments["member"], way.arguments["timeline"]) == ("b", 2)

@@ -349,8 +349,8 @@ def lsn(cluster: Cluster) -> int:
     return int(row[0])
 
 
-def wait_until_archived(cluster: Cluster) -> None:
-    with cluster.server("a").session(deadline=30, writes=True) as connection:
+def wait_until_archived(cluster: Cluster, member: str = "a") -> None:
+    with cluster.server(member).session(deadline=30, writes=True) as connection:
         row = connection.execute("select pg_walfile_name(pg_switch_wal() - 1)").fetchone()
         for _ in range(100):
             done = connection.execute("select coalesce(last_archived_wal, '') from pg_stat_archiver").fetchone()
