@@ -39,7 +39,7 @@ MAY = {
     "journal": DATA | {"bucket", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},
     "run": DATA | {"incident", "journal", "outgoing", "plain", "plan", "refuse", "secrets", "steps"},
     "refuse": {"change", "errors", "incident", "plan", "secrets"},
-    "outgoing": {"change", "plan", "secrets"},
+    "outgoing": {"change", "errors", "plan", "secrets"},
     "plan": DATA | {"secrets"},
     "undo": DATA | {"incident", "journal", "plan"},
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from salvor.change import Change
+from salvor.errors import HeldError
 from salvor.plan import describe
 from salvor.secrets import mask
 
@@ -45,6 +46,8 @@ class Outgoing:
                 wait([before] if before else [], timeout=IN_ORDER)
                 if make() == "unknown":
                     self._owe(describe(change), "whether it was sent is not known")
+            except HeldError:
+                pass  # who took it over tells what is still to tell
             except Exception as error:  # noqa: BLE001 - whatever a notifier raises
                 if not self.is_late(change):
                     self._owe(describe(change), mask(str(error)) or type(error).__name__)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from salvor import clock, refuse
 from salvor.change import Change, Decision, Finding, Progress
-from salvor.errors import OutcomeUnknownError, SalvorError
+from salvor.errors import HeldError, OutcomeUnknownError, SalvorError
 from salvor.incident import Incident
 from salvor.journal import Journal
 from salvor.outgoing import Outgoing
@@ -295,7 +295,8 @@ class Runner:
                 self.watcher.begun(change)
             for said in self.incident.system(change.system).apply(change):
                 if isinstance(said, Finding):
-                    self._write("finding", step=step, finding=said.to_json())
+                    with suppress(HeldError):  # what is under way comes to its end
+                        self._write("finding", step=step, finding=said.to_json())
                     self._tell(said)
                     continue
                 if said.unit == "bytes":
@@ -316,10 +317,12 @@ class Runner:
                 extra["error"] = text
             if size:  # how much it was, so that what the next one takes can be told
                 extra["bytes"] = size
-            if not self._outgoing.is_late(change):
-                self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **extra)
-            with _showing():
-                self.watcher.ended(change, outcome, seconds, text)
+            try:
+                if not self._outgoing.is_late(change):
+                    self._write("outcome", step=step, key=change.key, outcome=outcome, seconds=seconds, **extra)
+            finally:
+                with _showing():
+                    self.watcher.ended(change, outcome, seconds, text)
         return outcome
 
     def tell(self, moment: str) -> None:
@@ -336,10 +339,13 @@ class Runner:
         self._act("notify", changes)
 
     def owe(self, what: str, why: str) -> None:
-        """Note what could not be done and is still to do; the recovery goes on."""
+        """Note what could not be done and is still to do; the recovery goes on. It is not ours to do when somebody
+        else took it over.
+        """
         with _showing():
             self.watcher.tell(f"owed: {what}: {why}")
-        self._write("owed", what=what, why=why)
+        with suppress(HeldError):
+            self._write("owed", what=what, why=why)
 
     def finish(self) -> None:
         """Wait a little for messages that are still going out; what is left is owed."""

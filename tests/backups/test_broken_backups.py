@@ -208,7 +208,7 @@ def test_the_policy_is_carried_out_by_pgbackrest_and_a_backup_that_is_left_comes
     retention_work.carry_out("orders", "sandbox", Plain(said), plan_only=True)
     assert "GOES" in said.getvalue() and "newest good, daily 1, weekly 1, monthly 1" in said.getvalue()
     oldest = min(backup_ids())
-    opened = {"platform": "sandbox", "service": "orders", "purpose": "incident", "runbook": "restore"}
+    opened: dict[str, Any] = {"platform": "sandbox", "service": "orders", "purpose": "incident", "runbook": "restore"}
     folder = incidents_folder() / "20261121T000000Z-orders-0001"
     journal = Journal.create(folder, by="-", mirror=None, tell=print, **opened)
     journal.append("decision", decision={"system": "orders-db", "way": {"name": "physical", "backup": oldest}})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -19,7 +20,9 @@ from salvor import console
 from salvor.change import Change, Level
 from salvor.errors import HeldError, PlanMovedError, UsageError
 from salvor.journal import FILE, Journal, evidence, incidents, mirror_store, story, system_lock
+from salvor.journal.folders import writing
 from salvor.journal.lease import Lease
+from salvor.journal.mirror import ASIDE
 from salvor.session import takeover
 from salvor.session.handover import of, screen
 from salvor.show import Plain
@@ -114,8 +117,10 @@ def test_who_comes_second_is_told_and_may_take_over(place: World, here: Machine,
     assert not [finding for finding in found if finding.level is Level.FAIL]
 
 
-def test_who_was_taken_over_tells_nobody_that_it_failed(place: World, here: Machine, there: Machine) -> None:
-    session = place.session()
+def test_who_was_taken_over_amid_a_change_brings_it_to_its_end_and_says_no_more(
+    place: World, here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session, mirror = place.session(), here.environment["SALVOR_MIRROR"]
 
     class TakenOver(Plain):
         def begun(self, change: Change) -> None:
@@ -128,7 +133,17 @@ def test_who_was_taken_over_tells_nobody_that_it_failed(place: World, here: Mach
         console.recover(session, Plain(), yes=True)
     assert (place.live, place.sign) == (BAD, "10.0.0.1")
     assert "failed" not in place.letters
-    assert Journal.read(session.incident.folder).of("owed") == [], "nor will it"
+    (ours,), (theirs,) = here.journals(), there.journals()
+    assert Journal.read(ours).of("owed") == [], "nor will it"
+    assert (theirs / FILE).read_bytes().startswith((ours / FILE).read_bytes()), "the journal is theirs"
+    (aside,) = map(json.loads, (ours / ASIDE).read_text().splitlines())
+    assert (aside["kind"], aside["step"], aside["outcome"]) == ("outcome", "restore", "done")
+    assert [each.level for each in evidence.check(theirs, mirror=mirror)] == [Level.PASS, Level.PASS]
+    monkeypatch.setattr(socket, "gethostname", lambda: "here")
+    assert [each.level for each in evidence.check(ours, mirror=mirror)] == [Level.PASS, Level.UNKNOWN]
+    with writing(ours, print) as journal:
+        journal.append("note", text="read by kim")
+    assert [each.level for each in evidence.check(ours, mirror=mirror)] == [Level.PASS, Level.PASS]
 
 
 def test_what_another_machine_ended_is_not_begun_again(place: World, here: Machine, there: Machine) -> None:

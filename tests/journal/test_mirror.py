@@ -187,6 +187,35 @@ def test_check_finds_what_the_mirror_knows_better(tmp_path: Path, share: Path) -
     assert levels(folder, str(share)) == [(Level.UNKNOWN, "")]
 
 
+@pytest.mark.parametrize("apart", [1, 5])
+def test_lines_that_others_went_on_without_are_kept_beside_the_journal(tmp_path: Path, share: Path, apart: int) -> None:
+    here, there, said = tmp_path / "here" / INCIDENT, tmp_path / "there" / INCIDENT, list[str]()
+    with Journal.create(here, by="kim", mirror=str(share)):
+        pass
+    with Journal.open(here, by="kim") as never_sent:  # as when the power fails
+        for number in range(apart):
+            never_sent.append("note", text=f"the last word {number}")
+    with (here / FILE).open("a") as file:
+        file.write('{"n":3,"at')
+    with Journal.open(there, by="lee", mirror=str(share)) as journal:
+        for _ in range(2):
+            journal.append("note", text="gone on")
+    with Journal.open(here, by="kim", mirror=str(share), tell=said.append) as journal:
+        texts = [line.get("text") for line in journal.of("note")]
+    if apart == 1:
+        assert texts == ["gone on", "gone on"]
+        assert (here / mirror.ASIDE).read_text().endswith('"}\n{"n":3,"at\n')
+        assert "without 2 lines of this machine, kept in journal.aside.jsonl" in journal.of("repaired")[0]["text"]
+        assert levels(here, str(share)) == [(Level.PASS, "4 lines")]
+    else:
+        assert len(texts) == 5 and not (here / mirror.ASIDE).exists()
+        with Journal.open(there, by="lee", mirror=str(share)) as journal:
+            assert [line.get("text") for line in journal.of("note")] == texts
+        assert levels(there, str(share))[-1][0] is Level.WARN
+        assert (there / mirror.ASIDE).read_text().count("gone on") == 2
+    assert "is repaired" in "".join(said)
+
+
 @pytest.mark.parametrize("location", ["", "s3://", "ftp://host/folder", "file://host/folder", "s3:/bucket"])
 def test_a_place_that_cannot_be_a_mirror(tmp_path: Path, location: str) -> None:
     with pytest.raises(UsageError, match="mirror"):

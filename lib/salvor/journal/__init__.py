@@ -20,7 +20,7 @@ from typing import Any
 from salvor import clock, durable, secrets
 from salvor.errors import CannotError, HeldError
 from salvor.journal.line import START, digest, encode, parse, plain, split
-from salvor.journal.mirror import Mirror
+from salvor.journal.mirror import ASIDE, Mirror, bring, put_aside
 
 FILE = "journal.jsonl"
 _OURS = ("n", "at", "by", "kind", "previous")
@@ -76,7 +76,15 @@ def held_back() -> set[Path]:
 class Journal:
     """One incident's lines. `create` and `open` give one to append to, `read` one to look at."""
 
-    def __init__(self, folder: Path, *, by: str, tell: Callable[[str], None], mirror: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        by: str,
+        tell: Callable[[str], None],
+        mirror: str | None = None,
+        still_ours: Callable[[], None] = lambda: None,
+    ) -> None:
         self.folder = folder.absolute()
         self.lines: list[dict[str, Any]] = []
         """All lines in their order, those that are still held in memory included."""
@@ -91,6 +99,8 @@ class Journal:
         self._file: durable.GrowingFile | None = None
         self._failing = False
         self._closed = False
+        self._still_ours = still_ours
+        self._is_theirs = False
         self._mirror = Mirror(mirror, folder.name, self._raw, self._inform) if mirror else None
         self._lock = threading.Lock()
 
@@ -102,12 +112,14 @@ class Journal:
         by: str,
         mirror: str | None = None,
         tell: Callable[[str], None] = _tell,
+        still_ours: Callable[[], None] = lambda: None,
         **opened: Any,
     ) -> Journal:
         """Begin the journal of the incident that `folder` is named after, with its `opened` line.
 
         `mirror` is a folder, `file:///folder` or `s3://bucket/prefix`. `tell` is called at once, and once, with what a
-        person must know about the journal itself. A full or read-only disk is told and not raised.
+        person must know about the journal itself. A full or read-only disk is told and not raised. `still_ours` raises
+        HeldError when another machine took the incident over: it is asked before each line.
         Raises CannotError when that incident has a journal, UsageError for a mirror that cannot be.
         """
         if os.path.lexists(folder / FILE):
@@ -116,19 +128,29 @@ class Journal:
                 safe="it was not touched",
                 hint=f"inv incident.show --incident={folder.name}",
             )
-        journal = cls(folder, by=by, tell=tell, mirror=mirror)
+        journal = cls(folder, by=by, tell=tell, mirror=mirror, still_ours=still_ours)
         journal._file = durable.GrowingFile(journal.folder / FILE)
         if not journal._take_up(b""):
             journal.append("opened", **opened)
         return journal
 
     @classmethod
-    def open(cls, folder: Path, *, by: str, mirror: str | None = None, tell: Callable[[str], None] = _tell) -> Journal:
-        """The journal of an incident, to append to. What a crash left of its last line is cut off, told and journalled.
+    def open(
+        cls,
+        folder: Path,
+        *,
+        by: str,
+        mirror: str | None = None,
+        tell: Callable[[str], None] = _tell,
+        still_ours: Callable[[], None] = lambda: None,
+    ) -> Journal:
+        """The journal of an incident, to append to, with what another machine wrote of it to the mirror since. What a
+        crash left of its last line is cut off, told and journalled. `still_ours` is as for `create`.
 
         Raises CannotError when there is none or it cannot be read, HeldError when another process appends to it.
         """
-        journal = cls(folder, by=by, tell=tell, mirror=mirror)
+        journal = cls(folder, by=by, tell=tell, mirror=mirror, still_ours=still_ours)
+        apart = bring(journal.folder / FILE, mirror, journal._inform) if mirror else ""
         try:
             journal._file, content = durable.GrowingFile.open(journal.folder / FILE)
         except BlockingIOError as error:
@@ -151,6 +173,8 @@ class Journal:
             )
         if not held_back and (journal.torn or journal.pending):
             journal._repair(content)
+        if apart:
+            journal.append("repaired", lost_bytes=0, text=apart, lost="")
         return journal
 
     @classmethod
@@ -184,13 +208,19 @@ class Journal:
         """Add a line, masked, and return it once it is on disk. Any thread may call this.
 
         Never raises for a disk: the line is then held, which is told once, and every later append tries again.
-        Raises ValueError for a journal that was only `read`, and for a name in `data` that every line has already.
+        Raises HeldError when another machine took the incident over (the line is then put beside the journal, which is
+        theirs), ValueError for a journal that was only `read` and for a name in `data` that every line has already.
         """
         if self._file is None:
             raise ValueError("this journal was opened by read(); open() gives one to append to")
         if taken := [name for name in _OURS if name in data]:
             raise ValueError(f"every line of a journal has {', '.join(taken)} of its own")
         masked = secrets.mask_data(plain({"by": self._by, "kind": kind, **data}))
+        try:
+            self._still_ours()
+        except HeldError:
+            self._put_aside({"at": clock.write_time(clock.now()), **masked})
+            raise
         with self._lock:
             line = {
                 "n": len(self._raw) + 1,
@@ -263,6 +293,17 @@ class Journal:
         self._inform(f"The journal of incident {self.folder.name} is repaired. {text}")
         lost = content[whole:][:_LOST_SHOWN].decode("utf-8", "backslashreplace")
         self.append("repaired", lost_bytes=self.torn, text=text, lost=lost)
+
+    def _put_aside(self, line: dict[str, Any]) -> None:
+        with self._lock:
+            try:
+                put_aside(self.folder, [encode(line)])
+            except OSError as error:
+                self._inform(f"{self.folder / ASIDE} cannot be written: {error.strerror}. What it lacks: {line}")
+                return
+            if not self._is_theirs:
+                self._is_theirs = True
+                self._inform(f"What this process still says of it is in {self.folder / ASIDE}, not in the journal.")
 
     def _inform(self, text: str) -> None:
         with suppress(OSError, ValueError):  # a terminal that has gone does not stop a recovery

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from salvor import clock, durable
@@ -16,8 +17,9 @@ from salvor.change import Finding, Level
 from salvor.errors import CannotError, CommandError, NotConvergedError, UsageError
 from salvor.journal import FILE, ssh_signature
 from salvor.journal.line import START, digest, parse, split
-from salvor.journal.mirror_store import numbered, store
+from salvor.journal.mirror_store import Store, numbered, store
 from salvor.journal.ssh_signature import signer, ssh_keygen
+from salvor.plain import amount
 
 NAMESPACE = "salvor-journal"
 SEAL = "journal.seal"
@@ -234,16 +236,28 @@ def _mirrored(incident: str, lines: Sequence[bytes], location: str) -> Iterator[
         yield _finding(incident, "mirror", Level.UNKNOWN, "", f"{location} cannot be read: {error.strerror or error}")
         return
     good = True
-    for number in sorted(held):
+    further = sorted(number for number in held if number > len(lines))
+    if further and (who := _went_on(store(location, incident), held[further[0]], lines)):
+        good = False
+        detail = (
+            f"{who} went on with it: {amount(len(further), 'line')} in the mirror, from this one on, are not here, and "
+            f"the next command on this incident brings them. Had any been cut off here, it would look the same"
+        )
+        yield _finding(incident, "mirror", Level.UNKNOWN, f"line {further[0]}", detail)
+        further = []
+    for number in sorted(number for number in held if number <= len(lines)) + further:
         level, wrong = Level.FAIL, ""
         if number > len(lines):
             wrong = (
                 "the mirror holds it, the journal does not: lines were cut off at the end, or could never be written"
             )
         elif digest(lines[number - 1]) not in held[number]:
-            wrong = "it is not the line that the mirror holds: it was edited"
+            wrong = "it is not the line that the mirror holds: it was edited, or another machine went on without it"
         elif len(held[number]) > 1:
-            wrong = "the mirror holds another line of this number too, one that could never be written to the journal"
+            wrong = (
+                "the mirror holds another line of this number too: one that could never be written to the journal, or "
+                "that a machine wrote which did not have this one"
+            )
             level = Level.WARN
         if wrong:
             good = False
@@ -253,3 +267,17 @@ def _mirrored(incident: str, lines: Sequence[bytes], location: str) -> Iterator[
         yield _finding(incident, "mirror", Level.WARN, f"line {missing[0]}", detail)
     elif good:
         yield _finding(incident, "mirror", Level.PASS, f"{len(lines)} lines", f"each is in {location}")
+
+
+def _went_on(there: Store, digests: Iterable[str], lines: Sequence[bytes]) -> str:
+    """Who went on with the journal on another machine, by the mirror's line after its last one; empty if nobody did."""
+    number = len(lines) + 1
+    for each in digests:
+        try:
+            line = parse(there.get(f"{number:06d}-{each}.json")) or {}
+        except OSError:
+            continue
+        follows = line.get("n") == number and line.get("previous") == digest(lines[-1])
+        if follows and line.get("kind") in ("taken", "resumed") and line.get("where") != socket.gethostname():
+            return f"{line.get('by')} on {line.get('where')}"
+    return ""

@@ -4,7 +4,8 @@ The lock (`lock.py`) knows one machine. Beside it the mirror holds a lease: `.le
 says who works on the service, `NUMBER-released.json` that it is over, and the highest number counts. Each is made only
 when there is none of that name (S3: `If-None-Match`, https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html),
 and nothing is ever overwritten. A lease has no end in time: a clock that is wrong would let two work. Who takes over
-says so, and the other one finds it before its next change. A mirror that cannot be reached holds nobody up: it is said.
+says so, and the other one finds it before its next change, and before a line of its journal that comes more than
+A_MOMENT after it asked last. A mirror that cannot be reached holds nobody up: it is said.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 import re
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,12 +26,16 @@ from salvor.deadline import within
 from salvor.errors import HeldError
 from salvor.journal.mirror_store import Store, store
 
+A_MOMENT = 1.0
+"""Seconds for which what the mirror said is taken for what it says."""
 _DEADLINE = 5.0  # seconds for the mirror's answer: a recovery waits for it before each change
 _PAUSE = 60.0  # seconds before a mirror that gave no answer is asked again: a recovery does not wait each time
 _TAKE_OVER = (
     "to take over: inv incident.take --incident={incident}, then the same command again; "
     "the other one stops before its next change"
 )
+SETTLED = 1.5 * A_MOMENT
+"""Seconds after a takeover by which who held it before has asked, and what it wrote until then is in the mirror."""
 _HELD = re.compile(r"([0-9]{6})-held\.json")
 
 
@@ -57,7 +63,11 @@ class Lease:
         self._hint = hint
         self._tell = tell
         self._number = 0
+        self._released = False
+        self._taken_by: dict[str, Any] = {}
+        self._asked_at = float("-inf")
         self._asked_again_at: float | None = None
+        self._asking = threading.Lock()
 
     def with_it(self, name: str, hint: str) -> Lease | None:
         """A claim on `name` under this one; None when this one could not be made, because the mirror does not answer.
@@ -98,13 +108,28 @@ class Lease:
         _, holder, is_over = _newest(self._store)
         return None if is_over or self.left_here(holder) or self._is_void(holder) else holder
 
-    def check(self) -> None:
-        """Raises HeldError when it is not ours any more. Claims it first, when that could not be done before."""
-        if self._asked_again_at and clock.monotonic() < self._asked_again_at:
-            return
+    def check(self, *, since: float = 0.0) -> None:
+        """Raises HeldError when it is not ours any more. Claims it first, when that could not be done before.
+
+        What the mirror said less than `since` seconds ago is taken for what it says. Any thread may call this.
+        """
+        with self._asking:
+            if self._taken_by:
+                raise self._taken(self._taken_by)
+            now = clock.monotonic()
+            if self._released or now < max(self._asked_at + since, self._asked_again_at or now):
+                return
+            self._ask()
+
+    def _ask(self) -> None:
+        self._asked_at = clock.monotonic()
         try:
             if not self._number:
-                self.claim()
+                try:
+                    self.claim()
+                except HeldError:
+                    if self._asked_again_at is None:  # nothing was begun yet
+                        raise
             number, holder, _ = _newest(self._store)
         except OSError as error:
             if self._asked_again_at is None:
@@ -116,10 +141,12 @@ class Lease:
             return
         self._asked_again_at = None
         if number != self._number:
+            self._taken_by = holder
             raise self._taken(holder)
 
     def release(self) -> None:
         """Let the next one in. A mirror that cannot be reached is told: the next one must take over then."""
+        self._released = True
         if not self._number:
             return
         try:

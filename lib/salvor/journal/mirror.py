@@ -4,44 +4,73 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from salvor import durable
 from salvor.deadline import within
-from salvor.journal.line import split
+from salvor.journal.line import digest, split
 from salvor.journal.mirror_store import lines, name_of, numbered, store
+from salvor.plain import amount
 
 _FIRST_WAIT = 1.0
 _LONGEST_WAIT = 30.0
 READ_DEADLINE = 60.0
 """Seconds for all lines of a journal: a bucket gives them one by one."""
+_NAMES_DEADLINE = 5.0  # seconds: a recovery waits for it before it begins
+ASIDE = "journal.aside.jsonl"
+"""Beside a journal: what this machine wrote of the incident that does not belong to what others went on with."""
 
 
-def bring(journal: Path, location: str, tell: Callable[[str], None]) -> None:
-    """Add to the file `journal`, INCIDENT/journal.jsonl, what another machine wrote of the incident since.
+def bring(journal: Path, location: str, tell: Callable[[str], None]) -> str:
+    """Let the file `journal`, INCIDENT/journal.jsonl, hold what another machine wrote of the incident since.
 
-    Call it with the service's lock and lease. What cannot be had, or does not follow from what is here, is told: the
-    recovery goes on by what it sees.
+    Call it with the service's lock and lease. Where the mirror goes on without our last lines (they never reached it,
+    or two wrote at once), what it has counts if it is as much, and ours are put aside: what the journal is to say of
+    that is returned, else nothing. What cannot be had is told: the recovery goes on by what it sees.
     """
     folder = journal.parent
     try:
         ours, rest = split(durable.read(journal)) if journal.exists() else ([], b"")
-        names = within(READ_DEADLINE, store(location, folder.name).names)
-        newest = max((found[0] for name in names if (found := numbered(name))), default=0)
-        if newest <= len(ours) or rest:
-            return
+        there = {
+            found for name in within(_NAMES_DEADLINE, store(location, folder.name).names) if (found := numbered(name))
+        }
+        newest = max((number for number, _ in there), default=0)
+        if newest <= len(ours) and all((number, digest(ours[number - 1])) in there for number, _ in there):
+            return ""
         theirs = within(READ_DEADLINE, lambda: lines(location, folder.name))
-        if theirs[: len(ours)] != ours:
+        common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+        if len(theirs) == common:
+            return ""
+        if len(theirs) < len(ours):
             tell(
-                f"The journal of {folder.name} here and the one in {location} differ: two operators wrote it at once.\n"
-                f"Safe now: both are kept. HINT: inv incident.check --incident={folder.name}"
+                f"The mirror {location} holds other lines of {folder.name} than the journal here, which has more.\n"
+                f"Safe now: both are kept, and the one here counts. HINT: inv incident.check --incident={folder.name}"
             )
-        elif len(theirs) > len(ours):
-            durable.make_folder(folder)
-            durable.replace(journal, b"".join(line + b"\n" for line in theirs))
-            tell(f"{len(theirs) - len(ours)} lines of the journal came from {location}.")
+            return ""
+        apart = ours[common:]
+        if rest and (apart or not theirs[common].startswith(rest)):
+            apart.append(rest)
+        if apart:
+            put_aside(folder, apart)
+        durable.make_folder(folder)
+        durable.replace(journal, b"".join(line + b"\n" for line in theirs))
+        tell(f"{amount(len(theirs) - common, 'line')} of the journal came from {location}.")
     except OSError as error:
         tell(f"The mirror {location} does not say whether another machine went on with {folder.name}: {error}")
+        return ""
+    if not apart:
+        return ""
+    text = f"The mirror's journal goes on without {amount(len(apart), 'line')} of this machine, kept in {ASIDE}."
+    tell(f"The journal of {folder.name} is repaired. {text}")
+    return text
+
+
+def put_aside(folder: Path, lines: Sequence[bytes]) -> None:
+    """Add lines to what is beside the journal in `folder`. Raises OSError."""
+    path = folder / ASIDE
+    before = durable.read(path) if path.exists() else b""
+    durable.replace(path, before + b"".join(line + b"\n" for line in lines))
 
 
 class Mirror:

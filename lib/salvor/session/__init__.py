@@ -19,7 +19,6 @@ from salvor.history import History
 from salvor.incident import Incident
 from salvor.journal import Journal
 from salvor.journal.folders import is_open
-from salvor.journal.mirror import bring
 from salvor.plan import Plan, PlannedStep
 from salvor.run import Runner
 from salvor.secrets import mask
@@ -117,9 +116,9 @@ class Session:
         mirror = os.environ.get("SALVOR_MIRROR")
         tell = self.runner.watcher.tell
         if (folder / journal.FILE).exists():
-            if mirror:
-                bring(folder / journal.FILE, mirror, tell)
-            opened = Journal.open(folder, by=self.incident.operator, mirror=mirror, tell=tell)
+            opened = Journal.open(
+                folder, by=self.incident.operator, mirror=mirror, tell=tell, still_ours=self.holding.is_ours
+            )
             try:
                 ended = self.incident.over
                 self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
@@ -138,7 +137,14 @@ class Session:
         else:
             self._refuse_second()
             opening = self.incident.opening()
-            opened = Journal.create(folder, by=self.incident.operator, mirror=mirror, tell=tell, **opening)
+            opened = Journal.create(
+                folder,
+                by=self.incident.operator,
+                mirror=mirror,
+                tell=tell,
+                still_ours=self.holding.is_ours,
+                **opening,
+            )
         self.runner.journal = opened
         return opened
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from salvor.incident import Incident
 from salvor.journal import lock, system_lock
 from salvor.journal.folders import lease_of
-from salvor.journal.lease import Lease
+from salvor.journal.lease import A_MOMENT, Lease
 from salvor.journal.lease import hold as hold_lease
 from salvor.plan import Plan
 
@@ -47,6 +47,11 @@ class Holding:
             if plan:
                 self.systems(touched(self._incident, plan))
             yield still_ours
+
+    def is_ours(self) -> None:
+        """Raises HeldError when the service was taken over, as far as could be seen a moment ago."""
+        if self._lease:
+            self._lease.check(since=A_MOMENT)
 
     @contextmanager
     def service(self, name: str) -> Iterator[Callable[[], None]]:

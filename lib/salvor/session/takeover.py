@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 
 from salvor.deadline import within
 from salvor.errors import CannotError, UsageError
-from salvor.journal import FILE, Journal, lock, mirror, mirror_store
+from salvor.journal import Journal, lock, mirror, mirror_store
 from salvor.journal.folders import folder_of, lease_of, operator
+from salvor.journal.lease import SETTLED
 from salvor.journal.line import parse
 
 
@@ -45,18 +47,18 @@ def take(incident: str, tell: Callable[[str], None], reason: str = "") -> None:
             raise CannotError(
                 f"The mirror {location} cannot be written: {error}", safe="nothing was changed"
             ) from error
+        is_nobody = not holder or lease.left_here(holder)
         try:
-            mirror.bring(folder / FILE, location, tell)
+            if not is_nobody:
+                time.sleep(SETTLED)
             with Journal.open(folder, by=by, mirror=location, tell=tell) as journal:
                 journal.append("taken", holder=holder, where=socket.gethostname(), reason=reason.strip())
         finally:
             lease.release()
-    who = f"{holder.get('by')} on {holder.get('host', '?')} stops before the next change"
-    if not holder or lease.left_here(holder):
-        who = "nobody works on it"
+    elsewhere = f"{holder.get('by')} on {holder.get('host', '?')} stops before the next change"
     hints = {
         "watch": f"inv watch --platform={opened['platform']} --take",
         **dict.fromkeys(("incident", "drill"), f"inv restore --incident={incident}"),
     }
-    tell(f"{incident} is yours: {who}.")
+    tell(f"{incident} is yours: {'nobody works on it' if is_nobody else elsewhere}.")
     tell(f"HINT: {hints.get(opened.get('purpose', ''), 'the same command as theirs')}")
