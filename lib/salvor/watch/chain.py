@@ -67,6 +67,12 @@ def next_move(
     return _go_on(rule, episodes, told)
 
 
+def left_to_people(rule: Rule, recovery: str) -> Move:
+    """What follows instead of an action, while a recovery that it could get in the way of stands unfinished."""
+    words = f"the recovery {recovery} was begun and is not at its end: nothing is done by itself"
+    return Move("escalate", words, ESCALATE) if rule.escalate else Move("wait", words)
+
+
 def _begin(rule: Rule, episodes: Sequence[Told], sighting: Sighting, reading: Reading) -> Move:
     """No episode is open: is it time to begin one?"""
     if reading.bad is None:

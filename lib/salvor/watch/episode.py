@@ -224,6 +224,13 @@ def open_one(episodes: Sequence[Told]) -> Told | None:
     return episodes[0] if episodes and not episodes[0].is_over else None
 
 
+def is_under_way(episodes: Sequence[Told], stage: str, verb: str) -> bool:
+    """Whether the open episode has begun that stage, with a change of that verb."""
+    told = open_one(episodes)
+    begun = told.stages.get(stage) if told else None
+    return begun is not None and any(change.verb == verb for change in begun.changes)
+
+
 def acts_within(episodes: Iterable[Told], seconds: float) -> int:
     """How many actions were begun within the last `seconds`."""
     return sum(clock.age(at) <= timedelta(seconds=seconds) for told in episodes for at in told.acts)

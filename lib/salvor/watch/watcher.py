@@ -15,11 +15,13 @@ from salvor.inventory import Platform
 from salvor.secrets import mask
 from salvor.show import Shown
 from salvor.watch import moves
+from salvor.watch.actions import RECOVER
 from salvor.watch.alerts import Alerts
-from salvor.watch.chain import Move, looks_back, next_move
-from salvor.watch.episode import Episodes, Told, open_one
+from salvor.watch.chain import Move, left_to_people, looks_back, next_move
+from salvor.watch.episode import Episodes, Told, is_under_way, open_one
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
+from salvor.watch.recoveries import unfinished
 from salvor.watch.sighting import Sighting
 
 
@@ -72,7 +74,12 @@ class Watcher:
         sighting = self._sightings[name].after(reading.bad, rule.for_)
         episodes = self._episodes.of(name, looks_back(rule))
         escalation = self.platform.escalation.get(rule.escalate or "")
-        return Seen(name, reading, sighting, episodes, next_move(rule, escalation, episodes, sighting, reading))
+        move = next_move(rule, escalation, episodes, sighting, reading)
+        if move.kind == "act" and not is_under_way(episodes, move.stage, RECOVER):  # that is a recovery itself
+            systems = {action.system for action in rule.actions(move.stage) if action.system}
+            if recovery := unfinished(self.platform.name, rule.service, systems):
+                move = left_to_people(rule, recovery)
+        return Seen(name, reading, sighting, episodes, move)
 
     def look(self, name: str) -> Seen:
         """One look at a rule, and its next move. What hinders the move is said, and tried again at the next look."""

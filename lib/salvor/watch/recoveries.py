@@ -1,0 +1,42 @@
+"""Recoveries that somebody began and nobody brought to an end: what they stopped, no rule starts behind their back."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from salvor import journal
+from salvor.errors import CannotError
+from salvor.journal import Journal, brief
+from salvor.journal.folders import incidents_folder
+
+
+def unfinished(platform: str, service: str, systems: Collection[str]) -> str:
+    """The id of a recovery that stands unfinished: of `service`, or one that changed one of `systems`; else empty."""
+    for folder in journal.incidents(incidents_folder()):
+        if brief.is_over(folder):
+            continue
+        try:
+            lines = Journal.read(folder).lines
+        except CannotError:
+            continue
+        first = lines[0] if lines else {}
+        if (first.get("purpose"), first.get("platform")) != ("incident", platform) or _is_back(lines):
+            continue
+        changed = {line["change"]["system"] for line in lines if line["kind"] == "intent"}
+        if first["service"] == service or changed & set(systems):
+            return folder.name
+    return ""
+
+
+def _is_back(lines: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether it brought its service back, and nobody is taking that back."""
+    is_back = False
+    for line in lines:
+        if line["kind"] == "recovered":
+            is_back = True
+        elif line["kind"] in brief.OVER:
+            return True
+        elif line["kind"] == "intent" and line.get("undoing"):
+            is_back = False
+    return is_back

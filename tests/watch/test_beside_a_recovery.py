@@ -1,0 +1,63 @@
+"""A rule about a service whose recovery, or that of what it works on, stands unfinished."""
+
+from __future__ import annotations
+
+import io
+from datetime import timedelta
+
+import pytest
+from salvor import clock, console, inventory
+from salvor.errors import CannotError
+from salvor.session import aftermath
+from salvor.show import Plain
+from salvor.watch.watcher import Watcher
+
+from tests import trouble
+from tests.test_applications import place as place  # the world of services and programs
+from tests.test_applications import recover, runs
+from tests.watch.place import BEGIN
+from tests.world import World
+
+RULES = """
+watch:
+  sells:
+    service: shop
+    metric: {check: it sells}
+    for: 1m
+    immediately: [{restart: shop}]
+    cool_down: 1m
+    escalate: on-call
+escalation:
+  on-call: {messages: people, people: [{channel: team}]}
+"""
+PEOPLE = "systems:\n  people: {kind: outbox, channels: {team: {url: 'json://127.0.0.1:9/nobody-listens'}}}\n"
+
+
+def watch(place: World, first: int) -> list[str]:
+    """What the watcher does at two looks a minute apart."""
+    watcher = Watcher(inventory.load("world"), Plain(io.StringIO()))
+    moves = []
+    for seconds in (first, first + 61):
+        with clock.use(lambda seconds=seconds: BEGIN + timedelta(seconds=seconds)):  # type: ignore[misc]
+            (seen,) = watcher.once()
+            moves.append(f"{seen.move.kind}: {seen.move.why}")
+    return moves
+
+
+def test_what_a_recovery_stopped_is_not_started_before_it_is_at_its_end(place: World) -> None:
+    """The program was started on the damaged data, and people were told that it is better."""
+    path = place.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("systems:\n", PEOPLE, 1) + RULES)
+    place.damage()
+    trouble.order(place.root, "store", "promote", "fail")
+    with pytest.raises(CannotError):
+        recover("things")
+    (stopped,) = place.journals()
+    id_ = stopped.folder.name
+    assert watch(place, 0)[1].startswith(f"escalate: the recovery {id_} was begun and is not at its end")
+    assert runs(place)["shop"] == ""
+    console.recover(aftermath.of_id(id_, Plain(io.StringIO())), Plain(io.StringIO()), yes=True)
+    assert "better" in watch(place, 100)[0]
+    (place.root / "shop").write_text("")
+    assert watch(place, 300)[1] == "act: immediately"
+    assert runs(place)["shop"]
