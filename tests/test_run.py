@@ -22,7 +22,9 @@ from salvor.errors import (
     PlanMovedError,
     UsageError,
 )
+from salvor.incident import Incident
 from salvor.session import aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import System
 from salvor.undo import undo_plan
@@ -110,6 +112,31 @@ def test_a_change_that_did_not_happen_is_not_repeated_blindly(place: World, verb
     recover(place)
     assert (place.live, place.sign, place.kept) == (GOOD, "127.0.0.1", [BAD])
     assert len(intents(place, verb)) == 2
+
+
+def test_in_one_step_a_change_is_made_once_however_many_answers_are_lost(place: World) -> None:
+    class Meanwhile(Plain):
+        def ended(self, change: Change, *arguments: Any) -> None:
+            if change.verb == "stage":
+                (place.store / "fence").unlink()
+
+    def fence_and_stage(incident: Incident) -> Iterator[Change]:
+        """Fence it, then stage."""
+        [store] = incident.systems
+        state = incident.observe(store)
+        if state.writable:
+            yield store.change("fence", identity=state.identity, why="-", no_undo="-")
+        if not state.staged:
+            yield store.change("stage", stage="side-folder", backup="b1", why="-", no_undo="-")
+
+    for verb in ("fence", "stage"):
+        trouble.order(place.root, "store", verb, "unknown after")
+    session = open_session("things", Meanwhile(), platform="world")
+    with session.begin():
+        session.runner.approve(session.runner.plan([fence_and_stage]), "test")
+        with pytest.raises(NotConvergedError, match="still plans:\n  store: fence"):
+            session.runner.run(fence_and_stage)
+    assert (len(intents(place, "fence")), len(intents(place, "stage"))) == (1, 1)
 
 
 def test_nothing_goes_past_a_promotion_that_may_not_have_happened(place: World) -> None:
@@ -372,6 +399,18 @@ def test_a_step_that_plans_anew_what_nobody_approved_is_refused(place: World) ->
         with pytest.raises(PlanMovedError, match="restore now plans what nobody approved:\n  store: stage"):
             session.act("restore")
     assert not (place.store / f"stage-{session.incident.id}").exists()
+
+
+def test_the_runner_itself_does_nothing_that_nobody_approved(place: World) -> None:
+    session = aftermath.of_id(recover(place), Plain())
+    with session.begin():
+        assert session.journal
+        back, undoing = undo_plan(session.incident, session.journal)
+        with pytest.raises(PlanMovedError, match="undo now plans what nobody approved:\n  sign: point"):
+            session.runner.undo(back, undoing)
+        with pytest.raises(PlanMovedError, match="discard now plans what nobody approved:\n  sign: point"):
+            session.runner.act("discard", back)
+    assert (place.live, place.sign, place.kept) == (GOOD, "127.0.0.1", [BAD])
 
 
 def test_a_verify_that_was_cut_off_proves_nothing(place: World) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from invoke.context import Context
-from salvor import clock, console
+from salvor import clock, console, run
 from salvor.commands.recovery import restore
 from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
 from salvor.journal import FILE, Journal
@@ -157,6 +157,22 @@ def test_what_counts_is_the_journal_under_the_lock(place: World) -> None:
         slow.act("reroute")
     assert len([line for line in place.journals()[0].of("intent") if line["change"]["verb"] == "promote"]) == 1
     assert len(place.journals()[0].of("recovered")) == 1
+
+
+def test_what_another_pinned_since_the_plan_stays_pinned(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "A_MOMENT", 600.0)
+    with place.session().begin():
+        pass  # its first line alone is written
+    slow, quick = place.session(), place.session()
+    planned = slow.plan()
+    shutil.copytree(place.store / "backups/b1", place.store / "backups/b2")
+    with quick.begin():
+        quick.act("assess")
+    with slow.begin():
+        slow.approve(planned, "test")
+        slow.act("assess")
+    [decision] = place.journals()[0].of("decision")
+    assert decision["decision"]["way"]["backup"] == "b2"
 
 
 def test_of_two_new_incidents_the_second_is_not_begun(place: World) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ class Cluster:
 
     # --- what the runner would do
 
+    def begin(self, verb: str, **arguments: Any) -> Generator[Any, None, None]:
+        yield from self.system.apply(Change(self.system.name, verb, arguments, "a test", no_undo="a test"))
+
     def do(self, verb: str, **arguments: Any) -> list[Any]:
-        change = Change(self.system.name, verb, arguments, "a test", no_undo="a test")
-        return list(self.system.apply(change))
+        return list(self.begin(verb, **arguments))
 
     def undo(self, undo: Undo | None) -> None:
         assert undo

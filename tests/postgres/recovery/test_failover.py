@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import time
 from pathlib import Path
@@ -60,12 +62,24 @@ def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(cluster
 def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Cluster) -> None:
     identity = cluster.observe().identity
     session = cluster.shop("a")
-    cluster.do("fence", identity=identity)
+    killed = cluster.begin("fence", identity=identity)
+    assert next(killed).label == "ending the sessions"
+    killed.close()
+    session.execute("select 1")
+    assert cluster.observe().writable is True, "nothing is fenced by the rules alone"
+    cluster.do("unfence", identity=identity)
+    server = cluster.server("a")
+    with socket.create_connection((server.address, server.port), timeout=10) as logging_in:
+        begun = struct.pack("!i", 196608) + b"user\0shop\0database\0orders\0\0"
+        logging_in.sendall(struct.pack("!i", 4 + len(begun)) + begun)
+        assert logging_in.recv(1) == b"R", "it was let in by the old rules, and is asked for its password"
+        cluster.do("fence", identity=identity)
+        while logging_in.recv(1000):
+            pass
     state = cluster.observe()
     assert state.identity == identity and state.writable is False and state.reachable is Reachable.UP
     with pytest.raises(psycopg.OperationalError):
         session.execute("select 1")
-    server = cluster.server("a")
     for _ in range(2):
         with pytest.raises(psycopg.OperationalError, match="rejects"):
             cluster.shop("a")
@@ -79,6 +93,16 @@ def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Clust
     cluster.do("unfence", identity=identity)
     assert is_up(cluster.observe())
     cluster.write("a", 1)
+    session = cluster.shop("a")
+    cluster.sandbox.shell.run(["sh", "-c", 'echo "a wrong line" >> "$1/pg_hba.conf"', "sh", server.data])
+    cluster.do("fence", identity=identity)
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("select 1")
+    with pytest.raises(psycopg.OperationalError):
+        cluster.shop("a")
+    assert cluster.observe().writable is False, (
+        "it does not read its new rules as long as one line is wrong: it is stopped"
+    )
 
 
 def test_a_frozen_primary_is_dead_before_the_standby_is_promoted(cluster: Cluster) -> None:
@@ -90,6 +114,8 @@ def test_a_frozen_primary_is_dead_before_the_standby_is_promoted(cluster: Cluste
     assert time.monotonic() - begun < 5.5
     assert (state.reachable, state.writable) == (Reachable.UNKNOWN, None)
     way = cluster.way("failover", WISH)
+    cluster.do("fence", identity=state.identity)
+    assert cluster.server("a").processes() == []
     cluster.recover(way, state.identity)
     cluster.signal_all("a", signal.SIGCONT)
     assert cluster.server("a").processes() == []
@@ -109,8 +135,9 @@ def test_a_lost_data_directory_leaves_processes_that_are_killed(cluster: Cluster
     state = cluster.observe()
     assert state.identity == ABSENT and state.writable is not False
     way = cluster.way("failover", WISH)
-    cluster.recover(way, state.identity)
+    cluster.do("fence", identity=state.identity)
     assert cluster.server("a").processes() == []
+    cluster.recover(way, state.identity)
     assert is_up(cluster.observe())
     assert cluster.missing("b") == set()
 
