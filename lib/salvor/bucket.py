@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any
 
-from salvor.errors import CannotError, UsageError
+from salvor import clock
+from salvor.errors import CannotError, RefusedError, UsageError
 
 ANSWERING = 20.0
 """Seconds that S3 has to answer a question: whoever brings a service back asks several before anything begins."""
@@ -58,7 +60,10 @@ def _told(place: str, safe: str = _READ) -> Iterator[None]:
 
 
 def _refused(place: str, safe: str, error: Exception) -> CannotError:
-    return CannotError(
+    from botocore.exceptions import ClientError
+
+    kind = RefusedError if isinstance(error, ClientError) else CannotError
+    return kind(
         f"{place} does not give what was asked for: {_words(error)}.",
         safe=safe,
         hint=f"by hand: aws s3 ls {place}; then the same command again",
@@ -66,7 +71,7 @@ def _refused(place: str, safe: str, error: Exception) -> CannotError:
 
 
 def _words(error: Exception) -> str:
-    return str(error).rstrip(".")
+    return str(error).replace(' on endpoint URL: "None"', "").rstrip(".")  # a body does not know where it comes from
 
 
 def head(uri: str) -> dict[str, Any]:
@@ -81,6 +86,33 @@ def head(uri: str) -> dict[str, Any]:
                 raise UsageError(f"--from: there is nothing at {uri}.", hint=f"aws s3 ls {parent}/") from error
             raise
     return answer
+
+
+def versions(s3: Any, name: str, prefix: str) -> list[tuple[str, str]]:
+    """Key and version of all that a bucket holds below a prefix, also of what is hidden; without versions it is one."""
+    pages = s3.get_paginator("list_object_versions").paginate(Bucket=name, Prefix=prefix)
+    return [(one["Key"], one["VersionId"]) for page in pages for one in page.get("Versions", [])]
+
+
+def hold(answer: Mapping[str, Any]) -> str:
+    """Why S3 refuses to remove an object, by what it says when it is read; empty when it does not, or does not tell."""
+    if answer.get("ObjectLockLegalHoldStatus") == "ON":
+        return "legal hold"
+    until = answer.get("ObjectLockRetainUntilDate")
+    return f"object lock until {clock.write_time(until)}" if until and until > clock.now() else ""
+
+
+def holds(place: str, keys: Sequence[str]) -> dict[str, str]:
+    """Of these objects of a bucket, those that S3 refuses to remove, and why. Raises CannotError."""
+    name, _ = split(place)
+    with asking(place) as s3:
+        try:
+            s3.get_object_lock_configuration(Bucket=name)
+        except s3.exceptions.ClientError:  # it locks nothing, or does not tell
+            return {}
+        with ThreadPoolExecutor(max_workers=8, thread_name_prefix="locks") as pool:
+            answers = pool.map(lambda key: s3.head_object(Bucket=name, Key=key), keys)
+            return {key: why for key, answer in zip(keys, answers, strict=True) if (why := hold(answer))}
 
 
 class Object:

@@ -47,6 +47,10 @@ class CommandError(CannotError):
         self.stderr = stderr
 
 
+class RefusedError(CannotError):
+    """Whoever was asked answered, and said no: to ask for something else makes sense."""
+
+
 class NotConvergedError(SalvorError):
     """A step's changes were made and the step still plans something: the world is not as it should be."""
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.exceptions import IncompleteReadError
+from botocore.exceptions import IncompleteReadError, ReadTimeoutError
 from botocore.response import StreamingBody
 from salvor import bucket, shell
 from salvor.archive import listing as listed
@@ -111,6 +111,12 @@ def test_a_bucket_that_says_nothing_is_given_up_in_time(s3: Any, monkeypatch: py
         monkeypatch.setattr(bucket, "ANSWERING", 0.4)
         with pytest.raises(CannotError, match="Read timeout"):
             listed.archives("s3://off-site/of", HERE)
+
+
+def test_a_body_that_stalls_is_told_without_words_that_mean_nothing() -> None:
+    with pytest.raises(CannotError) as error, bucket._told("s3://off-site/of"):
+        raise ReadTimeoutError(endpoint_url=None)
+    assert error.value.what == "s3://off-site/of does not give what was asked for: Read timeout."
 
 
 # --- another host ------------------------------------------------------------------------------------------------

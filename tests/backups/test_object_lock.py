@@ -1,20 +1,25 @@
-"""Dumps in S3 under object lock: what cannot be removed yet is left, and said."""
+"""Backups in S3 under object lock: what cannot be removed yet is left, and said."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import boto3
 import pytest
 from moto import mock_aws
-from salvor import clock
+from salvor import clock, shell
+from salvor.archive import audit, listing
+from salvor.archive.settings import ArchivesSettings
 from salvor.backups.policy import Keep
 from salvor.backups.retention import decide
 from salvor.errors import CannotError
+from salvor.postgres import logical
 from salvor.postgres.dump_store import Bucket
+from salvor.systems.postgres import Postgres
 
 PLACE = "s3://dumps/shop"
 
@@ -93,6 +98,31 @@ def test_what_a_removal_could_not_finish_goes_with_a_later_backup_which_never_fa
         s3.put_object_legal_hold(Bucket="dumps", Key=data, LegalHold={"Status": "OFF"})
         store.give_up(store.begin("shop-later"))
     assert versions(s3) == []
+
+
+def test_one_that_is_refused_hinders_no_other(s3: Any) -> None:
+    locked, open_ = put(s3, 6, locked=True), put(s3, 5, locked=False)
+    store, system = Bucket(PLACE), cast("Postgres", SimpleNamespace(settings=SimpleNamespace(dumps=PLACE)))
+    with pytest.raises(CannotError, match=f"1 of 2 backups were not removed, {locked}: .*AccessDenied"):
+        list(logical.expire(system, [locked, open_]))
+    assert [one.id for one in store.backups("shop-db")] == [locked]
+
+
+def test_archives_go_with_their_versions_and_what_is_locked_stays_and_is_said(s3: Any) -> None:
+    using, here = ArchivesSettings(folder="s3://dumps/o4o", member="uploads"), shell.local()
+    locked, newest = "o4o_backup_20261101_000000.tar.gz", "o4o_backup_20261102_000000.tar.gz"
+    until = clock.now() + timedelta(days=30)
+    for name in (locked, newest):
+        for key in (name, f"{name}.sha256"):
+            s3.put_object(Bucket="dumps", Key=f"o4o/{key}", Body=b"x")
+    s3.put_object_retention(
+        Bucket="dumps", Key=f"o4o/{locked}", Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until}
+    )
+    held = {one.id: one.hold for one in listing.backups(using, here, system="media", way="archive")}
+    assert held[locked].startswith("object lock until 20") and not held[newest]
+    with pytest.raises(CannotError, match=f"1 of 2 backups were not removed, {locked}: .*AccessDenied"):
+        list(audit.remove(using, here, [locked, newest]))
+    assert versions(s3) == [f"o4o/{locked}", f"o4o/{locked}.sha256"]
 
 
 def test_a_lock_that_is_over_and_a_legal_hold(s3: Any) -> None:

@@ -11,7 +11,7 @@ from salvor.archive.members import Members
 from salvor.archive.settings import ArchivesSettings
 from salvor.archive.source import SUM, Archive, opened, stem_of
 from salvor.archive.vetting import Names
-from salvor.backups import audit
+from salvor.backups import audit, removal
 from salvor.backups.audit import Audited
 from salvor.change import Progress
 from salvor.errors import CannotError
@@ -52,15 +52,18 @@ def _damage(archive: Archive, settings: ArchivesSettings, there: Shell) -> str:
 
 def remove(settings: ArchivesSettings, there: Shell, names: Sequence[str]) -> Iterator[Progress]:
     """Remove archives by their names, each with the checksum beside it. Raises CannotError."""
-    doomed = [one for one in listing.archives(settings.folder, there) if one.name in names]
-    for count, one in enumerate(doomed):
-        yield Progress(count, len(doomed), "archives", f"removing {one.name}")
-        if one.location.startswith("s3://"):
-            place, key = bucket.split(one.location)
-            with bucket.asking(one.location, safe="the archives that the policy keeps") as s3:
-                for each in (key, f"{key}{SUM}"):
-                    s3.delete_object(Bucket=place, Key=each)
-        else:
-            where = there if one.there else shell.local()
-            where.run(["rm", "-f", "--", one.location, f"{one.location}{SUM}"])
-    yield Progress(len(doomed), len(doomed), "archives", "removed")
+    doomed = {one.name: one for one in listing.archives(settings.folder, there) if one.name in names}
+    yield from removal.each(list(doomed), lambda name: _remove(doomed[name], there))
+
+
+def _remove(archive: Archive, there: Shell) -> None:
+    """Where a bucket keeps versions, the very versions go, so that the room is free."""
+    if archive.location.startswith("s3://"):
+        name, key = bucket.split(archive.location)
+        with bucket.asking(archive.location, safe="the archives that the policy keeps") as s3:
+            for each, version in bucket.versions(s3, name, key):
+                if each in (key, f"{key}{SUM}"):
+                    s3.delete_object(Bucket=name, Key=each, VersionId=version)
+    else:
+        where = there if archive.there else shell.local()
+        where.run(["rm", "-f", "--", archive.location, f"{archive.location}{SUM}"])

@@ -35,6 +35,8 @@ def backups(settings: ArchivesSettings, there: Shell, *, system: str, way: str) 
     """The archives of the folder, newest first. Raises CannotError when it cannot be read; one that is not there yet
     holds none.
     """
+    found = [one for one in archives(settings.folder, there) if one.taken]
+    held = _holds(settings.folder, found)
     return [
         Backup(
             id=one.name,
@@ -47,10 +49,19 @@ def backups(settings: ArchivesSettings, there: Shell, *, system: str, way: str) 
             usable=one.size > 0,
             detail=f"{settings.member} in it; time by the clock of {_clock(one, there)}" if one.size else "it is empty",
             repository=settings.folder,
+            hold=held.get(one.location, ""),
         )
-        for one in archives(settings.folder, there)
+        for one in found
         if one.taken
     ]
+
+
+def _holds(folder: str, found: Sequence[Archive]) -> dict[str, str]:
+    """Of archives in S3, those that it refuses to remove, by their locations, and why."""
+    if not folder.startswith("s3://"):
+        return {}
+    keys = {bucket.split(one.location)[1]: one.location for one in found}
+    return {keys[key]: why for key, why in bucket.holds(folder, list(keys)).items()}
 
 
 def archives(folder: str, there: Shell) -> list[Archive]:

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from salvor import clock, durable
-from salvor.bucket import asking, moving, split
+from salvor.bucket import asking, hold, moving, split, versions
 from salvor.change import Backup, Progress
-from salvor.errors import CannotError
+from salvor.errors import CannotError, RefusedError
 from salvor.postgres.dump_manifest import MANIFEST, read_manifest, safe_name, sum_of, write_manifest
 
 _PARTIAL = ".partial-"
@@ -187,8 +187,10 @@ class Folder(Store):
             if going.exists():
                 shutil.rmtree(going)
         except OSError as error:
-            raise CannotError(
-                f"The backup {identifier} cannot be removed: {error.strerror}.", hint=f"ls -la {self.place}"
+            raise RefusedError(
+                f"The backup {identifier} cannot be removed: {error.strerror}.",
+                safe="what the policy keeps",
+                hint=f"ls -la {self.place}",
             ) from error
 
     def fetch(self, manifest: Mapping[str, Any], scratch: Path) -> Iterator[Progress]:
@@ -235,7 +237,7 @@ class Bucket(Store):
                         answer = s3.get_object(Bucket=self.bucket, Key=f"{folder['Prefix']}{MANIFEST}")
                         manifest = read_manifest(answer["Body"].read())
                         if manifest and f"{self.prefix}{manifest['id']}/" == folder["Prefix"]:
-                            found.append({**manifest, "hold": _hold(answer)})
+                            found.append({**manifest, "hold": hold(answer)})
         return found
 
     def begin(self, identifier: str) -> Path:
@@ -297,8 +299,7 @@ class Bucket(Store):
         order = {f"{prefix}{MANIFEST}": 0, f"{prefix}cluster.json": 2}
         safe = "what the policy keeps; the next backup removes what is left of one that was being removed"
         with asking(self.place, safe=safe) as s3:
-            pages = s3.get_paginator("list_object_versions").paginate(Bucket=self.bucket, Prefix=prefix)
-            found = [(one["Key"], one["VersionId"]) for page in pages for one in page.get("Versions", [])]
+            found = versions(s3, self.bucket, prefix)
             for key, version in sorted(found, key=lambda one: order.get(one[0], 1)):
                 s3.delete_object(Bucket=self.bucket, Key=key, VersionId=version)
 
@@ -317,14 +318,6 @@ class Bucket(Store):
     def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
         """Where it is downloaded to."""
         return scratch / safe_name(str(manifest["id"]))
-
-
-def _hold(answer: Mapping[str, Any]) -> str:
-    """Why S3 refuses to remove an object, by what it says when it is read; empty when it does not, or does not tell."""
-    if answer.get("ObjectLockLegalHoldStatus") == "ON":
-        return "legal hold"
-    until = answer.get("ObjectLockRetainUntilDate")
-    return f"object lock until {clock.write_time(until)}" if until and until > clock.now() else ""
 
 
 def download(s3: Any, bucket: str, key: str, path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psycopg
 
 from salvor import clock
+from salvor.backups import removal
 from salvor.change import Backup, Progress, State, Undo, WayBack
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import (
@@ -218,7 +219,4 @@ def backup(system: Postgres) -> Iterator[Progress]:
 
 def expire(system: Postgres, identifiers: Sequence[str]) -> Iterator[Progress]:
     """Remove dumps for good."""
-    store = open_store(system.settings.dumps)
-    for count, identifier in enumerate(identifiers):
-        yield Progress(count, len(identifiers), "backups", f"removing {identifier}")
-        store.remove(identifier)
+    yield from removal.each(identifiers, open_store(system.settings.dumps).remove)
