@@ -8,10 +8,13 @@ import glob
 import os
 import secrets
 import stat
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 _SAFE = os.O_NOFOLLOW | os.O_CLOEXEC
+NO_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""What a disk says that is full, or takes nothing any more."""
 _LEFT_BY_A_CRASH = 3600.0
 """Seconds after which nobody writes any more what was begun to be put in a file's place."""
 
@@ -31,6 +34,16 @@ def check_ours(folder: Path) -> None:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise PermissionError(errno.EPERM, "it is a link or belongs to another user", str(folder))
+
+
+def takes_nothing(folder: Path) -> bool:
+    """Whether the disk of `folder` is full, or can only be read."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+    except OSError as error:
+        return error.errno in NO_DISK
+    return False
 
 
 def flush_folder(folder: Path) -> None:

@@ -296,7 +296,8 @@ class Runner:
             for said in self.incident.system(change.system).apply(change):
                 if isinstance(said, Finding):
                     with suppress(HeldError):  # what is under way comes to its end
-                        self._write("finding", step=step, finding=said.to_json())
+                        if not self._outgoing.is_late(change):
+                            self._write("finding", step=step, finding=said.to_json())
                     self._tell(said)
                     continue
                 if said.unit == "bytes":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 from salvor import journal
 from salvor.change import Level
+from salvor.errors import CannotError
 from salvor.journal import Journal, evidence
 from salvor.show import Plain
-from salvor.watch import commands
+from salvor.watch import acknowledgement, commands
 
 from tests.journal.test_journal_faults import fill, small_disk
+from tests.waiting import until
 from tests.watch.place import Place
 
 
@@ -77,7 +80,7 @@ def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(
             place.look(watcher, seconds)
         assert (place.pages, place.restarts) == (0, 1)
         assert [call for call in place.calls if call.endswith("called")] == [
-            "tickets called", "devops called", "tickets called", "devops called", "lead called",
+            "tickets called", "devops called", "lead called",
         ]  # fmt: skip
         make_room()
         place.say(10)
@@ -85,4 +88,41 @@ def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(
         (folder,) = journal.incidents(disk / "incidents")
         assert Journal.read(folder).lines[-1]["kind"] == "closed"
         assert not [each for each in evidence.check(folder) if each.level is Level.FAIL]
+        assert place.calls[-4:] == ["tickets better", "devops better", "lead better", "team better"]
     assert said.getvalue().count("-> pages: clear") == 1
+
+
+def test_on_a_disk_that_takes_nothing_an_acknowledgement_is_handed_to_the_watcher(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There was no such episode on the disk, or its journal did not take the line, which was lost with its process."""
+    disk = place.root / "disk"
+    disk.mkdir()
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(disk / "incidents"))
+    place.say(90)
+    watcher, _ = place.watcher()
+    with small_disk(disk) as make_room:
+        fill(disk)
+        for seconds in (0, 150, 300, 430, 560):
+            place.look(watcher, seconds)
+        assert place.calls[-1] == "devops called"
+        episode = (place.root / "last-message").read_text().split("--episode=")[1].strip()
+        told = io.StringIO()
+        asked = threading.Thread(target=commands.acknowledge, args=(episode, "mine", Plain(told)))
+        asked.start()
+        assert until(lambda: "The watcher is told in memory" in told.getvalue())
+        assert until(lambda: "acknowledged by" in place.look(watcher, 570).move.why)
+        asked.join(10)
+        assert f"{episode} is acknowledged by watcher@here" in told.getvalue()
+        for seconds in range(600, 2400, 200):
+            place.look(watcher, seconds)
+        assert "lead called" not in place.calls
+        monkeypatch.setattr(acknowledgement, "_TAKEN_WITHIN", 0.2)
+        with pytest.raises(CannotError, match="is NOT acknowledged"):
+            commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(told))
+        make_room()
+        place.say(10)
+        place.look(watcher, 2410)
+        journal = Journal.read(disk / "incidents" / episode)
+    assert [line["text"] for line in journal.of("acknowledged")] == ["mine"]
+    assert journal.lines[-1]["kind"] == "closed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,7 +21,6 @@ from salvor.errors import CannotError, HeldError
 _MEMORY = Path("/dev/shm")  # noqa: S108  what is made there belongs to us alone, or is refused
 _TRIES = 5
 _BETWEEN = 0.1
-_NO_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 _TAKE_OVER = (
     "look: inv incident.show --incident={incident}; to take over, end that process (on {host}: kill {pid}) "
     "and run the same command again: it goes on where the other one stopped"
@@ -62,7 +60,7 @@ def holder(service: str, folder: Path) -> dict[str, Any] | None:
     Takes no lock, so that nobody who wants it waits for this look.
     """
     name = f"{quote(service, safe='')}.lock"
-    for path in (folder.absolute() / ".locks" / name, _in_memory(folder.absolute()) / name):
+    for path in (folder.absolute() / ".locks" / name, in_memory(folder.absolute()) / name):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
@@ -107,17 +105,17 @@ def _open(service: str, folder: Path) -> tuple[int, Path]:
     try:
         return _open_file(path), path
     except OSError as error:
-        if error.errno not in _NO_DISK:
+        if error.errno not in durable.NO_DISK:
             raise _cannot(service, path, error) from error
-    path = _in_memory(folder) / name
+    path = in_memory(folder) / name
     try:
         return _open_file(path), path
     except OSError as error:
         raise _cannot(service, path, error) from error
 
 
-def _in_memory(folder: Path) -> Path:
-    """Where locks are when the disk takes no new file."""
+def in_memory(folder: Path) -> Path:
+    """Where that is kept which the disk of `folder` does not take: for processes of our own user, on this machine."""
     return _MEMORY / f"salvor-{os.geteuid()}-{hashlib.sha256(bytes(folder)).hexdigest()[:16]}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from salvor import clock, durable, notifier, secrets, system
-from salvor.change import Change, Reachable, State
+from salvor.change import Change, Finding, Level, Reachable, State
 from salvor.errors import CannotError, UsageError
 from salvor.messages import Audience, Language, Text, render
 from salvor.system import Settings, verb
@@ -178,8 +179,9 @@ class Outbox(system.Outbox):
         return replace(state, details={**state.details, "sent": [*state.details.get("sent", []), message]})
 
     @verb(deadline=60, waits=False)
-    def send(self, moment: str, channel: str, severity: str) -> None:
-        """Send the message of `moment` to `channel`, once; when it fails, to the channel after it, once.
+    def send(self, moment: str, channel: str, severity: str) -> Iterator[Finding]:
+        """Send the message of `moment` to `channel`, once; when it fails, to the channel after it, once. That it went
+        out, and a full disk does not keep that, is a finding.
 
         Raises CannotError when the channel did not take it, also when the next one was told instead: it stays owed.
         """
@@ -190,9 +192,10 @@ class Outbox(system.Outbox):
             raise UsageError(f"{self.name}: there is no channel {channel!r}.", hint=f"its channels are {known}")
         audience: Audience = "customers" if severity == "customer" else "operators"
         reasons: dict[str, str] = {}
+        amiss: list[Finding] = []
         told: str | None = channel
         while told:
-            reason = self._deliver(moment, told, severity, audience, tuple(reasons))
+            reason = self._deliver(moment, told, severity, audience, tuple(reasons), amiss)
             if not reason:
                 break
             reasons[told] = reason
@@ -205,9 +208,20 @@ class Outbox(system.Outbox):
                 safe=f"{instead}; the recovery does not wait for it",
                 hint="the same command again tries again; until then, tell them yourself",
             )
+        return iter(amiss)
 
-    def _deliver(self, moment: str, channel: str, severity: str, audience: Audience, failed: tuple[str, ...]) -> str:
-        """Send it to one channel, unless it was. Returns why it was not taken; nothing when it was."""
+    def _deliver(
+        self,
+        moment: str,
+        channel: str,
+        severity: str,
+        audience: Audience,
+        failed: tuple[str, ...],
+        amiss: list[Finding],
+    ) -> str:
+        """Send it to one channel, unless it was. Returns why it was not taken; nothing when it was: what is amiss
+        nevertheless is added.
+        """
         message = (moment, channel)
         with self._locks.setdefault(message, threading.Lock()):
             if self._is_sent(*message):
@@ -225,11 +239,8 @@ class Outbox(system.Outbox):
             self._sent.add(message)
             not_kept = self._keep(*message, "sent")
         if not_kept:
-            raise CannotError(
-                f"{self.name}: the message {moment!r} went out to {channel}, and this cannot be kept: {not_kept}.",
-                safe="the recovery goes on",
-                hint=f"make room in {self.context.folder}; a later command may send it again, saying so",
-            )
+            said = f"it went out, and this cannot be kept: {not_kept}; a later command may send it again"
+            amiss.append(Finding(self.name, f"message {moment!r} to {channel}", Level.WARN, detail=said))
         return ""
 
     # --- what was sent -----------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from salvor import clock, inventory, show
+from salvor import clock, durable, inventory, show
 from salvor.arguments import required
 from salvor.errors import HeldError, UsageError
 from salvor.inventory import Platform
-from salvor.journal import Journal, lock
-from salvor.journal.folders import find, incidents_folder, lease_of, operator
+from salvor.journal import FILE, Journal, lock
+from salvor.journal.folders import find, folder_of, incidents_folder, lease_of, operator
 from salvor.show import Shown
+from salvor.watch import acknowledgement
 from salvor.watch.alertmanager import Access, receiving
 from salvor.watch.episode import tell
 from salvor.watch.watcher import Seen, Watcher
@@ -156,20 +157,33 @@ def acknowledge(episode: str, text: str, shown: Shown) -> None:
     Raises UsageError when it is no episode of the watch, or is over.
     """
     required("episode", episode)
+    is_full = durable.takes_nothing(incidents_folder())
     try:
-        folder = find(episode)
+        folder = folder_of(episode) if is_full else find(episode)
     except UsageError as error:
         raise UsageError(
             f"--episode: there is no episode {episode!r}.", safe="nothing was changed", hint="inv incidents"
         ) from error
-    if _is_free(Journal.read(folder), shown):
+    if is_full:
+        _hand_over(folder, text, shown)
+    elif _is_free(Journal.read(folder), shown):
         with _journal(folder, shown) as journal:
             if not _is_free(journal, shown):  # it went on while we waited
                 return
             journal.append("acknowledged", text=text, where=socket.gethostname())
-        shown.tell(
-            f"{episode} is acknowledged by {operator()}: nobody else is called, and nothing more is done by itself."
-        )
+        _tell_acknowledged(episode, shown)
+
+
+def _hand_over(folder: Path, text: str, shown: Shown) -> None:
+    """The disk takes nothing, and the watcher may know by heart alone of this episode."""
+    if not (folder / FILE).exists() or _is_free(Journal.read(folder), shown):
+        shown.tell("The disk takes nothing. The watcher is told in memory, and notes it at its next look.")
+        acknowledgement.hand_over(folder.name, text)
+        _tell_acknowledged(folder.name, shown)
+
+
+def _tell_acknowledged(episode: str, shown: Shown) -> None:
+    shown.tell(f"{episode} is acknowledged by {operator()}: nobody else is called, and nothing more is done by itself.")
 
 
 def _is_free(journal: Journal, shown: Shown) -> bool:

@@ -14,7 +14,7 @@ from salvor.errors import HeldError, SalvorError
 from salvor.inventory import Platform
 from salvor.secrets import mask
 from salvor.show import Shown
-from salvor.watch import moves
+from salvor.watch import acknowledgement, moves
 from salvor.watch.actions import RECOVER
 from salvor.watch.alerts import Alerts
 from salvor.watch.chain import Move, left_to_people, looks_back, next_move
@@ -83,6 +83,7 @@ class Watcher:
 
     def look(self, name: str) -> Seen:
         """One look at a rule, and its next move. What hinders the move is said, and tried again at the next look."""
+        acknowledgement.take(self.platform.name, name, self._tell)
         seen = self.see(name)
         self._sightings[name] = seen.sighting
         if seen.sighting.is_worth_keeping_after(self._written[name]):
