@@ -11,14 +11,17 @@ from pathlib import Path
 
 
 @contextmanager
-def folder(purpose: str) -> Iterator[Path]:
-    """A private folder, removed at the end of the block. Those of this purpose whose processes have ended go first."""
+def folder(purpose: str, within: Path | None = None) -> Iterator[Path]:
+    """A private folder, removed at the end of the block. Those of this purpose whose processes have ended go first.
+
+    It lies `within` a folder that is there (None: where temporary files are).
+    """
     prefix = f"salvor-{purpose}-"
-    for left in Path(tempfile.gettempdir()).glob(f"{prefix}[0-9]*-*"):
+    for left in (within or Path(tempfile.gettempdir())).glob(f"{prefix}[0-9]*-*"):
         with suppress(OSError, ValueError):
             if left.lstat().st_uid == os.geteuid() and _has_ended(int(left.name.removeprefix(prefix).split("-")[0])):
                 shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", ignore_cleanup_errors=True) as made:
+    with tempfile.TemporaryDirectory(prefix=f"{prefix}{os.getpid()}-", dir=within, ignore_cleanup_errors=True) as made:
         yield Path(made)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
-from salvor.change import Level
+from salvor.change import Level, Progress
 from salvor.errors import CannotError
 from salvor.files import digests
 from salvor.system import Context
@@ -75,6 +77,39 @@ def test_killed_and_called_again_it_ends_as_undisturbed(root: Path, moment: int)
     assert (root / "srv/uploads/one.jpg").read_text() == "damaged"
     act(system, "drop", {"stage": way.stage})
     assert {path.name for path in (root / "srv").iterdir()} == {"uploads", "build", "logs", ".env"}
+
+
+WRITES_AND_DIES = """
+import os, sys
+from moto import mock_aws
+from tests.archive.test_tree import write_to_bucket
+from pathlib import Path
+with mock_aws():
+    for progress in write_to_bucket(Path(sys.argv[1]), "killed"):
+        if progress.label.startswith("uploading"):
+            os.kill(os.getpid(), 9)
+"""
+
+
+def write_to_bucket(root: Path, incident: str) -> Iterator[Progress]:
+    boto3.client("s3").create_bucket(Bucket="off-site")
+    archives = {"folder": "s3://off-site/daily", "member": "uploads"}
+    settings = {"kind": "files", "path": str(root / "srv/uploads"), "archives": archives}
+    context = Context(incident, root / "incidents" / incident, dict, system_of=lambda name: system)
+    system = Files("media", FilesSettings.model_validate(settings), context)
+    context.folder.mkdir(parents=True)
+    yield from system.write_archive(f"{NAME}.tar.gz", ["media"])
+
+
+def test_what_a_killed_archive_for_a_bucket_left_on_this_machine_is_removed_by_the_next(root: Path, s3: Any) -> None:
+    argv = [sys.executable, "-c", WRITES_AND_DIES, str(root)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(argv, env=environment, timeout=60, check=False).returncode == -9
+    assert [path.name for path in (root / "incidents").rglob(f".{NAME}*")], "a copy of the whole platform"
+    for _ in write_to_bucket(root, "next"):
+        pass
+    assert sorted(path.name for path in (root / "incidents").rglob("*")) == ["killed", "next"]
+    s3.head_object(Bucket="off-site", Key=f"daily/{NAME}.tar.gz")
 
 
 def test_a_disk_that_does_not_keep_what_it_was_given_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
 import uuid
@@ -235,6 +238,18 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
         finished(dump_manifest.check(tmp_path, manifest))  # type: ignore[arg-type]
 
 
+_BEGINS_AND_DIES = """
+import boto3, os
+from moto import mock_aws
+from salvor.postgres.dump_store import Bucket
+with mock_aws():
+    boto3.client("s3").create_bucket(Bucket="backups")
+    store = Bucket("s3://backups/of/orders")
+    (store.begin("orders-1") / "dump").write_text("all orders")
+    os.kill(os.getpid(), 9)
+"""
+
+
 def breaks(body: StreamingBody, amt: int | None = None) -> bytes:
     raise ResponseStreamingError(error="Connection reset by peer")
 
@@ -251,9 +266,14 @@ def test_a_bucket_does_what_a_folder_does(
         place = "s3://backups/of/orders"
         s3.put_object(Bucket="backups", Key="of/orders/half/cluster.json", Body=b"{}")  # killed before its manifest
         s3.put_object(Bucket="backups", Key="of/orders/stranger/manifest.json", Body=b"[]")
+        (here := tmp_path / "temporary").mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(here))
+        argv, environment = [sys.executable, "-c", _BEGINS_AND_DIES], os.environ | {"TMPDIR": str(here)}
+        assert subprocess.run(argv, env=environment, timeout=60, check=False).returncode == -9
+        assert [path.name for path in here.glob("*/*")] == ["dump"]
         identifier = finished(dumps.take(server, database, place))
         assert [backup.id for backup in open_store(place).backups("x")] == [identifier]
-        assert list(Path(tempfile.gettempdir()).glob(f"salvor-{identifier}*")) == []
+        assert list(here.iterdir()) == []
         by_uri = dump_find.find("", database, Wish(source=f"{place}/{identifier}"))
         for source in (dump_find.find(place, database, Wish()), by_uri):
             scratch = tmp_path / str(len(list(tmp_path.iterdir())))

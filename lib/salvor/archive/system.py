@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from salvor import scratch
 from salvor.archive.settings import ArchivesSettings
 from salvor.archive.taking import Company
-from salvor.archive.write import write
+from salvor.archive.write import Parts, write
 from salvor.change import Progress
 from salvor.errors import UsageError
 from salvor.system import Restorable, verb
@@ -38,12 +39,16 @@ class Archived(Restorable):
     @verb(deadline=_DAY)
     def write_archive(self, name: str, systems: list[str]) -> Iterator[Progress]:
         """Write an archive of these systems, among them this one, into the folder that its settings name."""
+        settings = self.settings.archives
+        assert isinstance(settings, ArchivesSettings)
+        with scratch.folder("packing", self.context.folder.parent) as packing:
+            yield from write(settings, name, self._parts(systems, packing), packing)
+
+    def _parts(self, systems: list[str], packing: Path) -> Parts:
         parts = {}
         for one in map(self.context.system_of, systems):
             settings = one.settings.archives if isinstance(one, Archived) else None
             if settings is None or not isinstance(one, Archived):
                 raise UsageError(f"{one.name} is in no archive: its settings have no archives.")
-            parts[settings.member] = partial(one.pack, self.context.folder / "packing" / one.name)
-        settings = self.settings.archives
-        assert isinstance(settings, ArchivesSettings)
-        yield from write(settings, name, parts, self.context.folder / "packing")
+            parts[settings.member] = partial(one.pack, packing / one.name)
+        return parts

@@ -17,12 +17,12 @@ import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, durable
+from salvor import clock, durable, scratch
 from salvor.bucket import asking, hold, moving, split, versions
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, RefusedError
@@ -225,6 +225,7 @@ class Bucket(Store):
     def __init__(self, place: str) -> None:
         super().__init__(place.rstrip("/"))
         self.bucket, self.prefix = split(f"{self.place}/")
+        self._temporary = ExitStack()
 
     def manifests(self) -> list[dict[str, Any]]:
         """The manifest of every whole backup."""
@@ -254,7 +255,7 @@ class Bucket(Store):
                 if is_ours and old and f"{self.prefix}{name}/{MANIFEST}" not in keys:
                     with suppress(CannotError):  # a lock, or no right to remove, is no reason to go without a backup
                         self.remove(name)
-        return Path(tempfile.mkdtemp(prefix=f"salvor-{identifier}-"))
+        return self._temporary.enter_context(scratch.folder("dump"))
 
     def finish(self, folder: Path, manifest: Mapping[str, Any]) -> Iterator[Progress]:
         """Upload every file, cluster.json first (it marks the prefix as ours), and the manifest last."""
@@ -266,11 +267,11 @@ class Bucket(Store):
                 yield Progress(done, manifest["size"], "bytes", f"uploading to {self.place}")
             key = f"{self.prefix}{manifest['id']}/{MANIFEST}"
             s3.put_object(Bucket=self.bucket, Key=key, Body=write_manifest(manifest))
-        shutil.rmtree(folder)
+        self._temporary.close()
 
     def give_up(self, folder: Path) -> None:
         """Remove the temporary folder; what was uploaded without a manifest is removed by a later run."""
-        shutil.rmtree(folder, ignore_errors=True)
+        self._temporary.close()
 
     def damaged(self, manifest: Mapping[str, Any], *, deep: bool) -> str:
         """See `Store.damaged`. Deep: every byte is read from the bucket, none is kept."""
