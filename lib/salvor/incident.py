@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import Change, Decision, Finding, Level, Reachable, State, WayBack
+from salvor.change import Change, Decision, Finding, Kept, Level, Reachable, State, WayBack
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
@@ -204,6 +204,12 @@ class Incident(Learned):
         if system.name not in self._seen:
             self._seen[system.name] = clock.monotonic(), system.observe()
         return self._seen[system.name][1]
+
+    @property
+    def kept(self) -> list[tuple[Restorable, Kept]]:
+        """What this incident replaced, which is there until it is discarded."""
+        every = [(system, kept) for system in self.systems for kept in self.observe(system).kept]
+        return [(system, kept) for system, kept in every if kept.incident == self.id]
 
     def observe_all(self, systems: Iterable[System]) -> None:
         """Look at these systems side by side, so that each that does not answer costs its deadline only once."""

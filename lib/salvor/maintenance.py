@@ -220,7 +220,12 @@ def protect(
     changes = tuple(change for system in session.incident.systems for change in system.redundancy())
     plan = Plan((PlannedStep("protect", (), (), changes),))
     show_plan(session, shown, plan)
+    if changes:
+        shown.tell("NOTE: after this, inv undo of an earlier incident of the service is refused.")
     if plan_only or not changes:
         return
     _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))
     shown.tell(f"{service} is protected again.")
+    session.incident.look_again()
+    if session.incident.kept:
+        shown.tell(f"  clear away: inv discard --incident={session.incident.id}   (removes for good what was replaced)")

@@ -11,8 +11,9 @@ import pytest
 from salvor import clock, console, maintenance, sandbox
 from salvor.change import Level
 from salvor.errors import CannotError, NotProvenError
-from salvor.journal import Journal
+from salvor.journal import Journal, incidents
 from salvor.journal.evidence import check
+from salvor.journal.folders import incidents_folder
 from salvor.postgres import rebuild
 from salvor.postgres.cluster import View
 from salvor.sandbox import database, disasters, names, survivors
@@ -147,7 +148,9 @@ def test_undo_then_restore_again_then_discard(fresh_sandbox: Layout) -> None:
     assert ask(fresh_sandbox, "select count(*) from orders where amount <= 0") == 0
 
 
-def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(fresh_sandbox: Layout) -> None:
+def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(
+    fresh_sandbox: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
     """initdb gives it another system identifier: pgBackRest refuses its WAL and its backups until it is told."""
     moment = break_it("drop-table")
     sitting = open_session("orders", Plain(), failed_at=moment, wish=Wish(ways=("logical",)))
@@ -167,6 +170,13 @@ def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(f
     assert [one.member.name for one in rebuild.unprotected(look)] == ["b"]
     assert len(views) == 1, "nobody waits for a standby of another cluster to follow"
     maintenance.protect("orders", "sandbox", Plain(), yes=True)
+    replaced = next(iter(incidents(incidents_folder())))
+    assert f"inv discard --incident={replaced.name}" in capsys.readouterr().out
+    aftermath.show_incident(replaced.name, Plain())
+    assert f"inv discard --incident={replaced.name}" in capsys.readouterr().out
+    assert list(fresh_sandbox.data("b").parent.glob("data.kept-*"))
+    aftermath.discard(replaced.name, Plain(), yes=True)
+    assert not list(fresh_sandbox.data("b").parent.glob("data.kept-*"))
     assert database.streams(fresh_sandbox)
     assert not list(cluster().redundancy())
     newest, *others = cluster().backups()

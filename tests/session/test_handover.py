@@ -58,7 +58,7 @@ def test_killed_midway_it_says_where_and_how_to_go_on(tmp_path: Path) -> None:
         r"^steps +assess 1\.6 s, notify -, isolate 0\.5 s, restore STOPPED, verify -, reroute -$", said, re.M
     )
     assert re.search(r"^unfinished +orders-db: stage$", said, re.M)
-    assert re.search(r"^undoable +orders-db: fence$", said, re.M)
+    assert re.search(r"^undoable +orders-db: stage, orders-db: fence$", said, re.M), "as the plan of inv undo has it"
     assert f"next        inv restore --incident={ID}: goes on" in said
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from invoke.context import Context
-from salvor import clock, console, run
+from salvor import clock, console, maintenance, run
+from salvor.change import Change
 from salvor.commands.recovery import restore
 from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
+from salvor.incident import Incident
 from salvor.journal import FILE, Journal
 from salvor.journal.folders import find, of_incident, operator
 from salvor.messages import render
@@ -231,6 +234,42 @@ def test_a_system_that_the_inventory_describes_no_more(place: World) -> None:
         aftermath.undo(incident, Plain(), yes=True)
     assert place.live == GOOD
     inventory.write_text(described)
+    aftermath.undo(incident, Plain(), yes=True)
+    assert (place.live, place.sign) == (BAD, "10.0.0.1")
+
+
+def test_what_came_later_is_in_the_way_only_where_it_changed_what_is_live(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    incident = recover(place)
+    sitting = place.session().incident
+
+    def maintained(name: str) -> str:
+        """Maintenance whose one change has no way back."""
+
+        def step(its: Incident) -> Iterator[Change]:
+            """What is done between incidents."""
+            change = its.system("store").change("drop", stage="side-folder", why="test", no_undo="test")
+            if change.key not in its.outcomes:
+                yield change
+
+        step.__name__ = name
+        with clock.use(lambda: sitting.detected_at + timedelta(minutes=1)):
+            session = maintenance.sitting(sitting.service, sitting.platform, Plain())
+            assert maintenance.work(session, step, Plain(), plan_only=False, approve="", yes=True)
+        return session.incident.id
+
+    later = maintained("protect")
+    capsys.readouterr()
+    aftermath.show_incident(incident, Plain())
+    shown = capsys.readouterr().out
+    assert f"not past {later}" in shown and f"inv undo --incident={incident}" not in shown
+    with pytest.raises(CannotError, match=f"{later} came after") as refused:
+        aftermath.undo(incident, Plain(), yes=True)
+    assert "inv undo" not in refused.value.hint, "it would be refused too"
+    shutil.rmtree(find(later))
+    maintained("backup")
+    maintained("retention")
     aftermath.undo(incident, Plain(), yes=True)
     assert (place.live, place.sign) == (BAD, "10.0.0.1")
 

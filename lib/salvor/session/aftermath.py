@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from salvor import clock, journal, show
 from salvor.approval.terminal import approval
@@ -20,6 +21,7 @@ from salvor.notebook import record
 from salvor.plain import amount
 from salvor.plan import Plan, PlannedStep
 from salvor.session import Session, handover
+from salvor.session.later import changed_since
 from salvor.session.opening import open_session
 from salvor.show import Shown, shortest
 from salvor.undo import undo_plan
@@ -38,7 +40,7 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
     """
     session = of_id(incident, shown)
     _refuse_when_over(session, "undone")
-    _refuse_when_later(session)
+    _refuse_when_later(session, shown)
     changes, undoing = undo_plan(session.incident, Journal.read(session.incident.folder))
     plan = Plan((PlannedStep("undo", (), (), tuple(changes)),))
     show_plan(session, shown, plan)
@@ -66,9 +68,18 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
 
 
 def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
-    """Remove for good what an incident kept or left staged. Refused while the service is not back."""
+    """Remove for good what an incident kept or left staged. Refused while the service is not back, and of maintenance
+    that did not come to its end.
+    """
     session = of_id(incident, shown)
-    if not session.incident.recovered_once and not _is(session, "undone"):
+    if session.incident.purpose == "maintenance":
+        if not any(line.get("result") == "done" for line in _lines(session, "closed")):
+            raise CannotError(
+                f"{incident} did not come to its end: what it kept may still be needed.",
+                safe="nothing was removed",
+                hint=f"inv protect {session.incident.options}",
+            )
+    elif not session.incident.recovered_once and not _is(session, "undone"):
         raise CannotError(
             f"{incident} has not recovered: what it kept may be all there is.",
             safe="nothing was removed",
@@ -107,8 +118,12 @@ def _refuse_moved(approved: Plan, changes: Iterable[Change]) -> None:
         )
 
 
+def _lines(session: Session, kind: str) -> list[dict[str, Any]]:
+    return [line for line in Journal.read(session.incident.folder).lines if line["kind"] == kind]
+
+
 def _is(session: Session, kind: str) -> bool:
-    return any(line["kind"] == kind for line in Journal.read(session.incident.folder).lines)
+    return bool(_lines(session, kind))
 
 
 def _refuse_when_over(session: Session, *kinds: str) -> None:
@@ -121,24 +136,24 @@ def _refuse_when_over(session: Session, *kinds: str) -> None:
             )
 
 
-def _refuse_when_later(session: Session) -> None:
+def _refuse_when_later(session: Session, shown: Shown) -> None:
     """A later incident of the same service built on this one's result: taking this one back would pull it from under
     it.
     """
     mine = session.incident
-    for folder in journal.incidents(incidents_folder()):
-        if folder.name <= mine.id:
-            break
-        lines = Journal.read(folder).lines
-        same = lines and lines[0]["service"] == mine.service.name and lines[0]["platform"] == mine.platform.name
-        same = same and lines[0]["purpose"] != "watch"  # it restarts and clears, and builds on nothing
-        acted = any(line["kind"] == "intent" for line in lines)
-        if same and acted and not any(line["kind"] == "undone" for line in lines):
-            raise CannotError(
-                f"{folder.name} came after {mine.id} and changed the same service.",
-                safe="nothing was undone",
-                hint=f"undo the later one first: inv undo --incident={folder.name}",
-            )
+    later = changed_since(mine.id, mine.service.name, mine.platform.name, mine.folder.parent)
+    if later is None:
+        return
+    hint = f"undo the later one first: inv undo --incident={later.name}"
+    try:
+        theirs = of_id(later.name, shown)
+        _refuse_when_over(theirs)
+        undo_plan(theirs.incident, Journal.read(later))
+    except CannotError:
+        hint = f"that one has no way back; to an earlier state of the data: inv restore {mine.options} --at=TIME"
+    raise CannotError(
+        f"{later.name} came after {mine.id} and changed the same service.", safe="nothing was undone", hint=hint
+    )
 
 
 def list_incidents(shown: Shown) -> None:
@@ -261,18 +276,13 @@ def note(incident: str, text: str, shown: Shown) -> None:
 
 def _changes_to_discard(incident: Incident) -> list[Change]:
     """What removes everything that this incident kept or left staged."""
-    changes = []
-    for system in incident.systems:
-        state = incident.observe(system)
-        changes += [
-            system.change(
-                "discard",
-                identity=kept.identity,
-                kept=kept.name,
-                why="the operator no longer needs what was live before",
-                no_undo="it is removed for good",
-            )
-            for kept in state.kept
-            if kept.incident == incident.id
-        ]
-    return changes
+    return [
+        system.change(
+            "discard",
+            identity=kept.identity,
+            kept=kept.name,
+            why="the operator no longer needs what was live before",
+            no_undo="it is removed for good",
+        )
+        for system, kept in incident.kept
+    ]

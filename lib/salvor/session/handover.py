@@ -6,7 +6,7 @@ From its journal, and from the lock and the mirror that say whether somebody wor
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from salvor.journal import events, lock
 from salvor.journal.folders import lease_of
 from salvor.journal.happened import Act, Story
 from salvor.plain import amount
+from salvor.session.later import changed_since
 
 _MOST_EACH = 3
 """Lines of one kind at most: the record has all."""
@@ -33,6 +34,8 @@ class Handover:
     holder: dict[str, Any] | None = None
     elsewhere: bool = False
     silent: str = ""
+    later: str = ""
+    """The incident that changed the same service after this one, which therefore is not taken back."""
 
     @property
     def is_held(self) -> bool:
@@ -45,13 +48,26 @@ class Handover:
         return self.story.at("recovered") is not None and self.story.at("undone") is None
 
     @property
+    def standing(self) -> list[Act]:
+        """What was begun and not taken back, each change once: what `inv undo` would take back, however it ended."""
+        begun: dict[str, Act] = {}
+        for act in self.story.acts:
+            if act.undoing and act.is_done:
+                back = [one.change for one in begun.values() if act.undoing in (one.key, one.change.key)]
+                ways = [(one.system, one.undo) for one in back]
+                begun = {key: one for key, one in begun.items() if (one.change.system, one.change.undo) not in ways}
+            elif not act.undoing and not act.is_message:
+                begun.pop(act.key, None)
+                begun[act.key] = act
+        return list(begun.values())
+
+    @property
     def undoable(self) -> list[Act]:
-        """What is made, not taken back, and has a way back; empty when one change has none: only the acts of a watch
-        do not build on each other.
+        """What of it has a way back; empty when one change has none, or a later incident is in the way: only the acts
+        of a watch do not build on each other.
         """
-        standing = [act for act in self.story.made if act not in self.story.taken_back]
-        found = [act for act in standing if act.change.undo]
-        return found if self.is_episode or len(found) == len(standing) else []
+        found = [act for act in self.standing if act.change.undo]
+        return found if self.is_episode or (len(found) == len(self.standing) and not self.later) else []
 
     @property
     def is_episode(self) -> bool:
@@ -70,6 +86,10 @@ class Handover:
             )
             is_free = told.state == "open" and not told.at("acknowledged")
             return [*([yours] if is_free else []), *([back] if self.undoable else [])]
+        discard = (f"inv discard {this}", "removes for good what was live before")
+        replaced = told.purpose == "maintenance" and any(act.change.verb == "rebuild_standby" for act in self.standing)
+        if replaced and told.state == "closed":
+            return [(discard[0], "removes for good what was replaced")]
         if told.at("closed"):
             again = [(f"inv incident.record {this}", "makes the record that is owed")]
             return again if any(owed.paid is None for owed in told.owed) else []
@@ -86,7 +106,6 @@ class Handover:
         if not self.is_back:
             return [(f"inv restore {this}", "goes on where it stopped"), *([back] if self.undoable else [])]
         protect = f"inv protect --service={told.service} --platform={told.platform}"
-        discard = (f"inv discard {this}", "removes for good what was live before")
         kept = [] if told.at("discarded") else [discard]
         return [(protect, "standbys and backups again"), *([back] if self.undoable else []), *kept, close]
 
@@ -94,13 +113,15 @@ class Handover:
 def of(story: Story, folder: Path) -> Handover:
     """The handover of a story; `folder` is the one that holds all incidents."""
     here = lock.holder(story.service, folder)
+    later = changed_since(story.incident, story.service, story.platform, folder)
+    this = Handover(story, here, later=later.name if later else "")
     lease = lease_of(story.service, story.platform, story.incident, lambda _: None)
     if here or not lease or story.state != "open":
-        return Handover(story, here)
+        return this
     try:
-        return Handover(story, lease.holder(), elsewhere=True)
+        return replace(this, holder=lease.holder(), elsewhere=True)
     except OSError as error:
-        return Handover(story, silent=str(error))
+        return replace(this, silent=str(error))
 
 
 def screen(this: Handover) -> Iterator[str]:
@@ -242,9 +263,10 @@ def _again(told: Story, act: Act) -> bool:
 
 
 def _undoable(this: Handover) -> Iterator[tuple[str, str]]:
-    standing = [act for act in this.story.made if act not in this.story.taken_back]
-    without = [act for act in standing if act.change.undo is None]
-    if without and not this.is_episode:
+    without = [act for act in this.standing if act.change.undo is None]
+    if this.later and this.standing and not this.is_episode:
+        yield "undo", f"not past {this.later}, which changed the same service after it"
+    elif without and not this.is_episode:
         yield "undo", f"not past {events.describe(without[-1].change)}: {without[-1].change.no_undo}"
     elif this.undoable and (this.is_episode or not this.story.at("closed")):
         yield "undoable", ", ".join(events.describe(act.change) for act in reversed(this.undoable))
