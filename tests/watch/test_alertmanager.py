@@ -111,13 +111,28 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
             assert post(port, body) == 400
         assert post(port, b"[" * 100_000) == 400, "to 500 Alertmanager would say it again and again"
         with pytest.raises((urllib.error.URLError, ConnectionError)):
-            assert post(port, b'{"alerts": []}' + b" " * 2_000_000) == 400
+            assert post(port, b'{"alerts": []}' + b" " * 9_000_000) == 400
             raise ConnectionError
         assert not watcher.alerts.firing("TooManySessions", {"instance": "shop"})
         with socket.create_connection(("127.0.0.1", port)) as silent:  # who says nothing holds nobody up
             silent.sendall(b"POST /alerts HTTP/1.1\r\n")
             assert post(port, alert()) == 200
         assert until(lambda: place.pages == 0)
+
+
+def test_a_storm_of_alerts_is_taken_and_hides_no_other(place: Place) -> None:
+    """A post of more than a mebibyte was refused, and after a thousand alerts no other name was taken."""
+    labels = [{"alertname": "TooManySessions", "instance": f"shop-{number}"} for number in range(1500)]
+    storm = [
+        {"status": "firing", "labels": one, "fingerprint": one["instance"], "annotations": {"summary": "x" * 700}}
+        for one in labels
+    ]
+    with watching(place) as (watcher, port):
+        assert post(port, json.dumps({"alerts": storm}).encode()) == 200
+        assert watcher.alerts.firing("TooManySessions", {"instance": "shop-7"})
+        (another,) = json.loads(alert(name="DiskFull"))["alerts"]
+        watcher.alerts.take([{**another, "fingerprint": "another"}], {"DiskFull"})
+        assert watcher.alerts.firing("DiskFull", {})
 
 
 def test_one_look_receives_nothing_and_says_so(place: Place) -> None:

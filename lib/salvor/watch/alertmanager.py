@@ -21,7 +21,8 @@ from salvor.errors import CannotError, UsageError
 if TYPE_CHECKING:
     from salvor.watch.watcher import Watcher
 
-_MOST_BYTES = 1024 * 1024
+_MOST_BYTES = 8 * 1024 * 1024
+"""Of one post: when much breaks at once it holds thousands of alerts, and what is refused is not said again."""
 _SECONDS = 10.0
 _STARTS = 10.0
 _TOLD_AGAIN = 600.0

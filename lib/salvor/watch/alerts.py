@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ class Alerts:
         """
         with self._lock:
             firing, count, unknown = dict(self._firing), 0, set()
+            names = Counter(one.get("alertname") for one in firing.values())
             for alert in alerts:
                 labels = {str(name): str(value)[:200] for name, value in alert["labels"].items()}
                 if labels["alertname"] not in known:
@@ -41,7 +43,8 @@ class Alerts:
                     firing.pop(key, None)
                 elif alert["status"] != "firing":
                     raise ValueError(f"an alert is firing or resolved, not {alert['status']!r}")
-                elif len(firing) < _MOST or key in firing:
+                elif key in firing or names[labels["alertname"]] < _MOST:
+                    names[labels["alertname"]] += key not in firing
                     firing[key] = labels
             if firing != self._firing:
                 self._kept.write(firing)
