@@ -38,6 +38,15 @@ class CannotError(SalvorError):
     exit_code = 3
 
 
+def nothing_kept(place: str, incident: str) -> CannotError:
+    """The error of an undo that would take away what is live and put nothing in its place."""
+    return CannotError(
+        f"There is nothing to go back to: {place} is gone.",
+        safe="the data that is live stays live",
+        hint=f"inv restore --incident={incident} goes forward again, and starts what was stopped",
+    )
+
+
 class CommandError(CannotError):
     """A command ended with an exit code other than zero; `exit_code_of_command` and `stderr` say how."""
 

@@ -160,6 +160,18 @@ def test_a_path_full_of_what_means_something_elsewhere(lab: Lab) -> None:
     assert system.ask("changed", "live") == 0
 
 
+def test_an_undo_takes_nothing_away_when_what_was_kept_is_gone(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    way = staged(system)
+    promote(system, way)
+    promoted = everything(lab.tree)
+    shutil.rmtree(lab.box / "kept")
+    with pytest.raises(CannotError, match=r"nothing to go back to: .*/kept is gone"):
+        demote(system, way)
+    assert everything(lab.tree) == promoted
+
+
 def test_discard_removes_what_was_kept_and_nothing_else(lab: Lab) -> None:
     system, was = lab.open(), everything(lab.tree)
     act(system, "backup", kind="snapshot")

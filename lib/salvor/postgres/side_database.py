@@ -15,7 +15,7 @@ from psycopg import sql
 
 from salvor import clock
 from salvor.change import Kept, Progress, Staged
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError, OutcomeUnknownError, nothing_kept
 from salvor.postgres import asking, loading, surroundings
 from salvor.postgres.server import Server
 
@@ -221,6 +221,8 @@ class SideDatabase:
         """Give the names back as they were before `promote`. What was live before is fenced still."""
         seen = self.look()
         if _has(seen, self.database, ORIGIN, self.incident):
+            if self.kept not in seen and identity != self.identity(None):
+                raise nothing_kept(f"the database {self.kept}", self.incident)
             yield Progress(0, None, "", "changing the names back")
             self._swap(comes=self.kept if self.kept in seen else None, goes=self.stage)
         live = self.look().get(self.database)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from salvor.change import Progress
-from salvor.errors import CannotError
+from salvor.errors import CannotError, nothing_kept
 from salvor.postgres import beside, fence
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.look import ABSENT
@@ -110,7 +110,10 @@ class SideDirectory:
 
     def demote(self, identity: str) -> Iterator[Progress]:
         """Put back what was live before: stopped or running as it was, and fenced still."""
+        before = identity.partition("/")[0]  # of a database that was swapped in: its cluster
         if self.is_live():
+            if before != ABSENT and not self.live.shell.exists(self.kept):
+                raise nothing_kept(self.kept, self.incident)
             marker = beside.read_marker(self.live.look().marker)
             yield Progress(0, None, "", "stopping what was promoted")
             self.live.stop("fast", deadline=300.0)
@@ -120,7 +123,7 @@ class SideDirectory:
             beside.swap(self.live, comes=self.kept, goes=self.stage.data)
         elif marker.get("incident") == self.incident:
             beside.put_away(self.live, self.stage.data)  # there was nothing before: the data directory was lost
-        look, before = self.live.look(), identity.partition("/")[0]  # of a database that was swapped in: its cluster
+        look = self.live.look()
         if look.identity != before:
             raise CannotError(f"{self.live.data} is {look.identity} now, and was {before} before.", hint="inv assess")
         if before == ABSENT:

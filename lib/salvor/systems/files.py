@@ -19,7 +19,7 @@ from salvor.archive.system import Archived
 from salvor.backups.audit import Audited
 from salvor.backups.policy import BackedUpSettings, Keep
 from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, Verdict, WayBack
-from salvor.errors import CannotError, SalvorError, UsageError
+from salvor.errors import CannotError, SalvorError, UsageError, nothing_kept
 from salvor.files import archived, audit, backing_up, locations, questions, snapshot
 from salvor.files.look import ABSENT, Beside, Look, room_for
 from salvor.files.manifest import Manifests
@@ -326,6 +326,8 @@ class Files(OnAMachine, Archived):
             self.place.move_to_kept()
         if mine.kept or (mine.staged and not mine.whole):
             self.place.swap(self.place.kept, self.place.staged, replaces=look.live is not None)
+        elif identity != ABSENT:
+            raise nothing_kept(self.place.kept, self.context.incident)
         else:
             self.place.put_away(self.place.staged)
 

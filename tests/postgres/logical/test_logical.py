@@ -87,6 +87,8 @@ def test_what_was_kept_is_discarded_by_identity_only(shared: World) -> None:
     for _ in range(2):
         shared.do("discard", identity=kept.identity, kept=kept.name)
     assert shared.system.observe().kept == ()
+    with pytest.raises(CannotError, match=f"nothing to go back to: the database {kept.name} is gone"):
+        shared.undo(way.promote_undo)
     assert shared.count() == 500
 
 
@@ -244,6 +246,12 @@ def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(
         assert connection.execute("show work_mem").fetchone() == ("7MB",)
         connection.execute("insert into orders (note) values ('new')")
     alone.do("promote", **way.promote)
+    (kept,) = alone.home.glob("data.kept-*")
+    kept.rename(alone.home / "by-hand")
+    with pytest.raises(CannotError, match=f"nothing to go back to: {kept} is gone"):
+        alone.undo(way.promote_undo)
+    assert alone.count() == 501
+    (alone.home / "by-hand").rename(kept)
     for _ in range(2):
         alone.undo(way.promote_undo)
     assert alone.system.observe().identity == state.identity
