@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import salvor.sandbox
-from salvor import inventory
+from salvor import clock, inventory
 from salvor.errors import CannotError, UsageError
 from salvor.notebook import walkthrough
+from salvor.sandbox import disasters, harm
+from salvor.sandbox.harm import Struck
 from salvor.sandbox.layout import Layout
 
 
@@ -42,9 +45,34 @@ def test_it_leaves_a_sandbox_alone_that_it_did_not_make(sandbox: Layout) -> None
 def test_it_breaks_nothing_before_it_looked_what_stands(sandbox: Layout) -> None:
     with pytest.raises(CannotError, match=r"learn\.up\(\)"):
         begun().break_it()
-    with pytest.raises(CannotError, match="Nothing is broken yet"):
-        begun().plan()
+    for look in (begun().plan, begun().survivors):
+        with pytest.raises(CannotError, match="Nothing is broken yet"):
+            look()
     assert all(part.up for part in salvor.sandbox.status())
+
+
+def test_a_cell_that_is_run_twice_or_after_a_restart_of_the_kernel_breaks_nothing_more(
+    sandbox: Layout, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mark, moment = sandbox.place / "walkthrough", clock.now() - timedelta(minutes=1)
+    mark.touch()
+    harm.note(sandbox, Struck("wrong-update", moment, "a"))
+    before = disasters.struck(sandbox)
+    try:
+        learn = walkthrough.open({"disaster": "wrong-update", "platform": "sandbox"})
+        learn.up()
+        learn.break_it()
+        assert f"At {clock.write_time(moment)}" in capsys.readouterr().out
+        other = begun()
+        other.up()
+        with pytest.raises(CannotError, match="was broken before, by wrong-update"):
+            other.break_it()
+        assert disasters.struck(sandbox) == before
+        with pytest.raises(CannotError, match="in this walk yet"):
+            learn.undo()
+    finally:
+        (sandbox.place / "disasters.jsonl").unlink()
+        mark.unlink()
 
 
 def test_a_platform_that_only_bears_the_name_is_never_broken(

@@ -79,6 +79,7 @@ class Walkthrough(Opened):
         (Layout.home() / _MARK).touch(mode=0o600)
         _refuse_namesake()
         self._is_up = True
+        self._moment = next((each.moment for each in _struck() if each.disaster == self._disaster), None)
         parts = [
             Finding(part.name, "runs", Level.PASS if part.up else Level.FAIL, detail=part.detail)
             for part in sandbox.status()
@@ -93,10 +94,19 @@ class Walkthrough(Opened):
 
     @for_people
     def break_it(self) -> None:
-        """Throw the disaster at the sandbox."""
+        """Throw the disaster at the sandbox, once: a second one would not be undone by going back to before it."""
         if not self._is_up:
             raise CannotError("The sandbox of this walk is not up.", safe="nothing was broken", hint="learn.up()")
-        self._moment = disasters.strike(self._disaster)
+        if others := [each.disaster for each in _struck() if each.disaster != self._disaster]:
+            raise CannotError(
+                f"This sandbox was broken before, by {others[0]}.",
+                safe="nothing more was broken",
+                hint="learn.down() removes it; then learn.up() makes a new one",
+            )
+        if self._moment:
+            display("quiet", text="It was broken already, and is not broken once more:")
+        else:
+            self._moment = disasters.strike(self._disaster)
         text = f"{self._disaster}: {disasters.names()[self._disaster]} At {clock.write_time(self._moment)}."
         display("problem", what=text)
 
@@ -104,7 +114,7 @@ class Walkthrough(Opened):
     def plan(self) -> None:
         """Show every change, why, and its way back. Writes nothing."""
         if self._moment is None:
-            raise CannotError("Nothing is broken yet.", safe="nothing was changed", hint="run the cell that breaks it")
+            raise _not_broken()
         self._session = self._open_session()
         self._plan = self._session.plan()
         for each in [each for step in self._plan.steps for each in step.decisions]:
@@ -131,7 +141,8 @@ class Walkthrough(Opened):
     @for_people
     def survivors(self) -> None:
         """Count the orders that customers saw acknowledged before the disaster, and that are still there."""
-        assert self._moment
+        if self._moment is None:
+            raise _not_broken()
         self._counted = [drill_place.counted("the shop", survivors.survivors(self._moment))]
         display("findings", caption="The orders that customers saw acknowledged", found=self._counted)
 
@@ -146,8 +157,9 @@ class Walkthrough(Opened):
         """Take everything back, as `inv undo` does: the world is as before, and so broken. Where a change has no way
         back, which the plan said, it is told again, and nothing is undone.
         """
+        incident = self._incident()
         try:
-            aftermath.undo(self._incident().id, Plain(), yes=True)
+            aftermath.undo(incident.id, Plain(), yes=True)
         except CannotError as error:
             display("problem", what=error.what, safe=error.safe, hint=error.hint)
 
@@ -165,11 +177,14 @@ class Walkthrough(Opened):
             if self._session and self._session.incident.folder.exists():
                 seconds = clock.monotonic() - begun
                 drill_end.finish(self._incident().folder, seen, seconds, Plain(), key, counted=self._counted)
+        self._is_up, self._moment, self._session, self._plan, self._counted = False, None, None, None, []
 
     def _incident(self) -> Incident:
         if self._session is None or not self._session.incident.folder.exists():
             raise CannotError(
-                "Nothing was carried out yet.", safe="nothing was changed", hint="learn.plan(), learn.act(...)"
+                "Nothing was carried out in this walk yet.",
+                safe="nothing was changed",
+                hint="learn.plan(), learn.act(...)",
             )
         return self._session.incident
 
@@ -182,6 +197,15 @@ class Walkthrough(Opened):
             scenario=f"walkthrough {self._disaster}",
             anew=True,
         )
+
+
+def _not_broken() -> CannotError:
+    return CannotError("Nothing is broken yet.", safe="nothing was changed", hint="run the cell that breaks it")
+
+
+def _struck() -> list[disasters.Struck]:
+    """The disasters that the sandbox has met, the oldest first: also those of a kernel that was restarted."""
+    return disasters.struck(sandbox.find())
 
 
 def _refuse_foreign() -> None:
