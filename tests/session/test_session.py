@@ -329,6 +329,11 @@ def test_customers_are_told_of_a_service_by_the_name_that_their_status_page_has(
     assert render("declared", "customers", "ko", facts).subject == "[상점] 서비스 장애 안내"
     assert render("declared", "customers", "en", facts).subject == "Things for sale: service disruption"
     assert "Things for sale" not in render("declared", "operators", "en", facts).body
+    paid = {**facts, "title_ko": "결제 서비스", "title": "결제 서비스"}
+    assert render("declared", "customers", "ko", paid).subject == "[결제 서비스] 장애 안내"
+    for audience, moment in (("customers", "declared"), ("customers", "recovered"), ("operators", "failed")):
+        body = render(moment, audience, "ko", paid).body  # type: ignore[arg-type]
+        assert "결제 서비스" in body and "서비스 서비스" not in body
 
 
 @pytest.mark.parametrize("how", ["test", "notebook"])

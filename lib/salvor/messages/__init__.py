@@ -54,6 +54,8 @@ def render(
     values["channels"] = ", ".join(instead_of)
     template, phrases = texts[audience][moment], texts["phrases"]
     subject, body = template["subject"], template["body"].rstrip("\n")
+    if values["title"].endswith("서비스"):  # the texts call it so themselves
+        subject, body = (re.sub(r"(\$\{title\}\]?) 서비스", r"\1", text) for text in (subject, body))
     if facts.get("purpose") == "drill":
         subject = f"[{phrases['drill']}] {subject}"
     for wanted, phrase in ((repeated, "repeated"), (bool(instead_of), "instead")):
