@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
-from salvor.errors import UsageError
-from salvor.journal import Journal
+from salvor import pages
+from salvor.errors import HeldError, PlanMovedError, UsageError
+from salvor.journal import Journal, story
 from salvor.notebook import cells as notebook
 from salvor.notebook import executed, live, record
 
@@ -227,6 +228,9 @@ def test_in_jupyterlab_each_plan_is_shown_and_approved_before_its_act(broken: Wo
     assert not error and (broken.store / "fence").exists()
     assert kinds.count("update_display_data") >= 2, "one output is updated while the change runs"
 
+    shown, error, _ = kernel.run(f'walk.act("isolate", approve="{hash_}")')
+    assert not error and "is the hash" not in shown, "a cell that is run twice finds its work done"
+
     (folder,) = folders(broken)
     assert record.run_notebook({"incident": folder.name, "approve": "yes"}) == 7, "held until the walk is finished"
     assert not (folder / record.CARRIED_OUT).exists(), "a run that did nothing leaves nothing"
@@ -245,6 +249,25 @@ def test_in_jupyterlab_each_plan_is_shown_and_approved_before_its_act(broken: Wo
     assert not error and "Nothing is left to do" in shown, "what a person names is no parameter"
 
 
+def test_who_opened_the_notebook_too_early_goes_on_with_the_incident_of_a_colleague(
+    broken: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"service": "things", "platform": "world"}
+    walk, other = notebook.open(given), notebook.open(given)
+    other.finish()
+    assert "Nothing is held by this notebook." in capsys.readouterr().out
+    walk.act("assess")
+    with pytest.raises(HeldError):
+        other.act("assess")
+    walk.finish()
+    with pytest.raises(PlanMovedError, match="was begun meanwhile"):
+        other.act("assess")
+    other.act("assess")
+    other.finish()
+    (journal,) = broken.journals()
+    assert len(journal.of("resumed")) == 1
+
+
 def test_an_error_in_a_cell_is_words_and_no_traceback(kernel: Kernel) -> None:
     sent = kernel.client.execute(
         'service = "nothing"; platform = "world"\nfrom salvor.notebook import cells\ncells.open(globals())'
@@ -260,6 +283,15 @@ def test_an_error_in_a_cell_is_words_and_no_traceback(kernel: Kernel) -> None:
     assert said[0].startswith("UsageError: ") and "has no service 'nothing'" in said[0]
     assert said[-1].startswith("HINT: ") and not [line for line in said if "File " in line]
     assert "has no service 'nothing'" in message["content"]["evalue"]
+
+
+def test_what_goes_on_beside_is_under_way_where_it_happens_and_unfinished_in_its_record(tmp_path: Path) -> None:
+    teller = told.Teller(tmp_path / "20261121T003300Z-orders-aaaa")
+    teller.line("step", step="notify", phase="begun", planned=1)
+    teller.line("intent", step="notify", key=told.DECLARED.key, change=told.DECLARED.to_json()).journal.close()
+    runs = story.read(teller.folder).steps
+    assert "under way" in pages.section("happened", runs=runs, is_live=True)
+    assert "unfinished" in pages.section("happened", runs=runs)
 
 
 def test_a_message_may_end_when_the_next_step_has_begun(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,11 @@ def test_what_is_shown_is_text_and_nothing_else(text: str) -> None:
     html.encode()
 
 
+def test_where_there_is_no_html_each_figure_stands_apart() -> None:
+    row = '<tr><th>all</th><td>46 s<span class="evidence">worst 48 s</span></td></tr>'
+    assert pages.plain(row) == "all  46 s worst 48 s"
+
+
 def test_a_secret_in_a_line_is_masked(tmp_path: Path) -> None:
     told_ = told.Teller(tmp_path / "20261121T003300Z-orders-aaaa")
     told_.journal.close()

@@ -147,7 +147,7 @@ def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
     write(tmp_path, NOW)
     found = of(tmp_path)
     assert (found.journals, found.unreadable) == (1, 1)
-    assert list(show_trends.lines(found))[-1].startswith("1 journals cannot be read")
+    assert list(show_trends.lines(found))[-1].startswith("Journals that cannot be read, and are not counted: 1.")
 
 
 def test_a_period_that_is_none_is_refused() -> None:

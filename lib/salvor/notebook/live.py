@@ -39,6 +39,7 @@ class Live(Walk):
         self._given = given
         self._held = ExitStack()
         self._is_released = False
+        """Whether this sitting is over: what comes next resumes the incident, as another command would."""
         self._acted: list[str] = []
         self._session = self._open(given["incident"])
         self._whole = self._session.plan()
@@ -138,7 +139,11 @@ class Live(Walk):
         self._take_up()
         plan, how = self._approval(step, approve)
         if self._session.journal is None:  # held from the first act until `finish` or an error
-            self._held.enter_context(self._session.begin(self._whole))
+            try:
+                self._held.enter_context(self._session.begin(self._whole))
+            except PlanMovedError:  # somebody else has begun it: the same cell again goes on with that
+                self._is_released = True
+                raise
         try:
             if plan.changes:
                 self._session.approve(plan, how)
@@ -150,7 +155,7 @@ class Live(Walk):
             raise
         finally:
             runs = [run for run in self.story.steps if run.name == step][-1:]
-            display("happened", runs=runs, metadata={"salvor": {"acted_on": self.story.incident}})
+            display("happened", runs=runs, is_live=True, metadata={"salvor": {"acted_on": self.story.incident}})
 
     def _approval(self, step: str, approve: str) -> tuple[Plan, str]:
         """The plan that is approved for this act, and how. With the parameter that is the whole chain, once."""
@@ -165,7 +170,7 @@ class Live(Walk):
                 safe="nothing was changed",
                 hint=f'read the plan, then: walk.act("{step}", approve="{plan.hash}")',
             )
-        if approve and approve != plan.hash:
+        if plan.changes and approve != plan.hash:  # of a cell that is run once more, all may be done
             raise PlanMovedError(
                 f"The plan of {step} has the hash {plan.hash} now, not {approve}.",
                 safe="nothing was changed",
@@ -181,7 +186,7 @@ class Live(Walk):
         return f"{how}, by the notebook's parameter"
 
     def _take_up(self) -> None:
-        """After a release, resume the incident, as another command would."""
+        """After a release, resume the incident."""
         if self._is_released:
             self._session = self._open(self.folder.name if self.folder.exists() else "")
             self._whole = self._session.plan()
@@ -200,6 +205,8 @@ class Live(Walk):
         Raises NotConvergedError when the whole was approved and the notebook has no section for a step of the runbook.
         """
         if self._session.journal is None or self._is_released:
+            record = f": inv incident.record --incident={self.folder.name} makes the record" if self._acted else ""
+            display("quiet", text=f"Nothing is held by this notebook{record}.")
             return
         self._release()
         steps = dict.fromkeys(step.__name__ for step in self.runbook.steps)

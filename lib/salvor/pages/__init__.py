@@ -90,8 +90,10 @@ class _Words(HTMLParser):
         self.words: list[str] = []
         self._drawing = False
 
-    def handle_starttag(self, tag: str, attributes: object) -> None:
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self._drawing = self._drawing or tag == "svg"
+        if ("class", "evidence") in attributes or ("class", "error") in attributes:  # they begin a line of their own
+            self.words.append(" ")
 
     def handle_endtag(self, tag: str) -> None:
         self._drawing = self._drawing and tag != "svg"
@@ -180,11 +182,11 @@ def _environment() -> Environment:
 
 
 def _moment(at: datetime | str | None) -> str:
-    """A time of day in UTC with its date: `21 Nov 2026 00:33:05`."""
+    """A time of day with its date: `21 Nov 2026 00:33:05 UTC`."""
     if at is None:
         return "not known"
     moment = at if isinstance(at, datetime) else clock.read_time(at)
-    return f"{moment:%d %b %Y %H:%M:%S}".lstrip("0")
+    return f"{moment:%d %b %Y %H:%M:%S} UTC".lstrip("0")
 
 
 def _after(at: datetime, since: datetime | None) -> str:

@@ -67,7 +67,7 @@ def lines(found: Trends) -> Iterator[str]:
         heads = ("step", "runs", "median", "longest", f"median of its newest {found.by}")
         yield from show.table(heads, [_step(each) for each in found.steps])
     if found.unreadable:
-        yield f"{found.unreadable} journals cannot be read. HINT: inv incidents"
+        yield f"Journals that cannot be read, and are not counted: {found.unreadable}. HINT: inv incidents"
 
 
 def _cells(each: Figures) -> tuple[str, ...]:
