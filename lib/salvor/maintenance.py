@@ -146,7 +146,7 @@ def backups(service: str, platform: str, shown: Shown) -> None:
                 f"{system.name}:",
                 *(
                     f"  {line}"
-                    for line in show.table(("id", "kind", "age", "size", "can go back to", "proven", ""), rows)
+                    for line in show.table(("id", "kind", "age", "size", "can go back to (UTC)", "proven", ""), rows)
                 ),
             ]
             if rows

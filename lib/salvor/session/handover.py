@@ -164,10 +164,10 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
         yield "owed", f"and {len(owed) - _MOST_EACH} more: the record has all"
     yield from _undoable(this)
     taken = [mark for mark in told.marks if mark.kind == "acknowledged"]
-    yield from (("taken by", f"{mark.by} {mark.at:%H:%M}: {mark.text or 'no word'}") for mark in taken[:1])
+    yield from (("taken by", f"{mark.by} {mark.at:%H:%M} UTC: {mark.text or 'no word'}") for mark in taken[:1])
     notes = [mark for mark in told.marks if mark.kind == "note"]
-    yield from (("note", f"{mark.at:%H:%M} {mark.by}: {mark.text}") for mark in notes[-_MOST_EACH:])
-    people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M}" for sitting in told.sittings]
+    yield from (("note", f"{mark.at:%H:%M} UTC {mark.by}: {mark.text}") for mark in notes[-_MOST_EACH:])
+    people = [f"{sitting.by} {sitting.begun:%m-%d %H:%M} UTC" for sitting in told.sittings]
     yield "operators", ", ".join(people[:1] + ["..."] * (len(people) > 4) + people[1:][-3:])
     for number, (command, why) in enumerate(this.commands):
         yield "next" if number == 0 else "or", f"{command}: {why}"
@@ -184,7 +184,7 @@ def _state(this: Handover) -> str:
     if told.failure:
         lines = told.failure.text.splitlines()
         hint = next((line for line in lines[1:] if line.startswith("HINT:")), "")
-        return f"open, FAILED at {told.failure.at:%H:%M:%S}: {lines[0] if lines else 'why is not written'} {hint}"
+        return f"open, FAILED at {told.failure.at:%H:%M:%S} UTC: {lines[0] if lines else 'why is not written'} {hint}"
     stopped = f"open, STOPPED{f' at {told.last_moment:%H:%M:%S} UTC' if told.last_moment else ''}"
     return f"{stopped} while {', '.join(told.unfinished)}" if told.unfinished else stopped
 
@@ -205,7 +205,7 @@ def _now(this: Handover) -> Iterator[tuple[str, str]]:
 def _clock(told: Story) -> Iterator[tuple[str, str]]:
     if not told.detected_at:
         return
-    failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S}" if told.failed_at else ""
+    failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S} UTC" if told.failed_at else ""
     gone = ""
     target = told.target("rto")
     if target is not None and told.state == "open" and told.purpose != "watch":
