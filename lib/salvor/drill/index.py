@@ -119,8 +119,11 @@ def headline(every: Sequence[Scenario]) -> str:
 def html(folder: Path) -> str:
     """The page of all drills below `folder`."""
     drills = read(folder)
-    body = pages.section("index", template=drill_report.TEMPLATE, drills=drills, scenarios=scenarios(drills))
-    return pages.page("Drills", headline(scenarios(drills)), f"<h2>Scenarios</h2>{body}")
+    data = {"drills": drills, "scenarios": scenarios(drills)}
+    data["with_page"] = [one for one in drills if (folder / one.story.incident / drill_report.PAGE).exists()]
+    body = pages.section("index", template=drill_report.TEMPLATE, **data)
+    heads = "Drills", headline(scenarios(drills))
+    return pages.page(*heads, f"<h2>Scenarios</h2>{body}", source="the journals of all drills")
 
 
 def make(folder: Path) -> str:

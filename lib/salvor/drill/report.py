@@ -17,6 +17,7 @@ from salvor.journal.folders import find, incidents_folder
 from salvor.journal.happened import WORDS, Story
 from salvor.notebook.cells import Opened, display, display_style, for_people, read_parameters
 from salvor.notebook.paper import Paper
+from salvor.plain import amount
 from salvor.review import lessons
 from salvor.review.lessons import Lesson
 
@@ -160,7 +161,7 @@ def _differences(last: Story, now: Report) -> Iterator[Difference]:
     for part in dict.fromkeys(name.split(":")[0] for name in gone):
         names = [name for name in gone if name.startswith(f"{part}:")]
         if part not in reached:
-            yield Difference(f"{part}: {len(names)} checks", "made", "not reached", Level.FAIL)
+            yield Difference(f"{part}: {amount(len(names), 'check')}", "made", "not reached", Level.FAIL)
         else:
             yield from (Difference(name, WORDS[then[name]], "not checked any more", Level.WARN) for name in names)
 

@@ -16,6 +16,8 @@ from salvor.drill import every as drill_every
 from salvor.drill import place as drill_place
 from salvor.drill import platform as drill_platform
 from salvor.drill import rehearsal
+from salvor.drill import report as drill_report
+from salvor.journal.folders import incidents_folder
 from salvor.sandbox import disasters, harm, platforms, survivors
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
@@ -124,7 +126,7 @@ def _report(scenes: list[Scene], shown: Shown) -> None:
             clock.write_duration(scene.rpo),
             f"{scene.survivors.before}",
             f"{scene.survivors.before - scene.survivors.before_survived}",
-            f"incidents/{scene.incident}/drill.html",
+            show.shortest(incidents_folder() / scene.incident / drill_report.PAGE),
         )
         for scene in scenes
     ]

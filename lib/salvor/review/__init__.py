@@ -104,10 +104,7 @@ class Review:
             ("Brought back after", clock.write_duration(told.measured.get("rto"))),
             ("Data lost", clock.write_duration(told.measured.get("rpo"))),
             ("Broken", "; ".join(f"{each.system}: {each.seen}" for each in told.decisions) or "nothing was pinned"),
-            (
-                "People told",
-                ", ".join(dict.fromkeys(_message(act.change.arguments) for act in told.messages)) or "nobody",
-            ),
+            ("People told", ", ".join(_messages(told)) or "nobody"),
         ]
         return [*facts, *(("Noted", f"{mark.text} ({mark.by})") for mark in self.noted("impact"))]
 
@@ -166,8 +163,16 @@ def _between(begin: datetime | None, end: datetime | None) -> float | None:
     return (end - begin).total_seconds() if begin and end else None
 
 
-def _message(arguments: Mapping[str, Any]) -> str:
-    return " ".join(str(arguments[name]) for name in ("moment", "channel") if name in arguments)
+def _messages(told: Story) -> Iterator[str]:
+    """Each message, and what became of one that is not known to have gone out."""
+    said: dict[str, str] = {}
+    for act in told.messages:
+        name = " ".join(
+            str(act.change.arguments[each]) for each in ("moment", "channel") if each in act.change.arguments
+        )
+        if said.get(name) != "":
+            said[name] = "" if act.is_done else f" ({act.said})"
+    yield from (f"{name}{outcome}" for name, outcome in said.items())
 
 
 def _decided(review: Review) -> Iterator[Decided]:

@@ -106,12 +106,13 @@ def _longest(found: Sequence[Finding]) -> str:
 
 
 def _acts(told: Story) -> Iterator[Lesson]:
+    mend = "mend what it says" + (", and drill again" if told.purpose == "drill" else "")
     for act in told.acts:
         if act.outcome in ("failed", "unknown"):
             text = f"{events.describe(act.change)}: {act.said}"
             level = Level.WARN if act.is_done else Level.UNKNOWN if act.outcome == "unknown" else Level.FAIL
             again = any(other.key == act.key and other.number > act.number and other.is_done for other in told.acts)
-            yield Lesson(Level.WARN if again else level, text, act.error, "mend what it says, and drill again")
+            yield Lesson(Level.WARN if again else level, text, act.error, mend)
     tries = Counter((act.key, act.undoing) for act in told.acts)
     for (key, _), count in tries.items():
         if count > 1:
@@ -140,14 +141,13 @@ def _sittings(told: Story) -> Iterator[Lesson]:
             late = clock.write_duration((owed.paid - owed.at).total_seconds())
             yield Lesson(Level.WARN, f"Late: {owed.what}", f"by {late}: {owed.why}")
     if told.unreadable:
-        figure = f"{len(told.unreadable)} lines"
+        figure = amount(len(told.unreadable), "line")
         yield Lesson(
             Level.FAIL, "Lines of the journal cannot be read", figure, f"inv incident.check --incident={told.incident}"
         )
     sent = [act for act in told.messages if act.is_done]
     if sent and len(sent) == len(told.messages):
-        yield Lesson(Level.PASS, "Every message went out at the first try", f"{len(sent)} messages")
+        yield Lesson(Level.PASS, "Every message went out at the first try", amount(len(sent), "message"))
     if not told.interruptions and told.acts:
-        yield Lesson(
-            Level.PASS, "Nothing interrupted the work", f"{len({sitting.by for sitting in told.sittings})} operator"
-        )
+        operators = {sitting.by for sitting in told.sittings}
+        yield Lesson(Level.PASS, "Nothing interrupted the work", amount(len(operators), "operator"))

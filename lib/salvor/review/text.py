@@ -27,12 +27,13 @@ def _text(value: object) -> str:
 
 def _lines(review: Review) -> Iterator[str]:
     told = review.story
+    note = f"inv incident.note --incident={told.incident}"
     yield f"# Review: {_text(review.headline)}"
     yield ""
     yield f"Incident `{told.incident}` of {_text(told.title)} on {_text(told.platform)}. Times are UTC."
     yield from _section("Impact", _table(("", ""), review.impact))
     causes = [f"- {_text(mark.text)} ({_text(mark.by)})" for mark in review.causes]
-    yield from _section("Cause", causes or ['- Not noted yet: `inv incident.note --text="cause: ..."`'])
+    yield from _section("Cause", causes or [f'- Not noted yet: `{note} --text="cause: ..."`'])
     events = [event for event in told.events if not event.is_detail][: pages.MOST_ROWS]
     rows = [(f"{each.at:%Y-%m-%d %H:%M:%S}", each.by, each.text) for each in events]
     yield from _section("Timeline", _table(("When", "Who", "What"), rows))
@@ -54,7 +55,7 @@ def _lines(review: Review) -> Iterator[str]:
         "What went well", _table(("What", "Figure"), [(each.what, each.figure) for each in review.good])
     )
     actions = [f"- [ ] {_text(each.text)} (**{_text(each.owner) or 'nobody yet'}**)" for each in review.actions]
-    yield from _section("Actions", actions or ['- None yet: `inv incident.note --text="action: WHAT @OWNER"`'])
+    yield from _section("Actions", actions or [f'- None yet: `{note} --text="action: WHAT @OWNER"`'])
     before = [
         (f"{each.detected_at:%Y-%m-%d}" if each.detected_at else "", each.incident, pages.broken(each))
         for each in review.before
