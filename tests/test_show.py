@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from dataclasses import replace
 from typing import Any
@@ -152,6 +153,7 @@ def test_plain_lines_are_harmless() -> None:
     assert not set(text) & (set(STEERING) - {"\n"})
     assert "hunter2" not in text
     assert text.endswith("a line\n")
+    assert re.findall(r"^\d\d:\d\d:\d\d(.)", text, re.M) == ["Z"] * 3, "a time of day says that it is UTC"
 
 
 def test_a_terminal_shows_changes_that_run_side_by_side() -> None:

@@ -125,25 +125,25 @@ class Plain:
             self._line(line)
 
     def step(self, name: str, docstring: str) -> None:
-        self._line(f"{clock.now():%H:%M:%S} == {name}: {docstring.splitlines()[0] if docstring else ''}")
+        self._line(f"{clock.now():%H:%M:%SZ} == {name}: {docstring.splitlines()[0] if docstring else ''}")
 
     def finding(self, finding: Finding) -> None:
         self._line(f"  {finding_line(finding)}")
 
     def begun(self, change: Change) -> None:
         self._begun[change.key] = self._shown[change.key] = clock.monotonic()
-        self._line(f"{clock.now():%H:%M:%S}  -> {clean(describe(change))}")
+        self._line(f"{clock.now():%H:%M:%SZ}  -> {clean(describe(change))}")
 
     def progress(self, change: Change, progress: Progress) -> None:
         now = clock.monotonic()
         if now - self._shown[change.key] >= _PLAIN_EVERY:
             self._shown[change.key] = now
             figures = clean(progress_text(progress, now - self._begun[change.key]))
-            self._line(f"{clock.now():%H:%M:%S}     {clean(describe(change))}: {figures}")
+            self._line(f"{clock.now():%H:%M:%SZ}     {clean(describe(change))}: {figures}")
 
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
         self._line(
-            f"{clock.now():%H:%M:%S}  {outcome:6} {clean(describe(change))} ({clock.write_duration(seconds)})"
+            f"{clock.now():%H:%M:%SZ}  {outcome:6} {clean(describe(change))} ({clock.write_duration(seconds)})"
             + (f": {clean(error)}" if error else "")
         )
 

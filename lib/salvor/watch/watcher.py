@@ -114,7 +114,7 @@ class Watcher:
         state = seen.move.kind if seen.move.kind != "wait" else seen.move.why.split(" for ")[0]
         if self._said.get(seen.rule, "good") != state:
             figure = seen.reading.figure + (f" (limit {seen.reading.limit})" if seen.reading.limit else "")
-            parts = (f"{clock.now():%H:%M:%S} {seen.rule}", figure, seen.reading.detail, seen.move.why)
+            parts = (f"{clock.now():%H:%M:%SZ} {seen.rule}", figure, seen.reading.detail, seen.move.why)
             self._tell(": ".join(part.rstrip(".") for part in parts if part))
         self._said[seen.rule] = state
 
