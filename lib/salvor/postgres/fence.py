@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,9 @@ _END = "# end of Salvor's fence"
 _BLOCK = re.compile(
     rf"^{_BEGIN} (?P<word>begun|in force) for (?P<identity>\S+)(?: by (?P<incident>\S+))?\n.*?^{_END}\n", re.M | re.S
 )
+_PUT_OUT = "# put out by Salvor: "
 _ARCHIVE_SECONDS = 20.0
+_ROOM_SECONDS = 5.0
 READERS = "local all +salvor_reads scram-sha-256\nhost all +salvor_reads all scram-sha-256\n"
 """Lines that let in whoever asks databases of unknown origin (see `asking`); nobody where there is no such role."""
 
@@ -124,7 +126,8 @@ def take_out(server: Server) -> None:
     """Take the block out of the pg_hba.conf of a server that does not run. Does nothing when there is none."""
     file = _file(server)
     if file.text is not None and _BLOCK.search(file.text):
-        server.shell.write(file.path, _BLOCK.sub("", file.text), mode=file.mode)
+        text = re.sub(f"^{_PUT_OUT}", "", _BLOCK.sub("", file.text), flags=re.M)
+        server.shell.write(file.path, text, mode=file.mode)
 
 
 def put_back(server: Server, identity: str, incident: str) -> None:
@@ -141,19 +144,19 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
     if identity == ABSENT:
         server.kill()
         return
-    _write(server, identity, incident, in_force=False)
     look = server.look_twice()
+    reachable, detail = (Reachable.UNKNOWN, "frozen by a signal") if look.is_frozen else server.probe()
+    if "password authentication failed" in detail:  # it answers, and may be sound: only our password is not
+        raise _not_let_in(server, detail, "nothing was fenced")
+    _write(server, identity, incident, in_force=False)
     server.reload(look)
-    if look.is_frozen:
-        reachable, detail = Reachable.UNKNOWN, "frozen by a signal"
-    else:
+    if "FATAL" in detail:  # maybe by its own rules, which the block stands above now
         reachable, detail = server.probe()
-    if reachable is not Reachable.UP and "authentication failed" in detail:
-        raise CannotError(
-            f"The operator {server.operator.user!r} cannot log in to {server.address}:{server.port}: {detail}.",
-            safe="new sessions of the applications are refused; those that are open still work",
-            hint="mend the operator's password (systems: operator: password), then run the same command again",
-        )
+    if "authentication failed" in detail:
+        raise _not_let_in(server, detail, "new sessions of the applications are refused; open ones still work")
+    if _has_no_room(detail):
+        yield Progress(0, None, "", "ending sessions to have one")
+        reachable, detail = _make_room(server)
     if reachable is Reachable.UP:
         yield Progress(0, None, "", "ending the sessions")
         _end_sessions(server)
@@ -167,6 +170,43 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
             yield Progress(0, None, "", trouble)
 
 
+def _not_let_in(server: Server, detail: str, safe: str) -> CannotError:
+    return CannotError(
+        f"The operator {server.operator.user!r} cannot log in to {server.address}:{server.port}: {detail}.",
+        safe=safe,
+        hint="mend the operator's password (systems: operator: password), then run the same command again",
+    )
+
+
+_TERMINATE_CLIENTS = r"""
+for pid; do
+    case $(tr '\0' ' ' < "/proc/$pid/cmdline" 2>/dev/null) in
+    *walsender*) ;;
+    *"[local]"* | *"("[0-9]*")"*) kill -TERM "$pid" ;;
+    esac
+done
+:
+"""
+
+
+def _make_room(server: Server) -> tuple[Reachable, str]:
+    """End the sessions of a server that has none left for us, by a signal, and ask it again for a few seconds. Killed,
+    it would send its standbys nothing more.
+    """
+    begun = clock.monotonic()
+    while True:
+        pids = [str(process.pid) for process in server.all_processes()]
+        server.shell.run(["sh", "-c", _TERMINATE_CLIENTS, "sh", *pids], check=False)
+        reachable, detail = server.probe()
+        if not _has_no_room(detail) or clock.monotonic() > begun + _ROOM_SECONDS:
+            return reachable, detail
+        pause(begun)
+
+
+def _has_no_room(detail: str) -> bool:
+    return "too many clients" in detail or "remaining connection slots" in detail
+
+
 _OTHERS = """
     select pid from pg_stat_activity
     where pid <> pg_backend_pid() and backend_type in ('client backend', 'parallel worker')
@@ -174,14 +214,29 @@ _OTHERS = """
 """
 
 
+# Where a line can stand in an included file (PostgreSQL 16), the view says in which.
+_WRONG = "select line_number, to_jsonb(r) ->> 'file_name' from pg_hba_file_rules r where error is not null"
+
+
+def _put_out(server: Server, wrong: Sequence[tuple[int, str | None]]) -> None:
+    """Make comments of these lines of its pg_hba.conf, until the block is taken out."""
+    file = _file(server)
+    lines = (file.text or "").splitlines(keepends=True)
+    for number, path in wrong:
+        if path in (None, file.path) and number <= len(lines):
+            lines[number - 1] = f"{_PUT_OUT}{lines[number - 1]}"
+    server.shell.write(file.path, "".join(lines), mode=file.mode)
+
+
 def _end_sessions(server: Server, *, deadline: float = 15.0) -> None:
     """End every other session, also those that are still logging in under the old rules, and see none left."""
     until = clock.monotonic() + deadline
     with server.session(deadline=deadline + 2, writes=True) as connection:
-        if connection.execute("select 1 from pg_hba_file_rules where error is not null").fetchone():
-            # The server keeps its old rules while any line is wrong. Stopped, it cannot start before that is mended.
-            server.stop("fast")
-            return
+        if wrong := connection.execute(_WRONG).fetchall():
+            _put_out(server, wrong)  # the server keeps its old rules while any line is wrong
+            if connection.execute(_WRONG).fetchone():
+                server.stop("fast")
+                return
         asked_at = connection.execute("select clock_timestamp(), pg_reload_conf()").fetchone()
         while clock.monotonic() < until:
             left = [row[0] for row in connection.execute(_OTHERS)]

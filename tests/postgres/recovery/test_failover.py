@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import psycopg
@@ -148,6 +149,35 @@ def test_a_live_primary_hands_over_everything(cluster: Cluster) -> None:
     cluster.recover(way, cluster.observe().identity)
     assert cluster.missing("b") == set()
     assert cluster.server("a").processes() == []
+
+
+def test_a_primary_without_room_for_the_operator_is_fenced_alive(cluster: Cluster) -> None:
+    """Killed, it would send its standby nothing more."""
+    pids = cluster.server("a").processes()
+    with ExitStack() as taken:
+        with suppress(psycopg.OperationalError):
+            while True:
+                taken.callback(cluster.server("a").connect(deadline=60.0).close)
+        state = cluster.observe()
+        assert "too many clients" in state.summary
+        cluster.do("fence", identity=state.identity)
+    state = cluster.observe()
+    assert state.reachable is Reachable.UP and state.writable is False
+    assert cluster.server("a").processes() == pids
+
+
+def test_a_line_of_pg_hba_conf_that_is_wrong_keeps_nobody_from_fencing_it_alive(cluster: Cluster) -> None:
+    path = cluster.sandbox.data("a") / "pg_hba.conf"
+    before = path.read_text() + "this is nonsense\n"
+    path.write_text(before)
+    session, identity = cluster.shop("a"), cluster.observe().identity
+    cluster.do("fence", identity=identity)
+    with pytest.raises(psycopg.OperationalError):
+        session.execute("select 1")
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        cluster.shop("a")
+    cluster.do("unfence", identity=identity)
+    assert path.read_text() == before and is_up(cluster.observe())
 
 
 def test_a_primary_that_dies_right_after_its_promotion_is_restored_on_its_own_timeline(cluster: Cluster) -> None:

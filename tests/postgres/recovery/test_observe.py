@@ -163,9 +163,11 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     state = observe_in_time(system)
     assert state.reachable is Reachable.UNKNOWN and "authentication failed" in state.summary
     pids = cluster.server("a").processes()
-    with pytest.raises(CannotError, match="cannot log in"):
+    with pytest.raises(CannotError, match="cannot log in") as error:
         list(system.fence(identity=state.identity))
+    assert error.value.safe == "nothing was fenced"
     assert cluster.server("a").processes() == pids
+    cluster.write("a", 1)
 
 
 def promote(system: Postgres, way: WayBack) -> None:
