@@ -210,8 +210,8 @@ class Server:
         seconds.
         """
         begun = clock.monotonic()
-        if self.stop_command:
-            self.shell.run(self.stop_command, deadline=deadline)
+        if self.stop_command:  # of what does not run, pg_ctlcluster says that as an error
+            self.shell.run(self.stop_command, deadline=deadline, check=bool(self.processes()))
         pids = self.processes()
         if pids:
             self.shell.run([self.program("pg_ctl"), "-D", self.data, "-m", mode, "-W", "-s", "stop"], check=False)

@@ -13,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from salvor import clock
-from salvor.change import Finding, Level, WayBack
+from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import promotion, replay, restore_point
 from salvor.postgres.backrest import Repository
@@ -256,6 +256,9 @@ def test_a_service_manager_owns_the_server(cluster: Cluster) -> None:
     managed.recover(way, managed.observe().identity)
     assert is_up(managed.observe()) and managed.missing("a") == set()
     assert cluster.sandbox.shell.read(calls) == "stop\nstart\n"
+    managed.crash("a")
+    managed.undo(way.promote_undo)  # pg_ctl, too, takes a stop of what does not run for an error
+    assert managed.observe().reachable is Reachable.UP and managed.observe().writable is False
 
 
 def test_backups_of_whoever_is_the_primary(cluster: Cluster) -> None:
