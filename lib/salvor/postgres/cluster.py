@@ -96,9 +96,10 @@ def ask_facts(server: Server, database: str) -> Facts:
 
 
 def as_noted(facts: Facts, marker: Mapping[str, Any]) -> Facts:
-    """The facts of a stage, with the newest commit that was noted in its marker before its recovery was ended."""
-    noted = marker.get("newest_commit")
-    return replace(facts, fresh=clock.read_time(noted)) if noted else facts
+    """The facts of a stage, with how far it came as noted in its marker before its recovery was ended."""
+    newest, replayed = marker.get("newest_commit"), marker.get("replayed")
+    facts = replace(facts, fresh=clock.read_time(newest)) if newest else facts
+    return replace(facts, lsn=read_lsn(replayed), received=read_lsn(replayed)) if replayed else facts
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from salvor import clock, leftovers
 from salvor.change import Progress
+from salvor.errors import SalvorError
 from salvor.postgres import beside, dropped
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.look import Look
@@ -19,6 +20,13 @@ from salvor.postgres.side_directory import APART, SideDirectory
 from salvor.postgres.wal import read_lsn
 
 STAGE = "side-data"
+EVERYTHING = "has_everything"
+"""In the marker of a stage: it has all that the primary wrote, and nothing was committed after the time asked for."""
+_WRITTEN = "primary_wrote"
+_FLUSHED = """
+    select pg_current_wal_flush_lsn()::text where not pg_is_in_recovery() and now() >= %s::timestamptz
+      and ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int = %s
+"""
 
 
 @dataclass(frozen=True)
@@ -50,18 +58,35 @@ class Physical(SideDirectory):
         phase = marker.get("phase") if {name: marker.get(name) for name in wanted} == wanted else None
         if phase is None or phase == "undone":
             whole = bool(marker.get("incident") == self.incident)
-            yield from self._restore(look, backup, target, timeline, whole=whole)
-            marker = wanted
-            beside.write_marker(self.stage, marker | {"phase": "restored"})
-        restored, damaged = self._launch()
-        known_end = self._known_end(timeline, restored, damaged) if target == "latest" else 0
-        yield from replay(self.stage, target, 0 if ACCEPT_MISSING_WAL in overrides else known_end)
+            written = yield from self._restore(look, backup, target, timeline, whole=whole)
+            beside.write_marker(self.stage, wanted | {"phase": "restored", **written})
+        yield from self._replay(target, timeline, accepts_loss=ACCEPT_MISSING_WAL in overrides)
         if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
             yield from self._before_a_drop(backup, timeline, wanted)
         if phase not in ("complete", "promoting"):
             marker = beside.marker_of(self.stage)
             stamp = {"phase": "complete", "completed_at": clock.write_time(clock.now())}
             beside.write_marker(self.stage, marker | stamp)
+
+    def _replay(self, target: str, timeline: int, *, accepts_loss: bool) -> Iterator[Progress]:
+        """Start the stage, and wait until it is at its target or, when nothing was committed after the time asked for,
+        at the end of what the primary wrote. There it stays: it gets no other WAL, which may tell of later commits.
+        """
+        restored, damaged = self._launch()
+        marker = beside.read_marker(restored.marker)
+        if marker.get(EVERYTHING):
+            yield from replay(self.stage, "latest", read_lsn(marker[_WRITTEN]))
+            return
+        if target == "latest":
+            known_end = 0 if accepts_loss else self._known_end(timeline, restored, damaged)
+        else:
+            known_end = read_lsn(marker.get(_WRITTEN, "0/0"))
+        at_target = yield from replay(self.stage, target, known_end)
+        if not at_target:
+            beside.write_marker(self.stage, marker | {EVERYTHING: True})
+            self.stage.stop("fast", deadline=300.0)
+            self._launch()
+            yield from replay(self.stage, "latest", known_end)
 
     def _before_a_drop(self, backup: str, timeline: int, wanted: Mapping[str, Any]) -> Iterator[Progress]:
         """When a DROP DATABASE was under way at the target, restore once more, to the position where it began."""
@@ -75,9 +100,14 @@ class Physical(SideDirectory):
             self._launch()
             yield from replay(self.stage, f"before-lsn:{lsn}", 0)
 
-    def _restore(self, look: Look, backup: str, target: str, timeline: int, *, whole: bool) -> Iterator[Progress]:
-        """The files of the backup, and the WAL that only the damaged server has. `look`: one at the stage."""
-        with ThreadPoolExecutor(3) as pool:
+    def _restore(
+        self, look: Look, backup: str, target: str, timeline: int, *, whole: bool
+    ) -> Generator[Progress, None, dict[str, str]]:
+        """The files of the backup, and the WAL that only the damaged server has. `look`: one at the stage. What is to
+        be noted of the primary.
+        """
+        with ThreadPoolExecutor(4) as pool:
+            written = pool.submit(self._written, target, timeline)
             size = pool.submit(lambda: self.repository.backup(backup).size)
             places = pool.submit(self.repository.tablespaces, backup)
             if look.processes:
@@ -106,6 +136,28 @@ class Physical(SideDirectory):
             done = pool.submit(self._salvage), pool.submit(self.admit_only_the_operator)
         for one in done:
             one.result()
+        # Else it ends by itself where the WAL ends, and cannot be asked how far it came.
+        script = '[ ! -e "$1/recovery.signal" ] || mv -T -- "$1/recovery.signal" "$1/standby.signal"'
+        self.live.shell.run(["sh", "-c", script, "sh", self.stage.data])
+        return written.result()
+
+    def _written(self, target: str, timeline: int) -> dict[str, str]:
+        """How far the live primary had flushed its WAL, when that was not before the time that is the target: then no
+        commit of before it comes behind. Nothing where that cannot be told, or another timeline came after that one.
+        """
+        import psycopg
+
+        kind, _, moment = target.partition(":")
+        if kind not in ("time", "before"):
+            return {}
+        try:
+            if max(self.repository.archive.timelines, default=0) > timeline:
+                return {}
+            with self.live.session(deadline=5.0) as connection:
+                row = connection.execute(_FLUSHED, [moment, timeline]).fetchone()
+        except (psycopg.Error, SalvorError):
+            return {}
+        return {_WRITTEN: row[0]} if row else {}
 
     def _can_be_gone_on_with(self) -> bool:
         """Whether pgBackRest takes what is there for its own work: else it ignores --delta, and refuses a folder in
@@ -175,7 +227,10 @@ class Physical(SideDirectory):
         looks, configured = (staged.result(), damaged.result()), archiving.result()
         if not all(look.control for look in looks):  # they say what room the servers had
             configured |= self.stage.settings(*_ROOM)
-        self.stage.launch(self._overrides(looks, configured), looks[0])
+        overrides = self._overrides(looks, configured)
+        if beside.read_marker(looks[0].marker).get(EVERYTHING):
+            overrides |= {"recovery_target_time": "", "restore_command": ""}
+        self.stage.launch(overrides, looks[0])
         return looks
 
     def _overrides(self, looks: Sequence[Look], configured: Mapping[str, str]) -> dict[str, str]:

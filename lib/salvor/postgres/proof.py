@@ -17,6 +17,7 @@ from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.failover import lag_of, missing_commits
 from salvor.postgres.look import Look
+from salvor.postgres.physical import EVERYTHING
 from salvor.postgres.server import Server
 from salvor.postgres.site import Site
 from salvor.wish import Wish
@@ -69,8 +70,9 @@ def stage(
     level = Level.PASS if mine in known else Level.FAIL
     limit = ", ".join(sorted(known))
     yield Finding(subject, "system identifier", level, figure=mine, limit=limit, evidence=evidence)
-    yield _recovered(subject, facts, target, read_marker(look.marker), evidence)
-    yield _fresh(subject, facts, target, view.primary, wish, evidence)
+    marker = read_marker(look.marker)
+    yield _recovered(subject, facts, target, marker, evidence)
+    yield _fresh(subject, facts, target, marker, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
     stored = next((one for one in repository.stored if one.label == backup), None)
     if stored:
@@ -95,7 +97,8 @@ def _same_cluster(subject: str, look: Look, primary: Look | None, evidence: str)
 
 
 def _recovered(subject: str, facts: Facts, target: str, marker: Mapping[str, Any], evidence: str) -> Finding:
-    at_rest = facts.paused or target == "latest" or not facts.in_recovery
+    everything = target == "latest" or bool(marker.get(EVERYTHING))
+    at_rest = facts.paused or everything or not facts.in_recovery
     earlier = marker.get("stopped_before_drop_of")
     paused = (
         f"the replay is paused at {marker.get('at')}, just before the DROP of the database {earlier} began"
@@ -107,12 +110,14 @@ def _recovered(subject: str, facts: Facts, target: str, marker: Mapping[str, Any
         "recovery reached its target",
         Level.PASS if at_rest else Level.FAIL,
         figure=target,
-        detail="all WAL there is was replayed" if target == "latest" else paused,
+        detail="all WAL there is was replayed" if everything else paused,
         evidence=evidence,
     )
 
 
-def _fresh(subject: str, facts: Facts, target: str, primary: Sighting, wish: Wish, evidence: str) -> Finding:
+def _fresh(
+    subject: str, facts: Facts, target: str, marker: Mapping[str, Any], primary: Sighting, wish: Wish, evidence: str
+) -> Finding:
     """The newest commit against what was asked for, or against what the old primary had."""
     newest = f"newest commit {clock.write_time(facts.fresh)}" if facts.fresh else "no commit since the backup"
     kind, _, value = target.partition(":")
@@ -125,7 +130,8 @@ def _fresh(subject: str, facts: Facts, target: str, primary: Sighting, wish: Wis
             Level.FAIL if beyond else Level.PASS,
             figure=newest,
             limit=clock.write_time(asked),
-            detail="every commit up to the time asked for, as recovery paused at the first one after it",
+            detail="every commit up to the time asked for, as "
+            + ("none came after it" if marker.get(EVERYTHING) else "recovery paused at the first one after it"),
             evidence=evidence,
         )
     if kind != "latest":

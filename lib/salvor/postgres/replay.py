@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from salvor import clock
@@ -11,6 +12,7 @@ from salvor.change import Progress
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside
 from salvor.postgres.connection import Line
+from salvor.postgres.look import Process
 from salvor.postgres.promotion import promote_server
 from salvor.postgres.server import LOOKED_EVERY, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
@@ -33,28 +35,36 @@ _HELD = """
 """
 
 
-def replay(stage: Server, target: str, known_end: int) -> Iterator[Progress]:
-    """Wait until a staged server has reached its target (as `recovery_options` takes it), or has replayed all WAL: of
-    the newest state at least up to `known_end`, an LSN (0: not known). Yields bytes of WAL.
+@dataclass(frozen=True)
+class _Rest:
+    """Where a replay came to rest: whether at its target, at which LSN, and its newest commit."""
+
+    at_target: bool
+    lsn: int
+    newest: datetime | None
+
+
+def replay(stage: Server, target: str, known_end: int) -> Generator[Progress, None, bool]:
+    """Wait until a staged standby has reached its target (as `recovery_options` takes it), or has replayed all WAL, at
+    least up to `known_end`: an LSN (0: not known). Yields bytes of WAL. Whether it is at its target: not so when all
+    WAL up to a known end was replayed, and nothing was committed after the time asked for.
 
     Raises CannotError when the target cannot be reached, OutcomeUnknownError after a day.
     """
     with Line(stage, deadline=5.0) as line:
-        paused, newest = yield from _follow(stage, line, target, known_end)
-    if paused:
-        _no_pause_for_lack_of_room(stage)
-        yield from _end_what_was_under_way(stage, newest)
+        rest = yield from _follow(stage, line, target, known_end)
+    if rest.at_target:
+        yield from _end_what_was_under_way(stage, rest)
+    return rest.at_target
 
 
-def _follow(
-    stage: Server, line: Line, target: str, known_end: int
-) -> Generator[Progress, None, tuple[bool, datetime | None]]:
-    """As `_replay`; whether it is paused at its target, and its newest commit."""
+def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator[Progress, None, _Rest]:
     import psycopg
 
     begun = looked = clock.monotonic()
     first = 0
     waiting: tuple[int, int, float] = (0, 0, 0.0)  # at which LSN, how often seen waiting, since when
+    lacking: tuple[str, float] = ("", begun)  # which segment it lacks before it is consistent, since when
     while True:
         if clock.monotonic() - begun > _REPLAY_SECONDS:
             raise OutcomeUnknownError(f"{stage.data} still replays WAL.", hint="run the same command again")
@@ -69,45 +79,69 @@ def _follow(
                 ) from error
             if clock.monotonic() > looked + LOOKED_EVERY:
                 looked = clock.monotonic()
-                if not stage.processes():
-                    raise _not_reached(stage, target) from None
+                processes = stage.all_processes()
+                if not processes:
+                    raise _not_begun(stage, target) from None
+                if (segment := _awaited(stage, processes)) != lacking[0]:
+                    lacking = (segment, looked)
+                if segment and looked - lacking[1] > _GAP_SECONDS:
+                    raise _inconsistent(stage, segment) from None
             yield Progress(0, None, "", "replaying WAL until the data is consistent")
             pause(begun, most=0.05)
             continue
         assert row
         in_recovery, lsn, newest, paused, waits = row
-        if not in_recovery:
-            return False, newest  # a promotion of it was begun by an earlier call
         now = read_lsn(lsn) if lsn else 0
+        if not in_recovery:
+            return _Rest(True, now, newest)  # a promotion of it was begun by an earlier call
         first = first or now
         label = f"replaying WAL, at {clock.write_time(newest)}" if newest else "replaying WAL"
         yield Progress(now - first, known_end - first if known_end > first else None, "bytes", label)
-        if target != "latest" and paused:
-            return True, newest
-        if target == "latest" and waits:
+        if paused:
+            _no_pause_for_lack_of_room(stage)
+            if target != "latest":
+                return _Rest(True, now, newest)
+        if waits:
             waiting = (now, waiting[1] + 1, waiting[2]) if now == waiting[0] else (now, 1, clock.monotonic())
             if waiting[1] >= 3 and clock.monotonic() - waiting[2] >= 1.0:
-                if now >= known_end:
-                    return False, newest
+                if now >= known_end and (known_end or target == "latest"):
+                    return _Rest(target == "latest", now, newest)
+                if target != "latest":
+                    raise _ends_before(stage, target, newest)
                 if clock.monotonic() - waiting[2] > _GAP_SECONDS:
                     raise _gap(stage, now, known_end)
         pause(begun, most=0.05)
 
 
-def _end_what_was_under_way(stage: Server, newest: datetime | None) -> Iterator[Progress]:
-    """End the recovery when a transaction that had not committed at the target holds tables in it.
+# While a server starts, only the title of its process says what it waits for (XLogFileRead in xlogrecovery.c).
+_TITLES = r"""
+for pid; do tr '\0' ' ' < "/proc/$pid/cmdline"; echo; done 2>/dev/null |
+    sed -n 's/.*startup waiting for \([0-9A-F]\{24\}\).*/\1/p'
+"""
 
-    The trap of going back to just before a DROP TABLE: the paused replay holds that transaction's lock, and whoever
-    reads the table waits for ever. With the recovery ended the transaction is rolled back. The copy still archives
-    nothing, and lets only the operator in. The newest commit is noted, which is harder to tell afterwards.
+
+def _awaited(stage: Server, processes: Sequence[Process]) -> str:
+    """The WAL segment that a server which is not consistent yet waits for; empty when it replays."""
+    pids = [str(process.pid) for process in processes]
+    return stage.shell.run(["sh", "-c", _TITLES, "sh", *pids], check=False).stdout.strip()
+
+
+def _end_what_was_under_way(stage: Server, rest: _Rest) -> Iterator[Progress]:
+    """End the recovery when a transaction that had not committed where it rests holds tables in it.
+
+    The trap of going back to just before a DROP TABLE, and of a crash amid an ALTER TABLE: the replay holds that
+    transaction's lock, and whoever reads the table waits for ever. With the recovery ended the transaction is rolled
+    back. The copy still archives nothing, and lets only the operator in. How far it came is noted, which cannot be told
+    afterwards.
     """
     with stage.session(deadline=5.0) as connection:
         if not connection.execute(_HELD).fetchone():
             return
-    yield Progress(0, None, "", "rolling back what was under way at the target")
-    marker = beside.marker_of(stage)
-    noted = {"newest_commit": clock.write_time(newest)} if newest else {}
-    beside.write_marker(stage, marker | noted)
+    yield Progress(0, None, "", "rolling back what was under way there")
+    noted = {"replayed": write_lsn(rest.lsn)}
+    if rest.newest:
+        noted["newest_commit"] = clock.write_time(rest.newest)
+    beside.write_marker(stage, beside.marker_of(stage) | noted)
     promote_server(stage)
 
 
@@ -132,35 +166,45 @@ def _gap(stage: Server, reached: int, known_end: int) -> CannotError:
     )
 
 
-def _refused_by_the_archive(log: str) -> str:
+def _refused_by_the_archive(stage: Server) -> str:
     """What pgBackRest said of the last WAL that was asked for, when it failed; empty when there is no such WAL.
 
     The trap: to PostgreSQL each of the two is the end of the archive (manual, "restore_command").
     """
-    asked_last = re.split(r"restored log file|starting point-in-time recovery", log)[-1]
+    asked_last = re.split(r"restored log file|entering standby mode", "\n".join(stage.last_log(60)))[-1]
     found = re.search(r"ERROR: \[\d+\]:.*(?:\n[ \t]+.*)*", asked_last)
-    return " ".join(found[0].split()) if found else ""
+    return f" pgBackRest says: {' '.join(found[0].split())}" if found else ""
 
 
-def _not_reached(stage: Server, target: str) -> CannotError:
-    log = "\n".join(stage.last_log(60))
-    last = re.findall(r"last completed transaction was at log time (.*)", log)
-    if "before configured recovery target was reached" in log:
-        if said := _refused_by_the_archive(log):
-            return CannotError(
-                f"The replay ended before {target.partition(':')[2]}, as the archive did not give the next WAL, so "
-                f"whether there is more is not known. pgBackRest says: {said}",
-                safe="what is live is as it was; the copy stays, and is gone on with",
-                hint="see that the repository can be read (inv backups --check), then the same command again",
-            )
-        newest = f" The newest commit there is from {last[-1]}." if last else ""
+def _inconsistent(stage: Server, segment: str) -> CannotError:
+    return CannotError(
+        f"WAL is missing: {segment}, without which the copy is not consistent, does not come from the archive."
+        f"{_refused_by_the_archive(stage)}",
+        safe="what is live is as it was",
+        hint="see that the archive can be read, and run the same command again; or inv undo, then an older backup: "
+        "inv backups lists them, inv restore --from=ID takes one",
+    )
+
+
+def _ends_before(stage: Server, target: str, newest: datetime | None) -> CannotError:
+    if said := _refused_by_the_archive(stage):
         return CannotError(
-            f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{newest}",
-            safe="what is live is as it was",
-            hint=f"inv undo --incident={beside.marker_of(stage).get('incident')}, then inv restore without --at, "
-            "--target and --failed-at for everything there is, or with an earlier time",
+            f"The replay ended before {target.partition(':')[2]}, as the archive did not give the next WAL, so "
+            f"whether there is more is not known.{said}",
+            safe="what is live is as it was; the copy stays, and is gone on with",
+            hint="see that the repository can be read (inv backups --check), then the same command again",
         )
-    if "before consistent recovery point" in log:
+    last = f" The newest commit there is from {clock.write_time(newest)}." if newest else ""
+    return CannotError(
+        f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{last}",
+        safe="what is live is as it was",
+        hint=f"inv undo --incident={beside.marker_of(stage).get('incident')}, then inv restore without --at, "
+        "--target and --failed-at for everything there is, or with an earlier time",
+    )
+
+
+def _not_begun(stage: Server, target: str) -> CannotError:
+    if "before consistent recovery point" in "\n".join(stage.last_log(60)):
         return CannotError(
             f"The target {target.partition(':')[2]} lies before the end of the backup.",
             safe="what is live is as it was",

@@ -19,6 +19,7 @@ APART = {
     "unix_socket_directories": "",
     "external_pid_file": "",
     "synchronous_standby_names": "",
+    "max_logical_replication_workers": "0",  # or its subscriptions would take what the live server is to get
     "huge_pages": "try",
     "logging_collector": "off",
     "log_destination": "stderr",

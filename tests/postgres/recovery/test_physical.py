@@ -11,6 +11,7 @@ import pytest
 from salvor import clock
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError
+from salvor.postgres import replay
 from salvor.postgres.look import ABSENT
 from salvor.postgres.physical import STAGE
 from salvor.wish import Wish
@@ -199,8 +200,10 @@ def test_after_a_restore_of_the_newest_state_the_standby_follows_by_itself(clust
 
 
 def test_nothing_acknowledged_is_lost_when_pg_wal_survives(cluster: Cluster) -> None:
+    deploying = cluster.server("a").connect("orders", writes=True)
+    deploying.execute("begin; alter table order_lines add column colour text")
     cluster.write("a", 200)
-    cluster.crash("a")  # the last segment is not archived
+    cluster.crash("a")  # the last segment is not archived; the lock of what was under way is in it
     identity = cluster.observe().identity
     way = cluster.way("physical", WISH)
     cluster.do("fence", identity=identity)
@@ -208,6 +211,8 @@ def test_nothing_acknowledged_is_lost_when_pg_wal_survives(cluster: Cluster) -> 
     cluster.do("stage", **way.arguments)
     findings = list(cluster.system.verify(way, WISH))
     assert {finding.level for finding in findings} == {Level.PASS}, findings
+    launchers = "select count(*) from pg_stat_activity where backend_type = 'logical replication launcher'"
+    assert cluster.system.ask(launchers, STAGE) == 0, "its subscriptions would take what the live server is to get"
     cluster.do("promote", **way.promote)
     assert is_up(cluster.observe())
     assert cluster.missing("a") == set()
@@ -331,6 +336,41 @@ def test_a_time_that_the_wal_does_not_reach_is_said_clearly(cluster: Cluster) ->
         cluster.do("stage", **way.arguments)
     assert is_up(cluster.observe())
     cluster.do("drop", stage=STAGE)
+
+
+def test_a_time_after_the_last_commit_is_the_end_of_what_the_primary_wrote(cluster: Cluster) -> None:
+    """And not what was committed later, however often the copy is started."""
+    cluster.write("a", 5)
+    wish = Wish(at=now(cluster))
+    way = cluster.way("physical", wish)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    findings = list(cluster.system.verify(way, wish))
+    assert {finding.level for finding in findings} == {Level.PASS}, findings
+    assert any("none came after it" in finding.detail for finding in findings)
+    cluster.write("a", 3)
+    wait_until_archived(cluster)
+    cluster.system.site.physical(cluster.system.site.member("a")).stage.kill()
+    cluster.do("stage", **way.arguments)
+    cluster.do("fence", identity=cluster.observe().identity)
+    cluster.do("promote", **way.promote)
+    assert is_up(cluster.observe()) and cluster.missing("a") == set(cluster.acknowledged[-3:])
+
+
+def test_a_backup_that_is_not_consistent_without_a_lost_segment_is_said(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replay, "_GAP_SECONDS", 1.0)
+    stop = cluster.system.site.repository(cluster.system.site.member("a")).stored[0].wal[1]
+    cluster.crash("a")
+    shutil.rmtree(cluster.sandbox.data("a"))
+    (lost,) = cluster.sandbox.root.glob(f"repository/archive/*/*/*/{stop}-*")
+    lost.unlink()
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    with pytest.raises(CannotError, match=f"{stop}, without which the copy is not consistent") as error:
+        cluster.do("stage", **way.arguments)
+    assert "older backup" in error.value.hint
 
 
 def now(cluster: Cluster, member: str = "a"):  # type: ignore[no-untyped-def]
