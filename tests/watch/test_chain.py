@@ -258,6 +258,20 @@ def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) ->
     assert place.pages == 0
 
 
+def test_an_open_episode_whose_rule_is_gone_is_named_by_the_next_watch(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    (journal,) = place.journals()
+    told = io.StringIO()
+    commands._tell_orphans(inventory.load("place"), Plain(told))
+    assert not told.getvalue()
+    place.write(text=PLATFORM.replace("  memory:\n", "  memory-of-shop:\n"))
+    commands._tell_orphans(inventory.load("place"), Plain(told))
+    assert f"HINT: inv incident.close --incident={journal.folder.name}" in told.getvalue()
+
+
 def test_an_inventory_that_names_no_messages_any_more_lets_an_episode_end(place: Place) -> None:
     place.say(90)
     watcher, _ = place.watcher()
@@ -270,6 +284,18 @@ def test_an_inventory_that_names_no_messages_any_more_lets_an_episode_end(place:
     place.look(watcher, 570)
     assert place.journals()[0].lines[-1]["kind"] == "closed"
     assert "devops was called, and does not hear that it is over" in said.getvalue()
+
+
+def test_while_somebody_works_on_a_system_its_action_waits_and_fills_no_journal(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    with lock.hold("pages of place", place.root / "incidents", by="kim@ops1", incident="restore"):
+        for seconds in (0, 300, *range(305, 360, 5)):
+            place.look(watcher, seconds)
+    assert place.pages == 2
+    assert len(place.journals()[0].of("resumed")) == 0
+    place.look(watcher, 365)
+    assert place.pages == 0
 
 
 def test_a_new_watcher_knows_since_when_it_is_bad(place: Place) -> None:
@@ -377,8 +403,30 @@ def test_a_journal_that_is_damaged_stops_the_rule(place: Place) -> None:
     place.fill()
     for seconds in range(310, 1000, 60):
         place.look(watcher, seconds)
-    assert (place.pages, place.restarts, len(place.journals())) == (2, 0, 1)
+    assert (place.pages, place.restarts, len(place.journals())) == (2, 0, 2)
     assert "is damaged (inv incident.check)" in said.getvalue()
+    assert [call for call in place.calls if call.endswith("called")] == [
+        "tickets called",
+        "devops called",
+        "lead called",
+    ]
+
+
+def test_a_damaged_journal_that_was_closed_stops_nothing(place: Place) -> None:
+    place.write(text=PLATFORM.replace("    escalate: on-call\n", ""))
+    folder = place.root / "incidents/20261121T025900Z-memory-0000"
+    with Journal.create(folder, by="kim", purpose="watch", platform="place", service="shop") as journal:
+        journal.append("note", text="x")
+    path = folder / "journal.jsonl"
+    path.write_bytes(path.read_bytes() + b"{damaged\n")
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300):
+        assert "is damaged" in place.look(watcher, seconds).move.why
+    with Journal.open(folder, by="kim") as journal:
+        journal.append("closed", result="by hand")
+    place.look(watcher, 310)
+    assert place.pages == 0
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,10 @@ watch:
     for: 1s
     immediately: [{{clear: pages, allow: true}}]
 """
+ACTING = QUICK.replace("services:", "  here: {{kind: host}}\nservices:").replace(
+    "{{clear: pages, allow: true}}",
+    "{{run: [sh, -c, 'touch {root}/begun; sleep 15'], host: here, deadline: 1h, allow: true}}",
+)
 HANGING = (
     QUICK.replace(
         "services:", "  web: {{kind: host, address: 127.0.0.1, ssh: {{port: {most}, user: nobody}}}}\nservices:"
@@ -83,6 +87,24 @@ def test_a_process_watches_alone_until_it_is_told_to_end(place: Place) -> None:
     line = json.loads(said(shown).splitlines()[-1])
     assert (line["rule"], line["bad"], line["next"]["move"]) == ("memory", True, "wait")
     assert line["episode"] == place.journals()[0].folder.name
+
+
+def test_a_second_signal_ends_the_watch_amid_an_action(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ended with its action, after up to an hour, whoever was told to end it to take the service over."""
+    monkeypatch.setenv("HOME", str(place.root))
+    place.write(text=ACTING)
+    place.say(99)
+    process = inv("watch", "--every=1s")
+    try:
+        assert until((place.root / "begun").exists)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout
+        assert any("A second signal ends it at once" in line for line in process.stdout)
+        process.send_signal(signal.SIGTERM)
+        told = said(process)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGTERM, told
 
 
 def test_cron_looks_once_a_minute(place: Place) -> None:

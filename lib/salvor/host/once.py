@@ -40,7 +40,11 @@ def run(shell: Shell, command: Sequence[str], occasion: str, *, deadline: float)
     """
     if not _OCCASION.fullmatch(occasion):
         raise CannotError(f"{occasion!r} cannot name a run; it takes letters, digits and hyphens.")
-    result = shell.run(["sh", "-c", _ONCE, "sh", occasion, *command], deadline=deadline, check=False)
+    try:
+        result = shell.run(["sh", "-c", _ONCE, "sh", occasion, *command], deadline=deadline, check=False)
+    except OutcomeUnknownError as error:
+        hint = f"look whether something of it still runs, on {shell.where}: ps -ef"
+        raise OutcomeUnknownError(f"{command[0]}: {error.what}", safe=error.safe, hint=hint) from error
     if result.exit_code == _BEGUN and "salvor: begun before" in result.stderr:
         raise OutcomeUnknownError(
             f"{command[0]} was begun on {shell.where} before, and nobody saw its end.",

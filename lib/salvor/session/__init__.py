@@ -93,13 +93,14 @@ class Session:
         return Holding(self.incident, lambda text: self.runner.watcher.tell(text))
 
     @contextlib.contextmanager
-    def begin(self, plan: Plan | None = None) -> Iterator[None]:
-        """Hold the service's lock, its lease in the mirror, and what `plan` touches, and write the journal while the
-        block runs.
+    def begin(self, plan: Plan | None = None, systems: Sequence[str] = ()) -> Iterator[None]:
+        """Hold the service's lock, its lease in the mirror, what `plan` touches, and these systems, and write the
+        journal while the block runs.
 
         Raises HeldError when another operator holds one of them: nothing was written.
         """
         with self.holding.all(plan) as self.runner.still_ours:
+            self.holding.systems(systems)
             opened = self._open_journal(self.incident.folder)
             self._gate, self._status = self._second_person(), self._status_page()
             try:

@@ -49,7 +49,9 @@ def next_move(
     """The next move, from the rule's episodes, the newest first."""
     told = open_one(episodes)
     if told and told.is_damaged:
-        return Move("wait", f"nothing is done: the journal of {told.id} is damaged (inv incident.check)")
+        words = f"the journal of {told.id} is damaged (inv incident.check): nothing is done by itself"
+        is_due = reading.bad and sighting.bad_for is not None and sighting.bad_for >= rule.for_
+        return _left_to_people(rule, words) if is_due else Move("wait", words)
     if told is None:
         return _begin(rule, episodes, sighting, reading)
     if reading.bad is False:
@@ -69,7 +71,10 @@ def next_move(
 
 def left_to_people(rule: Rule, recovery: str) -> Move:
     """What follows instead of an action, while a recovery that it could get in the way of stands unfinished."""
-    words = f"the recovery {recovery} was begun and is not at its end: nothing is done by itself"
+    return _left_to_people(rule, f"the recovery {recovery} was begun and is not at its end: nothing is done by itself")
+
+
+def _left_to_people(rule: Rule, words: str) -> Move:
     return Move("escalate", words, ESCALATE) if rule.escalate else Move("wait", words)
 
 
@@ -122,7 +127,7 @@ def _go_on(rule: Rule, episodes: Sequence[Told], told: Told | None) -> Move:
             done = acts_within(episodes, _HOUR)
             if done + len(rule.actions(name)) > rule.most_per_hour:
                 words = f"it has acted {done} times within an hour, of {rule.most_per_hour} that it may"
-                return Move("escalate", words, ESCALATE) if rule.escalate else Move("wait", words)
+                return _left_to_people(rule, words)
             return Move("act", name, name)
     if not rule.escalate:
         return Move("wait", "all that the rule may do is done, and it names nobody to call")

@@ -7,19 +7,19 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from salvor import clock, durable, inventory, show
 from salvor.arguments import required
-from salvor.errors import HeldError, UsageError
+from salvor.errors import CannotError, HeldError, UsageError
 from salvor.inventory import Platform
-from salvor.journal import FILE, Journal, lock
+from salvor.journal import FILE, Journal, brief, first_line, incidents, lock
 from salvor.journal.folders import find, folder_of, incidents_folder, lease_of, operator
 from salvor.show import Shown
 from salvor.watch import acknowledgement
 from salvor.watch.alertmanager import Access, receiving
-from salvor.watch.episode import tell
+from salvor.watch.episode import PURPOSE, tell
 from salvor.watch.watcher import Seen, Watcher
 
 _INTERVALS = (1.0, 60.0)
@@ -72,9 +72,8 @@ def watch(
                     "  plain HTTP: who reads that network reads the token, and may then start what the rules do; "
                     f"listen on 127.0.0.1:{port} behind a proxy that speaks TLS (docs/watch.md)"
                 )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before = signal.signal(number, lambda *_: watcher.stop())
-            stack.callback(signal.signal, number, before)
+        _stopping_at_signals(watcher, stack)
+        _tell_orphans(described, shown)
         count = len(described.watch)
         shown.tell(
             f"Watching {count} rule{'s' if count > 1 else ''} of {platform}, every {clock.write_duration(seconds)}."
@@ -83,6 +82,32 @@ def watch(
         if watcher.lost:
             raise watcher.lost
         shown.tell("The watch has ended; nothing is left half done.")
+
+
+def _stopping_at_signals(watcher: Watcher, stack: ExitStack) -> None:
+    """The first one lets what is begun end; the second ends all at once, as kill -9 may, too."""
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        watcher.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stack.callback(signal.signal, number, signal.signal(number, stop))
+
+
+def _tell_orphans(platform: Platform, shown: Shown) -> None:
+    """Say which open episodes nobody goes on with, because the inventory has lost their rule."""
+    for folder in incidents(incidents_folder()):
+        rule = brief.service_of(folder.name)
+        if rule in platform.watch or brief.is_over(folder):
+            continue
+        with suppress(CannotError):
+            first = first_line(folder)
+            if (first.get("purpose"), first.get("platform")) == (PURPOSE, platform.name):
+                shown.tell(
+                    f"{folder.name} is open, and there is no rule {rule!r} any more: nobody goes on with it, nor tells "
+                    f"who was called that it is better.\nHINT: inv incident.close --incident={folder.name}"
+                )
 
 
 @contextmanager

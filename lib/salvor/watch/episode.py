@@ -158,12 +158,12 @@ class Episodes:
     def _read(self, folder: Path) -> Told | None:
         if folder.name in self._over:
             return self._over[folder.name]
-        if not (folder / FILE).exists() and folder not in held_back():
-            return None
-        damaged = Told(folder.name, "bad", clock.now(), is_damaged=True)
+        damaged = Told(folder.name, "bad", clock.now(), is_over=brief.is_over(folder), is_damaged=True)
         try:
+            if not (folder / FILE).exists() and folder not in held_back():
+                return None
             journal = Journal.read(folder)
-        except CannotError:
+        except (OSError, CannotError):
             return damaged
         if not (journal.lines or journal.damaged):
             return None  # it was cut off in its first line, and nothing is done before that

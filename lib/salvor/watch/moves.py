@@ -38,7 +38,8 @@ class _Maker:
         self.rule = platform.watch[seen.rule]
         since = seen.sighting.bad_since or seen.sighting.unknown_since or clock.now()
         cause: Cause = "bad" if seen.reading.bad else "unknown"
-        self.session: Session = sitting(platform, seen.rule, seen.open, cause, since, shown)
+        self.open = seen.open if seen.open and not seen.open.is_damaged else None
+        self.session: Session = sitting(platform, seen.rule, self.open, cause, since, shown)
         self.episode = self.session.incident
         assert isinstance(self.episode, Episode)
         self._words(since_at=clock.write_time(self.episode.failed_at or since))
@@ -47,7 +48,7 @@ class _Maker:
         if self.seen.move.kind == "act" and any(one.runbook for one in self.rule.actions(self.seen.move.stage)):
             self._run_a_runbook(self.seen.move.stage)
             return
-        with self.session.begin():
+        with self.session.begin(systems=self._systems_left()):
             told = self._told()
             if self._is_of_no_more_use(told):
                 return
@@ -67,6 +68,11 @@ class _Maker:
                     self._call(self.seen.move.channels, told)
                 case "close":
                     self._close(told)
+
+    def _systems_left(self) -> list[str]:
+        """The systems of a stage that goes on. They are held before a line is written: a look may come every second."""
+        stage = self.open.stages.get(self.seen.move.stage) if self.open and self.seen.move.kind == "act" else None
+        return [change.system for change in stage.left()] if stage else []
 
     def _told(self) -> Told:
         assert self.session.journal

@@ -166,7 +166,10 @@ class Watcher:
                     busy[name].add_done_callback(partial(ended, name))
                 self.wake.wait(every)
             if left := [name for name, future in busy.items() if not future.done()]:
-                self._tell(f"The watch ends when what is begun is done: {', '.join(left)}.")
+                self._tell(
+                    f"The watch ends when what is begun is done: {', '.join(left)}. A second signal ends it at once; "
+                    "what it started on a machine may go on there, and the next watch runs it no second time."
+                )
             wait(busy.values())
 
     def stop(self) -> None:
