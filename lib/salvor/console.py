@@ -88,6 +88,9 @@ def carry_out(session: Session, shown: Shown, plan: Plan, how: str, *names: str)
         with telling_failure(session):
             for name in names or [step.__name__ for step in session.runbook.steps]:
                 session.act(name)
+        if not (session.incident.decisions or session.incident.outcomes):
+            session.runner.note("closed", result=f"nothing is broken in {session.incident.service.name} any more")
+            shown.tell(f"Nothing is broken in {session.incident.service.name} any more: nothing was done.")
     show_end(session, shown)
 
 

@@ -174,6 +174,11 @@ class Runner:
             self._decide(decision)
         return planned
 
+    def look_anew(self) -> None:
+        """Take nothing that was seen for what there is now."""
+        self._assessed = None
+        self.incident.look_again()
+
     def _tell(self, finding: Finding) -> None:
         with _showing():
             self.watcher.finding(finding)

@@ -179,6 +179,21 @@ def test_the_first_machine_finds_what_the_other_did(place: World, here: Machine,
     assert place.letters == ["declared", "recovered"]
 
 
+def test_what_another_machine_brought_back_meanwhile_is_left_as_it_is(
+    place: World, here: Machine, there: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    session = place.session()
+    plan = session.plan()
+    with monkeypatch.context() as colleague:
+        for name, value in there.environment.items():
+            colleague.setenv(name, value)
+        console.recover(place.session(), Plain(), yes=True)
+    console.carry_out(session, Plain(), plan, "a test")
+    assert (place.live, place.letters, place.kept) == (GOOD, ["declared", "recovered"], [BAD])
+    assert "Nothing is broken in things any more: nothing was done." in capsys.readouterr().out
+    assert place.session().incident.id != session.incident.id, "the next one is another incident"
+
+
 def test_what_one_machine_told_the_other_does_not_tell_again(place: World, here: Machine, there: Machine) -> None:
     session = place.session()
     plan = session.plan()

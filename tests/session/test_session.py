@@ -145,6 +145,29 @@ def test_an_incident_whose_first_line_is_lost_says_so(place: World) -> None:
         assert refused.value.hint == f"inv incident.check --incident={incident.id}"
 
 
+def test_a_line_that_is_not_ours_is_told_and_stops_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    incident = recover(place)
+    with (place.root / "incidents" / incident / FILE).open("a") as file:
+        file.write('{"foo":1}\n')
+    aftermath.undo(incident, Plain(), yes=True)
+    assert place.live == BAD
+    assert "it cannot be read in line 42" in capsys.readouterr().out
+
+
+def test_what_another_version_wrote_is_not_gone_on_with_and_holds_nobody_up(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = begun(place).incident
+    journal = newer.folder / FILE
+    journal.write_text(journal.read_text().replace('"wish":{', '"wish":{"later":1,'))
+    with pytest.raises(CannotError, match=r"says what this Salvor does not know: .* 'later'") as refused:
+        aftermath.undo(newer.id, Plain(), yes=True)
+    assert f"inv incident.check --incident={newer.id}" in refused.value.hint
+    assert recover(place) != newer.id
+    assert place.live == GOOD
+    assert "'later'. It is passed over." in capsys.readouterr().out
+
+
 # ------------------------------------------------------------------------------------------ two operators
 
 

@@ -91,7 +91,7 @@ class Journal:
         self.torn = 0
         """Bytes at the end that a crash left of a line."""
         self.damaged: list[int] = []
-        """Numbers of lines that are no JSON object any more; they are not in `lines`. `check` says more."""
+        """Numbers of lines that are no JSON object, or of no kind; they are not in `lines`. `check` says more."""
         self._by = by
         self._say = tell
         self._raw: list[bytes] = []
@@ -276,7 +276,7 @@ class Journal:
             rest = b""
         for number, raw in enumerate(lines, 1):
             line = parse(raw)
-            if line is None:
+            if line is None or not isinstance(line.get("kind"), str):
                 self.damaged.append(number)
             else:
                 self.lines.append(line)

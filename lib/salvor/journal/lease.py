@@ -62,6 +62,8 @@ class Lease:
         self._me |= {"under": under} if under else {}
         self._hint = hint
         self._tell = tell
+        self.follows_another = False
+        """Whether another machine held the service before this claim."""
         self._number = 0
         self._released = False
         self._taken_by: dict[str, Any] = {}
@@ -96,6 +98,7 @@ class Lease:
         """
         while True:
             number, holder, is_over = _newest(self._store)
+            self.follows_another = bool(holder) and not self.left_here(holder)
             holder = {} if is_over else holder
             if holder and not take and not self.left_here(holder) and not self._is_void(holder):
                 raise self._held(holder)

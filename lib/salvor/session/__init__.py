@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from salvor import clock, cutover, journal, runbook_files
 from salvor.approval.waiting import Gate
 from salvor.change import Change, Finding, WayBack
-from salvor.errors import PlanMovedError, SalvorError, UsageError
+from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
 from salvor.history import History
 from salvor.incident import Incident
 from salvor.journal import Journal
@@ -31,6 +31,20 @@ if TYPE_CHECKING:
 
 STATUS_DEADLINE = 20.0
 """Seconds that the end of a command waits for the status page, which is published in the background."""
+
+
+@contextlib.contextmanager
+def understood(incident: str) -> Iterator[None]:
+    """Raise CannotError when the journal of `incident` says what this Salvor does not know."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise CannotError(
+            f"The journal of {incident} says what this Salvor does not know: {type(error).__name__}: {error}.",
+            safe="nothing was changed",
+            hint=f"inv incident.show --incident={incident} says who wrote it: go on with the version of Salvor there; "
+            f"inv incident.check --incident={incident} says whether it was damaged",
+        ) from error
 
 
 @dataclass
@@ -101,6 +115,8 @@ class Session:
         """
         with self.holding.all(plan) as self.runner.still_ours:
             self.holding.systems(systems)
+            if self.holding.follows_another:
+                self.runner.look_anew()
             opened = self._open_journal(self.incident.folder)
             self._gate, self._status = self._second_person(), self._status_page()
             try:
@@ -122,7 +138,8 @@ class Session:
             )
             try:
                 ended = self.incident.over
-                self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
+                with understood(self.incident.id):
+                    self.incident.learn_anew(opened.lines)  # another operator may have gone on since it was read
                 if self.incident.over != ended:
                     raise PlanMovedError(
                         f"{self.incident.id} is {self.incident.over}, by somebody else meanwhile.",

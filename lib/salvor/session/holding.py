@@ -53,6 +53,11 @@ class Holding:
         if self._lease:
             self._lease.check(since=A_MOMENT)
 
+    @property
+    def follows_another(self) -> bool:
+        """Whether another machine held the service last, and so may have changed what was seen before."""
+        return self._lease is not None and self._lease.follows_another
+
     @contextmanager
     def service(self, name: str) -> Iterator[Callable[[], None]]:
         """Be the only operator of one more service inside the block. Gives what is to be asked before each change.

@@ -16,7 +16,7 @@ from salvor.inventory import Platform, Service
 from salvor.journal import Journal, brief
 from salvor.journal.folders import find, incidents_folder, is_open, lines_of, of_incident, operator
 from salvor.run import Runner, Watcher
-from salvor.session import Session
+from salvor.session import Session, understood
 from salvor.wish import Wish
 
 
@@ -61,7 +61,11 @@ def open_session(
         lines = _lines(folder, watcher)
         if not is_open(lines, described, chosen, purpose):
             continue
-        session = _resume(folder, described, watcher, history, wish)
+        try:
+            session = _resume(folder, described, watcher, history, wish)
+        except CannotError as error:
+            watcher.tell(f"{error.what} It is passed over.")
+            continue
         if session.incident.broken and not any(
             cutover.is_of_this_world(session.incident, one) for one in session.incident.broken
         ):
@@ -121,7 +125,9 @@ def _lines(folder: Path, watcher: Watcher) -> list[dict[str, Any]]:
 
 
 def _resume(folder: Path, platform: Platform, watcher: Watcher, history: History, wish: Wish) -> Session:
-    incident = _reopen(lines_of(folder), platform, folder, operator())
+    lines = lines_of(folder)
+    with understood(folder.name):
+        incident = _reopen(lines, platform, folder, operator())
     known = (incident.whole_wish().overrides or {}).items()
     new = dict((wish.overrides or {}).items() - known)
     if new:
