@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import console, cutover, outgoing, plan, run
+from salvor import console, cutover, maintenance, outgoing, plan, run
 from salvor.change import Change, Level, State, Undo
 from salvor.errors import (
     CannotError,
@@ -23,6 +23,7 @@ from salvor.errors import (
     UsageError,
 )
 from salvor.incident import Incident
+from salvor.journal import brief, incidents, story
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -182,6 +183,22 @@ def test_a_backup_of_which_nobody_knows_is_not_called_done(place: World) -> None
         session.runner.approve(plan.Plan((plan.PlannedStep("protect", (), (), (change,)),)), "test")
         with pytest.raises(OutcomeUnknownError, match="store: fence"):
             session.runner.act("protect", [change])
+
+
+def test_maintenance_that_failed_is_closed_since_nobody_goes_on_with_it(place: World) -> None:
+    platform = place.session().incident.platform
+    sitting = maintenance.sitting(platform.service("things"), platform, Plain())
+    trouble.order(place.root, "store", "fence", "fail")
+
+    def upkeep(incident: Incident) -> Iterator[Change]:
+        """Fence it."""
+        yield incident.systems[0].change("fence", identity="x", why="w", no_undo="n")
+
+    with pytest.raises(CannotError, match="it does not want to"):
+        maintenance.work(sitting, upkeep, Plain(), plan_only=False, approve="", yes=True)
+    [folder] = incidents(place.root / "incidents")
+    told = brief.read(folder)
+    assert told and told.state == story.read(folder).state == "failed, closed"
 
 
 # ------------------------------------------------------------------------------------------ side by side
@@ -489,6 +506,15 @@ def test_an_undo_is_over_when_what_it_owes_is_written(place: World, monkeypatch:
     aftermath.undo(incident, Plain(), yes=True)
     assert [line["kind"] for line in lines(place, "owed", "undone")] == ["owed", "undone"]
     hanging.unlink()
+
+
+@pytest.mark.parametrize("trouble_with", ["fail", "unknown after"])
+def test_nobody_hears_that_it_is_undone_who_heard_of_nothing(place: World, trouble_with: str) -> None:
+    for moment in ("declared", "recovered"):
+        trouble.order(place.root, "post", moment, trouble_with)
+    incident = recover(place)
+    aftermath.undo(incident, Plain(), yes=True)
+    assert ("undone" in place.letters) == (trouble_with == "unknown after")
 
 
 def test_what_was_owed_is_tried_again(place: World) -> None:

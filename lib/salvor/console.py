@@ -44,10 +44,8 @@ def announce(session: Session, shown: Shown) -> None:
             safe="nothing was changed",
             hint=f"inv restore {incident.options} looks anew",
         )
-    shown.tell(
-        f"{'Resuming' if session.resumed else 'New'} incident {incident.id} of {incident.service.name}, "
-        f"runbook {session.runbook.name}."
-    )
+    which = f"Resuming incident {incident.id}" if session.resumed else "New incident"  # which may never be begun
+    shown.tell(f"{which} of {incident.service.name}, runbook {session.runbook.name}.")
 
 
 def ask(
@@ -84,6 +82,8 @@ def ask(
 def carry_out(session: Session, shown: Shown, plan: Plan, how: str, *names: str) -> None:
     """Carry out the named steps of an approved plan (none: the whole runbook), and say how it went."""
     with session.begin(plan):
+        if not session.resumed:
+            shown.tell(f"This is incident {session.incident.id}.")
         session.approve(plan, how)
         with telling_failure(session):
             for name in names or [step.__name__ for step in session.runbook.steps]:
@@ -196,12 +196,12 @@ def show_plan(session: Session, shown: Shown, plan: Plan, *, whole: bool = True)
         shown.lines(f"  {show.finding_line(finding)}" for finding in chosen)
         plan = Plan(tuple(PlannedStep(step.name, (), (), step.changes) for step in plan.steps if step.changes))
     shown.lines(show.plan_lines(plan, session.history.last))
-    if told := second_person(session, waiting):
+    if told := second_person(session, waiting, session.incident.id if session.resumed or not whole else "ID"):
         shown.tell(told)
 
 
-def second_person(session: Session, steps: Sequence[str]) -> str:
-    """That these steps wait for a second person, and for how long; empty when none does."""
+def second_person(session: Session, steps: Sequence[str], incident: str) -> str:
+    """That these steps of `incident` wait for a second person, and for how long; empty when none does."""
     rule = session.incident.service.second_person
     if not steps or rule is None:
         return ""
@@ -209,7 +209,7 @@ def second_person(session: Session, steps: Sequence[str]) -> str:
     return (
         f"NOTE: {', '.join(steps)} {'wait' if len(steps) > 1 else 'waits'} until {who} other than "
         f"{session.incident.operator} approves the plan, {clock.write_duration(rule.within)} at most: "
-        f"inv incident.approve --incident={session.incident.id}"
+        f"inv incident.approve --incident={incident}"
     )
 
 

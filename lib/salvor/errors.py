@@ -17,6 +17,11 @@ class SalvorError(Exception):
         self.safe = safe
         self.hint = hint
 
+    @property
+    def reason(self) -> str:
+        """What happened, with its hint, on one line: why something else cannot be."""
+        return f"{self.what.removesuffix('.')} (HINT: {self.hint})" if self.hint else self.what
+
     def __str__(self) -> str:
         parts = [self.what]
         if self.safe:

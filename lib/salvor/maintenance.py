@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
 from salvor import clock, inventory, show
@@ -16,6 +16,7 @@ from salvor.errors import CannotError, UsageError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
+from salvor.journal.brief import FAILED
 from salvor.journal.folders import incidents_folder, operator
 from salvor.plan import Plan, PlannedStep
 from salvor.run import Runner
@@ -42,12 +43,24 @@ def sitting(service: Service, platform: Platform, shown: Shown) -> Session:
     return Session(incident, MAINTENANCE, Runner(incident, shown), History(incidents_folder(), platform.name))
 
 
+@contextmanager
+def _recorded(session: Session) -> Iterator[None]:
+    """Begin the sitting, and close its record however the work ends: nobody goes on with maintenance that failed."""
+    with session.begin():
+        try:
+            yield
+        except Exception as error:
+            session.failed(error)
+            session.runner.note("closed", result=FAILED)
+            raise
+        session.runner.note("closed", result="done")
+
+
 def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> list[Finding]:
     """Carry approved changes out. Returns what went amiss beside their success."""
-    with session.begin():
+    with _recorded(session):
         session.runner.approve(Plan((PlannedStep(name, (), (), changes),)), how)
         session.runner.act(name, changes)
-        session.runner.note("closed", result="done")
     return [Finding.from_json(line["finding"]) for line in session.journal.of("finding")] if session.journal else []
 
 
@@ -69,10 +82,9 @@ def work(
     if plan_only or not planned.changes:
         return False
     how = approval(shown, planned.changes, approve=approve, yes=yes)
-    with session.begin(), holding(planned.changes):
+    with _recorded(session), holding(planned.changes):
         session.runner.approve(planned, how)
         session.runner.run(step)
-        session.runner.note("closed", result="done")
     return True
 
 

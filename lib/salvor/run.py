@@ -360,13 +360,16 @@ class Runner:
     # --- undo ----------------------------------------------------------------------------------------------------
 
     def undo(self, changes: Sequence[Change], undoing: dict[str, str]) -> None:
-        """Make the changes of `undo_plan`, one after the other, tell who must know, and note that it is undone."""
+        """Make the changes of `undo_plan`, one after the other, tell who heard of it, and note that it is undone."""
         self._refuse_unapproved("undo", changes)
         for change in changes:
             self._make_surely("undo", [change], undoing)
         begun = [change for _, change in self.incident.interrupted.values() if self.incident.waits(change)]
         self._observed([change for change in begun if change.undo], begun)  # nobody saw these end: they are undone now
-        self.tell("taken-back" if self.incident.purpose == "watch" else "undone")
+        if self.incident.purpose == "watch":
+            self.tell("taken-back")
+        elif self.incident.may_have_told:  # who heard of nothing is not told that it is undone
+            self.tell("undone")
         self.finish()  # before the note: after it, nothing of this incident is done again
         self._write("undone", result=f"{amount(len(changes), 'change')} taken back")
 

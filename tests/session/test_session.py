@@ -359,6 +359,13 @@ def test_customers_are_told_of_a_service_by_the_name_that_their_status_page_has(
         assert "결제 서비스" in body and "서비스 서비스" not in body
 
 
+def test_a_plan_names_no_incident_that_is_never_begun(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    console.recover(place.session(), Plain(), plan_only=True)
+    assert "New incident of things" in (said := capsys.readouterr().out)
+    assert "-things-" not in said
+    assert f"This is incident {recover(place)}." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("how", ["test", "notebook"])
 def test_a_plan_is_carried_out_by_no_other_option(place: World, how: str, capsys: pytest.CaptureFixture[str]) -> None:
     """It promises to write nothing: with --test a copy was staged all the same, with --notebook --yes all was done."""

@@ -45,7 +45,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
         archive = listing.find(settings, system.shell, wish)
         refuse_unreadable(archive, settings, system.shell)
     except SalvorError as error:
-        return WayBack(NAME, False, error.what)
+        return WayBack(NAME, False, error.reason)
     if reason := system.unmovable(look):
         return WayBack(NAME, False, reason)
     where = f" on {system.shell.where}" if archive.there else ""

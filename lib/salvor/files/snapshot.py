@@ -121,7 +121,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
     except _Closed as reason:
         return WayBack(NAME, False, str(reason))
     except CannotError as error:
-        return WayBack(NAME, False, error.what)
+        return WayBack(NAME, False, error.reason)
 
 
 def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:

@@ -25,6 +25,8 @@ _KIND = re.compile(rb'"kind":"([a-z]+)"')
 _PLATFORM = re.compile(rb'"platform":"([a-z0-9-]+)"')
 OVER = ("closed", "undone", "discarded")
 """The lines after which nothing is done in an incident any more."""
+FAILED = "failed"
+"""The result of maintenance that is closed because it failed."""
 _SAYS_OVER = re.compile(rb'"kind":"(?:closed|undone|discarded)"')
 _TAIL = 4096
 _ID_BEGIN, _ID_END = len("20261121T003300Z-"), len("-3f2a")
@@ -69,7 +71,7 @@ class Brief:
     owed: list[str] = field(default_factory=list)
     """What is still owed."""
     marks: dict[str, datetime] = field(default_factory=dict)
-    """When it was recovered, undone, discarded, closed: what happened of these, in its order."""
+    """When it was recovered, undone, discarded, failed for good, closed: what happened of these, in its order."""
 
     @property
     def is_over(self) -> bool:
@@ -216,6 +218,8 @@ class _Teller:
         self.brief.owed = [what for what in self.brief.owed if what != line["what"]]
 
     def mark(self, line: Mapping[str, Any]) -> None:
+        if line.get("result") == FAILED:
+            self.brief.marks.setdefault(FAILED, clock.read_time(line["at"]))
         self.brief.marks.setdefault(line["kind"], clock.read_time(line["at"]))
 
 

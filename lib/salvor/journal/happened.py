@@ -9,6 +9,7 @@ from typing import Any
 
 from salvor.change import Change, Decision, Finding, Level
 from salvor.journal import events
+from salvor.journal.brief import FAILED
 
 WORDS = {Level.PASS: "passed", Level.WARN: "warning", Level.FAIL: "failed", Level.UNKNOWN: "cannot tell"}
 """What a verdict is called."""
@@ -210,8 +211,11 @@ class Story:
 
     @property
     def state(self) -> str:
-        """`open`, or how it ended: `recovered`, `undone`, `discarded`, `closed`, in the order of what happened."""
-        seen = [mark.kind for mark in self.marks if mark.kind in ("recovered", "undone", "discarded", "closed")]
+        """`open`, or how it ended: `recovered`, `undone`, `discarded`, `closed`, in the order of what happened;
+        maintenance that failed is `failed, closed`.
+        """
+        ends = [mark for mark in self.marks if mark.kind in ("recovered", "undone", "discarded", "closed")]
+        seen = [word for mark in ends for word in (*([mark.text] if mark.text == FAILED else []), mark.kind)]
         return ", ".join(dict.fromkeys(seen)) or "open"
 
     @property

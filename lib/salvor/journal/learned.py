@@ -34,6 +34,7 @@ class Learned:
     """How the changes ended that were made, by their key: done, failed, unknown; of several times the last."""
     added: dict[str, str] = field(default_factory=dict)
     """The overrides that came after it was opened, with their reasons."""
+    _told: bool = field(default=False, repr=False)
     _promoting: set[str] = field(default_factory=set, repr=False)
     """The systems whose cutover was begun."""
     halted: set[str] = field(default_factory=set, repr=False)
@@ -75,14 +76,20 @@ class Learned:
                 elif change.verb == "promote":
                     self._promoting.add(change.system)
             case "outcome" | "observed" if not line.get("undoing"):
-                self.interrupted.pop(line["key"], None)
+                _, ended = self.interrupted.pop(line["key"], ("", None))
                 self.outcomes[line["key"]] = line["outcome"]
+                self._told |= ended is not None and ended.verb == "send" and line["outcome"] in ("done", "unknown")
             case "overridden":
                 self.added = {**self.added, **line["overrides"]}
                 # Another way back may be open now, but for what is on its way already.
                 self.decisions = {name: one for name, one in self.decisions.items() if name in self._promoting}
             case "closed" | "undone" | "discarded":
                 self.over = line["kind"]
+
+    @property
+    def may_have_told(self) -> bool:
+        """Whether a message of it went out, as far as that is known."""
+        return self._told or any(change.verb == "send" for _, change in self.interrupted.values())
 
     def _weigh(self, finding: Finding) -> None:
         """One finding of `verify`: a single bad one takes the proof from the copy that it was seen on, at once."""

@@ -124,7 +124,7 @@ class Live(Walk):
         self._show_who_waits(planned)
 
     def _show_who_waits(self, plan: Plan) -> None:
-        if told := second_person(self._session, self._session.steps_of_two(plan)):
+        if told := second_person(self._session, self._session.steps_of_two(plan), self._session.incident.id):
             display("quiet", text=told)
 
     @for_people

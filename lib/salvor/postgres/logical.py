@@ -112,7 +112,7 @@ def ways_back(system: Postgres, seen: View, wish: Wish) -> list[WayBack]:
     try:
         return [_way(system, seen, wish)]
     except SalvorError as error:
-        return [WayBack(NAME, False, error.what)]
+        return [WayBack(NAME, False, error.reason)]
 
 
 def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:

@@ -60,7 +60,7 @@ def physical(site: Site, seen: View, wish: Wish) -> WayBack:
     except _Closed as reason:
         return WayBack("physical", False, str(reason))
     except CannotError as error:
-        return WayBack("physical", False, error.what)
+        return WayBack("physical", False, error.reason)
 
 
 def _physical(site: Site, seen: View, wish: Wish) -> WayBack:

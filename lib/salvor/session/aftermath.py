@@ -231,7 +231,9 @@ def close_incident(incident: str, key: str, shown: Shown) -> None:
         evidence.sign(folder, own_key)
         shown.tell(f"Closed, and signed with {own_key}.")
     else:
-        shown.tell("Closed, NOT signed: there is no SSH key. HINT: inv incident.close --incident=ID --key=PATH")
+        shown.tell(
+            f"Closed, NOT signed: there is no SSH key. HINT: inv incident.close --incident={incident} --key=PATH"
+        )
     record_incident(incident, shown)
 
 

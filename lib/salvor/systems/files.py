@@ -208,7 +208,7 @@ class Files(OnAMachine, Archived):
         try:
             look = self.place.look()
         except SalvorError as error:
-            return [WayBack(name, False, error.what) for name in (snapshot.NAME, archived.NAME)]
+            return [WayBack(name, False, error.reason) for name in (snapshot.NAME, archived.NAME)]
         found = [snapshot.way_back(self, look, wish), archived.way_back(self, look, wish)]
         found.sort(key=lambda way: inf if way.loses is None else way.loses)
         return wish.in_its_order(found)
