@@ -118,8 +118,8 @@ class SideDatabase:
 
     def drop(self) -> None:
         """Remove the stage and the role that loaded it. Refuses to touch a database that is live or kept."""
+        self._drop(self.stage)  # first: while it is being loaded, that role owns it
         loading.remove(self.server, self.stage, self.incident)
-        self._drop(self.stage)
 
     def _drop(self, name: str) -> None:
         with self._administrator(deadline=600.0) as connection:

@@ -180,6 +180,19 @@ def test_a_hostile_dump_does_nothing_outside_its_stage(shared: World, tmp_path: 
     assert not mark.exists()
 
 
+def test_a_load_that_failed_is_taken_away_with_its_role(shared: World, tmp_path: Path) -> None:
+    dump, before = tmp_path / "broken.sql", shared.describe()
+    dump.write_text(HOSTILE.replace("COPY public.orders", "COPY public.nothing"))
+    way = shared.way(Wish(source=str(dump)))
+    with pytest.raises(CannotError, match="nothing"):
+        shared.do("stage", **(way.arguments or {}))
+    shared.do("drop", stage=way.stage)
+    assert not shared.system.observe().staged
+    assert shared.describe() == before
+    with shared.server.connect() as connection:
+        assert connection.execute("select 1 from pg_roles where rolname ~ '^salvor_load_'").fetchone() is None
+
+
 def test_of_a_dump_in_a_bucket_nothing_stays_on_this_machine(shared: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
