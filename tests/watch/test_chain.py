@@ -258,6 +258,25 @@ def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) ->
     assert place.pages == 0
 
 
+def test_what_was_begun_goes_on_though_the_rule_names_a_runbook_by_now(place: Place) -> None:
+    """At each look it was begun anew on paper, failed, and nobody was called."""
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    path = place.journals()[0].folder / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    cut = max(number for number, line in enumerate(lines, 1) if b'"kind":"intent"' in line)
+    path.write_bytes(b"".join(lines[:cut]))
+    place.fill()
+    place.write(text=PLATFORM.replace("{{clear: pages, allow: true}}", "{{runbook: restore, allow: true}}"))
+    watcher, _ = place.watcher()
+    for seconds in (310, 320, 330):
+        place.look(watcher, seconds)
+    (journal,) = place.journals()
+    assert [line["outcome"] for line in journal.of("outcome") if line["step"] == "immediately"] == ["done"]
+
+
 def test_an_open_episode_whose_rule_is_gone_is_named_by_the_next_watch(place: Place) -> None:
     place.say(90)
     watcher, _ = place.watcher()

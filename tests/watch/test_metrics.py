@@ -231,7 +231,9 @@ def test_prometheus_that_fails_or_is_slow_cannot_be_told(
     found = read(metric, above=10)
     assert (found.bad, "status 503" in found.detail) == (None, True)
     assert said[3].endswith(" Bearer open-sesame-of-prometheus")
-    said[0], said[2] = 200, 1.0
+    said[0], said[1] = 200, vector(*["11"] * 40_000)
+    assert "too many series" in read(metric, above=10).detail
+    said[1], said[2] = vector("11"), 1.0
     monkeypatch.setattr(metrics, "DEADLINE", 0.3)
     assert read(metric, above=10).bad is None
     assert read({**metric, "prometheus": "http://127.0.0.1:1"}, above=10).bad is None

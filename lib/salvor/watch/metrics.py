@@ -162,6 +162,8 @@ def _ask_prometheus(metric: Metric) -> list[float]:
         with error:
             told = web.body(error, until, most=1000).decode("utf-8", "replace")
         raise CannotError(f"{metric.prometheus} answers with status {error.code}: {one_line(told)}") from error
+    if len(said) >= _MOST_BYTES:
+        raise CannotError(f"{metric.prometheus} answers with too many series: put max() or min() round the query.")
     try:
         answer: Mapping[str, Any] = json.loads(said)
         data = answer["data"]

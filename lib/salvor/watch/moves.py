@@ -45,7 +45,7 @@ class _Maker:
         self._words(since_at=clock.write_time(self.episode.failed_at or since))
 
     def make(self) -> None:
-        if self.seen.move.kind == "act" and any(one.runbook for one in self.rule.actions(self.seen.move.stage)):
+        if self.seen.move.kind == "act" and self._is_a_runbook(self.seen.move.stage):
             self._run_a_runbook(self.seen.move.stage)
             return
         with self.session.begin(systems=self._systems_left()):
@@ -69,10 +69,19 @@ class _Maker:
                 case "close":
                     self._close(told)
 
+    def _begun(self, name: str) -> Stage | None:
+        return self.open.stages.get(name) if self.open else None
+
+    def _is_a_runbook(self, name: str) -> bool:
+        """What was begun tells, and not what the inventory says by now."""
+        if begun := self._begun(name):
+            return any(change.verb == actions.RECOVER for change in begun.changes)
+        return any(one.runbook for one in self.rule.actions(name))
+
     def _systems_left(self) -> list[str]:
         """The systems of a stage that goes on. They are held before a line is written: a look may come every second."""
-        stage = self.open.stages.get(self.seen.move.stage) if self.open and self.seen.move.kind == "act" else None
-        return [change.system for change in stage.left()] if stage else []
+        begun = self._begun(self.seen.move.stage) if self.seen.move.kind == "act" else None
+        return [change.system for change in begun.left()] if begun else []
 
     def _told(self) -> Told:
         assert self.session.journal
