@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 from salvor import durable
 
 
@@ -25,6 +27,23 @@ def test_of_those_who_replace_a_file_at_once_each_does_and_a_reader_sees_whole_f
     for one in writing:
         one.result()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_takes_a_place_is_on_disk_before_and_its_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal.seal"
+    path.write_bytes(b"old")
+    flushed: list[tuple[str, bytes]] = []
+
+    def fsync(descriptor: int) -> None:
+        what = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else os.pread(descriptor, 99, 0).decode()
+        flushed.append((what, path.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    durable.replace(path, b"new", mode=0o640)
+    assert flushed == [("new", b"old"), ("folder", b"new")]
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
 def test_what_a_crash_left_is_removed_once_it_is_old(tmp_path: Path) -> None:

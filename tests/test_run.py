@@ -8,12 +8,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from salvor import console, cutover, maintenance, outgoing, plan, run
-from salvor.change import Change, Level, State, Undo
+from salvor.change import UNSEEN, Change, Level, State, Undo
 from salvor.errors import (
     CannotError,
     NotConvergedError,
@@ -27,6 +28,7 @@ from salvor.journal import brief, incidents, story
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
+from salvor.steps import reroute
 from salvor.system import System
 from salvor.undo import undo_plan
 
@@ -258,6 +260,20 @@ def test_what_fails_on_one_system_lets_the_other_end_and_begins_nothing_more(two
     assert {(two.root / store / "live" / "data").read_text() for store in ("store", "shelf")} == {GOOD}
 
 
+def test_what_waits_for_one_system_is_not_begun_when_another_failed_meanwhile(two: World) -> None:
+    class Meanwhile(Plain):
+        def ended(self, change: Change, *arguments: Any) -> None:
+            if (change.system, change.verb) == ("store", "promote"):
+                threading.Timer(0.3, hanging.unlink).start()
+
+    trouble.order(two.root, "store", "promote", "fail")
+    hanging = trouble.order(two.root, "shelf", "promote", "hang")
+    with pytest.raises(CannotError, match="it does not want to"):
+        console.recover(open_session("things", Meanwhile(), platform="world"), Plain(), yes=True)
+    assert (two.root / "shelf" / "live" / "data").read_text() == GOOD, "what was under way has ended"
+    assert not intents(two, "point")
+
+
 def test_an_unknown_promotion_holds_up_its_own_route_alone(two: World) -> None:
     trouble.order(two.root, "store", "promote", "unknown before")
     with pytest.raises(NotConvergedError):
@@ -328,6 +344,19 @@ def test_undo_after_an_undo_that_failed_and_another_restore_takes_all_of_it_back
     aftermath.undo(incident, Plain(), yes=True)
     assert (place.live, place.sign, place.kept) == (BAD, "10.0.0.1", [])
     assert not (place.store / "fence").exists()
+
+
+def test_what_nobody_saw_end_is_seen_by_who_goes_on(place: World) -> None:
+    session = place.session()
+    plan = session.plan()
+    [fence] = [change for change in plan.changes if change.verb == "fence"]
+    with session.begin():
+        session.approve(plan, "test")
+        session.runner.note("intent", step="isolate", change=fence.to_json())  # and it was killed
+    recover(place)
+    [observed] = lines(place, "observed")
+    assert (observed["key"], observed["outcome"]) == (fence.key, "not done")
+    assert (place.live, len(intents(place, "fence"))) == (GOOD, 2)
 
 
 def test_what_nobody_saw_end_is_seen_undone(place: World) -> None:
@@ -467,6 +496,77 @@ def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
         with pytest.raises(NotProvenError, match="was not passed by verify"):
             session.act("reroute")
     assert place.live == BAD
+
+
+@pytest.mark.parametrize("level", ["fail", "unknown"])
+def test_what_comes_after_a_bad_finding_gives_no_proof_back(place: World, level: str) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        for name in ("isolate", "restore"):
+            session.act(name)
+        [broken] = session.incident.broken
+        staged = cutover.staged(session.incident, broken)
+        assert staged
+        for levels, is_proven in ((["pass", "warn"], True), (["pass", level, "pass"], False)):
+            session.runner.note("step", step="verify", phase="begun", planned=0)
+            for each in levels:
+                found = {"subject": "store", "check": "content", "level": each, "evidence": staged.identity}
+                session.runner.note("finding", step="verify", finding=found)
+            session.runner.note("step", step="verify", phase="ended", seconds=1.0)
+            assert cutover.is_proven(session.incident, broken) is is_proven
+
+
+# ------------------------------------------------------------------------------------------ the fence and the route
+
+
+def test_only_what_was_broken_is_fenced(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        session.act("assess")
+    (place.store / "live").rename(place.root / "by-hand")
+    (place.store / "live").mkdir()
+    (place.store / "live" / "data").write_text(GOOD)
+    assert session.plan("isolate").changes == (), "somebody replaced it"
+
+
+def test_what_was_restored_is_not_fenced_although_nobody_could_look_at_what_was_broken(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        session.act("assess")
+        [broken] = session.incident.broken
+        session.runner.note("decision", decision=replace(broken.decision, identity=UNSEEN).to_json())
+        session.approve(session.plan(), "test")
+        for name in ("isolate", "restore", "verify", "reroute"):
+            session.act(name)
+        assert place.live == GOOD
+        assert session.plan("isolate").changes == ()
+
+
+def test_what_takes_no_writes_is_broken(place: World) -> None:
+    (place.store / "live" / "data").write_text(GOOD)
+    (place.store / "fence").write_text(place.session().incident.systems[0].observe().identity)
+    [step] = place.session().plan("assess").steps
+    assert [decision.seen for decision in step.decisions] == ["it takes no writes: a folder"]
+
+
+@pytest.mark.parametrize("tries", [4, 1000])
+def test_it_is_back_when_its_checks_pass_through_the_route(
+    place: World, monkeypatch: pytest.MonkeyPatch, tries: int
+) -> None:
+    monkeypatch.setattr(reroute, "_RECONNECT_SECONDS", 60.0 if tries < 10 else 0.5)
+    tried, inventory = place.root / "tried", place.root / "inventory/world.yaml"
+    script = f"grep -q 127.0.0.1 {place.root}/sign || exit 0; echo >> {tried}; [ $(wc -l < {tried}) -ge {tries} ]"
+    inventory.write_text(f"{inventory.read_text()}      - {{name: it answers, command: [sh, -c, '{script}']}}\n")
+    if tries < 10:
+        recover(place)
+    else:
+        with pytest.raises(NotProvenError, match="it answers"):
+            recover(place)
+    assert place.live == GOOD
+    assert bool(lines(place, "recovered")) is (tries < 10)
 
 
 # ------------------------------------------------------------------------------------------ messages and watchers

@@ -160,6 +160,24 @@ def test_a_dump_of_a_table_that_is_locked_or_a_server_that_is_gone_says_so(serve
         finished(dumps.take(gone, "postgres", str(tmp_path)))
 
 
+def test_a_backup_is_on_disk_before_it_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(str(Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    store = open_store(str(tmp_path))
+    folder = store.begin("one")
+    (folder / "dump").mkdir()
+    (folder / "dump" / "toc.dat").write_bytes(b"x")
+    list(store.finish(folder, {"id": "one", "size": 1, "files": {}}))
+    building = folder.name
+    new = next(name for name in flushed if name.endswith(".new"))
+    assert flushed == [f"{building}/dump/toc.dat", f"{building}/dump", new, building, "."]
+    assert [path.name for path in (tmp_path / "one").iterdir() if path.is_file()] == ["manifest.json"]
+
+
 def test_two_of_one_second_have_two_names(server: Server, tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     with server.connect() as leader:

@@ -16,6 +16,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from salvor import shell
+from salvor.errors import CannotError
+from salvor.postgres import beside
 from salvor.postgres.connection import Line, Operator
 from salvor.postgres.server import _AWAIT_END, Server
 
@@ -131,3 +133,19 @@ def test_a_line_is_kept_and_made_anew_when_it_broke(
             line.ask("select 1")
         second = line.ask("select pg_backend_pid()")
         assert second and second != first
+
+
+def test_of_what_stands_beside_only_its_own_is_removed(server: Server) -> None:
+    staged, live = Path(f"{server.data}.salvor-1"), Path(server.data).with_name("space")
+    own = Path(f"{live}.salvor-1")
+    for place in (live / "PG_15", own / "PG_15", staged / "pg_tblspc"):
+        server.shell.run(["mkdir", "-p", "--", str(place)])
+    for number, place in enumerate((live, own)):
+        server.shell.run(["ln", "-s", "--", str(place), f"{staged}/pg_tblspc/{number}"])
+    beside.remove(server, str(staged), tablespaces="own")
+    assert not staged.exists() and not own.exists()
+    assert (live / "PG_15").exists(), "the live cluster uses it"
+    for path in (server.data, f"{server.data}-2", "/nowhere"):
+        with pytest.raises(CannotError, match="it was not removed"):
+            beside.remove(server, path, tablespaces="own")
+    assert Path(server.data, "PG_VERSION").exists()

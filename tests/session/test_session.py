@@ -185,6 +185,15 @@ def test_what_counts_is_the_journal_under_the_lock(place: World) -> None:
     assert len(place.journals()[0].of("recovered")) == 1
 
 
+def test_an_override_leaves_what_is_on_its_way_as_it_was_pinned(place: World) -> None:
+    trouble.order(place.root, "store", "promote", "fail")
+    with pytest.raises(CannotError, match="does not want to"):
+        recover(place)
+    pinned = place.session().incident.decisions
+    resumed = place.session(overrides={"promote-without-fence": "its machine is off"})
+    assert pinned and resumed.incident.decisions == pinned
+
+
 def test_what_another_pinned_since_the_plan_stays_pinned(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "A_MOMENT", 600.0)
     with place.session().begin():

@@ -26,7 +26,8 @@ def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: Wor
         connection.execute("delete from orders where id > 3")
 
     with shared.shop() as application, shared.shop("accounts") as other:
-        shared.do("fence", identity=state.identity)
+        for _ in range(2):
+            shared.do("fence", identity=state.identity)
         with pytest.raises(psycopg.OperationalError):
             application.execute("select 1")
         other.execute("select 1")
@@ -265,6 +266,9 @@ def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(
         alone.undo(way.promote_undo)
     assert alone.count() == 501
     (alone.home / "by-hand").rename(kept)
+    (known,) = alone.system.observe().kept
+    with pytest.raises(CannotError, match="it was not removed"):
+        alone.do("discard", identity="another", kept=known.name)
     for _ in range(2):
         alone.undo(way.promote_undo)
     assert alone.system.observe().identity == state.identity
@@ -278,7 +282,15 @@ def test_a_side_cluster_that_was_broken_off_is_built_anew(alone: World) -> None:
     way = alone.way()
     alone.do_until("stage", lambda number, progress: number == 3, way)
     assert not any(one.complete for one in alone.system.observe().staged)
+    identity = alone.system.observe().identity
+    alone.do("fence", identity=identity)
+    with pytest.raises(CannotError, match="no whole stage"):
+        alone.do("promote", **way.promote)
+    alone.do("unfence", identity=identity)
     alone.do("stage", **(way.arguments or {}))
+    with pytest.raises(CannotError, match="not known that the old primary cannot write"):
+        alone.do("promote", **way.promote)
+    assert alone.system.observe().identity == identity
     newest = alone.system.backups()[0].taken
     assert [(one.complete, one.fresh) for one in alone.system.observe().staged] == [(True, newest)]
     alone.do("drop", stage=way.stage)
