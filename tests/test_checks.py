@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from salvor import secrets, web
 from salvor.change import Finding, Level
 from salvor.checks import Check, run, tells_of_damage
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError, OutcomeUnknownError, SecretError
 
 
 def never(statement: str, where: str) -> Any:
@@ -160,8 +160,10 @@ def test_only_who_answers_tells_of_damage(cause: BaseException, figure: str, tel
     assert (finding.figure, tells_of_damage(finding)) == (figure, tells)
 
 
-@pytest.mark.parametrize("cause", [TimeoutError(), Cancelled(), ConnectionTimeout(), OutcomeUnknownError("?")])
-def test_no_answer_in_time_is_unknown(cause: BaseException) -> None:
+@pytest.mark.parametrize(
+    "cause", [TimeoutError(), Cancelled(), ConnectionTimeout(), OutcomeUnknownError("?"), SecretError("not set")]
+)
+def test_no_answer_in_time_or_no_secret_to_ask_with_is_unknown(cause: BaseException) -> None:
     assert raised(CannotError("no answer"), cause).level is Level.UNKNOWN
 
 

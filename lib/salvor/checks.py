@@ -18,7 +18,7 @@ from salvor import clock, web
 from salvor.address import host_and_port
 from salvor.change import Finding, Level
 from salvor.deadline import within
-from salvor.errors import CommandError, OutcomeUnknownError
+from salvor.errors import CommandError, OutcomeUnknownError, SecretError
 from salvor.plain import one_line
 
 _NO_ANSWER = "no answer"
@@ -241,7 +241,7 @@ def _cannot_tell(error: BaseException) -> bool:
     for cause in _causes(error):
         if isinstance(cause, (CommandError, ConnectionError, ssl.SSLError)):
             return False  # it ended, refused, reset, or showed a wrong certificate
-        if isinstance(cause, (TimeoutError, OutcomeUnknownError)):
+        if isinstance(cause, (TimeoutError, OutcomeUnknownError, SecretError)):
             return True
         if isinstance(cause, socket.gaierror):
             return cause.errno not in (socket.EAI_NONAME, socket.EAI_NODATA)  # these are answers: there is no such name

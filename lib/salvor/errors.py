@@ -43,6 +43,12 @@ class CannotError(SalvorError):
     exit_code = 3
 
 
+class SecretError(CannotError):
+    """A secret that the inventory names cannot be had on this machine: that says nothing of whom it would have let us
+    ask.
+    """
+
+
 def nothing_kept(place: str, incident: str) -> CannotError:
     """The error of an undo that would take away what is live and put nothing in its place."""
     return CannotError(

@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 
 from pydantic import AfterValidator
 
-from salvor.errors import CannotError, UsageError
+from salvor.errors import SecretError, UsageError
 
 MASK = "[secret]"
 _DEADLINE = 20.0
@@ -59,7 +59,7 @@ SecretReference = Annotated[str, AfterValidator(check_reference)]
 def resolve(reference: str) -> str:
     """The secret that `reference` names, without its final newline. It is masked in everything written from now on.
 
-    Raises CannotError when it is not there, is empty, or its file can be read by others.
+    Raises SecretError when it is not there, is empty, or its file can be read by others.
     """
     try:
         where, _, rest = check_reference(reference).partition(":")
@@ -73,7 +73,7 @@ def resolve(reference: str) -> str:
         value = _from_command(rest)
     value = value.removesuffix("\n")
     if not value:
-        raise CannotError(
+        raise SecretError(
             f"The secret {reference!r} is empty or not set.",
             hint=f"set it, then run the same command again: {reference}",
         )
@@ -85,19 +85,19 @@ def _from_file(path: Path) -> str:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise CannotError(f"The secret file {path} is no file.", hint=f"ls -ld {shlex.quote(str(path))}")
+            raise SecretError(f"The secret file {path} is no file.", hint=f"ls -ld {shlex.quote(str(path))}")
         if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise CannotError(
+            raise SecretError(
                 f"The secret file {path} can be read by others (mode {stat.S_IMODE(status.st_mode):o}).",
                 hint=f"chmod 600 {shlex.quote(str(path))}",
             )
         return path.read_text(encoding="utf-8")
     except OSError as error:
-        raise CannotError(
+        raise SecretError(
             f"The secret file {path} cannot be read: {error.strerror}.", hint=f"ls -l {shlex.quote(str(path))}"
         ) from error
     except UnicodeDecodeError:  # its text would quote the secret
-        raise CannotError(f"The secret file {path} is not UTF-8 text.", hint=f"file {shlex.quote(str(path))}") from None
+        raise SecretError(f"The secret file {path} is not UTF-8 text.", hint=f"file {shlex.quote(str(path))}") from None
 
 
 def _from_command(command: str) -> str:
@@ -109,11 +109,11 @@ def _from_command(command: str) -> str:
         said = done.stdout.decode()
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError) as error:
         # The output of a secret's command is never shown: it may hold the secret.
-        raise CannotError(
+        raise SecretError(
             f"The secret command {command!r} gave no secret: {type(error).__name__}.", hint=hint
         ) from None
     if done.returncode:
-        raise CannotError(f"The secret command {command!r} ended with exit code {done.returncode}.", hint=hint)
+        raise SecretError(f"The secret command {command!r} ended with exit code {done.returncode}.", hint=hint)
     return said
 
 

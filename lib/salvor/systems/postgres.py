@@ -12,7 +12,7 @@ from salvor import clock, secrets, shell
 from salvor.archive.system import Archived
 from salvor.backups.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError, OutcomeUnknownError, SecretError
 from salvor.postgres import (
     audit,
     backing_up,
@@ -142,7 +142,11 @@ class Postgres(Archived):
         return self._list(sources)
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
-        """Failover, physical, logical, or in the runbook's order; what is possible comes first."""
+        """Failover, physical, logical, or in the runbook's order; what is possible comes first.
+
+        Raises CannotError without the operator's password: a healthy server seems silent then, and no way is proven.
+        """
+        self._require_password()
         seen = self._look(since=_A_MOMENT)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
         found = [over, ways.physical(self.site, seen, wish)]
@@ -150,6 +154,16 @@ class Postgres(Archived):
             found = logical.unless_shared(self, seen, found)
         found += logical.ways_back(self, seen, wish)
         return wish.in_its_order(found)
+
+    def _require_password(self) -> None:
+        try:
+            secrets.resolve(self.settings.operator.password)
+        except SecretError as error:
+            raise CannotError(
+                f"{self.name} cannot be asked whether it is broken, and nothing could be proven: {error.what}",
+                safe="nothing was changed",
+                hint=error.hint,
+            ) from error
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""

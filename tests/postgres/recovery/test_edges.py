@@ -147,6 +147,16 @@ def test_an_encrypted_repository_whose_passphrase_is_a_reference(cluster: Cluste
     assert found[1] not in arguments
 
 
+def test_without_its_password_a_healthy_server_is_not_called_broken(cluster: Cluster) -> None:
+    settings = cluster.system.settings
+    unset = settings.operator.model_copy(update={"password": "env:SALVOR_TEST_IS_NOT_SET"})
+    system = Postgres("orders-db", settings.model_copy(update={"operator": unset}), cluster.system.context)
+    assert system.observe().reachable is Reachable.UNKNOWN
+    with pytest.raises(CannotError, match="cannot be asked whether it is broken") as refused:
+        system.ways_back(WISH)
+    assert "env:SALVOR_TEST_IS_NOT_SET" in refused.value.hint
+
+
 def test_tablespaces_are_placed_beside_and_removed_with_what_used_them(cluster: Cluster) -> None:
     cluster.server("b").stop("fast")  # on the same machine it cannot have the same path
     space = f"{cluster.sandbox.root}/a/space"
