@@ -268,6 +268,8 @@ def test_5_plan_moved(place: World) -> None:
 
 def test_6_not_proven(place: World) -> None:
     (place.store / "backups/b1/data").write_text("also bad\n")
+    too_early = "nothing was cut over", "inv restore --incident="
+    ended(inv(place, "reroute", *SERVICE, "--yes"), 6, "was not passed by verify", *too_early)
     ended(inv(place, "restore", *SERVICE, "--step", "--yes"), 0)
     ended(inv(place, "verify", *SERVICE, "--yes"), 6, "verify did not pass", "store is good", "inv backups")
     assert (place.live, place.sign) == (BAD, "10.0.0.1")

@@ -4,6 +4,7 @@ does not depend on each other comes back side by side.
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import threading
@@ -97,9 +98,14 @@ def test_assess_of_all_says_what_is_broken_and_writes_nothing(place: World, caps
     assert not any((place.root / "incidents").iterdir())
 
 
-def test_one_hash_cannot_approve_several_plans(place: World) -> None:
+def test_one_hash_cannot_approve_several_plans(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="one service"):
         whole_platform.restore("world", Plain(), Asked(), approve="0" * 12)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    place.damage()
+    with pytest.raises(CannotError, match="nobody is at the terminal") as refused:
+        whole_platform.restore("world", Plain(), Asked())
+    assert "the same command with --service=things --approve=" in refused.value.hint
 
 
 # ------------------------------------------------------------------------------------------ side by side

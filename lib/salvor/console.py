@@ -49,10 +49,18 @@ def announce(session: Session, shown: Shown) -> None:
 
 
 def ask(
-    session: Session, shown: Shown, plan: Plan, *, plan_only: bool = False, approve: str = "", yes: bool = False
+    session: Session,
+    shown: Shown,
+    plan: Plan,
+    *,
+    plan_only: bool = False,
+    approve: str = "",
+    yes: bool = False,
+    one: str = "",
 ) -> str:
-    """Show a plan and have it approved; how it was, or empty when there is nothing to carry out. Raises as `approval`,
-    and CannotError when the service does not do its work although nothing of its own is broken.
+    """Show a plan and have it approved; how it was, or empty when there is nothing to carry out. Raises as `approval`
+    (which says what `one` is), and CannotError when the service does not do its work although nothing of its own is
+    broken.
     """
     incident = session.incident
     show_plan(session, shown, plan, whole=plan_only)
@@ -76,7 +84,7 @@ def ask(
         shown.tell(f"Nothing left to do in {incident.id}, which brought it back; how that went:")
         show_end(session, shown)
         return ""
-    return approval(shown, plan.changes, approve=approve, yes=yes, earlier=incident.approvals)
+    return approval(shown, plan.changes, approve=approve, yes=yes, one=one, earlier=incident.approvals)
 
 
 def carry_out(session: Session, shown: Shown, plan: Plan, how: str, *names: str) -> None:

@@ -67,8 +67,11 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
         service, undo = incident.options, f"inv undo --incident={incident.id}"
         # Another backup helps where the data is bad: not where none was broken, nor where a route gives no answer.
         about_data = incident.broken and not any(finding.subject in incident.service.routes for finding in bad)
+        early = any(finding.check in ("staged", "proven") for finding in bad)  # it was typed before what leads to it
         hint = (
-            f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
+            f"inv restore --incident={incident.id} does first what comes before {planned.name}"
+            if early
+            else f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
             "--at=TIME to the state at that time"
             if about_data
             else f"mend what is named above, then the same command again; or {undo}"
@@ -76,7 +79,7 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
         raise NotProvenError(
             f"{planned.name} did not pass:\n{mask(listed)}",
             safe="nothing was cut over; what was live is as it was"
-            if planned.name == "verify"
+            if planned.name == "verify" or early
             else "what was live before is kept; inv undo goes back to it",
             hint=hint,
         )

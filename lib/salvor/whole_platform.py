@@ -220,7 +220,8 @@ def _have_approved(result: Result, shown: Shown, *, plan_only: bool, yes: bool) 
             raise result.error
         elif result.session and result.plan:
             console.announce(result.session, shown)
-            result.approved = console.ask(result.session, shown, result.plan, plan_only=plan_only, yes=yes)
+            one = f"--service={result.service.name}"
+            result.approved = console.ask(result.session, shown, result.plan, plan_only=plan_only, yes=yes, one=one)
             result.state = "back" if result.session.incident.recovered_once else "healthy"
     except Exception as error:  # noqa: BLE001 - raised when the others have ended
         _failed_with(result, error, shown)

@@ -86,7 +86,10 @@ def test_failed_it_says_on_what_and_its_hint(tmp_path: Path) -> None:
     teller.line("failed", text="verify did not pass:\n  orders-db: fingerprint\nSafe now: nothing\nHINT: inv backups")
     teller.journal.close()
     said = text(Handover(story.read(tmp_path / ID)))
-    assert re.search(r"^state +open, FAILED at 00:33:\d\d UTC: verify did not pass: HINT: inv backups$", said, re.M)
+    assert re.search(
+        r"^state +open, FAILED at 00:33:\d\d UTC: verify did not pass: orders-db: fingerprint$", said, re.M
+    )
+    assert re.search(r"^hint +inv backups$", said, re.M)
     assert "verify 9.1 s NOT PASSED" in said
 
 

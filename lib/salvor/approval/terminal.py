@@ -20,12 +20,14 @@ def approval(
     *,
     approve: str,
     yes: bool,
+    one: str = "",
     earlier: Mapping[str, set[str]] = MappingProxyType({}),
 ) -> str:
     """How these changes were approved: by hash, by --yes, or typed here. Raises CannotError or PlanMovedError when
     they are not.
 
-    A destructive change asks for the observed identity to be typed. `earlier` are the approvals of this incident (the
+    A destructive change asks for the observed identity to be typed. `one` are the options that mean this plan alone,
+    where the command is about several (`--service=orders`). `earlier` are the approvals of this incident (the
     keys of the changes, by hash): what is left of an approved plan is approved.
     """
     hash_ = plan_hash(changes)
@@ -40,7 +42,7 @@ def approval(
         return f"--approve={approve}"
     if yes or not changes:
         return "--yes" if yes else "nothing to approve"
-    refuse_nobody(shown, f"the same command with --approve={hash_}, or --yes")
+    refuse_nobody(shown, f"the same command with {f'{one} --approve={hash_}'.strip()}, or --yes")
     for change in changes:
         if change.destructive:
             identity = show.clean(str(change.arguments.get("identity", change.system)))

@@ -17,6 +17,7 @@ from salvor.archive import audit as archives
 from salvor.backups import audit
 from salvor.backups.audit import WAL, Audited
 from salvor.change import Finding, Level
+from salvor.plain import amount
 from salvor.postgres import dump_chosen
 from salvor.postgres.backrest import NAME, Repository, Stored
 from salvor.postgres.cluster import Sighting
@@ -60,7 +61,7 @@ def _of_dumps(name: str, place: str, deep: bool) -> Iterator[Audited]:
     store = open_store(place)
     manifests = store.manifests()
     problems = [said for manifest in manifests if (said := store.damaged(manifest, deep=deep))]
-    yield audit.integrity(name, problems, f"{len(manifests)} dumps", how="checksums" if deep else "sizes")
+    yield audit.integrity(name, problems, amount(len(manifests), "dump"), how="checksums" if deep else "sizes")
     if not place.startswith("s3://"):
         yield from audit.place(shell.local(), name, place, str(Path(place).expanduser()))
 
@@ -72,7 +73,9 @@ def _of_repository(name: str, repository: Repository, deep: bool) -> Iterator[Fi
         if repository.is_of(one.system_identifier) and (lost := sorted(set(one.wal) - segments)):
             problems.append(f"{one.label} lacks the WAL {lost[0]}, without which it is not consistent")
     problems += repository.verify() if deep else []
-    yield audit.integrity(name, problems, f"{len(repository.stored)} backups", how="pgbackrest verify" if deep else "")
+    yield audit.integrity(
+        name, problems, amount(len(repository.stored), "backup"), how="pgbackrest verify" if deep else ""
+    )
 
 
 def _gap(name: str, repository: Repository) -> Finding | None:

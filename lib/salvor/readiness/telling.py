@@ -82,7 +82,9 @@ def _cells(row: Row) -> tuple[str, ...]:
         row.verdict,
         row.told_backup,
         row.told_proof,
-        duration(row.expected.median) if row.expected else "never measured",
+        f"{'over ' if row.expected.missing else ''}{duration(row.expected.median)}"
+        if row.expected
+        else "never measured",
         duration(row.rto),
         duration(row.loses) if row.backups else "no data",
         duration(row.rpo),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from salvor import clock, runbook_files
 from salvor.change import Level
 from salvor.journal import events, lock
 from salvor.journal.folders import lease_of
-from salvor.journal.happened import Act, Story
+from salvor.journal.happened import Act, Mark, Story
 from salvor.plain import amount
 from salvor.session.later import changed_since
 
@@ -22,6 +23,8 @@ _MOST_EACH = 3
 """Lines of one kind at most: the record has all."""
 _LONGEST = 130
 """Characters of a line; the record has all."""
+_RECOVERIES = ("incident", "drill")
+"""The purposes of which an RTO and an RPO are measured."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,9 @@ class Handover:
             is_free = told.state == "open" and not told.at("acknowledged")
             return [*([yours] if is_free else []), *([back] if self.undoable else [])]
         discard = (f"inv discard {this}", "removes for good what was live before")
-        replaced = told.purpose == "maintenance" and any(act.change.verb == "rebuild_standby" for act in self.standing)
+        replaced = told.purpose == "maintenance" and any(
+            act.change.verb == "rebuild_standby" and act.is_done for act in self.standing
+        )
         if replaced and told.state == "closed":
             return [(discard[0], "removes for good what was replaced")]
         if told.at("closed"):
@@ -137,6 +142,8 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
     title = f"{told.purpose}{scenario} of {told.title or told.service} on {told.platform}, runbook {told.runbook}"
     yield "", f"{told.incident}  {title}"
     yield "state", _state(this)
+    if told.failure and told.state == "open" and not this.is_held and (hint := _failed_on(told.failure)[1]):
+        yield "hint", hint
     yield from _now(this)
     if told.asked and told.state == "open":
         yield "waits", f"{told.asked} for a second person: inv incident.approve --incident={told.incident}"
@@ -146,7 +153,7 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
         way = f"{each.way.name} {each.way.backup or ''}".rstrip()
         yield "broken", f"{each.system}: {each.seen}"
         yield "way back", f"{way}{f' (also possible: {others})' if others else ''}"
-    for figure in () if this.is_episode else ("rto", "rpo"):
+    for figure in ("rto", "rpo") if told.purpose in _RECOVERIES else ():
         yield figure.upper(), _against_target(told, figure)
     yield "steps", _steps(told)
     yield "done", _done(told)
@@ -182,11 +189,18 @@ def _state(this: Handover) -> str:
     if this.is_episode:
         return "open, acknowledged" if told.at("acknowledged") else "open: inv watch goes on with it"
     if told.failure:
-        lines = told.failure.text.splitlines()
-        hint = next((line for line in lines[1:] if line.startswith("HINT:")), "")
-        return f"open, FAILED at {told.failure.at:%H:%M:%S} UTC: {lines[0] if lines else 'why is not written'} {hint}"
+        why = _failed_on(told.failure)[0] or "why is not written"
+        return f"open, FAILED at {told.failure.at:%H:%M:%S} UTC: {why}"
     stopped = f"open, STOPPED{f' at {told.last_moment:%H:%M:%S} UTC' if told.last_moment else ''}"
     return f"{stopped} while {', '.join(told.unfinished)}" if told.unfinished else stopped
+
+
+def _failed_on(failure: Mark) -> tuple[str, str]:
+    """What it failed on, and the hint that came with it."""
+    lines = failure.text.splitlines()
+    what = takewhile(lambda line: not line.startswith(("Safe now:", "HINT:")), lines)
+    hint = next((line for line in lines if line.startswith("HINT:")), "")
+    return " ".join(what), hint.removeprefix("HINT:").strip()
 
 
 def _now(this: Handover) -> Iterator[tuple[str, str]]:
@@ -208,7 +222,7 @@ def _clock(told: Story) -> Iterator[tuple[str, str]]:
     failed = f", failed {told.failed_at:%Y-%m-%d %H:%M:%S} UTC" if told.failed_at else ""
     gone = ""
     target = told.target("rto")
-    if target is not None and told.state == "open" and told.purpose != "watch":
+    if target is not None and told.state == "open" and told.purpose in _RECOVERIES:
         left = target - (clock.now() - told.detected_at).total_seconds()
         gone = f"; {clock.write_duration(left)} of the RTO are left" if left > 0 else "; the RTO is over"
     yield "detected", f"{told.detected_at:%Y-%m-%d %H:%M:%S} UTC{failed}{gone}"
