@@ -49,11 +49,11 @@ def _client(place: str, safe: str, *, silence: float, attempts: int) -> Iterator
 def _told(place: str, safe: str = _READ) -> Iterator[None]:
     from boto3.exceptions import Boto3Error
     from botocore.exceptions import BotoCoreError, ClientError
-    from s3transfer.exceptions import RetriesExceededError, S3ValidationError
+    from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError, S3ValidationError
 
     try:
         yield
-    except (Boto3Error, BotoCoreError, ClientError, S3ValidationError) as error:
+    except (Boto3Error, BotoCoreError, ClientError, S3DownloadFailedError, S3ValidationError) as error:
         raise _refused(place, safe, error) from error
     except RetriesExceededError as error:
         raise _refused(place, safe, error.last_exception) from error

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import boto3
 import pytest
 from moto import mock_aws
-from salvor import clock, shell
+from salvor import bucket, clock, shell
 from salvor.archive import audit, listing
 from salvor.archive.settings import ArchivesSettings
 from salvor.backups.policy import Keep
 from salvor.backups.retention import decide
 from salvor.errors import CannotError
 from salvor.postgres import logical
-from salvor.postgres.dump_store import Bucket
+from salvor.postgres.dump_store import Bucket, download
 from salvor.systems.postgres import Postgres
 
 PLACE = "s3://dumps/shop"
@@ -151,3 +152,20 @@ def test_what_is_damaged_in_the_bucket_is_found(s3: Any) -> None:
     assert "has 2 bytes, not 4" in store.damaged(manifest, deep=False)
     s3.delete_object(Bucket="dumps", Key=f"shop/{name}/dump/toc.dat")
     assert "has None bytes, not 4" in store.damaged(manifest, deep=False)
+
+
+def test_a_dump_that_is_replaced_while_it_is_downloaded_is_told_and_nothing_of_it_stays(
+    s3: Any, tmp_path: Path
+) -> None:
+    s3.put_object(Bucket="dumps", Key="orders.sql", Body=bytes(9 << 20))  # it comes in two parts
+    parts = []
+
+    def replaced(**_: object) -> None:
+        parts.append(1)
+        if len(parts) == 2:
+            s3.put_object(Bucket="dumps", Key="orders.sql", Body=b"1" * (9 << 20))
+
+    with pytest.raises(CannotError, match="did not match expected ETag"), bucket.moving("s3://dumps/orders.sql") as by:
+        by.meta.events.register("before-send.s3.GetObject", replaced)
+        download(by, "dumps", "orders.sql", tmp_path / "orders.sql")
+    assert list(tmp_path.iterdir()) == []

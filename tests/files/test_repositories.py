@@ -91,7 +91,10 @@ def test_a_wrong_password_is_called_one(lab: Lab) -> None:
     system = lab.open()
     act(system, "backup", kind="snapshot")
     (lab.root / "password").write_text("another")
-    assert way_of(lab.open()).why.startswith("local: The password of the repository local")
+    told = (
+        f"local: The password of the repository local ({lab.root}/local) is not the right one, or its key was removed."
+    )
+    assert way_of(lab.open()).why == told
 
 
 def test_a_repository_that_says_nothing_is_passed_over_in_time(

@@ -172,6 +172,15 @@ def test_a_disk_without_room_is_told_before_and_one_that_fills_up_is_cleared(lab
     assert everything(tree) == was
 
 
+def test_a_quota_is_not_called_a_full_disk(lab: Lab) -> None:
+    """As btrfs has it, where df shows room."""
+    (repository,) = lab.open().repositories
+    act(lab.open(), "backup", kind="snapshot")
+    watch = watching.Watch(repository, repository.snapshots()[0], "/srv/new")
+    with pytest.raises(watching.DiskFullError, match="A quota for /srv/new on this machine is used up"):
+        watch.hear("ignoring error for /srv/media/f: write /srv/new/f: disk quota exceeded")
+
+
 @needs_root
 def test_a_repository_without_room_for_its_lock_says_so(lab: Lab, disk: Path) -> None:
     tree = lab.root / "small"

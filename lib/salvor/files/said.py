@@ -106,7 +106,10 @@ _DAMAGE = (
 def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
     """What restic's words mean, of the repository `which`, said on the machine `where`."""
     if "wrong password" in said:
-        return CannotError(f"The password of {which} is not the right one.", hint="see its setting `password`")
+        return CannotError(
+            f"The password of {which} is not the right one, or its key was removed.",
+            hint=f"see its setting `password`, and which keys there are; {by_hand}",
+        )
     if "Host key verification failed" in said:
         changed = "IDENTIFICATION HAS CHANGED" in said
         return CannotError(

@@ -66,8 +66,8 @@ class Watch:
 
     def _complain(self, line: str) -> None:
         self.said = [*self.said[-20:], line]
-        if "no space left on device" in line or "disk quota exceeded" in line:
-            raise _full(self._target, self._repository.shell.where)  # restic itself would try every file
+        if "no space left on device" in line or "disk quota exceeded" in line:  # restic itself would try every file
+            raise _full(self._target, self._repository.shell.where, by_quota="quota" in line)
         if LOST.search(line):
             if not self._in_trouble:
                 self._in_trouble, self._trouble = True, clock.monotonic()
@@ -75,10 +75,12 @@ class Watch:
                 raise self._repository.lost(line)
 
 
-def _full(target: str, where: str) -> DiskFullError:
+def _full(target: str, where: str, *, by_quota: bool) -> DiskFullError:
+    what = f"A quota for {target} on {where} is used up" if by_quota else f"The disk of {target} on {where} is full"
+    look = "its quota, whatever df says" if by_quota else "df -h, df -i"
     return DiskFullError(
-        f"The disk of {target} on {where} is full.",
+        f"{what}.",
         safe="what is live is as it was",
-        hint=f"make room there (inv discard removes what earlier incidents kept; on {where}: df -h, df -i), "
+        hint=f"make room there (inv discard removes what earlier incidents kept; on {where}: {look}), "
         "then run the same command again",
     )
