@@ -62,6 +62,22 @@ def test_killed_midway_it_says_where_and_how_to_go_on(tmp_path: Path) -> None:
     assert f"next        inv restore --incident={ID}: goes on" in said
 
 
+def test_killed_on_a_machine_whose_clock_is_behind_it_says_where(tmp_path: Path) -> None:
+    teller = Teller(tmp_path / ID)
+    teller.assess().wait(-600).resume("lee@ops2", "ops2")
+    teller.line("step", step="isolate", phase="begun", planned=1)
+    teller.line("intent", step="isolate", change=told.FENCE.to_json())
+    teller.journal.close()
+    story_of_it = story.read(tmp_path / ID)
+    assert story_of_it.unfinished == ["orders-db: fence"]
+    ahead = Teller(tmp_path / "ahead")
+    ahead.line("step", step="isolate", phase="begun", planned=1).line(
+        "intent", step="isolate", change=told.FENCE.to_json()
+    )
+    ahead.wait(-600).resume("lee@ops2", "ops2").journal.close()
+    assert story.read(tmp_path / "ahead").unfinished == [], "that was the other machine's"
+
+
 def test_under_way_it_names_who_works_on_it(tmp_path: Path) -> None:
     killed(tmp_path)
     with lock.hold("orders", tmp_path, by="kim@ops1", incident=ID):
@@ -93,9 +109,10 @@ def test_failed_it_says_on_what_and_its_hint(tmp_path: Path) -> None:
     assert "verify 9.1 s NOT PASSED" in said
 
 
-def test_what_was_resumed_after_a_failure_has_not_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [60, -600], ids=["later", "by a clock that is behind"])
+def test_what_was_resumed_after_a_failure_has_not_failed(tmp_path: Path, later: float) -> None:
     teller = Teller(tmp_path / ID)
-    teller.assess().line("failed", text="the disk is full").wait(60).resume("lee@ops2", "ops2")
+    teller.assess().line("failed", text="the disk is full").wait(later).resume("lee@ops2", "ops2")
     teller.journal.close()
     assert "FAILED" not in text(Handover(story.read(tmp_path / ID)))
 

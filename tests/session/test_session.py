@@ -334,6 +334,13 @@ def test_rto_and_rpo_are_measured_from_detection_and_the_newest_commit(place: Wo
     assert Journal.read(sitting.incident.folder).of("measured")[-1]["rto"] == 90.0
 
 
+def test_no_rto_is_measured_against_the_clock_of_another_machine_that_is_ahead(place: World) -> None:
+    sitting = place.session()
+    sitting.incident.detected_at += timedelta(hours=1)
+    console.recover(sitting, Plain(), yes=True)
+    assert sitting.incident.recovered_once and sitting.incident.measured["rto"] is None
+
+
 def test_the_operator_has_a_name_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALVOR_OPERATOR", "kim")
     assert operator() == "kim"

@@ -111,11 +111,15 @@ class StepRun:
 
 @dataclass
 class Sitting:
-    """One command's work on the incident, from one machine."""
+    """One command's work on the incident, from one machine, after so many `steps` and `marks`: the clocks of two
+    machines do not tell what came first.
+    """
 
     by: str
     begun: datetime
     where: str = ""
+    steps: int = 0
+    marks: int = 0
 
 
 @dataclass(frozen=True)
@@ -230,7 +234,7 @@ class Story:
         """What was begun in the last sitting and has no end: changes, or else a step, in words."""
         if not self.sittings or self.at("undone") or self.at("closed"):
             return []
-        steps = [step for step in self.steps if step.begun >= self.sittings[-1].begun]
+        steps = self.steps[self.sittings[-1].steps :]
         changes = [events.describe(act.change) for step in steps for act in step.acts if act.outcome == UNFINISHED]
         return changes or [step.name for step in steps[-1:] if step.has_end and step.ended is None]
 
@@ -241,8 +245,8 @@ class Story:
     @property
     def failure(self) -> Mark | None:
         """What the last sitting failed on; None when it did not, or when the work went on after it."""
-        worked = self.sittings[-1].begun if self.sittings else None
-        failed = [mark for mark in self.marks if mark.kind == "failed" and (worked is None or mark.at >= worked)]
+        before = self.sittings[-1].marks if self.sittings else 0
+        failed = [mark for mark in self.marks[before:] if mark.kind == "failed"]
         return failed[-1] if failed else None
 
     def runs(self, name: str, time: int = 1) -> list[StepRun]:

@@ -74,7 +74,8 @@ class _Teller:
         story = self.story
         if (left := story.unfinished) and not story.failure:  # one that failed said so, and was not interrupted
             story.interruptions.append(Interruption(story.last_moment or at, at, ", ".join(left)))
-        story.sittings.append(Sitting(by, at, str(line.get("where", ""))))
+        where, marks = str(line.get("where", "")), len(story.marks)
+        story.sittings.append(Sitting(by, at, where, steps=len(story.steps), marks=marks))
 
     def _step(self, line: Mapping[str, Any], at: datetime, by: str) -> None:
         """A step plans before its first line, and its seconds count that; only what it decided is written before."""

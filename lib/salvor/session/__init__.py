@@ -293,8 +293,9 @@ class Session:
         until = incident.wish.at or incident.failed_at or incident.detected_at
         lost = (min(until, incident.detected_at) - clock.read_time(newest)).total_seconds() if newest else None
         rpo = max(0.0, lost) if lost is not None else None if incident.broken else 0.0  # no data was touched
+        took = (good_at - incident.detected_at).total_seconds()
         self._measured(
-            rto=round((good_at - incident.detected_at).total_seconds(), 3),
+            rto=round(took, 3) if took >= 0 else None,  # detected by another machine's clock, which is ahead
             rpo=round(rpo, 3) if rpo is not None else None,
             good_at=clock.write_time(good_at),
             rto_target=incident.service.rto,
