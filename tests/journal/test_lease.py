@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -232,6 +233,26 @@ def test_a_mirror_that_is_gone_holds_nobody_up(place: World, here: Machine, caps
     assert (place.live, place.letters) == (GOOD, ["declared", "recovered"])
     said = "".join(capsys.readouterr())
     assert said.count("does not say who else works on world.things") == 1
+
+
+@pytest.mark.parametrize("trouble", ["it was emptied", "no address"])
+def test_a_mirror_that_is_no_mirror_any_more_holds_nobody_up(
+    place: World, here: Machine, trouble: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class NotMounted(Plain):
+        def begun(self, change: Change) -> None:
+            super().begun(change)
+            if change.verb == "stage":
+                shutil.rmtree(place.root / "mirror" / ".leases")
+
+    if trouble == "no address":
+        monkeypatch.setenv("SALVOR_MIRROR", "s3://mirror/journals")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
+    session = place.session()
+    session.runner.watcher = NotMounted() if trouble == "it was emptied" else Plain()
+    console.recover(session, Plain(), yes=True)
+    assert (place.live, place.letters) == (GOOD, ["declared", "recovered"])
+    assert "does not say who else works on world.things" in "".join(capsys.readouterr())
 
 
 def test_a_mirror_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

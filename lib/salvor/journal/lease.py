@@ -134,6 +134,8 @@ class Lease:
                     if self._asked_again_at is None:  # nothing was begun yet
                         raise
             number, holder, _ = _newest(self._store)
+            if number < self._number:
+                raise OSError("what was written to it is not there any more")  # emptied, or not mounted
         except OSError as error:
             if self._asked_again_at is None:
                 self._tell(
@@ -143,7 +145,7 @@ class Lease:
             self._asked_again_at = clock.monotonic() + _PAUSE
             return
         self._asked_again_at = None
-        if number != self._number:
+        if number > self._number:
             self._taken_by = holder
             raise self._taken(holder)
 

@@ -188,11 +188,12 @@ class _Bucket:
             import boto3
             from botocore.config import Config
 
-            # A session of our own: the default one may not be shared between threads.
-            self._client = boto3.session.Session().client(
-                "s3",
-                config=Config(
-                    connect_timeout=_CONNECT_DEADLINE, read_timeout=_ANSWER_DEADLINE, retries={"total_max_attempts": 1}
-                ),
+            config = Config(
+                connect_timeout=_CONNECT_DEADLINE, read_timeout=_ANSWER_DEADLINE, retries={"total_max_attempts": 1}
             )
+            try:
+                # A session of our own: the default one may not be shared between threads.
+                self._client = boto3.session.Session().client("s3", config=config)
+            except ValueError as error:  # what it says of an AWS_ENDPOINT_URL that is none
+                raise OSError(str(error)) from error
         return self._client
