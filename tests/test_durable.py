@@ -46,6 +46,16 @@ def test_what_takes_a_place_is_on_disk_before_and_its_name_after(
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+def test_a_folder_that_somebody_else_could_swap_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    durable.check_ours(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(PermissionError):
+        durable.check_ours(tmp_path / "link")
+    monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(PermissionError):
+        durable.check_ours(tmp_path)
+
+
 def test_what_a_crash_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
     path = tmp_path / "drills.html"
     old, new = tmp_path / f".{path.name}.0badcafe.new", tmp_path / f".{path.name}.1badcafe.new"

@@ -8,13 +8,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from salvor import console, cutover, maintenance, outgoing, plan, run
-from salvor.change import UNSEEN, Change, Level, State, Undo
+from salvor import console, maintenance, outgoing, plan, run
+from salvor.change import Change, Level, State, Undo
 from salvor.errors import (
     CannotError,
     NotConvergedError,
@@ -28,7 +27,6 @@ from salvor.journal import brief, incidents, story
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.steps import reroute
 from salvor.system import System
 from salvor.undo import undo_plan
 
@@ -457,116 +455,6 @@ def test_the_runner_itself_does_nothing_that_nobody_approved(place: World) -> No
         with pytest.raises(PlanMovedError, match="discard now plans what nobody approved:\n  sign: point"):
             session.runner.act("discard", back)
     assert (place.live, place.sign, place.kept) == (GOOD, "127.0.0.1", [BAD])
-
-
-def test_a_verify_that_was_cut_off_proves_nothing(place: World) -> None:
-    session = place.session()
-    with session.begin():
-        session.approve(session.plan(), "test")
-        for name in ("isolate", "restore"):
-            session.act(name)
-        [broken] = session.incident.broken
-        staged = cutover.staged(session.incident, broken)
-        assert staged
-        passed = {"subject": "store", "check": "content", "level": "pass", "evidence": staged.identity}
-        session.runner.note("step", step="verify", phase="begun", planned=0)
-        session.runner.note("finding", step="verify", finding=passed)
-    assert not cutover.is_proven(place.session().incident, broken)
-    again = place.session()
-    with again.begin():
-        again.runner.note("step", step="verify", phase="begun", planned=0)  # and it is cut off once more
-    with pytest.raises(NotProvenError, match="was not passed by verify"):
-        console.recover(place.session(), Plain(), "reroute", yes=True)
-    assert place.live == BAD
-    console.recover(place.session(), Plain(), "verify", yes=True)
-    console.recover(place.session(), Plain(), "reroute", yes=True)
-    assert place.live == GOOD
-
-
-def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
-    session = place.session()
-    with session.begin():
-        session.approve(session.plan(), "test")
-        for name in ("isolate", "restore", "verify"):
-            session.act(name)
-        assert cutover.is_proven(session.incident, session.incident.broken[0])
-        (place.store / f"stage-{session.incident.id}" / "data").write_text("rotten\n")
-        with pytest.raises(NotProvenError):
-            session.act("verify")
-        with pytest.raises(NotProvenError, match="was not passed by verify"):
-            session.act("reroute")
-    assert place.live == BAD
-
-
-@pytest.mark.parametrize("level", ["fail", "unknown"])
-def test_what_comes_after_a_bad_finding_gives_no_proof_back(place: World, level: str) -> None:
-    session = place.session()
-    with session.begin():
-        session.approve(session.plan(), "test")
-        for name in ("isolate", "restore"):
-            session.act(name)
-        [broken] = session.incident.broken
-        staged = cutover.staged(session.incident, broken)
-        assert staged
-        for levels, is_proven in ((["pass", "warn"], True), (["pass", level, "pass"], False)):
-            session.runner.note("step", step="verify", phase="begun", planned=0)
-            for each in levels:
-                found = {"subject": "store", "check": "content", "level": each, "evidence": staged.identity}
-                session.runner.note("finding", step="verify", finding=found)
-            session.runner.note("step", step="verify", phase="ended", seconds=1.0)
-            assert cutover.is_proven(session.incident, broken) is is_proven
-
-
-# ------------------------------------------------------------------------------------------ the fence and the route
-
-
-def test_only_what_was_broken_is_fenced(place: World) -> None:
-    session = place.session()
-    with session.begin():
-        session.approve(session.plan(), "test")
-        session.act("assess")
-    (place.store / "live").rename(place.root / "by-hand")
-    (place.store / "live").mkdir()
-    (place.store / "live" / "data").write_text(GOOD)
-    assert session.plan("isolate").changes == (), "somebody replaced it"
-
-
-def test_what_was_restored_is_not_fenced_although_nobody_could_look_at_what_was_broken(place: World) -> None:
-    session = place.session()
-    with session.begin():
-        session.approve(session.plan(), "test")
-        session.act("assess")
-        [broken] = session.incident.broken
-        session.runner.note("decision", decision=replace(broken.decision, identity=UNSEEN).to_json())
-        session.approve(session.plan(), "test")
-        for name in ("isolate", "restore", "verify", "reroute"):
-            session.act(name)
-        assert place.live == GOOD
-        assert session.plan("isolate").changes == ()
-
-
-def test_what_takes_no_writes_is_broken(place: World) -> None:
-    (place.store / "live" / "data").write_text(GOOD)
-    (place.store / "fence").write_text(place.session().incident.systems[0].observe().identity)
-    [step] = place.session().plan("assess").steps
-    assert [decision.seen for decision in step.decisions] == ["it takes no writes: a folder"]
-
-
-@pytest.mark.parametrize("tries", [4, 1000])
-def test_it_is_back_when_its_checks_pass_through_the_route(
-    place: World, monkeypatch: pytest.MonkeyPatch, tries: int
-) -> None:
-    monkeypatch.setattr(reroute, "_RECONNECT_SECONDS", 60.0 if tries < 10 else 0.5)
-    tried, inventory = place.root / "tried", place.root / "inventory/world.yaml"
-    script = f"grep -q 127.0.0.1 {place.root}/sign || exit 0; echo >> {tried}; [ $(wc -l < {tried}) -ge {tries} ]"
-    inventory.write_text(f"{inventory.read_text()}      - {{name: it answers, command: [sh, -c, '{script}']}}\n")
-    if tries < 10:
-        recover(place)
-    else:
-        with pytest.raises(NotProvenError, match="it answers"):
-            recover(place)
-    assert place.live == GOOD
-    assert bool(lines(place, "recovered")) is (tries < 10)
 
 
 # ------------------------------------------------------------------------------------------ messages and watchers

@@ -335,6 +335,18 @@ def test_a_file_that_comes_in_part_changes_nothing(tmp_path: Path) -> None:
     assert shell.local().read(path) == "whole"
 
 
+def test_a_file_that_cannot_be_flushed_takes_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, sync = str(tmp_path / "file"), tmp_path / "programs" / "sync"
+    shell.local().write(path, "whole")
+    sync.parent.mkdir()
+    sync.write_text("#!/bin/sh\nexit 1\n")
+    sync.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{sync.parent}:{os.environ['PATH']}")
+    with pytest.raises(CommandError):
+        shell.local().write(path, "new")
+    assert shell.local().read(path) == "whole"
+
+
 def test_a_file_that_may_not_be_read_is_not_one_that_is_not_there(there: Shell) -> None:
     with pytest.raises(CommandError, match="cat on"):
         there.read("/proc/1/mem" if there.run(["id", "-u"]).stdout.strip() == "0" else "/etc/shadow")

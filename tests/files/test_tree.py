@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.checks import Check, run
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, CommandError, UsageError
 from salvor.files import snapshot
 from salvor.systems.files import Files
 from salvor.wish import Wish
@@ -261,6 +261,22 @@ def test_a_half_built_stage_is_not_promoted(lab: Lab) -> None:
     assert way.arguments
     act(system, "stage", **way.arguments)
     assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
+
+
+def test_what_cannot_be_flushed_is_no_whole_stage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    sync = lab.root / "programs" / "sync"
+    sync.parent.mkdir()
+    sync.write_text(f'#!/bin/sh\n[ "$1" != -f ] || exit 1\nexec {shutil.which("sync")} "$@"\n')
+    sync.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", f"{sync.parent}:{os.environ['PATH']}")
+        with pytest.raises(CommandError):
+            staged(system)
+        assert not any(one.complete for one in system.observe().staged)
+    staged(system)
+    assert [one.complete for one in system.observe().staged] == [True]
 
 
 def test_a_tree_without_backups_has_no_way_back(lab: Lab) -> None:
