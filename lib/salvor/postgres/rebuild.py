@@ -76,7 +76,14 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
     if _follows(one, primary):
         return
     server = member.server
-    if beside.read_marker(server.look().marker).get(_MARK) != incident:
+    look = server.look()
+    if look.is_mount_point:
+        raise CannotError(
+            f"{member.name} cannot be rebuilt: {server.data} is a mount point or a link, so it cannot be renamed.",
+            safe="nothing was changed",
+            hint="rebuild it by hand (pg_basebackup), or have the data directory be a folder below it",
+        )
+    if beside.read_marker(look.marker).get(_MARK) != incident:
         yield from _replace(seen, member, incident)
     fence.remove(server)
     server.start(deadline=300.0)

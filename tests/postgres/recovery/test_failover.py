@@ -231,6 +231,13 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     cluster.recover(cluster.way("failover", WISH), old)
     planned = list(cluster.system.redundancy())
     assert [(change.verb, dict(change.arguments)) for change in planned] == [("rebuild_standby", {"member": "a"})]
+    data = cluster.sandbox.data("a")
+    data.rename(f"{data}.disk")
+    data.symlink_to(f"{data}.disk")
+    with pytest.raises(CannotError, match="is a mount point or a link"):
+        list(cluster.system.apply(planned[0]))
+    data.unlink()
+    data.with_name(f"{data.name}.disk").rename(data)
     list(cluster.system.apply(planned[0]))
     assert list(cluster.system.redundancy()) == []
     cluster.write("b", 5)
