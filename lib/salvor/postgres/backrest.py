@@ -142,9 +142,16 @@ class Repository:
 
     @cached_property
     def archive(self) -> WalArchive:
-        """The WAL of the cluster's current version."""
-        archives = self.info.get("archive")
-        return WalArchive(f"archive/{self.stanza}/{archives[-1]['id']}" if archives else "", self._run)
+        """The WAL of the cluster's current version, in each repository that holds some."""
+        clusters = {(one["repo-key"], one["id"]): (one["system-id"], one["version"]) for one in self.info.get("db", ())}
+        held = [(one["database"]["id"], one["database"]["repo-key"], one["id"]) for one in self.info.get("archive", ())]
+        newest = max(held, default=None)
+        mine = {
+            number: f"archive/{self.stanza}/{name}"
+            for id, number, name in held
+            if newest and clusters[number, id] == clusters[newest[1], newest[0]]
+        }
+        return WalArchive(mine, self._run)
 
     def leads_on(self, one: Stored) -> bool:
         """Whether the WAL after a backup is there without a gap; if not, it leads to its own moment only."""

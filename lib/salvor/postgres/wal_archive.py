@@ -1,27 +1,30 @@
-"""The archive of a cluster's WAL in a pgBackRest repository: which segments and timelines it holds, and its gaps."""
+"""The archive of a cluster's WAL in pgBackRest's repositories: which segments and timelines it holds, and its gaps."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
+from salvor.errors import CommandError
 from salvor.postgres.server import Server
 from salvor.postgres.wal import Lineage, end_of, timeline_of, unbroken_since
 
 LISTING_SECONDS = 600.0
+_MISSING = 1
+"""How repo-get ends then."""
 
 
 @dataclass(frozen=True)
 class WalArchive:
-    """The WAL of one version of the cluster, at `path` in the first repository (empty: there is none yet). `run` gives
-    what a pgBackRest command for that repository prints.
+    """The WAL of one version of the cluster, at `paths` by the number of each repository that can be read (empty: there
+    is none yet). A restore takes a segment from whichever has it. `run` gives what a pgBackRest command prints.
     """
 
-    path: str
+    paths: Mapping[int, str]
     run: Callable[..., str]
 
     def reaches(self, timeline: int, segment_size: int) -> int:
@@ -29,32 +32,43 @@ class WalArchive:
         it is there. The segment's end it may not reach: the last record often goes on in the next segment.
         `segment_size` in bytes: initdb chose it (16 MB if not told, 64 MB at Amazon's), and the names do not tell it.
         """
-        folders = [name for name in self._list(self.path) if re.fullmatch(rf"{timeline:08X}[0-9A-F]{{8}}", name)]
+        folders = [name for name in self._list() if re.fullmatch(rf"{timeline:08X}[0-9A-F]{{8}}", name)]
         segments = self._segments(max(folders)) if folders else {}
         return end_of(max(segments), segment_size) - segment_size + 1 if segments else 0
 
     @cached_property
     def newest(self) -> datetime | None:
         """When the newest WAL segment was archived (UTC); None when there is none."""
-        folders = [name for name in self._list(self.path) if re.fullmatch(r"[0-9A-F]{16}", name)]
+        folders = [name for name in self._list() if re.fullmatch(r"[0-9A-F]{16}", name)]
         segments = self._segments(max(folders)) if folders else {}
         return max(segments.values(), default=None)
 
     def _segments(self, folder: str) -> dict[str, datetime]:
-        listed = self._list(f"{self.path}/{folder}")
+        listed = self._list(f"/{folder}")
         return {name[:24]: time for name, time in listed.items() if time and re.match(r"[0-9A-F]{24}-", name)}
 
-    def _list(self, path: str) -> dict[str, datetime | None]:
-        """The files (with their times) and folders in a path of the first repository."""
-        if not path:
-            return {}
-        # repo-ls knows no --stanza where it gets a path, and takes the passphrase of the stanza from its files.
-        listed = json.loads(self.run("--output=json", "repo-ls", path))
-        return {
-            name: datetime.fromtimestamp(one["time"], UTC) if "time" in one else None
-            for name, one in listed.items()
-            if name != "."
-        }
+    def _list(self, folder: str = "") -> dict[str, datetime | None]:
+        """The files (with the time since when any repository has them) and folders there."""
+        found: dict[str, datetime | None] = {}
+        for number in self.paths:
+            # repo-ls knows no --stanza where it gets a path, and takes the passphrase of the stanza from its files.
+            arguments = ("--output=json", f"--repo={number}", "repo-ls", f"{self.paths[number]}{folder}")
+            for name, one in json.loads(self.run(*arguments)).items():
+                if name == ".":
+                    continue
+                time = datetime.fromtimestamp(one["time"], UTC) if "time" in one else None
+                earlier = found.get(name)
+                found[name] = min(time, earlier) if time and earlier else time or earlier
+        return found
+
+    def _get(self, number: int, name: str) -> str:
+        """The text of a file in one repository; empty when that does not have it."""
+        try:
+            return self.run("--ignore-missing", f"--repo={number}", "repo-get", f"{self.paths[number]}/{name}")
+        except CommandError as error:
+            if error.exit_code_of_command != _MISSING:
+                raise
+            return ""
 
     @cached_property
     def segments(self) -> frozenset[str]:
@@ -63,10 +77,11 @@ class WalArchive:
 
     def list_segments(self, deadline: float) -> frozenset[str]:
         """As `segments`, within so many seconds. Raises OutcomeUnknownError when they are over."""
-        if not self.path:
-            return frozenset()
-        said = self.run("--recurse", "repo-ls", self.path, deadline=deadline)
-        return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", said, re.MULTILINE))
+        said = [
+            self.run("--recurse", f"--repo={number}", "repo-ls", path, deadline=deadline / len(self.paths))
+            for number, path in self.paths.items()
+        ]
+        return frozenset(re.findall(r"(?:^|/)([0-9A-F]{24})-", "\n".join(said), re.MULTILINE))
 
     def time_of(self, segment: str) -> datetime | None:
         """When a WAL segment was archived (UTC); None when it is not there."""
@@ -88,7 +103,7 @@ class WalArchive:
     @cached_property
     def timelines(self) -> dict[int, datetime]:
         """When the history of each timeline but the first was archived (UTC), which is when it went live."""
-        files = self._list(self.path)
+        files = self._list()
         return {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
 
     def lineage(self, current: int | None, server: Server) -> Lineage:
@@ -96,11 +111,13 @@ class WalArchive:
 
         A history that is not archived is read from the pg_wal of `server`.
         """
-        files, times = self._list(self.path), self.timelines
+        files, times = self._list(), self.timelines
         newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
         wanted = current or newest
+        name = f"{wanted:08X}.history"
         if wanted in times:
-            history = self.run("repo-get", f"{self.path}/{wanted:08X}.history")
+            asked = (self._get(number, name) for number in self.paths)
+            history = next(filter(None, asked), "")
         else:
-            history = server.shell.read(f"{server.data}/pg_wal/{wanted:08X}.history") or ""
+            history = server.shell.read(f"{server.data}/pg_wal/{name}") or ""
         return Lineage.of(wanted, history, times)

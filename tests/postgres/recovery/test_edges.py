@@ -18,11 +18,12 @@ from salvor.errors import CannotError
 from salvor.postgres import promotion, replay, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
+from salvor.postgres.wal import write_lsn
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
-from tests.postgres.recovery.test_physical import now, wait_until_archived
+from tests.postgres.recovery.test_physical import lsn, now, wait_until_archived
 
 WISH = Wish(rpo=30.0)
 
@@ -209,6 +210,23 @@ def test_wal_that_is_missing_is_said_and_its_loss_must_be_accepted(
     assert "accept-missing-wal" in error.value.hint
     wish = replace(WISH, overrides={"accept-missing-wal": "the archive was damaged too"})
     assert Level.FAIL not in {finding.level for finding in stage(cluster, wish)}
+
+
+def test_a_timeline_that_only_the_second_repository_has_is_followed(cluster: Cluster) -> None:
+    """The first one takes nothing any more, which nobody saw."""
+    root, shell = cluster.sandbox.root, cluster.sandbox.shell
+    configuration = root / "pgbackrest.conf"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("[global]\n", f"[global]\nrepo2-path={root}/a/second\n"))
+    shell.run(["pgbackrest", f"--config={configuration}", "--stanza=orders", "stanza-create"], deadline=60.0)
+    wait_until_archived(cluster)
+    (folder,) = root.glob("a/second/archive/orders/15-1")
+    shell.write(f"{folder}/00000002.history", f"1\t{write_lsn(lsn(cluster))}\tno recovery target specified\n")
+    for member in ("b", "a"):
+        cluster.crash(member)
+        shutil.rmtree(cluster.sandbox.data(member))
+    way = cluster.other_incident().way("physical", WISH)
+    assert way.arguments and way.arguments["timeline"] == 2
 
 
 def test_configuration_outside_the_data_directory(cluster: Cluster) -> None:
