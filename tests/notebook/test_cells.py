@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from salvor import pages
-from salvor.errors import HeldError, PlanMovedError, UsageError
+from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
 from salvor.journal import Journal, story
 from salvor.notebook import cells as notebook
 from salvor.notebook import executed, live, record
@@ -266,6 +266,14 @@ def test_who_opened_the_notebook_too_early_goes_on_with_the_incident_of_a_collea
     other.finish()
     (journal,) = broken.journals()
     assert len(journal.of("resumed")) == 1
+
+
+@pytest.mark.parametrize("step", ["verify", "reroute"])
+def test_a_cell_that_is_run_before_its_turn_wakes_nobody(broken: World, step: str) -> None:
+    walk = notebook.open({"service": "things", "platform": "world"})
+    with pytest.raises(CannotError, match=f"{step} comes after restore, which still plans 1 change"):
+        walk.act(step)
+    assert folders(broken) == [] and broken.letters == []
 
 
 def test_an_error_in_a_cell_is_words_and_no_traceback(kernel: Kernel) -> None:

@@ -163,6 +163,7 @@ class Live(Walk):
             if self._session.journal is not None:
                 return Plan(()), ""
             return self._whole, self._approved(self._whole)
+        self._refuse_unrestored(step)
         plan = self._session.plan(step)
         if plan.changes and not approve:
             raise CannotError(
@@ -177,6 +178,15 @@ class Live(Walk):
                 hint=f'look again: walk.plan("{step}")',
             )
         return plan, f"approve={approve}, in the notebook"
+
+    def _refuse_unrestored(self, step: str) -> None:
+        """Raise CannotError for a cell that is run before its turn: it would fail, and people would be told so."""
+        if step in ("verify", "reroute") and (left := self._session.plan("restore").changes):
+            raise CannotError(
+                f"{step} comes after restore, which still plans {amount(len(left), 'change')}.",
+                safe="nothing was changed",
+                hint='walk.plan("restore"), then walk.act("restore", approve="HASH")',
+            )
 
     def _approved(self, plan: Plan) -> str:
         """How the parameter approves this plan of the whole chain. Raises PlanMovedError when it does not."""
