@@ -25,7 +25,7 @@ from salvor.notebook import executed
 
 from tests.browser import Page, chromium, end
 
-LIB = Path(executed.__file__).parents[1]
+LIB = Path(executed.__file__).parents[2]
 
 _PANEL = "[...window.jupyterapp.shell.widgets('main')].find(each => each.context?.path.endsWith('.ipynb'))"
 _NOTEBOOK = f"{_PANEL}.content"

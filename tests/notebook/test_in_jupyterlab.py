@@ -12,6 +12,7 @@ pytestmark = pytest.mark.skipif(browser.CHROMIUM is None, reason="no Chromium is
 
 
 def test_a_review_is_filled_cell_by_cell(tmp_path: Path) -> None:
+    assert (lab.LIB / "salvor").is_dir(), "a module of ours would stand before Python's own secrets"
     incident = "20261121T003300Z-orders-aaaa"
     told.eventful(tmp_path / incident).journal.close()
     given = {"incident": incident, "actions": "mend the alert @lee"}
