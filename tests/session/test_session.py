@@ -101,6 +101,8 @@ def test_an_incident_that_is_not_there(place: World, incident: str) -> None:
     with pytest.raises(UsageError, match="--incident: there is no incident") as refused:
         find(incident)
     assert known in refused.value.hint
+    is_one = incident.endswith("0000")
+    assert (f"one of another machine comes by inv incident.take --incident={incident}" in refused.value.hint) == is_one
 
 
 def test_an_incident_that_is_over_is_not_gone_on_with(place: World) -> None:

@@ -47,10 +47,11 @@ def find(incident: str) -> Path:
     folder = incidents_folder() / incident
     if not _ID.fullmatch(incident) or not folder.is_dir():
         known = [path.name for _, path in zip(range(3), journal.incidents(incidents_folder()), strict=False)]
-        raise UsageError(
-            f"--incident: there is no incident {incident!r}.",
-            hint=f"the newest are {', '.join(known)}" if known else "inv incidents lists them",
-        )
+        hint = f"the newest are {', '.join(known)}" if known else "inv incidents lists them"
+        if _ID.fullmatch(incident):
+            mirror = "" if os.environ.get("SALVOR_MIRROR") else ", with SALVOR_MIRROR as there"
+            hint += f"; one of another machine comes by inv incident.take --incident={incident}{mirror}"
+        raise UsageError(f"--incident: there is no incident {incident!r} on this machine.", hint=hint)
     return folder
 
 

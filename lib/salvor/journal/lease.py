@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -133,9 +133,10 @@ class Lease:
                 except HeldError:
                     if self._asked_again_at is None:  # nothing was begun yet
                         raise
-            number, holder, _ = _newest(self._store)
+            number = within(_DEADLINE, lambda: _highest(self._store.names()))
             if number < self._number:
                 raise OSError("what was written to it is not there any more")  # emptied, or not mounted
+            taken_by = _newest(self._store)[1] if number > self._number else {}
         except OSError as error:
             if self._asked_again_at is None:
                 self._tell(
@@ -145,9 +146,9 @@ class Lease:
             self._asked_again_at = clock.monotonic() + _PAUSE
             return
         self._asked_again_at = None
-        if number > self._number:
-            self._taken_by = holder
-            raise self._taken(holder)
+        if taken_by:
+            self._taken_by = taken_by
+            raise self._taken(taken_by)
 
     def release(self) -> None:
         """Let the next one in. A mirror that cannot be reached is told: the next one must take over then."""
@@ -198,12 +199,16 @@ def _store(location: str, service: str) -> Store:
     return store(location, f".leases/{quote(service, safe='')}")
 
 
+def _highest(names: Iterable[str]) -> int:
+    return max((int(found[1]) for name in names if (found := _HELD.fullmatch(name))), default=0)
+
+
 def _newest(there: Store) -> tuple[int, dict[str, Any], bool]:
     """The highest number, who made it, and whether it was released. Raises OSError."""
 
     def ask() -> tuple[int, dict[str, Any], bool]:
         names = there.names()
-        number = max((int(found[1]) for name in names if (found := _HELD.fullmatch(name))), default=0)
+        number = _highest(names)
         if not number:
             return 0, {}, True
         return number, _parse(there.get(f"{number:06d}-held.json")), f"{number:06d}-released.json" in names
