@@ -205,6 +205,7 @@ def test_an_archive_is_read_where_it_lies_by_the_shell_of_that_machine(top: Path
     ("options", "told"),
     [
         (["-pbkdf2"], "-pbkdf2"),
+        (["-pbkdf2", "-md", "sha512"], "-pbkdf2 -md sha512"),
         (["-md", "sha256"], "-md sha256"),
         ([], "-md sha256"),
         (["-md", "md5"], "-md md5"),

@@ -37,13 +37,17 @@ class Derivation:
 
 
 def derivations(iterations: int = ITERATIONS) -> tuple[Derivation, ...]:
-    """The ways that are tried: -pbkdf2, then the old default of OpenSSL 1.1.0 and newer, then that of older ones."""
+    """The ways that are tried: -pbkdf2, also with SHA-512, then the old default of OpenSSL 1.1.0 and newer, then that
+    of older ones.
+    """
     count = "" if iterations == ITERATIONS else f" -iter {iterations}"
+
+    def stretched(digest: str) -> Callable[[bytes, bytes], bytes]:
+        return lambda password, salt: hashlib.pbkdf2_hmac(digest, password, salt, iterations, _KEY)
+
     return (
-        Derivation(
-            f"-pbkdf2{count}",
-            lambda password, salt: hashlib.pbkdf2_hmac("sha256", password, salt, iterations, _KEY),
-        ),
+        Derivation(f"-pbkdf2{count}", stretched("sha256")),
+        Derivation(f"-pbkdf2 -md sha512{count}", stretched("sha512")),
         Derivation("-md sha256", lambda password, salt: _bytes_to_key("sha256", password, salt)),
         Derivation("-md md5", lambda password, salt: _bytes_to_key("md5", password, salt)),
     )
@@ -91,7 +95,8 @@ class Decrypted:
                 f"{name} cannot be decrypted: the password is wrong, or it was not made by openssl enc -aes-256-cbc "
                 f"(tried {', '.join(way.options for way in derivations(iterations))}).",
                 safe="what is live is as it was",
-                hint="see archives: password in the inventory; of another -iter, also archives: iterations",
+                hint="see archives: password in the inventory; of another -iter, also archives: iterations; one of "
+                "other options is restored when openssl enc -d has decrypted it by hand",
             )
         read_fully(stream, _BLOCK)
         self._stream: Readable = stream
