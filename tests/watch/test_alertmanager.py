@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from salvor import inventory
 from salvor.errors import UsageError
+from salvor.session import takeover
 from salvor.show import Plain
 from salvor.watch import alertmanager, commands
 from salvor.watch.alertmanager import Access
@@ -118,6 +119,25 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
             silent.sendall(b"POST /alerts HTTP/1.1\r\n")
             assert post(port, alert()) == 200
         assert until(lambda: place.pages == 0)
+
+
+def test_an_alert_that_was_said_to_another_machine_is_not_taken_for_resolved(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever took the watch over told people that it is better, and closed the episode."""
+    place.write(text=RULES)
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    watcher, _ = place.watcher()
+    watcher.alerts.take(json.loads(alert())["alerts"], {"TooManySessions"})
+    watcher.once()
+    (episode,) = place.journals()
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents-there"))  # another machine's
+    takeover.take(episode.folder.name, lambda text: None)
+    there, _ = place.watcher()
+    assert there.once()[0].reading.bad is None
+    there.alerts.take(json.loads(alert("resolved"))["alerts"], {"TooManySessions"})
+    assert there.once()[0].move.kind == "close"
 
 
 def test_a_storm_of_alerts_is_taken_and_hides_no_other(place: Place) -> None:

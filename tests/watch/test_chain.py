@@ -206,7 +206,7 @@ def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
             commands.acknowledge(journal.folder.name, "I look", Plain(told := io.StringIO()))
     assert "was acknowledged by watcher@here at 03:10:10 UTC; nothing is added" in told.getvalue()
     screen = handover.screen(handover.of(story.read(journal.folder), journal.folder.parent))
-    assert "taken by    watcher@here 03:10: I look" in screen
+    assert "taken by    watcher@here 03:10 UTC: I look" in screen
     for seconds in range(620, 4000, 60):
         move = place.look(watcher, seconds).move
         assert (move.kind, move.why[:40]) == ("wait", "acknowledged by watcher@here at 03:10:10")

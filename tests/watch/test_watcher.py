@@ -82,7 +82,7 @@ def test_a_process_watches_alone_until_it_is_told_to_end(place: Place) -> None:
         process.kill()
     assert process.returncode == 0, told
     assert "memory: 99 (limit above 85): immediately" in told
-    assert "nothing is left half done" in told
+    assert "nobody called until it runs again" in told
     shown = inv("watch.show", "--json")
     line = json.loads(said(shown).splitlines()[-1])
     assert (line["rule"], line["bad"], line["next"]["move"]) == ("memory", True, "wait")

@@ -20,6 +20,7 @@ class Alerts:
     def __init__(self, platform: str, tell: Callable[[str], None]) -> None:
         self._kept = Kept(platform, ".alerts", tell)
         self._lock = threading.Lock()
+        self._heard: dict[str, dict[str, str]] = {}
         self._firing: dict[str, dict[str, str]] = {
             key: labels for key, labels in self._kept.read().items() if isinstance(labels, dict)
         }
@@ -39,6 +40,8 @@ class Alerts:
                     continue
                 count += 1
                 key = str(alert["fingerprint"])[:64]
+                if len(self._heard) < _MOST:
+                    self._heard[key] = labels
                 if alert["status"] == "resolved":
                     firing.pop(key, None)
                 elif alert["status"] != "firing":
@@ -50,6 +53,11 @@ class Alerts:
                 self._kept.write(firing)
                 self._firing = firing
         return count, unknown
+
+    def is_heard_of(self, name: str, labels: Mapping[str, str]) -> bool:
+        """Whether anything was said of such an alert, since this process began."""
+        wanted = {"alertname": name, **labels}.items()
+        return any(wanted <= one.items() for one in list(self._heard.values()))
 
     def firing(self, name: str, labels: Mapping[str, str]) -> str:
         """The labels of those that fire, in words; empty when none does."""

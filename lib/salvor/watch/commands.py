@@ -81,7 +81,9 @@ def watch(
         watcher.loop(seconds, lambda error: shown.tell(f"A look failed: {type(error).__name__}: {error}"))
         if watcher.lost:
             raise watcher.lost
-        shown.tell("The watch has ended; nothing is left half done.")
+        shown.tell(
+            "The watch has ended: nothing is under way, and nothing is done and nobody called until it runs again."
+        )
 
 
 def _stopping_at_signals(watcher: Watcher, stack: ExitStack) -> None:

@@ -62,6 +62,8 @@ class Told:
     calls: Mapping[str, tuple[datetime, str]] = field(default_factory=dict)
     acts: tuple[datetime, ...] = ()
     acknowledged: str = ""
+    is_taken: bool = False
+    """Whether it was begun on another machine."""
     is_over: bool = False
     is_damaged: bool = False
     """Whether some of it cannot be read: what was done is then not known."""
@@ -118,6 +120,8 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
                 calls[sent[line["key"]]] = calls[sent[line["key"]]][0], line["outcome"]
             case "acknowledged":
                 told = replace(told, acknowledged=told.acknowledged or f"{line['by']} at {at:%H:%M:%S} UTC")
+            case "taken":
+                told = replace(told, is_taken=True)
             case kind if kind in brief.OVER:
                 told = replace(told, is_over=True)
     return replace(told, stages=stages, calls=calls, acts=tuple(acts), last_at=clock.read_time(lines[-1]["at"]))

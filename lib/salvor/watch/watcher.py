@@ -22,6 +22,7 @@ from salvor.watch.episode import Episodes, Told, is_under_way, open_one
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
 from salvor.watch.recoveries import unfinished
+from salvor.watch.rules import Rule
 from salvor.watch.sighting import Sighting
 
 
@@ -70,9 +71,13 @@ class Watcher:
     def see(self, name: str) -> Seen:
         """Read a rule's metric, and decide what follows. Nothing is written."""
         rule = self.platform.watch[name]
-        reading = self._metrics.read(rule)
-        sighting = self._sightings[name].after(reading.bad, rule.for_)
         episodes = self._episodes.of(name, looks_back(rule))
+        reading = self._metrics.read(rule)
+        if reading.bad is False and self._is_not_heard_of(rule, open_one(episodes)):
+            reading = Reading(
+                None, "cannot tell", "", "Alertmanager has not said to this machine whether it still fires"
+            )
+        sighting = self._sightings[name].after(reading.bad, rule.for_)
         escalation = self.platform.escalation.get(rule.escalate or "")
         move = next_move(rule, escalation, episodes, sighting, reading)
         if move.kind == "act" and not is_under_way(episodes, move.stage, RECOVER):  # that is a recovery itself
@@ -80,6 +85,11 @@ class Watcher:
             if recovery := unfinished(self.platform.name, rule.service, systems):
                 move = left_to_people(rule, recovery)
         return Seen(name, reading, sighting, episodes, move)
+
+    def _is_not_heard_of(self, rule: Rule, told: Told | None) -> bool:
+        """Whether the episode is of an alert that was said to another machine, which was taken over from."""
+        alert, labels = rule.metric.alert, rule.metric.labels
+        return bool(alert and told and told.is_taken and not self.alerts.is_heard_of(alert, labels))
 
     def look(self, name: str) -> Seen:
         """One look at a rule, and its next move. What hinders the move is said, and tried again at the next look."""
