@@ -210,6 +210,7 @@ def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
     for seconds in range(620, 4000, 60):
         move = place.look(watcher, seconds).move
         assert (move.kind, move.why[:40]) == ("wait", "acknowledged by watcher@here at 03:10:10")
+    assert "at 2026-11-21 03:10:10 UTC" in place.look(watcher, 86400).move.why
     assert "lead called" not in place.calls
     (line,) = place.journals()[0].of("acknowledged")
     assert (line["by"], line["text"], line["at"][11:19]) == ("watcher@here", "I look", "03:10:10")

@@ -119,7 +119,8 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
             case "outcome" if line["key"] in sent:
                 calls[sent[line["key"]]] = calls[sent[line["key"]]][0], line["outcome"]
             case "acknowledged":
-                told = replace(told, acknowledged=told.acknowledged or f"{line['by']} at {at:%H:%M:%S} UTC")
+                day = "" if at.date() == clock.now().date() else f"{at:%Y-%m-%d} "
+                told = replace(told, acknowledged=told.acknowledged or f"{line['by']} at {day}{at:%H:%M:%S} UTC")
             case "taken":
                 told = replace(told, is_taken=True)
             case kind if kind in brief.OVER:
