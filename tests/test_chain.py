@@ -159,6 +159,16 @@ def test_discard_leaves_only_the_record(place: World) -> None:
     assert sorted(path.name for path in place.store.iterdir()) == ["backups", "fence", "live"]
 
 
+def test_discard_leaves_what_another_incident_kept(place: World) -> None:
+    incidents = []
+    for _ in range(2):
+        place.damage()
+        incidents.append(recover(place))
+    first, second = incidents
+    aftermath.discard(second, Plain(), yes=True)
+    assert [path.name for path in place.store.glob("kept-*")] == [f"kept-{first}"]
+
+
 def test_discard_before_recovery_is_refused(place: World) -> None:
     place.damage()
     (place.store / "backups/b1/data").write_text("also bad\n")

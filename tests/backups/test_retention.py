@@ -73,6 +73,12 @@ def test_what_another_one_needs_stays_to_the_last() -> None:
     newest = backup(0, id="F_2", needs=("F_1",))
     found = stays(decide([full, first, newest, backup(41, id="old")], Keep(daily=1)))
     assert found == {"F_2": "newest good, daily 1", "F_1": "needed by F_2", "F": "needed by F_1"}
+    by_a_clock_that_was_ahead = replace(first, taken=NOW - timedelta(days=10))
+    proven = replace(newest, taken=NOW - timedelta(days=20), proven=NOW)
+    found = stays(decide([full, by_a_clock_that_was_ahead, proven, backup(0, id="N")], Keep(daily=1)))
+    assert found == {
+        "N": "newest good, daily 1", "F_2": "last proven", "F_1": "needed by F_2", "F": "needed by F_1",
+    }  # fmt: skip
 
 
 def test_what_is_locked_is_left_and_said() -> None:

@@ -196,6 +196,9 @@ def test_a_damaged_journal_is_not_signed(journal: Path, keys: Path) -> None:
     with pytest.raises(CannotError, match="line 2") as raised:
         sign(journal, keys / "kim")
     assert raised.value.hint == f"inv incident.check --incident={INCIDENT}"
+    (journal / FILE).write_bytes(b"".join(lines) + b'{"n":')
+    with pytest.raises(CannotError, match="a part of a line at its end"):
+        sign(journal, keys / "kim")
     assert not (journal / SEAL).exists()
 
 
