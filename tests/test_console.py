@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from salvor import console, show
+from salvor.change import Level
 from salvor.commands.ending import ends_with_exit_code
 from salvor.errors import CannotError, PlanMovedError
+from salvor.plan import Plan
 from salvor.session import aftermath
 from salvor.show import Plain
 
@@ -52,6 +55,22 @@ def test_nobody_at_the_terminal_approves_nothing(place: World, monkeypatch: pyte
         recover(place, yes=False)
     assert refused.value.hint == f"the same command with --approve={place.session().plan().hash}, or --yes"
     assert not place.journals()
+
+
+def test_what_gives_no_answer_is_not_called_broken(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    place.damage()
+    sitting = place.session()
+    plan = sitting.plan()
+    (seen,) = (
+        finding for finding in plan.steps[0].findings if (finding.subject, finding.check) == ("store", "answers")
+    )
+    silent = replace(seen, level=Level.UNKNOWN)
+    findings = tuple(silent if finding is seen else finding for finding in plan.steps[0].findings)
+    console.ask(sitting, Plain(), plan, plan_only=True)
+    assert "whether it is broken is not known" not in capsys.readouterr().out
+    unseen = Plan((replace(plan.steps[0], findings=findings), *plan.steps[1:]))
+    console.ask(sitting, Plain(), unseen, plan_only=True)
+    assert "NOTE: store gives no answer, so whether it is broken is not known" in capsys.readouterr().out
 
 
 def test_typed_at_the_terminal(place: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,7 @@ def ask(
     incident = session.incident
     show_plan(session, shown, plan, whole=plan_only)
     decided = [each for step in plan.steps for each in step.decisions]
+    _warn_of_unseen(plan, shown)
     _warn_of_loss(session, shown, decided)
     if incident.failed_at and not (decided or incident.decisions):
         shown.tell(
@@ -132,13 +133,31 @@ def assess(session: Session, shown: Shown) -> None:
         shown.tell(f"Nothing is broken: {incident.id} brought it back, and is open.")
         shown.tell(f"HINT: inv incident.show --incident={incident.id}")
     elif decided:
-        shown.lines(f"{each.system} is broken: {show.clean(each.seen)}. Way back: {each.way.name}." for each in decided)
+        for each in decided:
+            what = "gives no answer, and may be broken" if each.system in _unseen(plan) else "is broken"
+            shown.lines([f"{each.system} {what}: {show.clean(each.seen)}. Way back: {each.way.name}."])
         _warn_of_loss(session, shown, decided)
         shown.tell(f"HINT: inv restore {incident.options} --plan")
     elif any(finding.level is Level.FAIL for step in plan.steps for finding in step.findings):
         shown.tell("Nothing has to be brought back; what is wrong stands above.")
     else:
         shown.tell("Nothing is broken.")
+
+
+def _unseen(plan: Plan) -> set[str]:
+    """What gives no answer now: whether it is broken cannot be told."""
+    seen = [finding for step in plan.steps for finding in step.findings if finding.check == "answers"]
+    return {finding.subject for finding in seen if finding.level is Level.UNKNOWN}
+
+
+def _warn_of_unseen(plan: Plan, shown: Watcher) -> None:
+    """Say of what would be fenced that nobody knows whether it is broken: a changed password looks the same."""
+    fenced = {change.system for step in plan.steps if step.name == "isolate" for change in step.changes}
+    for name in sorted(fenced & _unseen(plan)):
+        shown.tell(
+            f"NOTE: {name} gives no answer, so whether it is broken is not known, and this cuts its users off. "
+            "If they are well, mend what keeps it from answering instead."
+        )
 
 
 def _warn_of_loss(session: Session, shown: Watcher, decided: Sequence[Decision]) -> None:
