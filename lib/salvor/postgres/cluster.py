@@ -57,6 +57,8 @@ class Facts:
     sessions: int
     swapped_in: str | None
     """`<database oid> <incident>` when a restore of an incident put the service's database there."""
+    awaits: str | None
+    """Its synchronous standbys, when its commits wait for one and none follows."""
 
 
 # A primary knows the time of its last commit only with track_commit_timestamp, and only since its start (or from the
@@ -82,7 +84,10 @@ _FACTS = """
       (select coalesce(sum(checksum_failures), 0)::bigint from pg_stat_database),
       (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> session_user),
       (select d.oid || ' ' || substr(one, 15) from pg_database d join pg_db_role_setting on setdatabase = d.oid,
-        unnest(setconfig) one where datname = %s and setrole = 0 and starts_with(one, 'salvor.origin='))
+        unnest(setconfig) one where datname = %s and setrole = 0 and starts_with(one, 'salvor.origin=')),
+      (select name from current_setting('synchronous_standby_names') name
+        where name <> '' and not pg_is_in_recovery() and current_setting('synchronous_commit') not in ('off', 'local')
+          and not exists (select from pg_stat_replication where sync_state in ('sync', 'quorum')))
 """
 
 
@@ -93,6 +98,11 @@ def ask_facts(server: Server, database: str) -> Facts:
     assert row
     lsn = read_lsn(row[2]) if row[2] else 0
     return Facts(row[0], row[1], lsn, max(lsn, read_lsn(row[3]) if row[3] else 0), *row[4:])
+
+
+def describe_awaited(standbys: str) -> str:
+    """One line for people about `Facts.awaits`."""
+    return f"its commits wait for a synchronous standby ({standbys}), and none follows"
 
 
 def as_noted(facts: Facts, marker: Mapping[str, Any]) -> Facts:
@@ -178,10 +188,10 @@ class Sighting:
 
     @property
     def writable(self) -> bool | None:
-        """Whether the applications can write to it; None: cannot tell (it may come back)."""
+        """Whether the applications can write to it; None: cannot tell (it may come back, or its commits hang)."""
         if self.is_fenced or (self.facts and self.facts.in_recovery):
             return False
-        return True if self.is_up else None
+        return True if self.facts and not self.facts.awaits else None
 
     def describe(self) -> str:
         """One line for people."""
@@ -198,7 +208,8 @@ class Sighting:
         role = "standby" if self.is_standby else "primary"
         fenced = "fenced " if self.is_fenced else ""
         if self.facts:
-            return f"{name}: {fenced}{role}, up, timeline {self.timeline}"
+            hangs = f"; {describe_awaited(self.facts.awaits)}" if self.facts.awaits else ""
+            return f"{name}: {fenced}{role}, up, timeline {self.timeline}{hangs}"
         word = "frozen by a signal" if self.is_frozen else self.reachable.value
         control = self.look.control or {}
         state = control.get("Database cluster state", "its control file cannot be read")
@@ -310,7 +321,7 @@ class View:
     @property
     def rivals(self) -> list[Sighting]:
         """Answering members beside the primary that take writes too: a split brain."""
-        return [one for one in self.sightings if one.is_up and one.writable and one is not self.primary]
+        return [one for one in self.sightings if one.is_up and one.writable is not False and one is not self.primary]
 
     @property
     def unfenced(self) -> list[Sighting]:

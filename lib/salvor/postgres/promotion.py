@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.change import UNSEEN, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
-from salvor.postgres.cluster import View
+from salvor.postgres.cluster import View, ask_facts, describe_awaited
 from salvor.postgres.server import Server, pause
 
 if TYPE_CHECKING:
@@ -105,8 +105,20 @@ def see_it_writes(server: Server) -> None:
         with server.session(deadline=10.0, writes=True) as connection:
             connection.execute("select pg_logical_emit_message(true, 'salvor', 'it takes writes')")
     except psycopg.Error as error:
+        waits = _awaited_standby(server)
         raise CannotError(
-            f"{server.address}:{server.port} is promoted and does not take writes: {error}.",
+            f"{server.address}:{server.port} is promoted and does not take writes: {waits or error}.",
             safe="what was live before is kept",
             hint="when it waits for a synchronous standby: alter system set synchronous_standby_names = ''; and reload",
         ) from error
+
+
+def _awaited_standby(server: Server) -> str:
+    """For which synchronous standby its commits wait while none follows; empty when that is not so, or not known."""
+    import psycopg
+
+    try:
+        standbys = ask_facts(server, "postgres").awaits
+    except psycopg.Error:
+        return ""
+    return describe_awaited(standbys) if standbys else ""

@@ -379,9 +379,11 @@ def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> No
         connection.execute("select pg_reload_conf()")
     way = cluster.way("failover", WISH)
     cluster.do("fence", identity=cluster.observe().identity)
-    with pytest.raises(CannotError, match="does not take writes") as error:
+    with pytest.raises(CannotError, match=r"does not take writes: its commits wait for .* \(nobody\)") as error:
         cluster.do("promote", **way.promote)
     assert "synchronous_standby_names" in error.value.hint
+    state = cluster.observe()
+    assert state.writable is None and "commits wait for" in state.summary, "the same command again is not done either"
 
 
 def test_a_damaged_backup_is_named_and_harms_nothing(cluster: Cluster) -> None:
