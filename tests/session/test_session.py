@@ -334,6 +334,22 @@ def test_rto_and_rpo_are_measured_from_detection_and_the_newest_commit(place: Wo
     assert (measured["rto"], measured["rpo"]) == (90.0, 600.0)  # the backup is of 2026-01-01 00:00
     assert (measured["rto_target"], measured["rpo_target"]) == (300.0, 86400.0)
     assert Journal.read(sitting.incident.folder).of("measured")[-1]["rto"] == 90.0
+    assert [console.target(rto, 90.0).rpartition(": ")[2] for rto in (90.0, 90.1)] == ["met", "MISSED"]
+
+
+@pytest.mark.parametrize(
+    ("at", "failed", "rpo"), [(5, None, 300.0), (None, 7, 420.0), (5, 7, 300.0), (None, 20, 600.0)]
+)
+def test_what_is_lost_counts_until_the_time_asked_for_or_the_failure(
+    place: World, at: int | None, failed: int | None, rpo: float
+) -> None:
+    def past(minutes: int | None) -> datetime | None:
+        return None if minutes is None else datetime(2026, 1, 1, 0, minutes, tzinfo=UTC)
+
+    with clock.use(lambda: datetime(2026, 1, 1, 0, 10, tzinfo=UTC)):
+        sitting = opened(place, wish=Wish(at=past(at)), failed_at=past(failed))
+        console.recover(sitting, Plain(), yes=True)
+    assert sitting.incident.measured["rpo"] == rpo
 
 
 def test_no_rto_is_measured_against_the_clock_of_another_machine_that_is_ahead(place: World) -> None:
