@@ -106,10 +106,11 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
             if waiting[1] >= 3 and clock.monotonic() - waiting[2] >= 1.0:
                 if now >= known_end and (known_end or target == "latest"):
                     return _Rest(target == "latest", now, newest)
-                if target != "latest":
+                refused = _refused_by_the_archive(stage) if target != "latest" else ""
+                if now >= known_end and not refused:
                     raise _ends_before(stage, target, newest)
                 if clock.monotonic() - waiting[2] > _GAP_SECONDS:
-                    raise _gap(stage, now, known_end)
+                    raise _refused(target, refused) if refused else _gap(stage, target, now, known_end)
         pause(begun, most=0.05)
 
 
@@ -155,14 +156,16 @@ def _no_pause_for_lack_of_room(stage: Server) -> None:
         )
 
 
-def _gap(stage: Server, reached: int, known_end: int) -> CannotError:
+def _gap(stage: Server, target: str, reached: int, known_end: int) -> CannotError:
     said = [line for line in stage.last_log(60) if "ERROR" in line or "P00" in line]
     why = f" pgBackRest says: {said[-1]}" if said else ""
+    accept = f"accept the loss with --override='{ACCEPT_MISSING_WAL}=REASON'"
+    earlier = f"inv undo --incident={beside.marker_of(stage).get('incident')}, then inv restore with an earlier time"
     return CannotError(
         f"WAL is missing: the replay ended at {write_lsn(reached)}, and WAL goes to {write_lsn(known_end)}.{why}",
         safe="what is live is as it was",
-        hint="see that the archive can be read, and run the same command again; or accept the loss with "
-        f"--override='{ACCEPT_MISSING_WAL}=REASON'",
+        hint="see that the archive can be read, and run the same command again; or "
+        + (accept if target == "latest" else earlier),
     )
 
 
@@ -186,14 +189,16 @@ def _inconsistent(stage: Server, segment: str) -> CannotError:
     )
 
 
+def _refused(target: str, said: str) -> CannotError:
+    return CannotError(
+        f"The replay ended before {target.partition(':')[2]}, as the archive did not give the next WAL, so "
+        f"whether there is more is not known.{said}",
+        safe="what is live is as it was; the copy stays, and is gone on with",
+        hint="see that the repository can be read (inv backups --check), then the same command again",
+    )
+
+
 def _ends_before(stage: Server, target: str, newest: datetime | None) -> CannotError:
-    if said := _refused_by_the_archive(stage):
-        return CannotError(
-            f"The replay ended before {target.partition(':')[2]}, as the archive did not give the next WAL, so "
-            f"whether there is more is not known.{said}",
-            safe="what is live is as it was; the copy stays, and is gone on with",
-            hint="see that the repository can be read (inv backups --check), then the same command again",
-        )
     last = f" The newest commit there is from {clock.write_time(newest)}." if newest else ""
     return CannotError(
         f"The target {target.partition(':')[2]} cannot be reached: the WAL ends before it.{last}",

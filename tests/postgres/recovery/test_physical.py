@@ -400,7 +400,7 @@ def wait_until_archived(cluster: Cluster, member: str = "a") -> None:
     raise AssertionError("the archive does not take WAL")
 
 
-def test_an_archive_that_fails_midway_is_no_end_of_the_wal(cluster: Cluster) -> None:
+def test_an_archive_that_fails_midway_is_no_end_of_the_wal(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.write("a", 3)
     wait_until_archived(cluster)
     cluster.write("a", 3)
@@ -412,10 +412,12 @@ def test_an_archive_that_fails_midway_is_no_end_of_the_wal(cluster: Cluster) -> 
     segment = max(cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
     whole = segment.read_bytes()
     segment.write_bytes(whole[:-9])
-    with pytest.raises(CannotError, match=f"did not give the next WAL.*ERROR.*{segment.name[:24]}") as error:
-        cluster.do("stage", **way.arguments)
+    with monkeypatch.context() as patience:
+        patience.setattr(replay, "_GAP_SECONDS", 1.0)
+        with pytest.raises(CannotError, match=f"did not give the next WAL.*ERROR.*{segment.name[:24]}") as error:
+            cluster.do("stage", **way.arguments)
     assert "earlier" not in error.value.hint and "the same command again" in error.value.hint
-    segment.write_bytes(whole)
+    threading.Timer(3.0, lambda: segment.write_bytes(whole)).start()
     cluster.do("stage", **way.arguments)
     assert cluster.system.ask("select count(*) from orders", STAGE) == count
 
