@@ -245,12 +245,14 @@ def outbox_case(context: Context, tmp_path: Path) -> Iterator[Case]:
 
     with HTTPServer(("127.0.0.1", 0), Handler) as receiver:
         Thread(target=receiver.serve_forever, args=(0.02,), daemon=True).start()
-        url = f"json://127.0.0.1:{receiver.server_port}/oncall"
-        channels = {"oncall": {"url": url, "severities": ["critical", "info"]}}
-        settings = OutboxSettings.model_validate({"kind": "outbox", "channels": channels})
+
+        def settings(port: int) -> OutboxSettings:
+            channel = {"url": f"json://127.0.0.1:{port}/oncall", "severities": ["critical", "info"]}
+            return OutboxSettings.model_validate({"kind": "outbox", "channels": {"oncall": channel}})
+
         (tmp_path / "file").touch()
-        up = Outbox("people", settings, context)
-        down = Outbox("people", settings, replace(context, folder=tmp_path / "file"))
+        up = Outbox("people", settings(receiver.server_port), context)
+        down = Outbox("people", settings(1), replace(context, folder=tmp_path / "file"))
         yield Case(up, down, (*up.messages("declared"), *up.messages("recovered")))
         receiver.shutdown()
 
