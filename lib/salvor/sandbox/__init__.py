@@ -31,7 +31,8 @@ def up(*, fresh: bool = False, tell: Callable[[str], object] = print) -> None:
     from salvor.sandbox import database
 
     with parts.alone(Layout):
-        if fresh:
+        if fresh and (standing := Layout.find(Layout.home())):
+            tell(f"The sandbox that stands in {standing.place} is removed first.")
             _remove()
         database.require()
         _bring_up(parts.begin(Layout), tell)

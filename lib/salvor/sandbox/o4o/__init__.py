@@ -33,7 +33,8 @@ def up(*, fresh: bool = False, tell: Callable[[str], object] = print) -> None:
     from salvor.sandbox import cluster
 
     with parts.alone(Layout):
-        if fresh:
+        if fresh and (standing := Layout.find(Layout.home())):
+            tell(f"The stand-in that stands in {standing.place} is removed first.")
             _remove()
         cluster.require({**cluster.NEEDED, "restic": "restic"})
         _bring_up(parts.begin(Layout), tell)
