@@ -20,7 +20,7 @@ from salvor.change import Finding, Level
 from salvor.errors import CannotError, UsageError
 from salvor.files import making
 from salvor.files import restic as engine
-from salvor.files.said import DamagedError
+from salvor.files.said import DamagedError, meaning
 from salvor.shell import local
 from salvor.wish import Wish
 
@@ -213,6 +213,14 @@ def test_what_is_gone_or_fenced_is_not_backed_up(lab: Lab) -> None:
 
 
 # ------------------------------------------------------------------------------------------ upkeep
+
+
+def test_whose_lock_it_is_is_said() -> None:
+    said = """unable to create lock in backend: repository is already locked by PID 8315 on vm by root (UID 0, GID 0)
+lock was created at 2026-11-22 08:36:49 (2.888858211s ago)
+storage ID fb334219
+the `unlock` command can be used to remove stale locks"""
+    assert "already locked by PID 8315" in meaning(said, "the repository local", "this machine", "restic").what
 
 
 def test_a_lock_that_a_killed_process_left_stops_nothing(lab: Lab) -> None:

@@ -22,6 +22,7 @@ from salvor.files import locations, making, watching
 from salvor.files.census import Count
 from salvor.files.said import (
     INCOMPLETE,
+    LOCKED,
     LOST,
     TAG,
     DamagedError,
@@ -42,7 +43,6 @@ ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
 _READING = 3600.0
 _DAY = 24 * 3600.0
-_LOCKED = "repository is already locked"
 _VERSION = re.compile(r"restic (\d+)\.(\d+)")
 _HEAD = re.compile(rb"^[-a-zA-Z]{10,13} +\d+ +\d+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=/)", re.MULTILINE)
 _RECORD = re.compile(rb"(?=" + _HEAD.pattern + rb")", re.MULTILINE)
@@ -229,7 +229,7 @@ class Repository:
         try:
             return (yield from self._back_up(argv))
         except CannotError as error:
-            if _LOCKED not in error.what:
+            if LOCKED not in error.what:
                 raise
         self._unlock()
         return (yield from self._back_up(argv))
@@ -248,7 +248,7 @@ class Repository:
                 self._forget(argv)
                 return
             except CannotError as error:
-                if _LOCKED not in error.what or attempt:
+                if LOCKED not in error.what or attempt:
                     raise
             self._unlock()
 

@@ -103,6 +103,9 @@ _DAMAGE = (
 )
 
 
+LOCKED = "repository is already locked"
+
+
 def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
     """What restic's words mean, of the repository `which`, said on the machine `where`."""
     if "wrong password" in said:
@@ -134,7 +137,9 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
             safe="what is live is as it was",
             hint=f"restic check says how much of it; {by_hand}",
         )
-    return CannotError(f"restic could not use {which}: {last(said)}", hint=by_hand)
+    # Whose lock it is stands in the first of four lines.
+    held = next((line.removeprefix("Fatal: ") for line in said.splitlines() if LOCKED in line), "")
+    return CannotError(f"restic could not use {which}: {held or last(said)}", hint=by_hand)
 
 
 def is_trace(line: str) -> bool:
