@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from salvor import clock, durable, secrets
 from salvor.errors import CannotError, HeldError
 from salvor.journal.line import START, digest, encode, parse, plain, split
 from salvor.journal.mirror import ASIDE, Mirror, bring, put_aside
+from salvor.journal.on_disk import OnDisk, held_of
 
 FILE = "journal.jsonl"
 _OURS = ("n", "at", "by", "kind", "previous")
@@ -64,15 +64,6 @@ def first_line(folder: Path) -> dict[str, Any]:
         raise _unreadable(folder, error) from error
 
 
-_held_back: dict[Path, tuple[int, bytes]] = {}
-"""What this process could not write to a journal, by its path: it follows the so many bytes that are there."""
-
-
-def held_back() -> set[Path]:
-    """The folders of the incidents of which this process holds lines that it could not write."""
-    return {path.parent for path in list(_held_back)}
-
-
 class Journal:
     """One incident's lines. `create` and `open` give one to append to, `read` one to look at."""
 
@@ -95,9 +86,7 @@ class Journal:
         self._by = by
         self._say = tell
         self._raw: list[bytes] = []
-        self._written = (0, 0)  # of `_raw`, how many lines and bytes are in the file for certain
-        self._file: durable.GrowingFile | None = None
-        self._failing = False
+        self._file: OnDisk | None = None
         self._closed = False
         self._still_ours = still_ours
         self._is_theirs = False
@@ -129,8 +118,10 @@ class Journal:
                 hint=f"inv incident.show --incident={folder.name}",
             )
         journal = cls(folder, by=by, tell=tell, mirror=mirror, still_ours=still_ours)
-        journal._file = durable.GrowingFile(journal.folder / FILE)
-        if not journal._take_up(b""):
+        journal._file = OnDisk(durable.GrowingFile(journal.folder / FILE), journal._raw, journal._inform)
+        if held := journal._file.take_up(0):
+            journal._take(held)
+        else:
             journal.append("opened", **opened)
         return journal
 
@@ -152,7 +143,7 @@ class Journal:
         journal = cls(folder, by=by, tell=tell, mirror=mirror, still_ours=still_ours)
         apart = bring(journal.folder / FILE, mirror, journal._inform) if mirror else ""
         try:
-            journal._file, content = durable.GrowingFile.open(journal.folder / FILE)
+            file, content = durable.GrowingFile.open(journal.folder / FILE)
         except BlockingIOError as error:
             raise HeldError(
                 f"Another process writes the journal of incident {folder.name} now.",
@@ -161,9 +152,9 @@ class Journal:
             ) from error
         except OSError as error:
             raise _unreadable(folder, error) from error
-        held_back = journal._take_up(content)
-        if not held_back:
-            journal._take(content)
+        journal._file = OnDisk(file, journal._raw, journal._inform)
+        held = journal._file.take_up(len(content))
+        journal._take(content + held)
         if journal._mirror:
             journal._mirror.offer(len(journal._raw) - journal.pending)
         if journal.damaged:
@@ -171,7 +162,7 @@ class Journal:
                 f"The journal of incident {folder.name} is damaged: it cannot be read in {_numbers(journal.damaged)}.\n"
                 f"HINT: inv incident.check --incident={folder.name}"
             )
-        if not held_back and (journal.torn or journal.pending):
+        if not held and (journal.torn or journal.pending):
             journal._repair(content)
         if apart:
             journal.append("repaired", lost_bytes=0, text=apart, lost="")
@@ -185,7 +176,7 @@ class Journal:
         Raises CannotError when there is none or it cannot be read.
         """
         journal = cls(folder, by="", tell=_tell)
-        size, lines = _held_back.get(journal.folder / FILE, (0, b""))
+        size, lines = held_of(journal.folder / FILE)
         try:
             content = durable.read(journal.folder / FILE)
         except OSError as error:
@@ -198,7 +189,7 @@ class Journal:
     @property
     def pending(self) -> int:
         """How many lines are held in memory because they could not be written."""
-        return len(self._raw) - self._on_disk()[0] if self._file else 0
+        return self._file.pending if self._file else 0
 
     def of(self, *kinds: str) -> list[dict[str, Any]]:
         """The lines of these kinds, in their order."""
@@ -230,7 +221,7 @@ class Journal:
             }
             self._raw.append(encode(line))
             self.lines.append(line)
-            self._write_out()
+            self._file.write()
             if self._mirror:
                 self._mirror.offer(len(self._raw))
         return line
@@ -244,10 +235,6 @@ class Journal:
             return
         self._closed = True
         with self._lock:
-            if self.pending:
-                self._write_out()
-            if self.pending:
-                self._keep_elsewhere()
             self._file.close()
         if self._mirror:
             self._mirror.close(deadline)
@@ -259,15 +246,6 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _take_up(self, content: bytes) -> bool:
-        """Hold the lines again that this process could not write before. Whether there are any."""
-        size, lines = _held_back.pop(self.folder / FILE, (0, b""))
-        if not lines or size != len(content):  # somebody has added them meanwhile
-            return False
-        self._take(content + lines)
-        self._failing = True
-        return True
 
     def _take(self, content: bytes) -> None:
         lines, rest = split(content)
@@ -308,63 +286,6 @@ class Journal:
     def _inform(self, text: str) -> None:
         with suppress(OSError, ValueError):  # a terminal that has gone does not stop a recovery
             self._say(secrets.mask(text))
-
-    def _on_disk(self) -> tuple[int, int]:
-        """How many lines, and their bytes, the file holds: it follows from its size, so that the two never disagree."""
-        assert self._file
-        count, size = self._written if self._written[1] <= self._file.size else (0, 0)
-        while count < len(self._raw) and size + len(self._raw[count]) < self._file.size:
-            size += len(self._raw[count]) + 1
-            count += 1
-        self._written = count, size
-        return self._written
-
-    def _waiting(self) -> bytes:
-        assert self._file
-        count, size = self._on_disk()
-        return b"".join(line + b"\n" for line in self._raw[count:])[self._file.size - size :]
-
-    def _write_out(self) -> None:
-        assert self._file
-        if self._file.is_gone():
-            self._inform(f"The journal {self._file.path} was removed while in use; it is written again from memory.")
-            self._file.close()
-            self._file = durable.GrowingFile(self._file.path)
-        held = self.pending
-        try:
-            self._file.append(self._waiting())
-        except OSError as error:
-            if not self._failing:
-                self._failing = True
-                self._inform(
-                    f"The journal {self._file.path} cannot be written: {error.strerror or error}.\n"
-                    "Safe now: the recovery goes on, and its lines are held in memory until they can be written.\n"
-                    f"HINT: make room or access, in another terminal: df -h {shlex.quote(str(self.folder.parent))}"
-                )
-            return
-        if self._failing:
-            self._failing = False
-            self._inform(f"The journal is written again: the {held} lines that were held in memory are on disk.")
-
-    def _keep_elsewhere(self) -> None:
-        assert self._file
-        _held_back[self._file.path] = self._file.size, self._waiting()
-        count = f"The last {self.pending} lines of the journal {self._file.path} could not be written"
-        try:
-            descriptor, name = tempfile.mkstemp(prefix=f"salvor-{self.folder.name}-", suffix=".jsonl")
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(self._waiting())
-        except OSError as error:
-            self._inform(
-                f"{count}, here or in a temporary file ({error.strerror}): they are lost when this command ends."
-            )
-            return
-        path, kept, folder = (shlex.quote(str(each)) for each in (self._file.path, name, self.folder))
-        self._inform(
-            f"{count}.\nSafe now: they are in {name}\n"
-            "HINT: make room, then before any other command on this incident: "
-            f"mkdir -pm 700 {folder} && truncate -s {self._file.size} {path} && cat {kept} >> {path}"
-        )
 
 
 def _unreadable(folder: Path, error: OSError) -> CannotError:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from salvor import clock, durable, secrets
 from salvor.errors import CannotError, HeldError
-from salvor.journal import FILE, Journal, brief, held_back, lock
+from salvor.journal import FILE, Journal, brief, lock
 from salvor.journal.folders import incidents_folder, operator
+from salvor.journal.on_disk import held_back
 from salvor.watch.episode import tell
 
 _TAKEN_WITHIN = 180.0

@@ -20,8 +20,9 @@ from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform
-from salvor.journal import FILE, Journal, brief, held_back
+from salvor.journal import FILE, Journal, brief
 from salvor.journal.folders import incidents_folder, operator
+from salvor.journal.on_disk import held_back
 from salvor.plan import describe
 from salvor.run import Runner, Watcher
 from salvor.runbook_files import MAINTENANCE
