@@ -44,6 +44,28 @@ class _Rest:
     newest: datetime | None
 
 
+class _Wait:
+    """How often a replay was seen waiting at the same place (an LSN, or a segment), and since when."""
+
+    def __init__(self) -> None:
+        self._place: int | str = ""
+        self._times = 0
+        self._since = 0.0
+
+    def see(self, place: int | str) -> None:
+        if place != self._place:
+            self._place, self._times, self._since = place, 0, clock.monotonic()
+        self._times += 1
+
+    @property
+    def seconds(self) -> float:
+        return clock.monotonic() - self._since
+
+    @property
+    def is_settled(self) -> bool:
+        return self._times >= 3 and self.seconds >= 1.0
+
+
 def replay(stage: Server, target: str, known_end: int) -> Generator[Progress, None, bool]:
     """Wait until a staged standby has reached its target (as `recovery_options` takes it), or has replayed all WAL, at
     least up to `known_end`: an LSN (0: not known). Yields bytes of WAL. Whether it is at its target: not so when all
@@ -63,8 +85,7 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
 
     begun = looked = clock.monotonic()
     first = 0
-    waiting: tuple[int, int, float] = (0, 0, 0.0)  # at which LSN, how often seen waiting, since when
-    lacking: tuple[str, float] = ("", begun)  # which segment it lacks before it is consistent, since when
+    waiting = _Wait()
     while True:
         if clock.monotonic() - begun > _REPLAY_SECONDS:
             raise OutcomeUnknownError(f"{stage.data} still replays WAL.", hint="run the same command again")
@@ -82,10 +103,10 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
                 processes = stage.all_processes()
                 if not processes:
                     raise _not_begun(stage, target) from None
-                if (segment := _awaited(stage, processes)) != lacking[0]:
-                    lacking = (segment, looked)
-                if segment and looked - lacking[1] > _GAP_SECONDS:
-                    raise _inconsistent(stage, segment) from None
+                if segment := _not_given(stage, processes):
+                    waiting.see(segment)
+                    if waiting.is_settled and waiting.seconds > _GAP_SECONDS:
+                        raise _inconsistent(stage, segment) from None
             yield Progress(0, None, "", "replaying WAL until the data is consistent")
             pause(begun, most=0.05)
             continue
@@ -102,29 +123,33 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
             if target != "latest":
                 return _Rest(True, now, newest)
         if waits:
-            waiting = (now, waiting[1] + 1, waiting[2]) if now == waiting[0] else (now, 1, clock.monotonic())
-            if waiting[1] >= 3 and clock.monotonic() - waiting[2] >= 1.0:
+            waiting.see(now)
+            if waiting.is_settled:
                 if now >= known_end and (known_end or target == "latest"):
                     return _Rest(target == "latest", now, newest)
                 refused = _refused_by_the_archive(stage) if target != "latest" else ""
                 if now >= known_end and not refused:
                     raise _ends_before(stage, target, newest)
-                if clock.monotonic() - waiting[2] > _GAP_SECONDS:
+                if waiting.seconds > _GAP_SECONDS:
                     raise _refused(target, refused) if refused else _gap(stage, target, now, known_end)
         pause(begun, most=0.05)
 
 
-# While a server starts, only the title of its process says what it waits for (XLogFileRead in xlogrecovery.c).
-_TITLES = r"""
-for pid; do tr '\0' ' ' < "/proc/$pid/cmdline"; echo; done 2>/dev/null |
-    sed -n 's/.*startup waiting for \([0-9A-F]\{24\}\).*/\1/p'
+# While a server starts, only the title of its process says what it waits for (XLogFileRead in xlogrecovery.c), also
+# while restore_command, its only child, fetches it: of a large segment over a slow line for long.
+_NOT_GIVEN = r"""
+for pid; do
+    [ -n "$(cat "/proc/$pid/task/$pid/children")" ] || { tr '\0' ' ' < "/proc/$pid/cmdline"; echo; }
+done 2>/dev/null | sed -n 's/.*startup waiting for \([0-9A-F]\{24\}\).*/\1/p'
 """
 
 
-def _awaited(stage: Server, processes: Sequence[Process]) -> str:
-    """The WAL segment that a server which is not consistent yet waits for; empty when it replays."""
+def _not_given(stage: Server, processes: Sequence[Process]) -> str:
+    """The WAL segment that a server which is not consistent yet asked for and did not get; empty while it is fetched,
+    or none is awaited.
+    """
     pids = [str(process.pid) for process in processes]
-    return stage.shell.run(["sh", "-c", _TITLES, "sh", *pids], check=False).stdout.strip()
+    return stage.shell.run(["sh", "-c", _NOT_GIVEN, "sh", *pids], check=False).stdout.strip()
 
 
 def _end_what_was_under_way(stage: Server, rest: _Rest) -> Iterator[Progress]:

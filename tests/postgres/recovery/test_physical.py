@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -371,6 +372,22 @@ def test_a_backup_that_is_not_consistent_without_a_lost_segment_is_said(
     with pytest.raises(CannotError, match=f"{stop}, without which the copy is not consistent") as error:
         cluster.do("stage", **way.arguments)
     assert "older backup" in error.value.hint
+
+
+def test_a_segment_that_takes_long_to_come_is_not_missing(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replay, "_GAP_SECONDS", 1.0)
+    stop = cluster.system.site.repository(cluster.system.site.member("a")).stored[0].wal[1]
+    (segment,) = cluster.sandbox.root.glob(f"repository/archive/*/*/*/{stop}-*")
+    content = segment.read_bytes()
+    segment.unlink()
+    os.mkfifo(segment)
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    slow = threading.Timer(4.0, lambda: segment.write_bytes(content))
+    slow.start()
+    begun = time.monotonic()
+    cluster.do("stage", **way.arguments)
+    assert time.monotonic() - begun > 3.0
 
 
 def now(cluster: Cluster, member: str = "a"):  # type: ignore[no-untyped-def]
