@@ -127,11 +127,35 @@ def test_a_figure_that_flaps_does_not_flap_the_actions(place: Place) -> None:
     for seconds in range(begun, begun + 2 * 3600, 60):  # bad for 6 minutes, good for 1
         place.say(50 if (seconds - begun) % 420 == 360 else 90)
         place.look(watcher, seconds)
-    acts = [clock.read_time(line["at"]) for journal in place.journals() for line in journal.of("intent")]
-    assert len(place.journals()) >= 3
-    begins = sorted(clock.read_time(journal.lines[0]["at"]) for journal in place.journals())
-    assert all((b - a).total_seconds() >= 1800 for a, b in itertools.pairwise(begins))
-    assert acts
+    acting = [line for journal in place.journals() for line in journal.of("intent") if line["step"] == "immediately"]
+    acts = sorted(clock.read_time(line["at"]) for line in acting)
+    assert len(acts) >= 3
+    assert all((b - a).total_seconds() >= 1800 for a, b in itertools.pairwise(acts))
+
+
+def test_a_fault_that_comes_back_while_its_rule_cools_down_is_people_s(place: Place) -> None:
+    """Nobody was called until the cool-down was over."""
+    place.say(90)
+    watcher, said = place.watcher()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+    place.say(10)
+    place.look(watcher, 310)
+    place.fill()
+    place.say(90)
+    for seconds in (320, 470, 620):
+        assert place.pages == 2
+        place.look(watcher, seconds)
+    assert place.calls[-2:] == ["tickets called", "devops called"]
+    assert f"again after {place.journals()[1].folder.name}, and cools down until 03:35:10 UTC" in said.getvalue()
+    place.say(10)
+    place.look(watcher, 630)
+    place.say(90)
+    for seconds in (1900, 2050, 2200):  # it is over: only what acted cools down
+        assert place.pages == 2
+        place.look(watcher, seconds)
+    assert place.pages == 0
 
 
 def test_more_actions_than_an_hour_may_have_are_people_s(place: Place) -> None:
@@ -257,6 +281,26 @@ def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) ->
     assert said.getvalue().count("kim@ops1 works on shop now") == 1
     place.look(watcher, 330)
     assert place.pages == 0
+
+
+def test_who_works_on_the_service_for_long_holds_no_call_back(place: Place) -> None:
+    """A backup of hours did: the rule did not act, and called nobody."""
+    place.say(90)
+    watcher, _ = place.watcher()
+    with lock.hold("shop", place.root / "incidents", by="kim@ops1", incident="backup"):
+        for seconds in (0, 300, 600, 890):
+            place.look(watcher, seconds)
+        assert (place.calls, place.journals()) == ([], [])
+        for seconds in (900, 905, 910):
+            place.look(watcher, seconds)
+        assert place.calls == ["tickets called", "devops called"]
+        assert "Why you are called: kim@ops1 works on shop now" in (place.root / "last-message").read_text()
+        place.say(10)
+        place.look(watcher, 920)
+        assert len(place.calls) == 2
+    place.look(watcher, 930)
+    assert place.calls[2:] == ["tickets better", "devops better", "team better"]
+    assert (place.pages, place.restarts) == (2, 0)
 
 
 def test_what_was_begun_goes_on_though_the_rule_names_a_runbook_by_now(place: Place) -> None:

@@ -32,13 +32,13 @@ def test_a_clock_that_is_set_back_by_a_day_holds_nobody_up(place: Place) -> None
     assert place.calls[-1] == "lead called"
     place.say(10)
     place.look(watcher, 460 - 2 * day)
-    for back in (3, 3):  # a new episode, older by its name than the one before: it is gone on with, and cooled down
+    for back in (3, 3):  # a new episode, older by its name than the one before: it is gone on with, then cooled down
         place.say(90)
         for seconds in range(500, 981, 60):
             place.look(watcher, seconds - back * day)
         place.say(10)
         place.look(watcher, 1000 - back * day)
-    assert len(place.journals()) == 2
+    assert len(place.journals()) == 3
     assert place.restarts == 2
 
 
@@ -63,6 +63,27 @@ def test_a_log_that_takes_nothing_holds_nobody_up(place: Place) -> None:
             commands.watch("place", Plain(Full()), once=True)
     assert (place.pages, place.restarts) == (0, 1)
     assert place.calls == ["team acting", "tickets called", "devops called"]
+
+
+def test_a_lock_that_cannot_be_taken_holds_no_call_back(place: Place) -> None:
+    """It was in the log alone, at each look."""
+    (place.root / "elsewhere").mkdir()
+    (place.root / "incidents").mkdir()
+    (place.root / "incidents/.locks").symlink_to(place.root / "elsewhere")
+    place.say(90)
+    watcher, said = place.watcher()
+    for seconds in (0, 300, 600, 890):
+        place.look(watcher, seconds)
+    assert said.getvalue().count("act failed, and is tried again: The lock on shop cannot be taken") == 1
+    assert place.calls == []
+    for seconds in (900, 905, 1200, 1510):
+        place.look(watcher, seconds)
+    assert place.calls == ["tickets called", "devops called", "lead called"]
+    place.say(10)
+    place.look(watcher, 1520)
+    assert place.calls[3:] == ["tickets better", "devops better", "lead better", "team better"]
+    assert place.journals()[0].lines[-1]["kind"] == "closed"
+    assert (place.pages, place.restarts) == (2, 0)
 
 
 def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(

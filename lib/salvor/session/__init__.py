@@ -107,13 +107,14 @@ class Session:
         return Holding(self.incident, lambda text: self.runner.watcher.tell(text))
 
     @contextlib.contextmanager
-    def begin(self, plan: Plan | None = None, systems: Sequence[str] = ()) -> Iterator[None]:
+    def begin(self, plan: Plan | None = None, systems: Sequence[str] = (), *, holding: bool = True) -> Iterator[None]:
         """Hold the service's lock, its lease in the mirror, what `plan` touches, and these systems, and write the
-        journal while the block runs.
+        journal while the block runs. Without `holding`, nothing may be changed but the journal.
 
         Raises HeldError when another operator holds one of them: nothing was written.
         """
-        with self.holding.all(plan) as self.runner.still_ours:
+        held = self.holding.all(plan) if holding else contextlib.nullcontext(self.runner.still_ours)
+        with held as self.runner.still_ours:
             self.holding.systems(systems)
             if self.holding.follows_another:
                 self.runner.look_anew()

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from salvor import clock
+from salvor.errors import HeldError, SalvorError
 from salvor.watch.episode import ACTING, ESCALATE, Told, acts_within, open_one
 from salvor.watch.metrics import Reading
 from salvor.watch.rules import Escalation, Rule
@@ -78,28 +79,43 @@ def _left_to_people(rule: Rule, words: str) -> Move:
     return Move("escalate", words, ESCALATE) if rule.escalate else Move("wait", words)
 
 
+def in_spite_of(error: SalvorError, rule: Rule, move: Move, sighting: Sighting) -> Move | None:
+    """The move that is made, without a hold on the service, in spite of what hinders `move`; None: it waits.
+
+    To call people, and to close, changes nothing but the journal: it needs no hold, and waits `unknown_for` at most for
+    whoever works on the service. So does an action, and is people's then.
+    """
+    is_late = (sighting.bad_for or sighting.unknown_for or 0.0) >= rule.for_ + rule.unknown_for
+    if move.kind == "act":
+        instead = _left_to_people(rule, f"{error.what.rstrip('.')}: nothing is done by itself")
+        return instead if is_late and instead.kind != "wait" else None
+    return move if is_late or not isinstance(error, HeldError) else None
+
+
 def _begin(rule: Rule, episodes: Sequence[Told], sighting: Sighting, reading: Reading) -> Move:
     """No episode is open: is it time to begin one?"""
     if reading.bad is None:
-        return _cooled(rule, episodes, "unknown", _unknown(rule, sighting, None))
+        return _unknown(rule, sighting, None)
     if not reading.bad or sighting.bad_for is None:
         return Move("wait", "good")
     if sighting.bad_for < rule.for_:
         words = f"bad for {clock.write_duration(sighting.bad_for)} of {clock.write_duration(rule.for_)}"
         return Move("wait", words)
-    return _cooled(rule, episodes, "bad", _go_on(rule, episodes, None))
+    move = _go_on(rule, episodes, None)
+    return _cooled(rule, episodes) or move if move.kind == "act" else move
 
 
-def _cooled(rule: Rule, episodes: Sequence[Told], cause: str, move: Move) -> Move:
-    """`move`, unless an episode of the same cause is over only now."""
-    ended = {
-        told.last_at: told for told in episodes if told.cause == cause and (told.acts or told.calls) and told.last_at
-    }
+def _cooled(rule: Rule, episodes: Sequence[Told]) -> Move | None:
+    """What follows instead of an action, while an episode that acted is over only now; None when none is."""
+    ended = {told.last_at: told for told in episodes if told.acts and told.last_at}
     last = max((at for at in ended if _since(at) < rule.cool_down), default=None)
-    if move.kind != "wait" and last:
-        until = last + timedelta(seconds=rule.cool_down)
-        return Move("wait", f"it cools down until {until:%H:%M:%S} UTC: {ended[last].id} is over only now")
-    return move
+    if last is None:
+        return None
+    until = last + timedelta(seconds=rule.cool_down)
+    words = (
+        f"it is bad again after {ended[last].id}, and cools down until {until:%H:%M:%S} UTC: nothing is done by itself"
+    )
+    return _left_to_people(rule, words)
 
 
 def _unknown(rule: Rule, sighting: Sighting, told: Told | None) -> Move:

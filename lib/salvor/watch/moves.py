@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 _CALLED = "People are called: "
 
 
-def make(platform: Platform, seen: Seen, shown: Shown, stopping: threading.Event) -> None:
-    """Make the move that follows from a look. Raises HeldError while somebody works on the service."""
+def make(platform: Platform, seen: Seen, shown: Shown, stopping: threading.Event, *, holding: bool = True) -> None:
+    """Make the move that follows from a look. Raises HeldError while somebody works on the service, unless it is one
+    that needs no `holding` of it.
+    """
     if seen.move.kind != "wait":
-        _Maker(platform, seen, shown, stopping).make()
+        _Maker(platform, seen, shown, stopping).make(holding=holding)
 
 
 class _Maker:
@@ -44,11 +46,11 @@ class _Maker:
         assert isinstance(self.episode, Episode)
         self._words(since_at=clock.write_time(self.episode.failed_at or since))
 
-    def make(self) -> None:
+    def make(self, *, holding: bool) -> None:
         if self.seen.move.kind == "act" and self._is_a_runbook(self.seen.move.stage):
             self._run_a_runbook(self.seen.move.stage)
             return
-        with self.session.begin(systems=self._systems_left()):
+        with self.session.begin(systems=self._systems_left(), holding=holding):
             told = self._told()
             if self._is_of_no_more_use(told):
                 return

@@ -153,8 +153,9 @@ class Rule(_Part):
     """When `metric` of `service` is bad (`above` or `below` a limit, or simply bad) `for` so long: `immediately` act;
     when it is not better `better_within` later, `then` act again; then `escalate`, to an escalation, by its name.
 
-    After an episode that acted, the rule acts again only after its `cool_down`; more than `most_per_hour` actions are
-    people's. What cannot be told `unknown_for` so long is people's too. All times in seconds.
+    After an episode that acted, the rule acts again only after its `cool_down`: what comes back sooner, and more than
+    `most_per_hour` actions, are people's. What cannot be told, or acted on, `unknown_for` so long is people's too. All
+    times in seconds.
     """
 
     title: str = ""

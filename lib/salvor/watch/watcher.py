@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from salvor import clock
@@ -17,7 +17,7 @@ from salvor.show import Shown
 from salvor.watch import acknowledgement, moves
 from salvor.watch.actions import RECOVER
 from salvor.watch.alerts import Alerts
-from salvor.watch.chain import Move, left_to_people, looks_back, next_move
+from salvor.watch.chain import Move, in_spite_of, left_to_people, looks_back, next_move
 from salvor.watch.episode import Episodes, Told, is_under_way, open_one
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
@@ -100,7 +100,6 @@ class Watcher:
             self._kept[name].write(seen.sighting.to_json())
             self._written[name] = seen.sighting
         self._say(seen)
-        hindered = ""
         try:
             if seen.move.kind != "wait":
                 self._still_ours()
@@ -108,12 +107,7 @@ class Watcher:
             self.lost = error
             self.stop()
             return seen
-        try:
-            moves.make(self.platform, seen, self.shown, self.stopping)
-        except HeldError as error:
-            hindered = f"{name}: waits: {error.what}"
-        except SalvorError as error:
-            hindered = f"{name}: {seen.move.kind} failed, and is tried again: {error.what}"
+        seen, hindered = self._make(seen)
         if hindered and hindered != self._hindered.get(name):
             self._tell(hindered)
         self._hindered[name] = hindered
@@ -124,6 +118,27 @@ class Watcher:
         state = seen.move.kind if seen.move.kind != "wait" else seen.move.why.split(" for ")[0]
         if self._said.get(seen.rule, "good") != state:
             figure = seen.reading.figure + (f" (limit {seen.reading.limit})" if seen.reading.limit else "")
+    def _make(self, seen: Seen) -> tuple[Seen, str]:
+        """Make the move, or in spite of what hinders it another one, which is then in what is returned. What hinders
+        it, in words.
+        """
+        try:
+            moves.make(self.platform, seen, self.shown, self.stopping)
+            return seen, ""
+        except SalvorError as error:
+            waits = "waits" if isinstance(error, HeldError) else f"{seen.move.kind} failed, and is tried again"
+            hindered = f"{seen.rule}: {waits}: {error.what}"
+            move = in_spite_of(error, self.platform.watch[seen.rule], seen.move, seen.sighting)
+        if move is None:
+            return seen, hindered
+        instead = replace(seen, move=move)
+        self._say(instead)
+        try:
+            moves.make(self.platform, instead, self.shown, self.stopping, holding=False)
+        except SalvorError as error:
+            return instead, f"{hindered}; and {move.kind}: {error.what}"
+        return instead, ""
+
             parts = (f"{clock.now():%H:%M:%SZ} {seen.rule}", figure, seen.reading.detail, seen.move.why)
             self._tell(": ".join(part.rstrip(".") for part in parts if part))
         self._said[seen.rule] = state
