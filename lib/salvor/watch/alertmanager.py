@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from salvor import clock, secrets
 from salvor.address import host_and_port
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from salvor.watch.watcher import Watcher
 
 _MOST_BYTES = 8 * 1024 * 1024
-"""Of one post: when much breaks at once it holds thousands of alerts, and what is refused is not said again."""
+"""Of one post: when much breaks at once it holds thousands of alerts. More is read, and dropped, so that whoever posts
+reads the answer.
+"""
+_MOST_READ = 1 << 40
 _SECONDS = 10.0
 _STARTS = 10.0
 _TOLD_AGAIN = 600.0
@@ -96,38 +99,58 @@ async def _serve(access: Access, watcher: Watcher, started: threading.Event, fou
 
     known = {rule.metric.alert for rule in watcher.platform.watch.values() if rule.metric.alert}
 
+    @tornado.web.stream_request_body
     class Alerts(tornado.web.RequestHandler):
-        refusal_told_at = -math.inf
+        refusal_told_at: ClassVar[dict[int, float]] = {}
+
+        def initialize(self) -> None:
+            self.size, self.body = 0, bytearray()
+
+        def data_received(self, chunk: bytes) -> None:
+            self.size += len(chunk)
+            if self.size <= _MOST_BYTES:
+                self.body += chunk
 
         def post(self) -> None:
             said = self.request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
             if not hmac.compare_digest(said, access.authorization.encode()):
-                self.set_status(401)
                 self.set_header("WWW-Authenticate", access.authorization.partition(" ")[0])
-                if clock.monotonic() - Alerts.refusal_told_at > _TOLD_AGAIN:
-                    Alerts.refusal_told_at = clock.monotonic()
-                    watcher.shown.tell(
-                        f"Alerts from {self.request.remote_ip} are refused: they do not bring the token or password "
-                        "that is asked for here. If that is your Alertmanager, see its http_config."
-                    )
+                self.refuse(
+                    401,
+                    "they do not bring the token or password that is asked for here. "
+                    "If that is your Alertmanager, see its http_config.",
+                )
+                return
+            if self.size > _MOST_BYTES:
+                self.refuse(
+                    413,
+                    f"{self.size / 1024**2:.1f} MiB at once are more than the {_MOST_BYTES // 1024**2} that are taken, "
+                    "and none of them is known here. In Alertmanager, group_by: with more labels makes it less.",
+                )
                 return
             try:
-                count, unknown = watcher.alerts.take(json.loads(self.request.body)["alerts"], known)
+                count, unknown = watcher.alerts.take(json.loads(self.body)["alerts"], known)
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-                self.set_status(400)
-                self.finish(f"these are no alerts: {type(error).__name__}\n")
+                self.refuse(400, f"they are not as Alertmanager writes them: {type(error).__name__}.")
                 return
             watcher.wake.set()
             if unknown:
                 watcher.shown.tell(f"Alerts that no rule names: {', '.join(sorted(unknown)[:10])}")
             self.finish(f"{count} taken\n")
 
+        def refuse(self, status: int, why: str) -> None:
+            if clock.monotonic() - self.refusal_told_at.get(status, -math.inf) > _TOLD_AGAIN:
+                self.refusal_told_at[status] = clock.monotonic()
+                watcher.shown.tell(f"Alerts from {self.request.remote_ip} are refused: {why}")
+            self.set_status(status)
+            self.finish(f"{why}\n")
+
         def log_exception(self, *_: object) -> None: ...
 
     application = tornado.web.Application([(r"/alerts", Alerts)], log_function=lambda handler: None)
     server = HTTPServer(
         application,
-        max_body_size=_MOST_BYTES,
+        max_body_size=_MOST_READ,
         max_buffer_size=2 * _MOST_BYTES,
         max_header_size=16 * 1024,
         idle_connection_timeout=_SECONDS,

@@ -22,7 +22,7 @@ from salvor.watch.episode import Episodes, Told, is_under_way, open_one
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
 from salvor.watch.recoveries import unfinished
-from salvor.watch.rules import Rule
+from salvor.watch.rules import Metric
 from salvor.watch.sighting import Sighting
 
 
@@ -73,10 +73,8 @@ class Watcher:
         rule = self.platform.watch[name]
         episodes = self._episodes.of(name, looks_back(rule))
         reading = self._metrics.read(rule)
-        if reading.bad is False and self._is_not_heard_of(rule, open_one(episodes)):
-            reading = Reading(
-                None, "cannot tell", "", "Alertmanager has not said to this machine whether it still fires"
-            )
+        if rule.metric.alert and (told := open_one(episodes)):
+            reading = self._of_that_alert(rule.metric, reading, told)
         sighting = self._sightings[name].after(reading.bad, rule.for_)
         escalation = self.platform.escalation.get(rule.escalate or "")
         move = next_move(rule, escalation, episodes, sighting, reading)
@@ -86,10 +84,17 @@ class Watcher:
                 move = left_to_people(rule, recovery)
         return Seen(name, reading, sighting, episodes, move)
 
-    def _is_not_heard_of(self, rule: Rule, told: Told | None) -> bool:
-        """Whether the episode is of an alert that was said to another machine, which was taken over from."""
-        alert, labels = rule.metric.alert, rule.metric.labels
-        return bool(alert and told and told.is_taken and not self.alerts.is_heard_of(alert, labels))
+    def _of_that_alert(self, metric: Metric, reading: Reading, told: Told) -> Reading:
+        """What is read of the very alert that an open episode is of: whether it ended may not have been said to us."""
+        alert, labels = metric.alert or "", metric.labels
+        if not reading.bad and told.is_taken and not self.alerts.is_heard_of(alert, labels):
+            said = "Alertmanager has not said to this machine whether it still fires"
+            return Reading(None, "cannot tell", "", said)
+        anew_at = self.alerts.fires_anew_at(alert, labels)
+        if reading.bad and anew_at and told.since < anew_at:
+            said = "Alertmanager says that it fires anew, and did not say when it had ended"
+            return Reading(False, "it had ended", "", said)
+        return reading
 
     def look(self, name: str) -> Seen:
         """One look at a rule, and its next move. What hinders the move is said, and tried again at the next look."""
@@ -113,11 +118,6 @@ class Watcher:
         self._hindered[name] = hindered
         return seen
 
-    def _say(self, seen: Seen) -> None:
-        """What is new: a rule that goes on as it did says nothing."""
-        state = seen.move.kind if seen.move.kind != "wait" else seen.move.why.split(" for ")[0]
-        if self._said.get(seen.rule, "good") != state:
-            figure = seen.reading.figure + (f" (limit {seen.reading.limit})" if seen.reading.limit else "")
     def _make(self, seen: Seen) -> tuple[Seen, str]:
         """Make the move, or in spite of what hinders it another one, which is then in what is returned. What hinders
         it, in words.
@@ -139,6 +139,11 @@ class Watcher:
             return instead, f"{hindered}; and {move.kind}: {error.what}"
         return instead, ""
 
+    def _say(self, seen: Seen) -> None:
+        """What is new: a rule that goes on as it did says nothing."""
+        state = seen.move.kind if seen.move.kind != "wait" else seen.move.why.split(" for ")[0]
+        if self._said.get(seen.rule, "good") != state:
+            figure = seen.reading.figure + (f" (limit {seen.reading.limit})" if seen.reading.limit else "")
             parts = (f"{clock.now():%H:%M:%SZ} {seen.rule}", figure, seen.reading.detail, seen.move.why)
             self._tell(": ".join(part.rstrip(".") for part in parts if part))
         self._said[seen.rule] = state
