@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 from salvor import clock, console, prometheus
+from salvor.change import Backup
 from salvor.errors import NotProvenError, UsageError
 from salvor.readiness import looks, report, telling
 from salvor.readiness.report import Report, Row
@@ -109,6 +111,19 @@ def test_a_loss_beyond_the_rpo_is_not_ready(drilled: World) -> None:
     with clock.use(lambda: NOON + timedelta(days=1)):
         assert row().verdict == "not ready"
         assert "a restore of store would lose the last 36 h 00 min, and 24 h 00 min are allowed (RPO)" in reasons()
+
+
+def test_what_is_expected_is_of_the_way_that_a_restore_of_now_would_go() -> None:
+    """WAL reaches further than a dump that was made after its backup; a drill of that way measures it."""
+    taken = NOON - timedelta(hours=3)
+    window = (taken, NOON - timedelta(seconds=7))
+    wal = Backup("F", "db", "physical", "full", taken, 5, "repo", window=window, content=9)
+    dump = Backup("D", "db", "logical", "dump", NOON - timedelta(hours=1), 1, "dumps")
+    found = looks._newest("db", [dump, wal])
+    assert (found.id, found.kind, found.taken_seconds_ago) == ("D", "dump", 3600.0)
+    assert (found.way, found.size, found.loses) == ("physical", 9, 7.0)
+    stopped = replace(wal, window=(taken, taken))
+    assert (looks._newest("db", [stopped, dump]).way, looks._newest("db", [dump]).size) == ("logical", 1)
 
 
 def test_an_expected_rto_beyond_the_target_is_not_ready(place: World) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -45,8 +46,8 @@ class Drift:
 class Newest:
     """The newest usable backup of a system; `id` is empty when it has none, and `problem` says why.
 
-    `reaches` is the newest moment that can be restored (UTC). `size` is bytes that a restore of it brings back.
-    `can_tell` is False when nobody could be asked for the backups.
+    `way` and `loses` are of the one that reaches furthest, which a restore of now would take (WAL goes on after a newer
+    dump), and so is `size`, the bytes that it brings back. `can_tell` is False when nobody could be asked for them.
     """
 
     system: str
@@ -145,16 +146,21 @@ def _newest(system: str, answer: list[Backup] | Exception) -> Newest:
         count = f", and {len(answer)} that cannot be used" if answer else ""
         return Newest(system, problem=f"{system} has no usable backup{count}")
     newest = max(usable, key=lambda each: each.taken)
-    reaches = max(each.window[1] if each.window else each.taken for each in usable)
+    furthest = max(usable, key=lambda each: (_reaches(each), each.taken))
     return Newest(
         system,
         newest.id,
-        newest.way,
+        furthest.way,
         newest.kind,
         clock.age(newest.taken).total_seconds(),
-        max(0.0, clock.age(reaches).total_seconds()),
-        newest.content if newest.content is not None else newest.size,
+        max(0.0, clock.age(_reaches(furthest)).total_seconds()),
+        furthest.content if furthest.content is not None else furthest.size,
     )
+
+
+def _reaches(backup: Backup) -> datetime:
+    """The newest moment that it can be restored to (UTC)."""
+    return backup.window[1] if backup.window else backup.taken
 
 
 # ------------------------------------------------------------------------------- the inventory against reality
