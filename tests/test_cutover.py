@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from salvor import console, cutover
-from salvor.change import UNSEEN
+from salvor.change import UNSEEN, Change
 from salvor.errors import NotProvenError
 from salvor.show import Plain
-from salvor.steps import reroute
+from salvor.steps import isolate, reroute
 
 from tests.world import BAD, GOOD, World
 
@@ -124,3 +124,18 @@ def test_it_is_back_when_its_checks_pass_through_the_route(
             console.recover(place.session(), Plain(), yes=True)
     assert place.live == GOOD
     assert bool(lines(place, "recovered")) is (tries < 10)
+
+
+def test_a_cluster_that_came_up_again_is_fenced_and_names_its_database_by_then(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        session.act("assess")
+        incident, [broken] = session.incident, session.incident.broken
+        up = replace(incident.observe(broken.system), identity=f"{broken.identity}/16388")
+        monkeypatch.setattr(incident, "observe", lambda system: up)
+        fences = [one for one in isolate.isolate(incident) if isinstance(one, Change)]
+        assert [(one.verb, one.arguments["identity"]) for one in fences] == [("fence", broken.identity)]
+        assert cutover.is_of_this_world(incident, broken)

@@ -225,6 +225,13 @@ UNSEEN = "unknown"
 """The identity of what could not be looked at: its machine does not answer. It may be the broken one."""
 
 
+def is_within(identity: str, whole: str) -> bool:
+    """Whether an identity is `whole`, or that of a part of it: `CLUSTER/DATABASE` of `CLUSTER`. A cluster that does not
+    answer cannot say which database is live in it.
+    """
+    return identity == whole or identity.startswith(f"{whole}/")
+
+
 @dataclass(frozen=True)
 class State:
     """What `observe` saw.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor.change import UNSEEN, Change, Reachable, Staged
+from salvor.change import UNSEEN, Change, Reachable, Staged, is_within
 from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
 from salvor.system import Application, System
@@ -35,7 +35,8 @@ def is_proven(incident: Incident, broken: Broken) -> bool:
     """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as proven."""
     copy = staged(incident, broken)
     if copy is None:
-        return is_placed(incident, broken) and incident.observe(broken.system).identity in incident.proven
+        live = incident.observe(broken.system).identity
+        return is_placed(incident, broken) and any(is_within(live, proven) for proven in incident.proven)
     return incident.ahead or copy.identity in incident.proven
 
 
@@ -43,7 +44,7 @@ def is_placed(incident: Incident, broken: Broken) -> bool:
     """Whether what this incident staged bears the system's name now, started or not."""
     state = incident.observe(broken.system)
     way = broken.decision.way
-    return state.origin == incident.id or bool(way.identity and state.identity == way.identity)
+    return state.origin == incident.id or bool(way.identity and is_within(state.identity, way.identity))
 
 
 def is_in_place(incident: Incident, broken: Broken) -> bool:
@@ -58,7 +59,8 @@ def is_of_this_world(incident: Incident, broken: Broken) -> bool:
     """
     state, way = incident.observe(broken.system), broken.decision.way
     return (
-        state.identity in (broken.identity, UNSEEN)
+        state.identity == UNSEEN
+        or is_within(state.identity, broken.identity)
         or is_placed(incident, broken)
         or any(kept.incident == incident.id for kept in state.kept)
         or any(copy.name == way.stage and way.identity in ("", copy.identity) for copy in state.staged)

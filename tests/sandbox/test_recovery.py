@@ -71,6 +71,12 @@ def serves_again() -> None:
     raise AssertionError(sandbox.status())
 
 
+def share(found: Layout) -> None:
+    """Have another database live in the cluster."""
+    with database.server(found, "a").connect("postgres", writes=True) as connection:
+        connection.execute("create database accounts")
+
+
 @pytest.mark.parametrize("disaster", sorted(disasters.names()))
 def test_each_disaster_is_recovered_by_one_command(fresh_sandbox: Layout, disaster: str) -> None:
     moment = break_it(disaster)
@@ -97,6 +103,8 @@ def test_each_disaster_is_recovered_by_one_command(fresh_sandbox: Layout, disast
 def test_damage_that_nobody_could_see_before_is_found_in_the_copy_and_the_next_one_is_from_before_it(
     fresh_sandbox: Layout, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In a cluster that others share, which cannot say so while it is down: its identity is another one afterwards."""
+    share(fresh_sandbox)
     moment = break_it("wrong-update")
     for member in ("a", "b"):
         database.server(fresh_sandbox, member).kill()
@@ -197,6 +205,7 @@ def cluster() -> Postgres:
 
 
 def test_the_journal_of_a_recovery_tells_all_of_it(fresh_sandbox: Layout) -> None:
+    share(fresh_sandbox)  # the database alone has another identity than the cluster that is down
     sitting = recover(break_it("kill-primary"))
     told = Journal.read(sitting.incident.folder)
     begun = [line["change"]["verb"] for line in told.of("intent") if line["change"]["system"] != "people"]

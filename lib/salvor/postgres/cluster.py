@@ -141,10 +141,13 @@ class Sighting:
 
     @property
     def origin(self) -> str | None:
-        """The incident whose restore put the data there."""
-        if self.facts and self.facts.swapped_in:
-            return self.facts.swapped_in.partition(" ")[2]
-        return read_marker(self.look.marker if self.look else None).get("incident")
+        """The incident whose restore put the data there: the later one (their ids begin with their time) of that of the
+        directory and that of the database in it, which a backup of the cluster holds too.
+        """
+        swapped_in = self.facts.swapped_in if self.facts else None
+        of_the_database = swapped_in.partition(" ")[2] if swapped_in else ""
+        of_the_directory = read_marker(self.look.marker if self.look else None).get("incident") or ""
+        return max(of_the_database, of_the_directory) or None
 
     @property
     def timeline(self) -> int:

@@ -101,7 +101,7 @@ def add_to(system: Postgres, state: State, seen: View) -> State:
         state,
         identity=side.identity(live),
         writable=state.writable and live is not None and not side.is_fenced(live),
-        origin=live.marks.get(side_database.ORIGIN) if live else None,
+        origin=state.origin if live else None,
         staged=(*state.staged, *([staged] if staged else [])),
         kept=(*state.kept, *side.keeps(found)),
     )

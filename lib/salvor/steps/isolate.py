@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from salvor import cutover
-from salvor.change import UNSEEN, Change, Finding, Level, Reachable, Undo
+from salvor.change import UNSEEN, Change, Finding, Level, Reachable, Undo, is_within
 from salvor.errors import CannotError
 from salvor.incident import RESTART, Broken, Incident
 from salvor.system import Application, Machine, Restorable
@@ -32,7 +32,7 @@ def isolate(incident: Incident) -> Iterator[Change | Finding]:
         yield application.change("stop", why=why, undo=undo)
     for broken in incident.broken:
         state = incident.observe(broken.system)
-        if UNSEEN not in (state.identity, broken.identity) and state.identity != broken.identity:
+        if UNSEEN not in (state.identity, broken.identity) and not is_within(state.identity, broken.identity):
             continue
         if cutover.is_placed(incident, broken):
             continue
