@@ -56,6 +56,16 @@ class Stored:
 
 
 @dataclass(frozen=True)
+class Elsewhere:
+    """What a backup holds that was not in the data directory: tablespaces (object id to path), and links in it (path
+    within it to where it led).
+    """
+
+    tablespaces: Mapping[str, str]
+    links: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Repository:
     """The pgBackRest repository of one cluster, as it is used from one machine.
 
@@ -189,11 +199,13 @@ class Repository:
             return []
         return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
 
-    def tablespaces(self, label: str) -> dict[str, str]:
-        """The tablespaces in a backup: object id to path."""
-        found = json.loads(self._run(f"--set={label}", "--output=json", "info"))
-        listed = found[0]["backup"][0].get("tablespace") or ()
-        return {str(one["oid"]): one["destination"] for one in listed}
+    def elsewhere(self, label: str) -> Elsewhere:
+        """What a backup holds that was not in the data directory."""
+        found = json.loads(self._run(f"--set={label}", "--output=json", "info"))[0]["backup"][0]
+        return Elsewhere(
+            tablespaces={str(one["oid"]): one["destination"] for one in found.get("tablespace") or ()},
+            links={one["name"]: one["destination"] for one in found.get("link") or ()},
+        )
 
     def backups(self) -> list[Backup]:
         """Its backups as restorable points, newest first."""

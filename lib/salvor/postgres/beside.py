@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from salvor.errors import CannotError, UsageError
 from salvor.postgres.look import MARKER
 from salvor.postgres.server import Server
 
+_ROOM_SECONDS = 60.0
 _INCIDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 
 
@@ -34,9 +35,30 @@ def kept_of(server: Server, incident: str) -> str:
     return f"{server.data}.kept-{check_incident(incident)}"
 
 
-def tablespace_of(path: str, incident: str) -> str:
-    """The path beside a tablespace that its copy in an incident's stage gets: the live cluster still uses it."""
-    return f"{re.sub(r'[.]salvor-[^/]*$', '', path)}.salvor-{check_incident(incident)}"
+# Where its parent folder takes no more, or is of another disk, the copy goes into the folder itself: PostgreSQL leaves
+# alone there what is not called as its own files are.
+PLACE = r"""
+place_beside() { # sets place to that of the copy of the folder $1 in the stage of incident $2
+    place=${1%.salvor-*}
+    case $place in
+    */) ;;
+    *) if [ -d "$place" ] && { mountpoint -q -- "$place" || ! [ -w "${place%/*}/" ]; }; then place=$place/; fi ;;
+    esac
+    place=$place.salvor-$2
+}
+"""
+
+
+def places_of(server: Server, tablespaces: Mapping[str, str], incident: str) -> dict[str, str]:
+    """The path that the copy of each tablespace (object id to path) gets in an incident's stage, made here: the live
+    cluster still uses its own.
+    """
+    script = f'{PLACE}incident=$1; shift; for path; do place_beside "$path" "$incident"; echo "$place"; done'
+    argv = ["sh", "-c", script, "sh", check_incident(incident), *tablespaces.values()]
+    places = server.shell.run(argv).stdout.splitlines() if tablespaces else []
+    if places:
+        server.shell.run(["mkdir", "-p", "-m", "700", "--", *places])
+    return dict(zip(tablespaces, places, strict=True))
 
 
 @dataclass(frozen=True)
@@ -117,18 +139,26 @@ def put_away(server: Server, goes: str) -> None:
 
 _REMOVE = r"""
 set -eu
-path=$1 marker=$2
+path=$1 marker=$2 which=$3 live=$4
 [ -d "$path" ] || exit 0
+is_used() { # by what is live: somebody may have led its links there by hand
+    for one in "$live/pg_wal" "$live"/pg_tblspc/*; do [ ! "$one" -ef "$1" ] || return 0; done
+    return 1
+}
 # first what says that it is whole, so that a killed call leaves nothing that looks whole
 rm -f -- "$path/$marker"
-for link in "$path"/pg_tblspc/*; do
+for link in "$path/pg_wal" "$path"/pg_tblspc/*; do
     [ -L "$link" ] || continue
-    place=$(readlink -- "$link")
+    place=$(readlink -m -- "$link")
     case $place in
     *.salvor-*) ;;
-    *) [ "$3" = all ] || continue ;;
+    *) [ "$which" = all ] || continue ;;
     esac
-    rm -rf -- "$place"/PG_[0-9]*
+    if is_used "$place"; then continue; fi
+    case $link in
+    */pg_wal) rm -rf -- "$place"/0000* "$place"/archive_status "$place"/summaries "$place"/xlogtemp.* ;;
+    *) rm -rf -- "$place"/PG_[0-9]* ;;
+    esac
     rmdir -- "$place" 2>/dev/null || :
 done
 rm -rf -- "$path" "$path.log"
@@ -136,25 +166,61 @@ rm -rf -- "$path" "$path.log"
 
 
 def remove(server: Server, path: str, *, tablespaces: str) -> None:
-    """Remove a directory beside the data directory, with the tablespaces that belong to it.
+    """Remove a directory beside the data directory, with the tablespaces and the pg_wal elsewhere that belong to it.
 
-    `tablespaces` is `all`, or `own`: only those that Salvor placed.
+    `tablespaces` is `all`, or `own`: only those that Salvor placed. What is live uses stays.
     """
     if not path.startswith((f"{server.data}.salvor-", f"{server.data}.kept-")):
         raise CannotError(
             f"{path} is not beside {server.data}; it was not removed.", hint=f"look: ls -l {shlex.quote(path)}"
         )
-    server.shell.run(["sh", "-c", _REMOVE, "sh", path, MARKER, tablespaces], deadline=3600.0)
+    server.shell.run(["sh", "-c", _REMOVE, "sh", path, MARKER, tablespaces, server.data], deadline=3600.0)
 
 
-def room_for(server: Server, size: int) -> None:
-    """See that `size` bytes fit beside the data directory. Raises CannotError with the figures."""
-    text = server.shell.run(["sh", "-c", 'df -P -k -- "$(dirname -- "$1")" | tail -n 1', "sh", server.data]).stdout
-    free = int(text.split()[-3]) * 1024
-    if free < size:
+_ROOM = (
+    PLACE
+    + r"""
+folder=$(dirname -- "$1") incident=x
+[ -w "$folder" ] || exit 44
+free() { echo "$(stat -L -c %d -- "$1") $(df -k --output=avail -- "$1" | tail -n 1) ${2:-0} $1"; }
+free "$folder"
+shift
+for path; do
+    [ -d "$path" ] || continue
+    place_beside "$path" "$incident"
+    free "${place%/*}/" "$(du -s -k -- "$path" 2>/dev/null | cut -f 1)"
+done
+"""
+)
+
+
+def room_for(server: Server, size: int, tablespaces: Collection[str] = ()) -> None:
+    """See that a copy of `size` bytes can stand beside the data directory, what it has in `tablespaces` (their paths)
+    beside those. Raises CannotError with the figures.
+    """
+    result = server.shell.run(["sh", "-c", _ROOM, "sh", server.data, *tablespaces], deadline=_ROOM_SECONDS, check=False)
+    if result.exit_code == 44:
         raise CannotError(
-            f"The stage needs {-(-size // 10**6):,} MB beside {server.data} on {server.shell.where}, where "
-            f"{free // 10**6:,} MB are free.",
+            f"{server.shell.user or 'Who we are'} may not write beside {server.data} on {server.shell.where}, where "
+            "the stage must stand.",
             safe="nothing was changed",
-            hint="make room there: inv discard removes what earlier incidents kept",
+            hint=f"chown or chmod the folder that {server.data} is in",
         )
+    if result.exit_code:
+        raise server.shell.failed(["df"], result.exit_code, result.stderr)
+    disks = [line.split(None, 3) for line in result.stdout.splitlines()]
+    here = disks[0][0]
+    needs = {here: size}
+    for disk, _, used, _ in disks[1:]:
+        if disk != here:  # what is used there now tells how much of the copy goes there
+            needs[disk] = needs.get(disk, 0) + int(used) * 1024
+            needs[here] -= int(used) * 1024
+    for disk, free, _, folder in reversed(disks):
+        needed, left = needs[disk], int(free) * 1024
+        if left < needed:
+            raise CannotError(
+                f"The stage needs {-(-needed // 10**6):,} MB beside {server.data if disk == here else folder} on "
+                f"{server.shell.where}, where {left // 10**6:,} MB are free.",
+                safe="nothing was changed",
+                hint="make room there: inv discard removes what earlier incidents kept",
+            )

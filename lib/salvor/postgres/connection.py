@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Connection = psycopg.Connection[tuple[Any, ...]]
 
-_LOCK_MILLISECONDS = 30_000
+LOCK_MILLISECONDS = 30_000
 """How long a query waits for somebody's lock, however long it may itself take."""
 
 
@@ -42,7 +42,7 @@ def connect(address: str, port: int, database: str, operator: Operator, *, deadl
     import psycopg
 
     milliseconds = int(deadline * 1000)
-    options = f"-c statement_timeout={milliseconds} -c lock_timeout={min(milliseconds, _LOCK_MILLISECONDS)}"
+    options = f"-c statement_timeout={milliseconds} -c lock_timeout={min(milliseconds, LOCK_MILLISECONDS)}"
     if not writes:
         options += " -c default_transaction_read_only=on"
     return psycopg.connect(

@@ -17,11 +17,14 @@ from salvor.postgres.look import Look
 from salvor.postgres.promotion import promote_server
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
 from salvor.postgres.side_directory import APART, SideDirectory
+from salvor.postgres.stage_wal import salvage
 from salvor.postgres.wal import read_lsn
 
 STAGE = "side-data"
 EVERYTHING = "has_everything"
 """In the marker of a stage: it has all that the primary wrote, and nothing was committed after the time asked for."""
+WAL_WAS_AT = "wal_was_at"
+"""In the marker of a stage: pg_wal was a link to there, and is a folder in the stage."""
 _WRITTEN = "primary_wrote"
 _FLUSHED = """
     select pg_current_wal_flush_lsn()::text where not pg_is_in_recovery() and now() >= %s::timestamptz
@@ -55,12 +58,14 @@ class Physical(SideDirectory):
             "timeline": timeline,
         }
         marker = beside.read_marker(look.marker)
+        accepts_loss = ACCEPT_MISSING_WAL in overrides
         phase = marker.get("phase") if {name: marker.get(name) for name in wanted} == wanted else None
         if phase is None or phase == "undone":
             whole = bool(marker.get("incident") == self.incident)
-            written = yield from self._restore(look, backup, target, timeline, whole=whole)
-            beside.write_marker(self.stage, wanted | {"phase": "restored", **written})
-        yield from self._replay(target, timeline, accepts_loss=ACCEPT_MISSING_WAL in overrides)
+            needs_all = target == "latest" and not accepts_loss
+            noted = yield from self._restore(look, backup, target, timeline, whole=whole, needs_all=needs_all)
+            beside.write_marker(self.stage, wanted | {"phase": "restored", **noted})
+        yield from self._replay(target, timeline, accepts_loss=accepts_loss)
         if target.partition(":")[0] in ("time", "before") and phase not in ("complete", "promoting"):
             yield from self._before_a_drop(backup, timeline, wanted)
         if phase not in ("complete", "promoting"):
@@ -94,22 +99,24 @@ class Physical(SideDirectory):
         while found := dropped.began(self.stage, self.repository, lineage):
             database, lsn = found
             yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
-            yield from self._restore(self.stage.look(), backup, f"before-lsn:{lsn}", timeline, whole=False)
+            noted = yield from self._restore(
+                self.stage.look(), backup, f"before-lsn:{lsn}", timeline, whole=False, needs_all=False
+            )
             stamp = {"phase": "restored", "stopped_before_drop_of": database, "at": lsn}
-            beside.write_marker(self.stage, {**wanted, **stamp})
+            beside.write_marker(self.stage, {**wanted, **noted, **stamp})
             self._launch()
             yield from replay(self.stage, f"before-lsn:{lsn}", 0)
 
     def _restore(
-        self, look: Look, backup: str, target: str, timeline: int, *, whole: bool
+        self, look: Look, backup: str, target: str, timeline: int, *, whole: bool, needs_all: bool
     ) -> Generator[Progress, None, dict[str, str]]:
-        """The files of the backup, and the WAL that only the damaged server has. `look`: one at the stage. What is to
-        be noted of the primary.
+        """The files of the backup, and the WAL that only the damaged server has: all of it with `needs_all`. `look`:
+        one at the stage. What is to be noted of it, and of the primary.
         """
         with ThreadPoolExecutor(4) as pool:
             written = pool.submit(self._written, target, timeline)
             size = pool.submit(lambda: self.repository.backup(backup).size)
-            places = pool.submit(self.repository.tablespaces, backup)
+            elsewhere = pool.submit(self.repository.elsewhere, backup)
             if look.processes:
                 self.stage.kill()
             if self._end_leftovers() or look.processes:
@@ -121,9 +128,9 @@ class Physical(SideDirectory):
         if look.directory is not None:
             self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
         if look.directory is None:
-            beside.room_for(self.live, size.result())
-        tablespaces = {oid: beside.tablespace_of(path, self.incident) for oid, path in places.result().items()}
-        self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data, *tablespaces.values()])
+            beside.room_for(self.live, size.result(), elsewhere.result().tablespaces.values())
+        tablespaces = beside.places_of(self.live, elsewhere.result().tablespaces, self.incident)
+        self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data])
         yield from self.repository.restore(
             backup,
             self.stage.data,
@@ -132,14 +139,15 @@ class Physical(SideDirectory):
             resume=look.directory is not None and not look.empty,
         )
         yield Progress(0, None, "", "copying the WAL that is not archived")
+        linked = elsewhere.result().links.get("pg_wal", "")
         with ThreadPoolExecutor(2) as pool:
-            done = pool.submit(self._salvage), pool.submit(self.admit_only_the_operator)
-        for one in done:
-            one.result()
+            admitted = pool.submit(self.admit_only_the_operator)
+            apart = salvage(self.live, self.stage, self.incident, linked, needs_all=needs_all)
+        admitted.result()
         # Else it ends by itself where the WAL ends, and cannot be asked how far it came.
         script = '[ ! -e "$1/recovery.signal" ] || mv -T -- "$1/recovery.signal" "$1/standby.signal"'
         self.live.shell.run(["sh", "-c", script, "sh", self.stage.data])
-        return written.result()
+        return {**written.result(), **({WAL_WAS_AT: apart} if apart else {})}
 
     def _written(self, target: str, timeline: int) -> dict[str, str]:
         """How far the live primary had flushed its WAL, when that was not before the time that is the target: then no
@@ -173,44 +181,6 @@ class Physical(SideDirectory):
         """
         return leftovers.end(self.live.shell, f"--pg1-path={self.stage.data}", self.stage.data)
 
-    def _salvage(self) -> None:
-        """Copy the WAL that the archive does not have from the damaged server's pg_wal, if that can be read.
-
-        PostgreSQL's manual, "Recovering Using a Continuous Archive Backup", steps 2 and 6: recovery takes what the
-        archive has from there, and the rest from pg_wal, up to the last whole record of the last, partial segment.
-        Old segments that PostgreSQL renamed for later use look like unarchived ones, and may be gigabytes. A segment's
-        first page says where it belongs (xlp_pageaddr in xlog_internal.h): theirs say elsewhere.
-        """
-        script = r"""
-            words() { echo $#; }
-            cd -- "$1/pg_wal" 2>/dev/null || exit 0
-            segments= copied=
-            for name in *; do
-                [ -f "$name" ] && ! [ -e "archive_status/$name.done" ] || continue
-                case $name in
-                *.history) copied="$copied $name" ;;
-                *[!0-9A-F]*) ;;
-                ????????????????????????) segments="$segments $name" ;;
-                esac
-            done
-            stage=$2 addresses= size=0
-            if [ "$segments" ]; then
-                addresses=$(head -q -c 16 -- $segments | od -A n -v -t x8 | while read -r _ one; do echo "$one"; done)
-                size=$(stat -c %s -- $segments | sort -n | tail -n 1)
-            fi
-            [ "$(words $addresses)" = "$(words $segments)" ] || addresses=  # one is cut short: no address is known
-            set -- $addresses
-            for name in $segments; do
-                address=$((0x${1:-0})) log=${name#????????}
-                start=$((0x${log%????????} * 4294967296 + 0x${log#????????} * size))
-                if [ $# = 0 ] || [ "$address" = "$start" ]; then copied="$copied $name"; fi
-                [ $# = 0 ] || shift
-            done
-            for name in $copied; do cp -p --reflink=auto -- "$name" "$stage/pg_wal/" || echo "$name"; done
-            sync -- "$stage/pg_wal"
-        """
-        self.live.shell.run(["sh", "-c", script, "sh", self.live.data, self.stage.data], deadline=600.0)
-
     def _known_end(self, timeline: int, restored: Look, damaged: Look) -> int:
         """The LSN that a restore of the newest state must reach, as far as that is known; 0 when it is not."""
         segment_size = int((restored.control or {}).get("Bytes per WAL segment", 0))
@@ -223,13 +193,13 @@ class Physical(SideDirectory):
         """Start the stage beside what is live; what was seen of both before."""
         with ThreadPoolExecutor(3) as pool:
             staged, damaged = pool.submit(self.stage.look), pool.submit(self.live.look)
-            archiving = pool.submit(self.stage.settings, "archive_library", "archive_mode")
+            archiving = pool.submit(self.stage.settings, "archive_library", "archive_mode", "promote_trigger_file")
         looks, configured = (staged.result(), damaged.result()), archiving.result()
         if not all(look.control for look in looks):  # they say what room the servers had
             configured |= self.stage.settings(*_ROOM)
         overrides = self._overrides(looks, configured)
         if beside.read_marker(looks[0].marker).get(EVERYTHING):
-            overrides |= {"recovery_target_time": "", "restore_command": ""}
+            overrides |= {"restore_command": ""}
         self.stage.launch(overrides, looks[0])
         return looks
 
@@ -244,13 +214,17 @@ class Physical(SideDirectory):
             "restore_command": self.repository.archive_get(self.stage.data),
             "primary_conninfo": "",
             "primary_slot_name": "",
+            "recovery_min_apply_delay": "0",
+            "recovery_end_command": "",
+            "archive_cleanup_command": "",
+            **_without_other_targets(beside.read_marker(looks[0].marker)),
             "wal_retrieve_retry_interval": "500ms",
             # What is promoted before the swap keeps its WAL for the archive, which its real settings then name. A
             # command that fails instead would be tried three times, a second apart, before the server stops.
             "archive_command": "",
         }
-        if "archive_library" in configured:
-            settings["archive_library"] = ""  # PostgreSQL 15 and newer; it would be used instead of the command
+        # PostgreSQL 15 and newer: it would be used instead of the command. 15 and older: it would end the recovery.
+        settings |= dict.fromkeys({"archive_library", "promote_trigger_file"} & set(configured), "")
         if configured.get("archive_mode") == "always":
             settings["archive_mode"] = "on"
         # A hot standby needs as much room as the primary had when it wrote the WAL, or recovery stops.
@@ -293,3 +267,19 @@ _ROOM = {
     "max_prepared_transactions": "max_prepared_xacts setting",
     "max_locks_per_transaction": "max_locks_per_xact setting",
 }
+
+_TARGETS = {
+    "immediate": "recovery_target",
+    "time": "recovery_target_time",
+    "before": "recovery_target_time",
+    "name": "recovery_target_name",
+    "lsn": "recovery_target_lsn",
+    "xid": "recovery_target_xid",
+}
+
+
+def _without_other_targets(marker: Mapping[str, Any]) -> dict[str, str]:
+    """Settings that put out every recovery target but that of the stage: one may be left from an older recovery."""
+    kind = "lsn" if "stopped_before_drop_of" in marker else str(marker.get("target")).partition(":")[0]
+    its = None if marker.get(EVERYTHING) else _TARGETS.get(kind)
+    return {name: "" for name in _TARGETS.values() if name != its}

@@ -15,9 +15,10 @@ from salvor.errors import CannotError
 from salvor.postgres import asking, restore_point
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
+from salvor.postgres.connection import LOCK_MILLISECONDS
 from salvor.postgres.failover import lag_of, missing_commits
 from salvor.postgres.look import Look
-from salvor.postgres.physical import EVERYTHING
+from salvor.postgres.physical import EVERYTHING, WAL_WAS_AT
 from salvor.postgres.server import Server
 from salvor.postgres.site import Site
 from salvor.wish import Wish
@@ -74,6 +75,9 @@ def stage(
     yield _recovered(subject, facts, target, marker, evidence)
     yield _fresh(subject, facts, target, marker, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
+    if was_at := marker.get(WAL_WAS_AT):
+        detail = f"it was a link to {was_at}, where nothing could be placed or too little is free; now the data's disk"
+        yield Finding(subject, "pg_wal", Level.WARN, figure="with the data", detail=detail, evidence=evidence)
     stored = next((one for one in repository.stored if one.label == backup), None)
     if stored:
         yield from restore_point.compare(stored, server, site.database, target, subject, evidence)
@@ -186,14 +190,33 @@ def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Itera
         yield from pool.map(lambda name: _integrity_of(subject, server, name, look, evidence), names)
 
 
+# Nobody but a transaction manager ends such a one, so who waits for its locks waits for ever.
+_PREPARED: LiteralString = """
+    select p.gid, p.prepared, string_agg(distinct coalesce(l.relation::regclass::text, l.relation::text), ', ')
+    from pg_prepared_xacts p join pg_locks l on l.virtualtransaction = '-1/' || p.transaction
+    where l.mode = 'AccessExclusiveLock' and l.locktype = 'relation'
+      and l.database = (select oid from pg_database where datname = current_database())
+    group by p.gid, p.prepared order by p.prepared limit 1
+"""
+
+
 def _integrity_of(subject: str, server: Server, database: str, look: Look, evidence: str) -> Finding:
     import psycopg
 
     try:
         with asking.session(server, database) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
+            prepared = connection.execute(_PREPARED).fetchone()
     except psycopg.Error as error:
         detail = secrets.mask(str(error)).strip()
+        return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
+    if prepared:
+        name, since, tables = prepared
+        detail = (
+            f"the prepared transaction {name!r}, of {clock.write_time(since)}, locks {tables}, so they cannot be read. "
+            f"HINT: in {database} at {server.address}:{server.port}: COMMIT PREPARED or ROLLBACK PREPARED "
+            f"'{name}', as its transaction manager has decided; then the same command again"
+        )
         return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
     if has_amcheck:
         return amcheck(subject, server, database, evidence)
@@ -206,7 +229,10 @@ def amcheck(subject: str, server: Server, database: str, evidence: str) -> Findi
     jobs = f"--jobs={server.shell.cores()}"
     result = server.shell.run(
         [server.program("pg_amcheck"), *where, jobs, f"--database={database}", "--no-password"],
-        environment={"PGPASSWORD": secrets.resolve(server.operator.password)},
+        environment={
+            "PGPASSWORD": secrets.resolve(server.operator.password),
+            "PGOPTIONS": f"-c lock_timeout={LOCK_MILLISECONDS}",
+        },
         deadline=_READ_SECONDS,
         check=False,
     )

@@ -171,8 +171,10 @@ class Server:
             self.shell.run(self.start_command, deadline=120.0)
             return
         settings = dict(overrides or {})
+        if settings or self.configuration:  # a copy's own file may name the directory that it is a copy of
+            settings["data_directory"] = self.data
         if self.configuration:
-            settings = {"config_file": self.configuration, "data_directory": self.data, **settings}
+            settings["config_file"] = self.configuration
         options = [*(["-h", self.address, "-p", str(self.port)] if overrides else [])]
         for name, value in settings.items():
             options += ["-c", f"{name}={value}"]

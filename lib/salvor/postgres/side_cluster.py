@@ -176,7 +176,7 @@ class SideCluster(SideDirectory):
                 if "salvor_reads" in statement:
                     continue  # whoever asks a database is named after its object id, and here it has another
                 if place := _TABLESPACE.match(statement):
-                    path = self._tablespace(place["path"])
+                    path = beside.places_of(self.live, {"": place["path"]}, self.incident)[""]
                     statement = f"{place['start']}'{path}'"
                 try:
                     connection.execute(statement.encode())
@@ -185,12 +185,6 @@ class SideCluster(SideDirectory):
                 except psycopg.Error as error:
                     failed.append(secrets.mask(f"{statement[:60]}: {error.diag.message_primary}"))
         return failed
-
-    def _tablespace(self, path: str) -> str:
-        """A folder beside that of the old cluster, which still uses it."""
-        beside_it = beside.tablespace_of(path, self.incident)
-        self.stage.shell.run(["mkdir", "-p", "-m", "700", "--", beside_it])
-        return beside_it
 
 
 _APART = {**APART, "cluster_name": STAGE, "archive_mode": "off"}

@@ -78,7 +78,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(stored, lineage, timeline, target, wish)
     _fits(backup, member, installed.result())
-    beside.room_for(member.server, backup.size)
+    _has_room(repository, backup, member)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
     unfenced = wish.override(PROMOTE_WITHOUT_FENCE)
@@ -226,6 +226,14 @@ def _fits(backup: Stored, member: Member, installed: str) -> None:
     """That the backup is of the PostgreSQL that is installed there."""
     if installed and installed.split(".")[0] != backup.version.split(".")[0]:
         raise _Closed(f"the backup is of PostgreSQL {backup.version}, and {member.server.programs} has {installed}")
+
+
+def _has_room(repository: Repository, backup: Stored, member: Member) -> None:
+    """That the backup fits beside the data directory; the repository is asked for its tablespaces if it does not."""
+    try:
+        beside.room_for(member.server, backup.size)
+    except CannotError:
+        beside.room_for(member.server, backup.size, repository.elsewhere(backup.label).tablespaces.values())
 
 
 def _archived(repository: Repository) -> frozenset[str] | None:

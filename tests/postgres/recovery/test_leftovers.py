@@ -1,0 +1,66 @@
+"""What clusters carry along from earlier days: settings of an older recovery, transactions that nobody ended, slots."""
+
+from __future__ import annotations
+
+from salvor.change import Level
+from salvor.postgres.physical import STAGE
+from salvor.wish import Wish
+
+from tests.postgres.recovery.clusters import Cluster
+from tests.postgres.recovery.test_physical import now
+
+WISH = Wish(rpo=30.0)
+
+_SETTINGS = """
+data_directory = '{data}'
+recovery_target_name = 'of-last-year'
+recovery_min_apply_delay = '1h'
+promote_trigger_file = '{data}/PG_VERSION'
+archive_cleanup_command = 'touch {data}/cleaned-up'
+recovery_end_command = 'touch {data}/cleaned-up'
+"""
+
+
+def test_settings_of_an_older_recovery_do_not_bind_this_one(cluster: Cluster) -> None:
+    data = cluster.server("a").data
+    with open(f"{data}/postgresql.conf", "a") as file:  # noqa: PTH123
+        file.write(_SETTINGS.format(data=data))
+    cluster.do("backup", kind="full")
+    cluster.write("a", 5)
+    moment = now(cluster)
+    cluster.write("a", 5)
+    for wish, there in ((WISH, 10), (Wish(at=moment), 5)):
+        way = cluster.way("physical", wish)
+        assert way.arguments, way.why
+        cluster.do("stage", **way.arguments)
+        assert cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE) == there
+        assert cluster.system.ask("select pg_is_in_recovery()", STAGE)
+    assert not cluster.sandbox.shell.exists(f"{data}/cleaned-up")
+    assert not cluster.missing("a")
+
+
+def test_a_prepared_transaction_that_locks_a_table_is_named(cluster: Cluster) -> None:
+    server = cluster.server("a")
+    with server.session(writes=True) as connection:
+        connection.execute("alter system set max_prepared_transactions = 5")
+    cluster.server("b").stop("fast")
+    server.stop("fast")
+    server.start()
+    with server.session("orders", writes=True) as connection:
+        connection.execute("begin; alter table order_lines add column colour text; prepare transaction 'shop-42'")
+    cluster.crash("a")
+    way = cluster.way("physical", WISH)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+
+    def integrity() -> list[tuple[Level, str]]:
+        found = cluster.system.verify(way, WISH)
+        return [(one.level, one.detail) for one in found if one.check == "integrity of orders"]
+
+    ((level, detail),) = integrity()
+    assert level is Level.FAIL and "'shop-42'" in detail and "order_lines" in detail and "ROLLBACK PREPARED" in detail
+    staged = cluster.system.site.physical(cluster.system.site.member("a")).stage
+    with staged.session("orders", writes=True) as connection:
+        connection.execute("rollback prepared 'shop-42'")
+    ((level, _),) = integrity()
+    assert level is Level.PASS

@@ -1,0 +1,131 @@
+"""Data that is not all in one folder: WAL and tablespaces on disks of their own, and disks that are full."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from salvor.errors import CannotError
+from salvor.postgres.physical import STAGE
+from salvor.wish import Wish
+
+from tests.postgres.recovery.clusters import Cluster, is_up
+
+WISH = Wish(rpo=30.0)
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+
+
+@contextmanager
+def disk(cluster: Cluster, path: Path, size: str) -> Iterator[Path]:
+    """A disk of that size, in which the servers' user may write."""
+    cluster.sandbox.shell.run(["mkdir", "-p", "-m", "700", str(path)])
+    owner = f"uid={path.stat().st_uid},gid={path.stat().st_gid}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700,{owner}", "tmpfs", path], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", path], check=True)
+
+
+def lead_wal_to(cluster: Cluster, place: Path) -> None:
+    """Have the primary's pg_wal there, and a link in its place."""
+    server = cluster.server("a")
+    server.stop("fast")
+    script = 'mkdir -p -m 700 "$(dirname "$2")"; mv -T "$1/pg_wal" "$2" && ln -s "$2" "$1/pg_wal"'
+    cluster.sandbox.shell.run(["sh", "-c", script, "sh", server.data, str(place)])
+    server.start()
+
+
+def unarchived(cluster: Cluster) -> None:
+    with cluster.server("a").session(writes=True) as connection:
+        connection.execute("alter system set archive_command = 'false'")
+        connection.execute("select pg_reload_conf()")
+
+
+def test_pg_wal_on_another_disk_comes_back_there(cluster: Cluster) -> None:
+    place = cluster.sandbox.root / "a/wal/pg_wal"
+    lead_wal_to(cluster, place)
+    link = Path(f"{cluster.server('a').data}/pg_wal")
+
+    def there() -> list[str]:
+        return sorted(one.name for one in place.parent.iterdir())
+
+    cluster.write("a", 5)
+    identity = cluster.observe().identity
+    way = cluster.way("physical", WISH)
+    cluster.recover(way, identity)
+    mine = f"pg_wal.salvor-{cluster.system.context.incident}"
+    assert link.readlink() == place.with_name(mine)
+    assert is_up(cluster.observe()) and not cluster.missing("a")
+    cluster.write("a", 5)
+    later = set(cluster.acknowledged[-5:])
+    cluster.undo(way.promote_undo)
+    assert link.readlink() == place
+    cluster.do("drop", stage=STAGE)
+    assert there() == ["pg_wal"]
+    cluster.do("unfence", identity=identity)
+    assert cluster.missing("a") == later
+
+    again = cluster.other_incident()
+    again.recover(again.way("physical", WISH), identity)
+    again.do("discard", identity=identity, kept=again.observe().kept[0].name)
+    assert there() == [f"pg_wal.salvor-{again.system.context.incident}"]
+    cluster.server("a").stop("fast")
+    cluster.server("a").start()
+    again.write("a", 1)
+
+
+def test_a_lost_data_directory_has_its_wal_where_the_backup_had_it(cluster: Cluster) -> None:
+    place = cluster.sandbox.root / "a/wal/pg_wal"
+    lead_wal_to(cluster, place)
+    cluster.do("backup", kind="full")
+    cluster.crash("a")
+    cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data])
+    cluster.recover(cluster.way("physical", WISH), cluster.observe().identity)
+    link = Path(f"{cluster.server('a').data}/pg_wal")
+    assert link.readlink() == place.with_name(f"pg_wal.salvor-{cluster.system.context.incident}")
+
+
+def test_wal_that_cannot_be_read_is_named_and_its_loss_must_be_accepted(cluster: Cluster) -> None:
+    unarchived(cluster)
+    cluster.write("a", 5)
+    cluster.crash("a")
+    newest = max(one for one in Path(f"{cluster.server('a').data}/pg_wal").iterdir() if len(one.name) == 24)
+    way = cluster.way("physical", WISH)
+    newest.chmod(0)
+    if os.geteuid() == 0:
+        assert way.arguments
+    with pytest.raises(CannotError, match=f"cannot be read .*{newest.name}"):
+        cluster.do("stage", **(way.arguments or {}))
+    newest.chmod(0o600)
+    cluster.recover(way, cluster.observe().identity)
+    assert not cluster.missing("a")
+
+
+@needs_root
+def test_wal_that_does_not_fit_is_an_error_and_the_same_command_goes_on(cluster: Cluster) -> None:
+    unarchived(cluster)
+    for _ in range(12):
+        with cluster.server("a").session(writes=True) as connection:
+            connection.execute("select pg_logical_emit_message(true, 'test', repeat('x', 900000)), pg_switch_wal()")
+    cluster.write("a", 5)
+    cluster.crash("a")
+    way = cluster.way("physical", WISH)
+    cluster.do("fence", identity=cluster.observe().identity)
+    size = cluster.system.site.repository(cluster.system.site.member("a")).stored[0].size
+    stage = Path(f"{cluster.server('a').data}.salvor-{cluster.system.context.incident}")
+    assert way.arguments
+    with disk(cluster, stage, f"{size // 1024 + 6000}k"):
+        cluster.sandbox.shell.run(["touch", f"{stage}/PG_VERSION"])  # as if begun: it is then gone on with there
+        with pytest.raises(CannotError, match="No space left on device") as error:
+            cluster.do("stage", **way.arguments)
+        assert "make room" in error.value.hint
+        subprocess.run(["mount", "-o", "remount,size=512m", stage], check=True)
+        cluster.do("stage", **way.arguments)
+        there = cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE)
+        assert there == 5
+        cluster.system.site.physical(cluster.system.site.member("a")).stage.kill()
