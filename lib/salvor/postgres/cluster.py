@@ -216,7 +216,8 @@ class Sighting:
         word = "frozen by a signal" if self.is_frozen else self.reachable.value
         control = self.look.control or {}
         state = control.get("Database cluster state", "its control file cannot be read")
-        return f"{name}: {fenced}{role}, {word} ({self.detail}); control file: {state}"
+        full = "; the disk of its pg_wal is full" if self.look.is_without_room else ""
+        return f"{name}: {fenced}{role}, {word} ({self.detail}); control file: {state}{full}"
 
 
 def sight(member: Member, database: str) -> Sighting:

@@ -48,6 +48,8 @@ class Look:
     access: str | None
     """The text of the pg_hba.conf that it uses, or would use when started; None when that cannot be read."""
     processes: tuple[Process, ...]
+    wal_room: int | None = None
+    """Bytes free on the disk of its pg_wal; None when it runs, or that cannot be told."""
 
     @property
     def identity(self) -> str:
@@ -71,6 +73,12 @@ class Look:
     def has_checksums(self) -> bool:
         """Whether every page bears a checksum, which is compared when it is read."""
         return (self.control or {}).get("Data page checksum version", "0") != "0"
+
+    @property
+    def is_without_room(self) -> bool:
+        """Whether it does not run, and the disk of its pg_wal has no room for one more segment: a server stops then."""
+        segment = int((self.control or {}).get("Bytes per WAL segment", 0))
+        return self.wal_room is not None and self.wal_room < segment
 
     @property
     def timeline(self) -> int:
@@ -156,6 +164,7 @@ fi
     + _PROCESSES
     + r"""
 if [ -d "$data" ]; then
+    [ -n "$its" ] || { echo "-- room" && df -k --output=avail -- "$data/pg_wal/." 2>/dev/null | tail -n 1; }
     echo "-- control"
     "$programs/pg_controldata" -D "$data" 2>/dev/null
     echo "-- marker"
@@ -175,6 +184,7 @@ def read_look(text: str) -> Look:
     text, has_access, access = text.partition("-- access\n")
     seen, _, rest = text.partition("-- processes\n")
     running, _, rest = rest.partition("-- control\n")
+    running, _, room = running.partition("-- room\n")
     control_text, _, marker = rest.partition("-- marker\n")
     lines = [line.split(" ") for line in seen.splitlines()]
     words = {line[0] for line in lines}
@@ -194,6 +204,7 @@ def read_look(text: str) -> Look:
         marker=marker or None,
         access=access if has_access else None,
         processes=read_processes(running),
+        wal_room=int(room) * 1024 if room.strip().isdigit() else None,
     )
 
 

@@ -53,6 +53,26 @@ def _begun_without_standbys(repository: Repository, seen: View) -> int | None:
     return max((one for one, since in begun if one > known and since > max(fresh)), default=None)
 
 
+def require_more_than_room(name: str, primary: Sighting, wish: Wish) -> None:
+    """See that the primary did not just stop on a full disk: then it has lost nothing, and any backup has less. Raises
+    CannotError, unless the operator named a backup, a moment, or the ways.
+    """
+    look = primary.look
+    if wish.ways or wish.source != "latest" or wish.at or wish.target or wish.given_up or not wish.live_is_sound:
+        return
+    if primary.reachable is not Reachable.DOWN or not look or not look.is_without_room:
+        return
+    server = primary.member.server
+    raise CannotError(
+        f"{name} is down, and the disk of {server.data}/pg_wal on {server.shell.where} is full: "
+        f"{(look.wal_room or 0) / 1e6:.1f} MB are free. Nothing says that its data is damaged.",
+        safe="nothing was changed; what was committed is there",
+        hint="make room on that disk, but remove nothing in pg_wal by hand, and start the server; then see why WAL "
+        "stays there: archive_command, pg_replication_slots. To go back to a backup all the same: "
+        "--runbook=from_backup",
+    )
+
+
 def physical(site: Site, seen: View, wish: Wish) -> WayBack:
     """A pgBackRest backup and its WAL, staged beside the broken primary's data directory."""
     try:

@@ -144,11 +144,14 @@ class Postgres(Archived):
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """Failover, physical, logical, or in the runbook's order; what is possible comes first.
 
-        Raises CannotError without the operator's password: a healthy server seems silent then, and no way is proven.
+        Raises CannotError without the operator's password: a healthy server seems silent then, and no way is proven;
+        and when the server needs nothing but room on its disk.
         """
         self._require_password()
         seen = self._look(since=_A_MOMENT)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
+        if not over.possible:
+            ways.require_more_than_room(self.name, seen.primary, wish)
         found = [over, ways.physical(self.site, seen, wish)]
         if not wish.gives_up(seen.primary.member.machine):
             found = logical.unless_shared(self, seen, found)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 from salvor.errors import CannotError
 from salvor.postgres.physical import STAGE
@@ -129,3 +132,27 @@ def test_wal_that_does_not_fit_is_an_error_and_the_same_command_goes_on(cluster:
         there = cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE)
         assert there == 5
         cluster.system.site.physical(cluster.system.site.member("a")).stage.kill()
+
+
+@needs_root
+def test_a_server_that_stopped_on_a_full_disk_is_not_taken_back_to_a_backup(cluster: Cluster) -> None:
+    cluster.server("b").stop("fast")
+    with disk(cluster, cluster.sandbox.root / "a/wal", "160m") as place:
+        lead_wal_to(cluster, place / "pg_wal")
+        cluster.write("a", 5)
+        filler = place / "filler"
+        filler.write_bytes(b"\0" * (shutil.disk_usage(place).free - 3_000_000))
+        with pytest.raises(psycopg.Error), cluster.server("a").session(writes=True) as connection:
+            for _ in range(40):
+                connection.execute("select pg_logical_emit_message(true, 'test', repeat('x', 900000))")
+        while cluster.server("a").processes():
+            time.sleep(0.1)
+        assert "the disk of its pg_wal is full" in cluster.observe().summary
+        with pytest.raises(CannotError, match=r"is full: .* MB are free") as error:
+            cluster.system.ways_back(WISH)
+        assert "--runbook=from_backup" in error.value.hint
+        assert cluster.way("physical", Wish(ways=("physical",))).possible
+        filler.unlink()
+        cluster.server("a").start()
+        assert not cluster.missing("a")
+        cluster.crash("a")
