@@ -36,14 +36,20 @@ def check_ours(folder: Path) -> None:
         raise PermissionError(errno.EPERM, "it is a link or belongs to another user", str(folder))
 
 
-def takes_nothing(folder: Path) -> bool:
-    """Whether the disk of `folder` is full, or can only be read."""
+def refusal(folder: Path) -> OSError | None:
+    """Why `folder` does not take a new file; None when it does."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"\0" * 4096)
     except OSError as error:
-        return error.errno in NO_DISK
-    return False
+        return error
+    return None
+
+
+def takes_nothing(folder: Path) -> bool:
+    """Whether the disk of `folder` is full, or can only be read."""
+    error = refusal(folder)
+    return error is not None and error.errno in NO_DISK
 
 
 def flush_folder(folder: Path) -> None:

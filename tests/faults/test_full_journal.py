@@ -74,6 +74,26 @@ def test_full_from_the_beginning(small: World, capsys: pytest.CaptureFixture[str
     assert [line["outcome"] for line in small.journals()[0].of("outcome")] == ["done"] * 6
 
 
+def test_an_old_hint_puts_nothing_in_the_place_of_a_journal_that_was_written_again(
+    small: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A watcher goes on when there is room: who did then as its log said cut its journal to the lines of before."""
+    sitting, filler = small.session(), fill(small)
+    for text in ("one", "two", "three"):
+        if text == "three":
+            filler.unlink()
+        with sitting.begin():
+            sitting.runner.note("note", text=text)
+    hints = re.findall(
+        r"HINT: make room, then before any other command on this incident: (.*)", capsys.readouterr().out
+    )
+    assert len(hints) == 2
+    for hint in hints:
+        assert subprocess.run(["sh", "-c", hint]).returncode == 1
+    assert [line["text"] for line in small.journals()[0].of("note")] == ["one", "two", "three"]
+    assert is_whole(small)
+
+
 @pytest.mark.parametrize(("first", "last"), [("isolate", "verify"), ("restore", "reroute"), ("verify", "reroute")])
 def test_full_for_a_while(small: World, capsys: pytest.CaptureFixture[str], first: str, last: str) -> None:
     sitting = small.session()

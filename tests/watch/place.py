@@ -139,11 +139,12 @@ def standing(root: Path) -> Iterator[Place]:
 
         def do_POST(self) -> None:
             said = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            is_deaf = (root / "deaf").exists() and self.path[1:] in (root / "deaf").read_text()
             moment = said["moment"] if "moment" in said else self.headers["X-Salvor-Message"].split("/")[1]
             with (root / "calls").open("a") as calls:
-                calls.write(f"{self.path[1:]} {moment}\n")
+                calls.write(f"{self.path[1:]} {moment}{' refused' if is_deaf else ''}\n")
             (root / "last-message").write_text(f"{said['title']}\n{said['message']}")
-            self._answer(200, {})
+            self._answer(500 if is_deaf else 200, {})
 
         def _answer(self, status: int, answer: dict[str, Any]) -> None:
             body = json.dumps(answer).encode()

@@ -117,6 +117,7 @@ def test_better_midway_stops_the_chain_and_says_so(place: Place) -> None:
 
 
 def test_a_figure_that_flaps_does_not_flap_the_actions(place: Place) -> None:
+    place.write(text=PLATFORM.replace("    escalate: on-call\n", ""))
     watcher, _ = place.watcher()
     for seconds in range(0, 1800, 60):
         place.say(90 if seconds % 120 else 50)
@@ -127,10 +128,11 @@ def test_a_figure_that_flaps_does_not_flap_the_actions(place: Place) -> None:
     for seconds in range(begun, begun + 2 * 3600, 60):  # bad for 6 minutes, good for 1
         place.say(50 if (seconds - begun) % 420 == 360 else 90)
         place.look(watcher, seconds)
-    acting = [line for journal in place.journals() for line in journal.of("intent") if line["step"] == "immediately"]
-    acts = sorted(clock.read_time(line["at"]) for line in acting)
-    assert len(acts) >= 3
-    assert all((b - a).total_seconds() >= 1800 for a, b in itertools.pairwise(acts))
+    acts = [clock.read_time(line["at"]) for journal in place.journals() for line in journal.of("intent")]
+    assert len(place.journals()) >= 3
+    begins = sorted(clock.read_time(journal.lines[0]["at"]) for journal in place.journals())
+    assert all((b - a).total_seconds() >= 1800 for a, b in itertools.pairwise(begins))
+    assert acts
 
 
 def test_a_fault_that_comes_back_while_its_rule_cools_down_is_people_s(place: Place) -> None:
@@ -167,6 +169,35 @@ def test_more_actions_than_an_hour_may_have_are_people_s(place: Place) -> None:
     assert (place.pages, place.restarts) == (0, 0)
     assert "devops called" in place.calls
     assert "1 times within an hour" in (place.root / "last-message").read_text()
+
+
+def test_actions_within_the_hour_count_though_their_episodes_have_cooled_down(place: Place) -> None:
+    place.write(text=PLATFORM.replace("cool_down: 30m", "cool_down: 1m"), most=2)
+    watcher, _ = place.watcher()
+    for begun in (0, 400, 800):
+        assert place.calls[-1:] != ["devops called"]
+        place.fill()
+        place.say(90)
+        for seconds in (0, 150, 300):
+            place.look(watcher, begun + seconds)
+        place.say(10)
+        place.look(watcher, begun + 310)
+    assert place.pages == 2
+    assert "devops called" in place.calls
+
+
+def test_a_cool_down_longer_than_an_hour_is_kept_behind_an_episode_that_only_called(place: Place) -> None:
+    place.write(text=PLATFORM.replace("cool_down: 30m", "cool_down: 4h"))
+    watcher, _ = place.watcher()
+    for begun in (0, 400, 3 * 3600):
+        place.fill()
+        place.say(90)
+        for seconds in (0, 150, 300):
+            place.look(watcher, begun + seconds)
+        assert place.pages == (2 if begun else 0)
+        place.say(10)
+        place.look(watcher, begun + 310)
+    assert place.calls.count("devops called") == 2
 
 
 def test_what_cannot_be_told_acts_on_nothing_and_becomes_people_s(place: Place) -> None:
@@ -242,6 +273,29 @@ def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
         commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(io.StringIO()))
 
 
+def test_who_could_not_be_called_is_called_again_after_five_minutes(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    (place.root / "deaf").write_text("devops")
+    for seconds in (0, 150, 300, 430, 560):
+        place.look(watcher, seconds)
+    move = place.look(watcher, 570).move
+    assert move.why == "called, not taken by devops; next: devops once more at 03:14:20 UTC, lead at 03:19:20 UTC"
+    (place.root / "deaf").unlink()
+    place.look(watcher, 850)
+    assert place.calls == ["team acting", "tickets called", "devops called refused"]
+    place.look(watcher, 861)
+    assert place.calls[3:] == ["devops called"]
+    (journal,) = place.journals()
+    path = journal.folder / "journal.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    cut = max(number for number, line in enumerate(lines, 1) if b'"kind":"intent"' in line)
+    path.write_bytes(b"".join(lines[:cut]))
+    (journal.folder / "outbox/called.devops.sent").rename(journal.folder / "outbox/called.devops.sending")
+    place.look(place.watcher()[0], 870)  # whether they were called is not known: no reason to wait
+    assert place.calls[4:] == ["devops called"]
+
+
 def test_who_acknowledges_between_a_look_and_its_move_stops_the_move(place: Place) -> None:
     place.say(90)
     watcher, _ = place.watcher()
@@ -301,6 +355,13 @@ def test_who_works_on_the_service_for_long_holds_no_call_back(place: Place) -> N
     place.look(watcher, 930)
     assert place.calls[2:] == ["tickets better", "devops better", "team better"]
     assert (place.pages, place.restarts) == (2, 0)
+    place.write(text=PLATFORM.replace("    escalate: on-call\n", ""))
+    place.say(90)
+    watcher, said = place.watcher()
+    with lock.hold("shop", place.root / "incidents", by="kim@ops1", incident="backup"):
+        for seconds in range(3000, 4500, 300):
+            place.look(watcher, seconds)
+    assert said.getvalue().count("\n") == 3, "the rule goes on as it did"
 
 
 def test_what_was_begun_goes_on_though_the_rule_names_a_runbook_by_now(place: Place) -> None:
@@ -465,7 +526,11 @@ def test_a_journal_that_is_damaged_stops_the_rule(place: Place) -> None:
     number = next(n for n, line in enumerate(lines) if b'"kind":"outcome"' in line)
     path.write_bytes(b"".join([*lines[:number], b"{damaged\n", *lines[number + 1 :]]))
     place.fill()
-    for seconds in range(310, 1000, 60):
+    place.say(10)
+    place.look(watcher, 305)
+    place.say(90)
+    for seconds in range(310, 1300, 60):
+        assert seconds > 600 or not place.calls[1:]
         place.look(watcher, seconds)
     assert (place.pages, place.restarts, len(place.journals())) == (2, 0, 2)
     assert "is damaged (inv incident.check)" in said.getvalue()

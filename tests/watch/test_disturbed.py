@@ -113,6 +113,30 @@ def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(
     assert said.getvalue().count("-> pages: clear") == 1
 
 
+def test_what_was_done_is_written_down_when_the_disk_takes_it_though_it_is_over(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was held for ever, and lost when the watcher ended."""
+    disk = place.root / "disk"
+    disk.mkdir()
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(disk / "incidents"))
+    place.say(90)
+    watcher, _ = place.watcher()
+    with small_disk(disk) as make_room:
+        fill(disk)
+        for seconds in (0, 150, 300):
+            place.look(watcher, seconds)
+        place.say(10)
+        place.look(watcher, 310)
+        with place.at(315):
+            commands.show_all("place", Plain(told := io.StringIO()))
+        assert "The disk takes nothing: what a watcher does meanwhile" in told.getvalue()
+        make_room()
+        place.look(watcher, 320)
+        (path,) = (disk / "incidents").glob("*/journal.jsonl")
+        assert b'"kind":"closed"' in path.read_bytes()
+
+
 def test_on_a_disk_that_takes_nothing_an_acknowledgement_is_handed_to_the_watcher(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

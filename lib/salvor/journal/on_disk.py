@@ -6,12 +6,15 @@ import os
 import shlex
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from salvor import durable
 
 _held: dict[Path, tuple[int, bytes]] = {}
 """What this process could not write to a journal, by its path: it follows the so many bytes that are there."""
+_kept: dict[Path, Path] = {}
+"""The temporary file that holds the same."""
 
 
 def held_back() -> set[Path]:
@@ -44,6 +47,8 @@ class OnDisk:
     def take_up(self, size: int) -> bytes:
         """The lines that this process held of a file of so many bytes; none when somebody has added them meanwhile."""
         follows, held = _held.pop(self._file.path, (0, b""))
+        if size == follows + len(held):
+            self._forget_kept()
         if not held or follows != size:
             return b""
         self._is_failing = True
@@ -73,6 +78,7 @@ class OnDisk:
             return
         if self._is_failing:
             self._is_failing = False
+            self._forget_kept()
             self._tell(f"The journal is written again: the {held} lines that were held in memory are on disk.")
 
     def close(self) -> None:
@@ -115,9 +121,18 @@ class OnDisk:
                 f"{count}, here or in a temporary file ({error.strerror}): they are lost when this command ends."
             )
             return
+        self._forget_kept()
+        _kept[path] = Path(name)
         journal, kept, folder = (shlex.quote(str(each)) for each in (path, name, path.parent))
         self._tell(
             f"{count}.\nSafe now: they are in {name}\n"
             "HINT: make room, then before any other command on this incident: "
-            f"mkdir -pm 700 {folder} && truncate -s {self._file.size} {journal} && cat {kept} >> {journal}"
+            f"test -f {kept} && mkdir -pm 700 {folder} && truncate -s {self._file.size} {journal} "
+            f"&& cat {kept} >> {journal}"
         )
+
+    def _forget_kept(self) -> None:
+        """Remove the temporary file, and with it the danger that an old hint puts less in the place of the journal."""
+        if kept := _kept.pop(self._file.path, None):
+            with suppress(OSError):
+                kept.unlink()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from salvor.errors import CannotError, HeldError
 from salvor.journal import FILE, Journal, brief, lock
 from salvor.journal.folders import incidents_folder, operator
 from salvor.journal.on_disk import held_back
-from salvor.watch.episode import tell
+from salvor.watch.episode import reopened, tell
 
 _TAKEN_WITHIN = 180.0
 """Seconds within which a watcher looks at each of its rules, and has noted what it found."""
@@ -69,11 +68,9 @@ def _note(platform: str, episode: str, path: Path, inform: Callable[[str], None]
     if told is None or told.is_over or known.lines[0]["platform"] != platform:
         return
     if not told.acknowledged:
-        is_begun = (folder / FILE).exists()
-        if not is_begun and folder not in held_back():
+        if not (folder / FILE).exists() and folder not in held_back():
             return
-        way = Journal.open if is_begun else Journal.create  # either takes up the lines that are held
-        with way(folder, by=str(said["by"]), mirror=os.environ.get("SALVOR_MIRROR"), tell=inform) as journal:
+        with reopened(folder, by=str(said["by"]), tell=inform) as journal:
             journal.append("acknowledged", text=str(said["text"]), where=str(said["where"]))
     path.unlink()
 

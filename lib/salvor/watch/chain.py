@@ -163,11 +163,13 @@ def _not_yet(rule: Rule, ended: datetime | None, name: str) -> Move | None:
 def _call(escalation: Escalation | None, told: Told) -> Move:
     """People in their order, each after the delay, until one of them acknowledges."""
     begun = told.stages[ESCALATE].begun
-    due, later = [], []
+    due, later, refused = [], [], []
     for call in escalation.calls if escalation else ():
         at, outcome = told.calls.get(call.channel, (None, ""))
         if outcome == "done":
             continue
+        if outcome == "failed":
+            refused.append(call.channel)
         if at and outcome and _since(at) < _TRY_AGAIN:
             later.append(f"{call.channel} once more at {at + timedelta(seconds=_TRY_AGAIN):%H:%M:%S} UTC")
         elif _since(begun) >= call.after:
@@ -176,4 +178,5 @@ def _call(escalation: Escalation | None, told: Told) -> Move:
             later.append(f"{call.channel} at {begun + timedelta(seconds=call.after):%H:%M:%S} UTC")
     if due:
         return Move("call", f"call {', '.join(due)}", ESCALATE, tuple(due))
-    return Move("wait", f"called, nobody has acknowledged; next: {', '.join(later) or 'nobody is left'}")
+    called = f"called, not taken by {', '.join(refused)}" if refused else "called, nobody has acknowledged"
+    return Move("wait", f"{called}; next: {', '.join(later) or 'nobody is left'}")

@@ -175,6 +175,8 @@ def _as_json(seen: Seen) -> dict[str, object]:
 
 def show_all(platform: str, shown: Shown) -> None:
     """The rules, what they see now, the open episodes, and what comes next. Nothing is written."""
+    if durable.takes_nothing(incidents_folder()):
+        shown.tell("The disk takes nothing: what a watcher does meanwhile it alone knows, and its log says.")
     _tell_all(Watcher(_load(platform), shown).see_all(), shown)
 
 

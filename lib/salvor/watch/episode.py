@@ -6,7 +6,7 @@ What was done is read from the journal alone, so that it does not matter who rea
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from salvor import clock
+from salvor import clock, durable
 from salvor.change import Change
 from salvor.errors import CannotError
 from salvor.history import History
@@ -134,6 +134,20 @@ def _change(data: Mapping[str, Any]) -> Change:
     if change.key != data["key"]:
         raise ValueError("what was approved holds what was masked, and cannot be read back")
     return change
+
+
+def reopened(folder: Path, by: str, tell: Callable[[str], None]) -> Journal:
+    """The journal of an episode, with the lines that this process holds of it: it may hold all of them."""
+    way = Journal.open if (folder / FILE).exists() else Journal.create
+    return way(folder, by=by, mirror=os.environ.get("SALVOR_MIRROR"), tell=tell)
+
+
+def write_held(rule: str, tell: Callable[[str], None]) -> None:
+    """Write what this process holds of a rule's episodes, once their disk takes it."""
+    for folder in held_back():
+        is_ours = folder.parent == incidents_folder() and brief.service_of(folder.name) == rule
+        if is_ours and not durable.refusal(folder if folder.exists() else folder.parent):
+            reopened(folder, operator(), tell).close()
 
 
 class Episodes:

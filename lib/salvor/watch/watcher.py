@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -18,7 +19,7 @@ from salvor.watch import acknowledgement, moves
 from salvor.watch.actions import RECOVER
 from salvor.watch.alerts import Alerts
 from salvor.watch.chain import Move, in_spite_of, left_to_people, looks_back, next_move
-from salvor.watch.episode import Episodes, Told, is_under_way, open_one
+from salvor.watch.episode import Episodes, Told, is_under_way, open_one, write_held
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
 from salvor.watch.recoveries import unfinished
@@ -99,6 +100,8 @@ class Watcher:
     def look(self, name: str) -> Seen:
         """One look at a rule, and its next move. What hinders the move is said, and tried again at the next look."""
         acknowledgement.take(self.platform.name, name, self._tell)
+        with suppress(SalvorError):
+            write_held(name, self._tell)
         seen = self.see(name)
         self._sightings[name] = seen.sighting
         if seen.sighting.is_worth_keeping_after(self._written[name]):
