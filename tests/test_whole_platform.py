@@ -202,6 +202,16 @@ def test_those_that_stop_the_same_program_go_one_after_the_other(wide: World) ->
     assert acts(wide, "shop") == ["stop bad", "start bad", "stop bad", "start good"]
 
 
+def test_two_systems_in_one_place_are_brought_back_once(wide: World) -> None:
+    """As two databases of one cluster that is lost: side by side, each would put its own copy in the other's place."""
+    path = wide.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace(f"root: {wide.root}/shelf", f"root: {wide.root}/store"))
+    wide.damage()
+    found = restore()
+    assert sorted((found["more"], found["things"])) == ["back", "healthy"]
+    assert wide.live == GOOD and len(wide.kept) == 1
+
+
 def test_those_that_share_a_program_that_is_dead_do_not_wait_for_each_other(wide: World) -> None:
     path = wide.root / "inventory/world.yaml"
     path.write_text(path.read_text().replace("uses: [store]", "uses: [store, shelf]"))

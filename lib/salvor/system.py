@@ -50,6 +50,11 @@ class Settings(BaseModel):
 
     kind: str
 
+    @property
+    def places(self) -> frozenset[str]:
+        """Where it is, for kinds of which several systems may be in one place: databases of one cluster."""
+        return frozenset()
+
 
 @dataclass(frozen=True)
 class Context:

@@ -237,6 +237,8 @@ def _carry_out(approved: Sequence[Result], shown: Shown) -> None:
 
     def work(group: Sequence[Result]) -> None:
         for each in group:
+            assert each.session
+            each.session.runner.look_anew()  # whoever came before it in its group changed what it would change
             _carry_out_one(each, show.labelled(shown, f"{each.service.name:<{width}}  ") if width else shown)
 
     with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
@@ -271,7 +273,8 @@ def _apart(approved: Sequence[Result]) -> list[list[Result]]:
 
 
 def _changed(session: Session, plan: Plan) -> set[str]:
-    return {change.system for change in plan.changes if session.incident.waits(change)}
+    incident = session.incident
+    return set().union(*(incident.platform.together(one.system) for one in plan.changes if incident.waits(one)))
 
 
 def _carry_out_one(result: Result, shown: Shown) -> None:

@@ -27,6 +27,10 @@ class Settings(system.Settings):
     goes_back: bool = True
     loses: float | None = None
 
+    @property
+    def places(self) -> frozenset[str]:
+        return frozenset({str(self.root)})
+
 
 class Folder(Restorable):
     """The folder kind."""

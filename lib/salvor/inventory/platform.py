@@ -122,6 +122,11 @@ class Platform:
             for before in self.services[name].applications
         } - {application}
 
+    def together(self, system: str) -> set[str]:
+        """This system, and those that are in the same place: whatever is done to a cluster is done to its databases."""
+        places = self.settings[system].places
+        return {system, *(name for name, settings in self.settings.items() if settings.places & places)}
+
     def open(self, system: str, context: Context) -> System:
         """The system of that name, ready to be looked at, working for the incident that `context` names.
 

@@ -70,7 +70,9 @@ def is_shared(system: Postgres, seen: View, identity: str) -> bool:
 
 
 def unless_shared(system: Postgres, seen: View, found: list[WayBack]) -> list[WayBack]:
-    """The ways that bring back a whole cluster; not possible where databases that are sound share it."""
+    """The ways that bring back a whole cluster; not possible where databases that are sound share it. Of a restore that
+    is said at once: nobody is to look for the time of the damage in vain.
+    """
     others = [
         one.name
         for one in shared_by(system, seen).values()
@@ -79,7 +81,7 @@ def unless_shared(system: Postgres, seen: View, found: list[WayBack]) -> list[Wa
     if not others:
         return found
     why = f"{', '.join(sorted(others))} share the cluster and work: this way would take them back too"
-    return [replace(way, possible=False, why=why) if way.possible else way for way in found]
+    return [replace(way, possible=False, why=why) if way.possible or way.name == "physical" else way for way in found]
 
 
 def _ours(seen: Seen) -> bool:

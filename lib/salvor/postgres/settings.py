@@ -71,6 +71,11 @@ class PostgresSettings(BackedUpSettings):
     start: tuple[str, ...] | None = None
     stop: tuple[str, ...] | None = None
 
+    @property
+    def places(self) -> frozenset[str]:
+        """The data directories of its cluster, in which other databases may be systems of their own."""
+        return frozenset(f"{member.host}:{member.data}" for member in self.members)
+
     @model_validator(mode="after")
     def _members_differ(self) -> PostgresSettings:
         for name, values in (

@@ -18,12 +18,13 @@ _LIVE = ("isolate", "reroute", "undo")
 
 def touched(incident: Incident, plan: Plan) -> set[str]:
     """The systems that nobody else may change while a plan is carried out: those that it changes where they are live,
-    and the programs that work on what it swaps, whether or not they run now.
+    with those that are in the same place, and the programs that work on what it swaps, whether or not they run now.
     """
     changes = [change for step in plan.steps if step.name in _LIVE for change in step.changes]
     swapped = {change.system for change in changes if change.verb in ("promote", "demote")}
     programs = {one.name for one in incident.programs if swapped & set(one.uses)}
-    return programs | {change.system for change in changes if incident.waits(change)}
+    together = (incident.platform.together(change.system) for change in changes if incident.waits(change))
+    return programs.union(*together)
 
 
 class Holding:

@@ -24,6 +24,8 @@ def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: Wor
     assert way.possible and way.stage == side_database.STAGE, way.why
     with shared.shop() as connection:
         connection.execute("delete from orders where id > 3")
+    damaged = shared.system.ways_back(Wish(live_is_sound=False))
+    assert ["accounts share the cluster and work" in one.why for one in damaged if one.name == "physical"] == [True]
 
     with shared.shop() as application, shared.shop("accounts") as other:
         for _ in range(2):
