@@ -84,8 +84,9 @@ def test_what_is_right_only_wants_a_proof(sound: Layout) -> None:
     checks = {one.check for one in found}
     assert checks >= {"age", "size", "retention", "integrity", "permissions", "space", "wal"}
     looks, _ = backup_report.look("orders", "sandbox", Plain(io.StringIO()))
-    with pytest.raises(WarnedError):
+    with pytest.raises(WarnedError) as warned:
         backup_report.verdict(looks, "sandbox")
+    assert "inv backups --check --platform=sandbox" in warned.value.hint
 
 
 def test_a_pgbackrest_backup_that_vanished(sound: Layout) -> None:

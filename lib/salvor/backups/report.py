@@ -108,7 +108,9 @@ def verdict(looks: Sequence[Looked], platform: str) -> None:
     if warned:
         names = ", ".join(dict.fromkeys(f"{one.subject} {one.check}" for one in warned))
         raise WarnedError(
-            f"{len(warned)} of {len(found)} checks of backups warn: {names}.", safe="every system can be restored"
+            f"{len(warned)} of {len(found)} checks of backups warn: {names}.",
+            safe="every system can be restored",
+            hint=f"see to what is said above before it fails, then: inv backups --check --platform={platform}",
         )
 
 
