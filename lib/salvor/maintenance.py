@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
 
-from salvor import clock, inventory, show
+from salvor import clock, inventory, journal, show
 from salvor.approval.terminal import approval
 from salvor.arguments import required
 from salvor.backups.retention import is_ahead
 from salvor.change import Backup, Change, Finding
 from salvor.console import show_plan
-from salvor.errors import CannotError, UsageError, WarnedError
+from salvor.errors import CannotError, SalvorError, UsageError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
+from salvor.journal import Journal, brief
 from salvor.journal.brief import FAILED
 from salvor.journal.folders import incidents_folder, operator
 from salvor.plan import Plan, PlannedStep
@@ -47,13 +49,30 @@ def sitting(service: Service, platform: Platform, shown: Shown) -> Session:
 def _recorded(session: Session) -> Iterator[None]:
     """Begin the sitting, and close its record however the work ends: nobody goes on with maintenance that failed."""
     with session.begin():
+        _close_what_was_killed(session)
         try:
             yield
-        except Exception as error:
-            session.failed(error)
+        except BaseException as error:
+            session.failed(error if isinstance(error, Exception) else InterruptedError("it was stopped"))
             session.runner.note("closed", result=FAILED)
             raise
         session.runner.note("closed", result="done")
+
+
+def _close_what_was_killed(session: Session) -> None:
+    """Close the records of maintenance that was killed: who holds its service knows that nobody is at it any more."""
+    mine = session.incident
+    for folder in journal.incidents(mine.folder.parent):
+        if folder.name == mine.id or brief.service_of(folder.name) != mine.service.name:
+            continue
+        told = brief.read(folder)
+        if told is None or (told.purpose, told.platform) != (mine.purpose, mine.platform.name):
+            continue
+        if told.is_over:
+            return
+        mirror, tell = os.environ.get("SALVOR_MIRROR"), session.runner.watcher.tell
+        with suppress(SalvorError), Journal.open(folder, by=mine.operator, mirror=mirror, tell=tell) as left:
+            left.append("closed", result=FAILED)
 
 
 def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> list[Finding]:

@@ -7,16 +7,19 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import clock, maintenance
+from salvor import clock, journal, maintenance
 from salvor.backups import report, retention_work
-from salvor.change import Level
+from salvor.change import Change, Level
 from salvor.errors import WarnedError
-from salvor.journal import lock
+from salvor.journal import brief, lock
 from salvor.show import Plain
 
 from tests.files.lab import PASSWORD, Lab, restic
@@ -122,6 +125,44 @@ def test_nothing_is_removed_of_a_service_that_somebody_works_on(place: Lab) -> N
     assert counts(place) == [2, 2]
     retain()
     assert counts(place) == [1, 1]
+
+
+class Stopped(Plain):
+    """Somebody who stops the work by a signal as soon as it is begun."""
+
+    def __init__(self, by: signal.Signals) -> None:
+        super().__init__(io.StringIO())
+        self.by = by
+
+    def begun(self, change: Change) -> None:
+        os.kill(os.getpid(), self.by)
+
+
+_KILLED = """
+import signal
+from salvor.backups import retention_work
+from tests.files.test_between_incidents import Stopped
+retention_work.carry_out("", "small", Stopped(signal.SIGKILL), yes=True)
+"""
+
+
+def test_maintenance_that_was_stopped_or_killed_is_not_called_open_for_ever(place: Lab) -> None:
+    def states() -> list[str]:
+        told = [brief.read(folder) for folder in journal.incidents(place.root / "incidents")]
+        return [one.state for one in told if one and one.service == "retention"]
+
+    back_up("paper", days=1)
+    back_up("paper")
+    with pytest.raises(KeyboardInterrupt):
+        retention_work.carry_out("", "small", Stopped(signal.SIGINT), yes=True)
+    assert states() == ["failed, closed"]
+    argv = [sys.executable, "-c", _KILLED]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run(argv, env=environment, timeout=60, check=False).returncode == -signal.SIGKILL
+    assert states() == ["open", "failed, closed"]
+    back_up("paper")
+    retain()
+    assert states() == ["closed", "failed, closed", "failed, closed"]
 
 
 def test_a_backup_of_a_time_to_come_counts_for_nothing_and_stays(place: Lab) -> None:
