@@ -197,6 +197,34 @@ def test_a_repository_without_room_for_its_lock_says_so(lab: Lab, disk: Path) ->
 
 
 @needs_root
+@pytest.mark.skipif(not Path("/dev/loop-control").exists(), reason="no disk can be made of a file here")
+def test_times_come_back_as_exactly_as_the_new_disk_keeps_them(lab: Lab) -> None:
+    """It is one of ext4 with the small inodes of old ones, which keep seconds."""
+    place, image = lab.root / "disk", lab.root / "image"
+    (place / "media").mkdir(parents=True)
+    for number in range(3):
+        (place / "media" / str(number)).write_text("a page")
+    system = lab.open(place / "media")
+    act(system, "backup", kind="snapshot")
+    place.rename(lab.root / "broken")
+    place.mkdir()
+    image.write_bytes(bytes(4 << 20))
+    subprocess.run(["mkfs.ext4", "-q", "-I", "128", image], check=True)
+    subprocess.run(["mount", "-o", "loop", image, place], check=True)
+    try:
+        way = staged(system)
+        found = {one.check: one for one in system.verify(way, HOUR)}
+        assert found["as it was backed up"].level is Level.PASS
+        assert "times (to the second: its disk keeps no more)" in found["as it was backed up"].detail
+        promote(system, way)
+        assert system.ask("changed", "live") == 0
+        os.utime(place / "media" / "1", (1, 1))
+        assert system.ask("changed", "live") == 1
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@needs_root
 def test_a_disk_that_became_read_only_is_told_before_anything_is_fenced(lab: Lab, disk: Path) -> None:
     tree = disk / "media"
     tree.mkdir()
@@ -306,6 +334,7 @@ def test_killed_right_after_the_exchange_of_names(lab: Lab) -> None:
     as_killed(lab.box / "kept", lab.box / "staged")
     state = system.observe()
     assert (state.origin, state.staged, [one.identity for one in state.kept]) == (system.context.incident, (), [live])
+    act(system, "drop", stage="side-tree")  # what was live stands there
     promote(system, way)
     assert [one.identity for one in system.observe().kept] == [live]
     as_killed(lab.box / "kept", lab.box / "staged")

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _SHOWN = 5
 _MOST_SETTINGS = 1024 * 1024
+_UNITS = {2 * 10**9: "2 s", 10**9: "the second", 10**7: "10 ms", 10**3: "1 µs", 100: "100 ns"}
+"""To how many nanoseconds file systems keep times: FAT, ext3 and ext4 with small inodes, exFAT, UDF, NTFS."""
 
 
 def of_snapshot(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
@@ -68,6 +70,13 @@ def _content(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entr
 
 def _entries(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entry], *, by_root: bool) -> Finding:
     """Names, kinds, sizes, modes, owners and times."""
+    unit = _unit_of_times(entries)
+    is_coarse = any(node.modified % unit for each in nodes.values() for node in each)
+    if is_coarse:
+        nodes = {
+            name: [node._replace(modified=node.modified // unit * unit) for node in each]
+            for name, each in nodes.items()
+        }
     left = {name: list(each) for name, each in nodes.items()}
     wrong: list[str] = []
     owners = 0
@@ -87,6 +96,7 @@ def _entries(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entr
             wrong.append(f"{name or '.'} (not in the backup)")
     wrong += [f"{name or '.'} (missing)" for name, each in left.items() for _ in each]
     total, level, detail = sum(map(len, nodes.values())), Level.PASS, "names, kinds, sizes, modes, owners, times"
+    detail += f" (to {_UNITS[unit]}: its disk keeps no more)" if is_coarse else ""
     if wrong or (owners and by_root):
         level, detail = Level.FAIL, _listed(wrong) or f"{owners} have another owner"
     elif owners:
@@ -94,6 +104,13 @@ def _entries(subject: str, mine: Beside, nodes: Nodes, entries: list[census.Entr
     return Finding(
         subject, "as it was backed up", level, f"{len(wrong) + owners} of {total} differ", "0", detail, mine.tree
     )
+
+
+def _unit_of_times(entries: list[census.Entry]) -> int:
+    """The nanoseconds to which their disk keeps times: those of which all are whole, also when each was changed, which
+    the kernel says.
+    """
+    return next((unit for unit in _UNITS if not any(one.changed % unit or one.modified % unit for one in entries)), 1)
 
 
 def _differs(entry: census.Entry, node: Node) -> str:
@@ -205,8 +222,10 @@ def changed(system: Files, path: str) -> int:
 
 
 def _same_time(backed_up: int, now: int) -> bool:
-    """Whether a file's time is that of its backup; what came out of an archive has whole seconds. In nanoseconds."""
-    return now == backed_up or now == backed_up // 10**9 * 10**9
+    """Whether a file's time is that of its backup; what came out of an archive has whole seconds, and what was restored
+    has what its disk keeps. In nanoseconds.
+    """
+    return now == backed_up or any(now == backed_up // unit * unit for unit in _UNITS)
 
 
 def _baseline(system: Files, look: Look, path: str) -> Mapping[str, str]:
