@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from salvor import clock
+from salvor.change import Progress
 from salvor.errors import CannotError, RefusedError, UsageError
+from salvor.streams import silent, waiting
 
 ANSWERING = 20.0
 """Seconds that S3 has to answer a question: whoever brings a service back asks several before anything begins."""
 _TRIES = 4
 """How often in a row reading an object may break off without a byte."""
 _READ = "it was only read"
+SILENCE = 120.0
+"""Seconds after which a download that brings nothing more is given up."""
+_TOLD_EVERY = 0.25
+_SENDING = "before-send.s3"
 
 
 def split(uri: str) -> tuple[str, str]:
@@ -125,6 +135,8 @@ class Object:
         self._at = 0
         known = head(uri)
         self._tag, self._size = known["ETag"], known["ContentLength"]
+        self.identity = f"{self._size} bytes, ETag {self._tag.strip(chr(34))}"
+        """What tells it from another object of its name."""
         self._body: Any = None  # asked for by whoever reads, who may have less patience than we
         with moving(uri) as self._s3:
             pass
@@ -165,3 +177,67 @@ class Object:
             with suppress(Exception):
                 self._body.close()
         self._body = None
+
+
+def download(
+    s3: Any, name: str, key: str, path: Path, *, done: int = 0, total: int | None = None, label: str = ""
+) -> Iterator[Progress]:
+    """Download an object of the bucket `name`, under another name until it is whole; what comes of one that fails is
+    removed. `done` are the bytes of `total` that came before it. Raises CannotError, also when nothing comes for
+    SILENCE seconds: S3's own library would ask again for up to nine minutes.
+    """
+    beside, coming = path.with_name(f".{path.name}.new"), _Coming()
+    s3.meta.events.register(_SENDING, coming.see_wanted)
+    yield Progress(done, total, "bytes", label)
+    try:
+        descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(descriptor, "wb") as file, ThreadPoolExecutor(1, thread_name_prefix="downloading") as pool:
+            work = pool.submit(s3.download_fileobj, name, key, file, Callback=coming.add)
+            try:
+                while not wait([work], _TOLD_EVERY).done:
+                    yield Progress(done + coming.size, total, "bytes", label + waiting(coming.silent, SILENCE))
+                    if coming.silent > SILENCE:
+                        raise silent(f"s3://{name}/{key}", SILENCE)
+            finally:
+                coming.is_wanted = False
+            work.result()
+        beside.rename(path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise CannotError(
+                f"{path} cannot be written: {error.strerror}.",
+                safe="what is live is as it was",
+                hint=f"make room there: df -h {shlex.quote(str(path.parent))}; then the same command again",
+            ) from error
+        raise
+    finally:
+        s3.meta.events.unregister(_SENDING, coming.see_wanted)
+
+
+class _Coming:
+    """How much of an object came, and since when nothing did that had not come before."""
+
+    def __init__(self) -> None:
+        self.size = self._most = 0
+        self.is_wanted = True
+        self._last = clock.monotonic()
+        self._lock = threading.Lock()
+
+    @property
+    def silent(self) -> float:
+        """Seconds since it came further."""
+        return clock.monotonic() - self._last
+
+    def add(self, size: int) -> None:
+        """So many bytes more came, in one of several threads; fewer than none when a part is begun anew."""
+        self.see_wanted()
+        with self._lock:
+            self.size += size
+            if self.size > self._most:
+                self._most, self._last = self.size, clock.monotonic()
+
+    def see_wanted(self, **_: object) -> None:
+        """Raises EOFError when nobody waits for it any more."""
+        if not self.is_wanted:
+            raise EOFError("nobody takes it any more")

@@ -170,6 +170,10 @@ class Unread:
         return backup.repository == self.repository or backup.repository.startswith(f"{self.repository} ")
 
 
+READ_FROM = "read from"
+"""The check by which a stage says which archive it came out of: `figure` tells that from another one of its name,
+`detail` is its address.
+"""
 NEWEST = "newest good"
 """The reason for which the newest usable backup stays, always."""
 

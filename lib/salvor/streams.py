@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+from salvor import clock
 from salvor.errors import CannotError
 
 CHUNK = 1 << 20
@@ -136,6 +137,24 @@ def told(name: object) -> Iterator[None]:
         raise CannotError(f"{name} {what}.", safe="what is live is as it was", hint=hint) from error
 
 
+_SHORT = 5.0
+
+
+def waiting(seconds: float, patience: float) -> str:
+    """What the progress of a source adds that has given nothing for so many seconds; empty when that is not long."""
+    if seconds < _SHORT:
+        return ""
+    return f": waiting for more for {clock.write_duration(seconds)}, {clock.write_duration(patience)} at most"
+
+
+def silent(name: str, patience: float) -> CannotError:
+    """The error that a source gave nothing for so many seconds."""
+    return CannotError(
+        f"Nothing could be read from {name} for {patience:.0f} s.",
+        hint="see whether its disk, host or bucket answers, then run the same command again",
+    )
+
+
 class Ahead:
     """Reads a stream in a thread of its own, some chunks ahead, so that unpacking runs beside everything else.
 
@@ -151,13 +170,14 @@ class Ahead:
         self._ended: bytes | BaseException | None = None
         self._hangs = False
         self._closed = threading.Event()
+        self._asked_at = clock.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"reading {name}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         try:
             while (chunk := self._stream.read(CHUNK)) and self._put(chunk):
-                pass
+                self._asked_at = clock.monotonic()
             self._put(b"")
         except BaseException as error:  # noqa: BLE001  # raised again where the stream is read
             self._put(error)
@@ -169,16 +189,17 @@ class Ahead:
                 return True
         return False
 
+    def waiting(self) -> str:
+        """See the function `waiting`; empty as long as there is something that was read and not taken."""
+        return waiting(clock.monotonic() - self._asked_at, self._deadline) if self._ready.empty() else ""
+
     def chunk(self) -> bytes:
         """The next bytes; none at the end. Raises what reading raised, or CannotError when nothing came in time."""
         try:
             item = self._ready.get(timeout=self._deadline) if self._ended is None else self._ended
         except queue.Empty:
             self._hangs = True
-            raise CannotError(
-                f"Nothing could be read from {self._name} for {self._deadline:.0f} s.",
-                hint="see whether its disk, host or bucket answers, then run the same command again",
-            ) from None
+            raise silent(self._name, self._deadline) from None
         if not item or isinstance(item, BaseException):
             self._ended = item
         if isinstance(item, BaseException):

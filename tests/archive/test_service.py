@@ -20,6 +20,7 @@ from botocore.response import StreamingBody
 from salvor import clock, console, maintenance
 from salvor.change import Level
 from salvor.errors import SalvorError
+from salvor.journal import Journal
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -220,6 +221,7 @@ console.recover(open_session("shop", shown, platform="shop", wish=Wish(source=sy
 
 def test_killed_when_the_first_is_staged_and_called_again_it_ends_as_undisturbed(shop: Shop) -> None:
     archive = shop.back_up(TAKEN, "-pbkdf2")
+    changed = clock.write_time(datetime.fromtimestamp(archive.stat().st_mtime, UTC))
     shop.destroy()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     argv = [sys.executable, "-c", DIES, str(archive)]
@@ -229,7 +231,11 @@ def test_killed_when_the_first_is_staged_and_called_again_it_ends_as_undisturbed
     assert shop.now() == shop.before
     assert shop.count() == 500
     assert not list((shop.root / "incidents").rglob("*.sql.gz"))
-    assert len(list((shop.root / "incidents").rglob("journal.jsonl"))) == 1  # gone on with
+    (journal,) = (shop.root / "incidents").rglob("journal.jsonl")  # gone on with
+    found = [line["finding"] for line in Journal.read(journal.parent).of("finding")]
+    read_from = {one["subject"]: one["figure"] for one in found if one["check"] == "read from"}
+    assert read_from.keys() == {"database", *MEMBERS}
+    assert set(read_from.values()) == {f"{archive.stat().st_size} bytes of {changed}"}
 
 
 def carry_out(system: System, verb: str, **arguments: Any) -> None:

@@ -79,10 +79,13 @@ class _Reading:
             self._later.append(taking)
         else:
             self._takings.append(taking)
-            taking.begin(self._names, self._position)
+            taking.begin(self._names, self._position, self._waiting)
 
     def _position(self) -> int:
         return self._source.position() if self._source else 0
+
+    def _waiting(self) -> str:
+        return self._source.waiting() if self._source else ""
 
     def _run(self) -> None:
         error: BaseException = EOFError("nobody takes it any more")
@@ -127,7 +130,7 @@ class _Reading:
                 self._over = True
             for one in self._here():
                 with self._alone(one):
-                    one.close(self._source.how)
+                    one.close(self._source.how, self._source.identity)
                     self._takings.remove(one)
 
     def _hand_out(self, info: tarfile.TarInfo, name: str, members: Members, here: list[Taking]) -> None:

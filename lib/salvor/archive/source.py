@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import threading
 import zlib
@@ -10,11 +11,11 @@ from collections.abc import Generator, Hashable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from salvor import secrets
+from salvor import clock, secrets
 from salvor.archive import cipher
 from salvor.archive.members import is_archive
 from salvor.archive.settings import ArchivesSettings
@@ -59,10 +60,13 @@ def stem_of(name: str) -> str | None:
 
 
 class Unpacked:
-    """What an archive unpacks to, read ahead in a thread. `how` says how it was encrypted, for people."""
+    """What an archive unpacks to, read ahead in a thread. `how` says how it was encrypted, for people, and `identity`
+    tells it from another archive of its name.
+    """
 
-    def __init__(self, ahead: Ahead, raw: _Counted, how: str, name: str, expected: str | None) -> None:
-        self.how = how
+    def __init__(self, ahead: Ahead, raw: _Counted, how: str, identity: str, name: str, expected: str | None) -> None:
+        self.how, self.identity = how, identity
+        self.waiting = raw.waiting
         self._ahead, self._raw, self._name, self._expected = ahead, raw, name, expected
 
     def position(self) -> int:
@@ -112,14 +116,15 @@ def opened(archive: Archive, settings: ArchivesSettings | None, there: Shell, *,
     with ExitStack() as stack:
         with told(name):
             # Whatever it is read from, a disk that hangs too: the one thread waits, the other one looks at the clock.
-            raw = Ahead(stack.enter_context(_raw(archive, there)), SILENCE, ahead, name)
+            stream, identity = stack.enter_context(_raw(archive, there))
+            raw = Ahead(stream, SILENCE, ahead, name)
             stack.callback(raw.close)
             expected = _sum_beside(archive, there)
             counted = _Counted(raw, summed=expected is not None)
             plain, how = _plain(Peeked(counted), settings, name)
         tar = Ahead(plain, 2 * SILENCE, ahead, name)
         stack.callback(tar.close)
-        yield Unpacked(tar, counted, how, name, expected)
+        yield Unpacked(tar, counted, how, identity, name, expected)
 
 
 def _plain(packed: Peeked, settings: ArchivesSettings | None, name: str) -> tuple[Peeked, str]:
@@ -167,6 +172,7 @@ class _Counted:
 
     def __init__(self, ahead: Ahead, *, summed: bool) -> None:
         self._ahead = ahead
+        self.waiting = ahead.waiting
         self._sum = hashlib.sha256() if summed else None
         self.position = 0
 
@@ -204,20 +210,27 @@ def _sum_beside(archive: Archive, there: Shell) -> str | None:
 
 
 @contextmanager
-def _raw(archive: Archive, there: Shell) -> Iterator[Readable]:
+def _raw(archive: Archive, there: Shell) -> Iterator[tuple[Readable, str]]:
+    """Its bytes, and its identity: in S3 by its ETag, else by its size and when it was changed last."""
     if archive.location.startswith("s3://"):
         with closing(Object(archive.location)) as found:
-            yield found
+            yield found, found.identity
     elif archive.there:
+        size, changed = there.run(["stat", "-L", "-c", "%s %Y", "--", archive.location]).stdout.split()
         pieces = there.pieces(["cat", "--", archive.location], deadline=_DAY, idle=SILENCE)
         try:
-            yield _Pieces(pieces)
+            yield _Pieces(pieces), _identity(int(size), float(changed))
         finally:
             with suppress(ValueError):  # it waits for the host still, in its thread: its silence ends it
                 cast("Generator[bytes, None, None]", pieces).close()
     else:
         with Path(archive.location).open("rb", buffering=0) as file:
-            yield file
+            status = os.fstat(file.fileno())
+            yield file, _identity(status.st_size, status.st_mtime)
+
+
+def _identity(size: int, changed: float) -> str:
+    return f"{size} bytes of {clock.write_time(datetime.fromtimestamp(changed, UTC))}"
 
 
 class _Pieces:

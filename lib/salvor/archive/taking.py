@@ -25,11 +25,14 @@ _Answer = TypeVar("_Answer")
 
 @dataclass(frozen=True)
 class Extracted:
-    """What was unpacked: every entry by its path, how many bytes of content, and what the archive was packed with."""
+    """What was unpacked: every entry by its path, how many bytes of content, what the archive was packed with, and what
+    tells that from another one of its name.
+    """
 
     entries: dict[str, Entry]
     size: int
     how: str
+    identity: str
     owners: bool
     """Whether its owners were given back; else all belongs to who unpacked."""
 
@@ -69,20 +72,23 @@ class Taking:
         self.gone = False
         self._label, self._size = f"unpacking {member} from {archive.name}", archive.size
         self._position: Callable[[], int] = lambda: 0
+        self._waiting: Callable[[], str] = str
         self._there, self._into, self._tree = there, into, tree
         self._place = untar.look(there, into)
         self._terms = Terms(self._place.free, self._place.users, self._place.groups, home, trusted)
         self._lock = threading.Lock()
         self._tar: untar.Tar | None = None
         self._given: Future[None] = Future()
-        self._ended: Future[str] = Future()
+        self._ended: Future[tuple[str, str]] = Future()
 
     # --- the reading's side --------------------------------------------------------------------------------------
 
-    def begin(self, names: Names, position: Callable[[], int]) -> None:
-        """A reading is to serve it; `position` says how many of the archive's bytes were read."""
+    def begin(self, names: Names, position: Callable[[], int], waiting: Callable[[], str]) -> None:
+        """A reading is to serve it; `position` says how many of the archive's bytes were read, and `waiting` in words
+        that it waits for more of them.
+        """
         self._vetting = Vetting(names, self.member, self._terms)
-        self._position = position
+        self._position, self._waiting = position, waiting
         with self._lock:
             if not self.gone:
                 self._tar = untar.Tar(self._there, self._into, self._place.argv)
@@ -116,12 +122,14 @@ class Taking:
         if not entry.path:
             self._give_rest()
 
-    def close(self, how: str) -> None:
-        """The archive is over, and whole. Raises CannotError when the member was not in it, or is not to be had."""
+    def close(self, how: str, identity: str) -> None:
+        """The archive is over, and whole, and was this one. Raises CannotError when the member was not in it, or is not
+        to be had.
+        """
         self._vetting.finish()
         if not self._given.done():
             self._give_rest()
-        self._ended.set_result(how)
+        self._ended.set_result((how, identity))
 
     def _give_rest(self) -> None:
         self._put(bytes(2 * tarfile.BLOCKSIZE))
@@ -151,12 +159,12 @@ class Taking:
     def whole(self) -> Generator[Progress, None, Extracted]:
         """Wait until it is unpacked, and known to be what the archive holds. Yields and raises as `out` does."""
         yield from self.out()
-        how = yield from self._wait(self._ended)
-        return Extracted(self._vetting.entries, self._vetting.unpacked, how, self._place.is_root)
+        how, identity = yield from self._wait(self._ended)
+        return Extracted(self._vetting.entries, self._vetting.unpacked, how, identity, self._place.is_root)
 
     def _wait(self, future: Future[_Answer]) -> Generator[Progress, None, _Answer]:
         while not wait([future], _PROGRESS_SECONDS).done:
-            label = self._label if self._tar else f"{self._label}: waiting for its turn"
+            label = f"{self._label}{self._waiting()}" if self._tar else f"{self._label}: waiting for its turn"
             yield Progress(self._position(), self._size, "bytes", label)
         return future.result()
 

@@ -14,7 +14,7 @@ from salvor.archive.extract import extract
 from salvor.archive.source import refuse_unreadable
 from salvor.archive.taking import Extracted
 from salvor.archive.vetting import TRUST_ARCHIVE, Entry
-from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
+from salvor.change import READ_FROM, Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError, SalvorError
 from salvor.files import census, proof
 from salvor.files.digests import digests
@@ -72,7 +72,7 @@ def way_back(system: Files, look: Look, wish: Wish) -> WayBack:
 
 def build(
     system: Files, source: str, member: str, trusted_because: str = ""
-) -> Generator[Progress, None, tuple[str, dict[str, Any]]]:
+) -> Generator[Progress | Finding, None, tuple[str, dict[str, Any]]]:
     """Unpack the tree and compare every entry with what was read. Returns where it is, and what the marker is to say.
 
     Raises CannotError; then nothing is left of it but the empty folder that it was built in.
@@ -90,6 +90,7 @@ def build(
             trusted=bool(trusted_because),
             company=system.company(source),
         )
+        yield Finding(system.name, READ_FROM, Level.PASS, extracted.identity, detail=archive.location)
         built = f"{system.place.building}/tree"
         yield Progress(0, len(extracted.entries), "entries", "comparing every entry")
         if wrong := compare(extracted, system, built):

@@ -18,7 +18,7 @@ from salvor.archive.extract import taking_out
 from salvor.archive.source import refuse_unreadable, stem_of
 from salvor.archive.taking import Taking
 from salvor.archive.vetting import TRUST_ARCHIVE
-from salvor.change import Backup, Progress
+from salvor.change import READ_FROM, Backup, Finding, Level, Progress
 from salvor.errors import CannotError, SalvorError
 from salvor.postgres import dump_find, dumps
 from salvor.postgres.dump_find import Source
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _ARCHIVED = re.compile(r"\d{8}_\d{6}|\.enc$|\.(tar\.|t)(gz|zst)$")
 _WHOLE = "whole"
-"""The file beside a dump that was taken out of an archive, when all of that was read and sound."""
+"""The file beside a dump that was taken out of an archive, when all of that was read and sound: it says which one."""
 
 
 def backups(system: Postgres) -> list[Backup]:
@@ -76,10 +76,12 @@ def source(system: Postgres, name: str, within: str) -> Source:
 @dataclass(frozen=True)
 class Coming:
     """A dump on its way to this machine: it can be loaded when it is `out`, and what was loaded counts when it is known
-    to be `whole`. `path` is where it comes to; `taking` is None when it is there already.
+    to be `whole`. `path` is where it comes to; `archive` is the address of the one that it is in, or was; `taking` is
+    None when it is there already.
     """
 
     path: Path
+    archive: str = ""
     taking: Taking | None = None
 
     def out(self) -> Iterator[Progress]:
@@ -87,11 +89,16 @@ class Coming:
         if self.taking:
             yield from self.taking.out()
 
-    def whole(self) -> Iterator[Progress]:
-        """Wait until all of the archive was read, and found to be sound. Raises CannotError."""
+    def whole(self, system: str) -> Iterator[Progress | Finding]:
+        """Wait until all of the archive was read, and found to be sound, and say which one it was. Raises
+        CannotError.
+        """
+        said = self.path.with_name(_WHOLE)
         if self.taking:
-            yield from self.taking.whole()
-            durable.replace(self.path.with_name(_WHOLE), b"")
+            extracted = yield from self.taking.whole()
+            durable.replace(said, extracted.identity.encode())
+        if self.archive:
+            yield Finding(system, READ_FROM, Level.PASS, said.read_text(), detail=self.archive)
 
 
 @contextmanager
@@ -103,7 +110,7 @@ def coming(system: Postgres, source: Source, scratch: Path, *, trusted: bool) ->
     place = _taken_out(scratch)
     path = place / f"{hashlib.sha256(source.name.encode()).hexdigest()[:12]}-{PurePosixPath(source.member).name}"
     if path.exists() and path.with_name(_WHOLE).exists():
-        yield Coming(path)
+        yield Coming(path, source.name)
         return
     shutil.rmtree(place, ignore_errors=True)
     durable.make_folder(place)
@@ -113,7 +120,7 @@ def coming(system: Postgres, source: Source, scratch: Path, *, trusted: bool) ->
             listing.locate(source.name, there), system.settings.archives, source.member, shell.local(), str(place),
             tree=path.name, trusted=trusted, host=there, company=system.company(source.name),
         ) as taking:  # fmt: skip
-            yield Coming(path, taking)
+            yield Coming(path, source.name, taking)
     finally:
         if not path.with_name(_WHOLE).exists():
             shutil.rmtree(place, ignore_errors=True)

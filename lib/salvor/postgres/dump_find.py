@@ -17,7 +17,7 @@ from salvor.change import Progress
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import dump_manifest, dumps
 from salvor.postgres.dump_archive import CONTENTS
-from salvor.postgres.dump_store import download, open_store
+from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.wish import Wish
 
@@ -127,9 +127,8 @@ def bring(place: str, source: Source, scratch: Path) -> Generator[Progress, None
         path = scratch / dump_manifest.safe_name(key.rpartition("/")[2])
         durable.make_folder(scratch)
         if not path.is_file() or path.stat().st_size != source.size:
-            yield Progress(0, source.size, "bytes", f"downloading {source.name}")
             with bucket.moving(source.name) as s3:
-                download(s3, name, key, path)
+                yield from bucket.download(s3, name, key, path, total=source.size, label=f"downloading {source.name}")
         return path
     if source.name.startswith("/") or remote:
         place = source.name.rpartition("/")[0]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import shlex
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import clock, durable, scratch
-from salvor.bucket import asking, hold, moving, split, versions
+from salvor.bucket import asking, download, hold, moving, split, versions
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, RefusedError
 from salvor.postgres.dump_manifest import MANIFEST, read_manifest, safe_name, sum_of, write_manifest
@@ -312,29 +311,11 @@ class Bucket(Store):
                 path = folder / safe_name(name)
                 if not path.is_file() or path.stat().st_size != expected["size"]:
                     durable.make_folder(path.parent)
-                    download(s3, self.bucket, f"{self.prefix}{manifest['id']}/{name}", path)
+                    of = {"done": done, "total": manifest["size"], "label": f"downloading from {self.place}"}
+                    yield from download(s3, self.bucket, f"{self.prefix}{manifest['id']}/{name}", path, **of)
                 done += expected["size"]
                 yield Progress(done, manifest["size"], "bytes", f"downloading from {self.place}")
 
     def folder_of(self, manifest: Mapping[str, Any], scratch: Path) -> Path:
         """Where it is downloaded to."""
         return scratch / safe_name(str(manifest["id"]))
-
-
-def download(s3: Any, bucket: str, key: str, path: Path) -> None:
-    """Download one object, under another name until it is whole. What comes of one that fails is removed."""
-    beside = path.with_name(f".{path.name}.new")
-    try:
-        descriptor = os.open(beside, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            s3.download_fileobj(bucket, key, file)
-        beside.rename(path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise CannotError(
-                f"{path} cannot be written: {error.strerror}.",
-                safe="what is live is as it was",
-                hint=f"make room there: df -h {shlex.quote(str(path.parent))}; then the same command again",
-            ) from error
-        raise

@@ -16,6 +16,7 @@ from salvor.postgres.dump_find import Source
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.logical_place import scratch, side_cluster_of, side_database_of
 from salvor.postgres.server import Server
+from salvor.postgres.side_database import Said
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres
@@ -29,7 +30,7 @@ def stage(
     trusted_because: str = "",
     within: str = "",
     archive_trusted_because: str = "",
-) -> Iterator[Progress]:
+) -> Iterator[Said]:
     """Build the side database or side cluster from the dump of that name, or from the one `within` that archive. Finds
     its work done.
     """
@@ -60,15 +61,15 @@ def _build(
     *,
     trusted: bool,
     origin_known: bool,
-) -> Iterator[Progress]:
-    def load(server: Server, database: str, hba: str | None = None) -> Generator[Progress, None, tuple[str, ...]]:
+) -> Iterator[Said]:
+    def load(server: Server, database: str, hba: str | None = None) -> Generator[Said, None, tuple[str, ...]]:
         yield from dump.out()
         try:
             left_out = yield from _load(server, database, dump.path, system, around, trusted, origin_known, hba)
         except Exception:
-            yield from dump.whole()  # that its archive is damaged says more than what the load made of it
+            yield from dump.whole(system.name)  # that its archive is damaged says more than what the load made of it
             raise
-        yield from dump.whole()
+        yield from dump.whole(system.name)
         return left_out
 
     if stage == side_database.STAGE:

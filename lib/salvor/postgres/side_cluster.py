@@ -18,7 +18,7 @@ from salvor.change import Progress
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import beside, surroundings
 from salvor.postgres.asking import ask
-from salvor.postgres.side_database import Load
+from salvor.postgres.side_database import Load, Said
 from salvor.postgres.side_directory import APART, SideDirectory
 
 STAGE = "side-cluster"
@@ -40,7 +40,7 @@ class SideCluster(SideDirectory):
 
     def build(
         self, source: str, taken: datetime | None, around: Mapping[str, Any], roles: str, load: Callable[[], Load]
-    ) -> Iterator[Progress]:
+    ) -> Iterator[Said]:
         """Make a cluster as the old one was and load `source` (its name) into it; it then runs, read-only.
 
         `around`: what `surroundings.of_cluster` says; `roles`: the script of `pg_dumpall --globals-only`. Finds its

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from salvor import clock
-from salvor.change import Kept, Progress, Staged
+from salvor.change import Finding, Kept, Progress, Staged
 from salvor.errors import CannotError, OutcomeUnknownError, nothing_kept
 from salvor.postgres import asking, loading, surroundings
 from salvor.postgres.server import Server
@@ -29,7 +29,8 @@ KEPT, FENCE = "salvor.kept", "salvor.fence"
 
 ABSENT = "absent"
 _NAME_BYTES = 63
-Load = Callable[[], Generator[Progress, None, tuple[str, ...]]]
+Said = Progress | Finding
+Load = Callable[[], Generator[Said, None, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class SideDatabase:
 
     # --- stage ---------------------------------------------------------------------------------------------------
 
-    def build(self, source: str, taken: datetime | None, around: Mapping[str, Any], load: Load) -> Iterator[Progress]:
+    def build(self, source: str, taken: datetime | None, around: Mapping[str, Any], load: Load) -> Iterator[Said]:
         """Load `source` (its name) into a new database. Finds its work done; a half-built one is built anew.
 
         `around`: owner, encoding, locale, grants and settings, when the live database is gone.

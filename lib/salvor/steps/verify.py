@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from salvor import cutover
-from salvor.change import Finding, Level
+from salvor.change import READ_FROM, Finding, Level
 from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
 
@@ -13,6 +13,8 @@ from salvor.incident import Broken, Incident
 def verify(incident: Incident) -> Iterator[Finding]:
     """Prove the staged copy: integrity, content, freshness, the service's own checks. Plans no change."""
     incident.observe_all(broken.system for broken in incident.broken)
+    if not incident.ahead:
+        yield from _of_one_archive(incident)
     for broken in incident.broken:
         if incident.ahead or cutover.is_placed(incident, broken):
             continue
@@ -26,6 +28,21 @@ def verify(incident: Incident) -> Iterator[Finding]:
             )
         else:
             yield from _prove(incident, broken, staged.identity)
+
+
+def _of_one_archive(incident: Incident) -> Iterator[Finding]:
+    """Whether all that came out of an archive came out of one: between two tries it may be replaced under its name."""
+    said = {finding.subject: finding for _, finding in incident.findings if finding.check == READ_FROM}
+    archives: dict[str, dict[str, list[str]]] = {}
+    for broken in incident.broken:
+        found = said.get(broken.system.name)
+        if found and found.detail == (broken.decision.way.arguments or {}).get("source"):
+            archives.setdefault(found.detail, {}).setdefault(found.figure, []).append(found.subject)
+    for address, systems in archives.items():
+        if len(systems) > 1:
+            each = "; ".join(f"{', '.join(names)} from that of {identity}" for identity, names in systems.items())
+            detail = f"{address} was replaced between two tries: {each}"
+            yield Finding(next(iter(systems.values()))[0], "one archive", Level.FAIL, f"{len(systems)}", "1", detail)
 
 
 def _prove(incident: Incident, broken: Broken, identity: str) -> Iterator[Finding]:

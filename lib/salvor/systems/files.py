@@ -257,7 +257,7 @@ class Files(OnAMachine, Archived):
             self.place.unfence(look.fence, look)
 
     @verb(deadline=_DAY)
-    def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
+    def stage(self, stage: str, **arguments: Any) -> Iterator[Progress | Finding]:
         """Build a copy beside what is live: from a snapshot (path, copies), or an archive (source, member)."""
         if stage != snapshot.STAGE:
             raise UsageError(f"{self.name}: there is no stage {stage!r}.", hint=f"it is {snapshot.STAGE}")

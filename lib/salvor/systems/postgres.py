@@ -253,7 +253,7 @@ class Postgres(Archived):
         return None
 
     @verb(deadline=_DAY)
-    def stage(self, stage: str, **arguments: Any) -> Iterator[Progress]:
+    def stage(self, stage: str, **arguments: Any) -> Iterator[Progress | Finding]:
         """Build a copy beside what is live: `side-data` by pgBackRest (member, backup, target, timeline), or a dump."""
         if stage != STAGE:
             yield from logical_stage.stage(self, stage, **arguments)
