@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from salvor import shell
+from salvor import shell, streams
 from salvor.archive import audit, source
 from salvor.archive.cipher import encrypted
 from salvor.archive.listing import locate
@@ -301,9 +301,11 @@ def test_a_deep_look_names_what_would_not_give_the_tree_back(top: Path, tmp_path
     by_hand(folder / "without_20250128_120000.tar.gz", [member("build/index.html", b"x")])
     cut_off = encrypt(pack(top, tmp_path / "cut_20250127_120000.tar.gz"))
     (folder / cut_off.name).write_bytes(cut_off.read_bytes()[:20])
+    (folder / "empty_20250126_120000.tar.gz").touch()
     found = audit.look(settings(password=password, folder=str(folder)), shell.local(), "media", deep=True)
     (integrity,) = (one for one in found if isinstance(one, Finding) and one.check == "integrity")
-    assert (integrity.level, integrity.figure) == (Level.FAIL, "2 damaged of 3 archives")
+    assert (integrity.level, integrity.figure) == (Level.FAIL, "3 damaged of 4 archives")
+    assert "empty_20250126_120000.tar.gz is empty" in integrity.detail
     assert "without_20250128_120000.tar.gz has no 'uploads' in it; it has 'build'" in integrity.detail
     assert "cut_20250127_120000.tar.gz.enc ends too early: it is truncated" in integrity.detail
 
@@ -389,7 +391,8 @@ def test_something_after_the_end_is_refused(packed: Path, tmp_path: Path, into: 
 def test_a_source_that_goes_silent_is_given_up(
     packed: Path, tmp_path: Path, into: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(source, "SILENCE", 0.4)
+    monkeypatch.setattr(source, "SILENCE", 0.8)
+    monkeypatch.setattr(streams, "_SHORT", 0.1)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -399,10 +402,12 @@ def test_a_source_that_goes_silent_is_given_up(
             time.sleep(3)
 
     threading.Thread(target=feed, daemon=True).start()
+    told: list[Progress] = []
     begun = time.monotonic()
     with pytest.raises(CannotError, match="Nothing could be read from"):
-        unpack(pipe, into)
+        unpack(pipe, into, told=told)
     assert time.monotonic() - begun < 2.5
+    assert any(": waiting for more for " in one.label and one.label.endswith(" at most") for one in told)
 
 
 def test_a_disk_that_is_full_is_told(packed: Path, tmp_path: Path) -> None:

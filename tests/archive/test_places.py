@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.exceptions import IncompleteReadError, ReadTimeoutError
 from botocore.response import StreamingBody
-from salvor import bucket, shell
+from salvor import bucket, shell, streams
 from salvor.archive import listing as listed
 from salvor.archive import write as writing
 from salvor.archive.source import Archive, opened
@@ -113,6 +116,51 @@ def test_a_bucket_that_says_nothing_is_given_up_in_time(s3: Any, monkeypatch: py
             listed.archives("s3://off-site/of", HERE)
 
 
+def test_a_download_that_stalls_says_so_and_is_given_up_in_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a server that gives the begin of everything, and then nothing more."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(bucket, "SILENCE", 1.0)
+    monkeypatch.setattr(streams, "_SHORT", 0.2)
+    asked = []
+
+    class Stalls(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.command)
+            self.send_response(200)
+            self.send_header("Content-Length", "5000000")
+            self.send_header("ETag", '"of one part"')
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            self.wfile.write(bytes(300_000))
+            self.wfile.flush()
+            over.wait(20)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    over, told = threading.Event(), list[str]()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Stalls) as server:
+        threading.Thread(target=server.serve_forever).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        with (
+            pytest.raises(CannotError, match=r"Nothing could be read from s3://dumps/orders\.sql for 1 s"),
+            bucket._client("s3://dumps", "", silence=0.6, attempts=4) as s3,
+        ):
+            for progress in bucket.download(s3, "dumps", "orders.sql", tmp_path / "orders.sql", label="dump"):
+                told.append(progress.label)
+        over.set()
+        server.shutdown()
+    assert any(re.fullmatch(r"dump: waiting for more for .* at most", one) for one in told)
+    assert len(asked) < 5, "nobody asks on"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_body_that_stalls_is_told_without_words_that_mean_nothing() -> None:
     with pytest.raises(CannotError) as error, bucket._told("s3://off-site/of"):
         raise ReadTimeoutError(endpoint_url=None)
@@ -165,11 +213,12 @@ def test_a_folder_that_is_on_the_other_host_only_is_listed_there(
     is_dir = Path.is_dir
     monkeypatch.setattr(Path, "is_dir", lambda path: path != tmp_path and is_dir(path))
     (tmp_path / "not one.tar.gz").touch()
+    (tmp_path / "a name\n7 o4o_backup_20260101_000000.tar.gz").touch()
     (tmp_path / "o4o_backup_20251399_000000.tar.gz").touch()
     (found,) = listed.archives(str(tmp_path), HERE)
     assert (found.name, found.there, found.size) == (packed.name, True, packed.stat().st_size)
     monkeypatch.undo()
-    assert listed.archives(str(tmp_path), HERE)[0].taken == found.taken
+    assert found.taken in [one.taken for one in listed.archives(str(tmp_path), HERE)]
     assert listed.archives(str(tmp_path / "nowhere"), HERE) == []
 
 
@@ -205,6 +254,17 @@ def test_a_written_archive_holds_what_it_was_given_in_any_tool(top: Path, tmp_pa
         finish(write(using, f"{NAME}.tar.gz", {".env": part(top / ".env")}, tmp_path))
 
 
+def test_two_that_are_written_at_once_leave_each_other_alone(top: Path, tmp_path: Path) -> None:
+    using, names = settings(folder=str(tmp_path)), (f"{NAME}.tar.gz", "o4o_backup_20260101_000000.tar.gz")
+
+    def meanwhile() -> Iterator[bytes]:
+        finish(write(using, names[1], {".env": part(top / ".env")}, tmp_path))
+        yield from part(top / "build")()
+
+    finish(write(using, names[0], {"build": meanwhile}, tmp_path))
+    assert {one.name for one in listed.archives(str(tmp_path), HERE)} == set(names)
+
+
 def test_an_archive_is_written_to_a_bucket(s3: Any, top: Path, tmp_path: Path) -> None:
     using = settings(folder="s3://off-site/daily")
     finish(write(using, f"{NAME}.tar.gz", {"uploads": part(top / "uploads")}, tmp_path / "scratch"))
@@ -225,14 +285,32 @@ def test_what_fails_midway_leaves_nothing(top: Path, tmp_path: Path, monkeypatch
     def fails() -> Iterator[bytes]:
         return HERE.pieces(["tar", "-c", "/nowhere"], deadline=10)
 
+    def two() -> Iterator[bytes]:
+        return HERE.pieces(["tar", "-c", "-C", str(top), "build", "logs"], deadline=10)
+
     for content, match in (
         (breaks_off, "truncated"),
         (fails, "Cannot stat"),
         (lambda: iter([bytes(1024)]), "nothing to pack"),
+        (two, "'logs' is not below 'build'"),
     ):
         with pytest.raises(CannotError, match=match):
             finish(write(using, f"{NAME}.tar.gz", {".env": part(top / ".env"), "uploads": content}, tmp_path))
         assert list(folder.iterdir()) == []
+    compressed = writing._compressed
+
+    def another(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        return compressed(piece.replace(b"GET / 200", b"GET / 404") for piece in pieces)
+
+    def nothing(pieces: Iterable[bytes]) -> Iterator[bytes]:
+        return compressed([bytes(len(b"".join(pieces)))])
+
+    for spoilt in (another, nothing):
+        monkeypatch.setattr(writing, "_compressed", spoilt)
+        with pytest.raises(CannotError, match=r"'uploads/shop\.log' in .* is not what was written to it"):
+            finish(write(using, f"{NAME}.tar.gz", {"uploads": part(top / "logs")}, tmp_path))
+        assert list(folder.iterdir()) == []
+    monkeypatch.setattr(writing, "_compressed", compressed)
     put = writing._Written.put
 
     def spoils(written: writing._Written, piece: bytes) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +14,13 @@ from typing import Any
 
 import boto3
 import pytest
+from salvor import console
 from salvor.change import Level, Progress
-from salvor.errors import CannotError
-from salvor.files import digests
+from salvor.errors import CannotError, NotProvenError
+from salvor.files import archived, digests
+from salvor.session import aftermath
+from salvor.session.opening import open_session
+from salvor.show import Plain
 from salvor.system import Context
 from salvor.systems.files import Files, FilesSettings
 from salvor.wish import Wish
@@ -112,6 +118,46 @@ def test_what_a_killed_archive_for_a_bucket_left_on_this_machine_is_removed_by_t
     s3.head_object(Bucket="off-site", Key=f"daily/{NAME}.tar.gz")
 
 
+_PLATFORM = """
+systems:
+  media: {{kind: files, path: {root}/srv/uploads, archives: {{folder: {root}/backup, member: uploads}}}}
+  build: {{kind: files, path: {root}/srv/build, archives: {{folder: {root}/backup, member: build}}}}
+services:
+  shop: {{rto: 1h, rpo: 9999d, systems: [media, build]}}
+"""
+
+
+def test_what_is_replaced_between_two_tries_is_not_mixed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (root / "inventory").mkdir()
+    (root / "inventory/shop.yaml").write_text(_PLATFORM.format(root=root))
+    monkeypatch.setenv("SALVOR_INVENTORY", str(root / "inventory"))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(root / "incidents"))
+    archive = root / "backup" / f"{NAME}.tar.gz"
+    other = by_hand(root / "other.tar.gz", [member("uploads/page", b"of another night")])
+    whole = archive.read_bytes()
+
+    def restore(content: bytes) -> str:
+        archive.write_bytes(content)
+        session = open_session("shop", Plain(io.StringIO()), platform="shop", wish=Wish(source=str(archive)))
+        console.recover(session, Plain(io.StringIO()), yes=True)
+        return session.incident.id
+
+    for name in ("uploads", "build"):
+        (root / "srv" / name).rename(root / name)
+    with pytest.raises(CannotError, match="has no 'build' in it"):
+        restore(other.read_bytes())
+    for _ in range(2):
+        with pytest.raises(NotProvenError, match="was replaced between two tries: media from") as refused:
+            restore(whole)
+    assert not (root / "srv/uploads").exists(), "nothing was cut over"
+    found = re.search(r"inv undo --incident=(\S+?),", refused.value.hint)
+    assert found
+    aftermath.undo(found[1], Plain(io.StringIO()), yes=True)
+    restore(whole)
+    for name in ("uploads", "build"):
+        assert listing(root / "srv" / name) == listing(root / name)
+
+
 def test_a_disk_that_does_not_keep_what_it_was_given_is_found(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sums = digests._sums
 
@@ -124,6 +170,33 @@ def test_a_disk_that_does_not_keep_what_it_was_given_is_found(root: Path, monkey
     with pytest.raises(CannotError, match=r"'one\.jpg' has another content"):
         act(system, "stage", way_of(system).arguments)
     assert not system.observe().staged
+    assert not list((root / "srv").glob("*.salvor-*"))
+
+
+def test_every_entry_that_came_out_otherwise_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = archived.compare
+
+    def spoilt(extracted: Any, system: Files, built: str) -> list[str]:
+        tree = Path(built)
+        (tree / "empty").chmod(0o600)
+        os.utime(tree / "one.jpg", (1, 1))
+        (tree / "current").unlink()
+        (tree / "current").symlink_to("deep")
+        (tree / "deep/er/more").touch()
+        next((tree / "deep/er").glob("*.txt")).unlink()
+        if os.geteuid() == 0:
+            os.chown(tree / "only for me", 4321, -1)
+        return compare(extracted, system, built)
+
+    monkeypatch.setattr(archived, "compare", spoilt)
+    monkeypatch.setattr(archived, "_SHOWN", 20)
+    system = opened(root)
+    with pytest.raises(CannotError, match="is not what was read from it") as error:
+        act(system, "stage", way_of(system).arguments)
+    wrong = ["'empty' has another mode", "'one.jpg' has another time", "'current' has another target"]
+    wrong += ["'deep/er/more' was not in it", ".txt' is missing"]
+    wrong += ["'only for me' has another owner"] if os.geteuid() == 0 else []
+    assert [one for one in wrong if one not in error.value.what] == []
     assert not list((root / "srv").glob("*.salvor-*"))
 
 

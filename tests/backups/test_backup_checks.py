@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from salvor.backups import checks as backup_checks
 from salvor.backups.audit import Room
 from salvor.backups.checks import Due, Known
 from salvor.backups.policy import Expect, Keep
+from salvor.backups.report import Looked
+from salvor.backups.report import _Memory as Memory
 from salvor.change import Backup, Finding, Level
 from salvor.schedule.moments import read
 
@@ -107,6 +110,23 @@ def test_what_vanished_is_found_unless_the_policy_let_it_go() -> None:
     }
 
 
+def test_a_failed_backup_that_somebody_removed_has_not_vanished() -> None:
+    nights = [dump(10, usable=False), dump(34)]
+    earlier = backup_checks.remembered(nights, Known(1))
+    assert "retention" not in dict(worst(nights[1:], keep=Keep(daily=7), earlier=earlier))
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"shop-db": 1}', '{"shop-db": {"backups": {"x": {}}, "free": {}}}'])
+def test_a_damaged_memory_is_compared_with_nothing_and_written_anew(damaged: str, tmp_path: Path) -> None:
+    path, here = tmp_path / "memory.json", Room("here", "/backup", 100, 50)
+    path.write_text(damaged)
+    assert Memory(path).backups("shop-db") == {}
+    for _ in range(2):
+        Memory(path).keep([Looked("shop-db", Known(1), [dump(10)], [], [here])])
+    assert Memory(path).backups("shop-db").keys() == {"here d-10"}
+    assert Memory(path).free(here) == {NOW: 50}, "once a day"
+
+
 def test_what_the_policy_let_go_long_ago_is_said() -> None:
     (found,) = worst([dump(10 + 24 * day) for day in range(9)], keep=Keep(daily=7))
     assert found == ("retention", "warn: 2 are there that the policy lets go; ; inv retention removes them")
@@ -116,6 +136,8 @@ def test_a_backup_that_became_smaller_is_damaged() -> None:
     earlier = backup_checks.remembered([dump(10), dump(34)], Known(1))
     (found,) = worst([dump(10), dump(34, size=MB)], earlier=earlier)
     assert found[0] == "integrity" and "9.5 MiB when it was looked at last" in found[1]
+    again = backup_checks.remembered([dump(10), dump(34, size=MB)], Known(1, earlier=earlier))
+    assert worst([dump(10), dump(34, size=MB)], earlier=again) == [found], "it is told at every look"
 
 
 def test_a_proof_that_is_old_or_missing_warns() -> None:

@@ -19,7 +19,7 @@ from salvor.backups.policy import Keep
 from salvor.backups.retention import decide
 from salvor.errors import CannotError
 from salvor.postgres import logical
-from salvor.postgres.dump_store import Bucket, download
+from salvor.postgres.dump_store import Bucket
 from salvor.systems.postgres import Postgres
 
 PLACE = "s3://dumps/shop"
@@ -113,7 +113,8 @@ def test_archives_go_with_their_versions_and_what_is_locked_stays_and_is_said(s3
     using, here = ArchivesSettings(folder="s3://dumps/o4o", member="uploads"), shell.local()
     locked, newest = "o4o_backup_20261101_000000.tar.gz", "o4o_backup_20261102_000000.tar.gz"
     until = clock.now() + timedelta(days=30)
-    for name in (locked, newest):
+    kept = "o4o_backup_20261103_000000.tar.gz"
+    for name in (locked, newest, kept):
         for key in (name, f"{name}.sha256"):
             s3.put_object(Bucket="dumps", Key=f"o4o/{key}", Body=b"x")
     s3.put_object_retention(
@@ -123,7 +124,7 @@ def test_archives_go_with_their_versions_and_what_is_locked_stays_and_is_said(s3
     assert held[locked].startswith("object lock until 20") and not held[newest]
     with pytest.raises(CannotError, match=f"1 of 2 backups were not removed, {locked}: .*AccessDenied"):
         list(audit.remove(using, here, [locked, newest]))
-    assert versions(s3) == [f"o4o/{locked}", f"o4o/{locked}.sha256"]
+    assert versions(s3) == [f"o4o/{name}{end}" for name in (locked, kept) for end in ("", ".sha256")]
 
 
 def test_a_lock_that_is_over_and_a_legal_hold(s3: Any) -> None:
@@ -167,5 +168,5 @@ def test_a_dump_that_is_replaced_while_it_is_downloaded_is_told_and_nothing_of_i
 
     with pytest.raises(CannotError, match="did not match expected ETag"), bucket.moving("s3://dumps/orders.sql") as by:
         by.meta.events.register("before-send.s3.GetObject", replaced)
-        download(by, "dumps", "orders.sql", tmp_path / "orders.sql")
+        list(bucket.download(by, "dumps", "orders.sql", tmp_path / "orders.sql"))
     assert list(tmp_path.iterdir()) == []

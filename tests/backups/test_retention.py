@@ -106,6 +106,9 @@ def test_a_local_copy_goes_when_two_others_have_it_and_not_before() -> None:
     found = stays(decide(backups, Keep(daily=3), {"local": Keep(daily=1)}))
     assert set(found) == {"local-0", "s3-0", "azure-0", "s3-1", "azure-1", "local-2", "s3-2"}
     assert found["local-2"] == "1 of 2 other repositories have it"
+    damaged = [replace(one, usable=one.id != "s3-1") for one in backups]
+    found = stays(decide(damaged, Keep(daily=3), {"local": Keep(daily=1)}))
+    assert found["local-1"] == "1 of 2 other repositories have it", "a damaged copy is none"
 
 
 def test_of_a_near_repository_nothing_goes_that_alone_has_the_newest() -> None:

@@ -68,6 +68,7 @@ def test_a_tree_comes_back_bit_for_bit_and_the_old_one_is_kept(lab: Lab) -> None
     }
     for _ in range(2):
         promote(system, way)
+        act(system, "stage", **dict(way.arguments or {}))
         state = system.observe()
         assert (state.origin, state.writable, state.staged) == (INCIDENT, True, ())
         assert everything(lab.tree) == was

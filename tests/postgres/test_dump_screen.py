@@ -67,6 +67,7 @@ NEVER = {
     "SELECT pg_catalog.set_config('log_statement', 'none', false)": "pg_dump writes no such",
     "SELECT pg_catalog.set_config('search_path', public.evil(), false)": "pg_dump writes no such",
     "SET ROLE postgres": "pg_dump",
+    "SET SESSION session_authorization = postgres": "pg_dump",
     "SET session_replication_role = replica": "pg_dump does not set that",
     "SET session_preload_libraries = 'x'": "pg_dump does not set that",
     "SET standard_conforming_strings = 'off'": "pg_dump",
@@ -144,6 +145,12 @@ def test_trust_admits_nothing_that_pg_dump_does_not_write(statement: str) -> Non
 def test_what_only_a_superuser_may_create_goes_to_the_administrator_when_trusted(statement: str) -> None:
     (order,) = screen(f"{statement};", trusted=True)
     assert order.lane in {Lane.SUPERUSER, Lane.EVENT_TRIGGER, Lane.PRIVILEGE}
+
+
+@pytest.mark.parametrize("statement", SYSTEM)
+def test_a_trusted_dump_may_change_what_is_of_the_system(statement: str) -> None:
+    (order,) = screen(f"{statement};", trusted=True)
+    assert order.lane in {Lane.OWNER, Lane.PRIVILEGE}
 
 
 @pytest.mark.parametrize(
@@ -311,6 +318,7 @@ def test_an_extension_comes_before_what_its_script_could_meet() -> None:
     with pytest.raises(CannotError, match="pg_dump creates it before"):
         screen("CREATE FUNCTION public.f() RETURNS int LANGUAGE sql AS ''; CREATE EXTENSION x WITH SCHEMA public;")
     screen("CREATE SCHEMA s; CREATE EXTENSION x WITH SCHEMA s; CREATE EXTENSION y;")
+    assert [order.lane for order in screen(f"{TABLE}CREATE EXTENSION x;", trusted=True)][-1] is Lane.EXTENSION
 
 
 def test_what_is_shown_is_safe_for_a_terminal() -> None:

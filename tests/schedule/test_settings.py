@@ -51,6 +51,7 @@ def describe(folder: Path, schedule: str, monkeypatch: pytest.MonkeyPatch) -> No
         ("{run: [backup, --service=ship], at: '02:00'}", "12:27", "there is no service 'ship'"),
         ("{run: [backup, --password=hunter2], at: '02:00'}", "12:", "looks like a secret"),
         ("{run: [backup], at: '02:00', often: true}", "12:", "there is no such setting"),
+        ("{run: [backup, \"--service=a\\n* * * * * x\"], at: '02:00'}", "12:", "a character that cannot be seen"),
     ],
 )
 def test_a_mistake_is_named_with_its_place(
@@ -72,12 +73,26 @@ def test_words_that_inv_would_not_take_are_refused_when_they_are_installed(
     assert not (tmp_path / "incidents").exists()
 
 
+def test_what_the_inventory_does_not_name_is_neither_installed_nor_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe(tmp_path, "{run: [backup, --service=shop], at: '02:00'}", monkeypatch)
+    with pytest.raises(UsageError, match="has no schedule 'weekly' any more") as refused:
+        schedule_work.run_due("shop", "weekly")
+    assert "schedule.install --platform=shop takes it away" in refused.value.hint
+    (tmp_path / "shop.yaml").write_text(PLATFORM.partition("schedules:")[0])
+    with pytest.raises(UsageError, match="'shop' names no schedules"):
+        schedule_work.install("shop", Plain(), yes=True)
+
+
 @pytest.fixture
 def caller(tmp_path: Path) -> Caller:
     """A caller whose `inv` writes down how it was called."""
     (tmp_path / "invoke.py").write_text(
         "import os, pathlib, sys\n"
-        f"with pathlib.Path({str(tmp_path / 'called')!r}).open('a') as file:\n"
+        f"noted = pathlib.Path({str(tmp_path)!r})\n"
+        "(noted / 'seen').write_text((noted / 'stamps/shop.nightly.json').read_text())\n"
+        "with (noted / 'called').open('a') as file:\n"
         "    file.write(' '.join([*sys.argv[1:], os.environ['SALVOR_OPERATOR']]) + '\\n')\n"
         "sys.exit(6)\n"
     )
@@ -98,6 +113,8 @@ def test_what_was_missed_runs_once_and_how_it_ended_is_kept(caller: Caller, nigh
     with clock.use(lambda: NOW + timedelta(days=3)):
         assert stamp.run_if_due(caller, "nightly", nightly) == 6
         assert stamp.run_if_due(caller, "nightly", nightly) is None
+    seen = stamp.read((Path(caller.folder) / "seen").read_text())
+    assert seen.begun == NOW + timedelta(days=3), "one that is killed is not tried all day"
     assert called.read_text() == "backup --service=shop --platform=shop schedule nightly\n"
     said = stamp.read(Path(caller.stamp("nightly")).read_text())
     assert (said.code, said.ended) == (6, NOW + timedelta(days=3))
@@ -148,3 +165,7 @@ def test_without_systemd_and_cron_the_hint_needs_neither(tmp_path: Path, monkeyp
     with pytest.raises(CannotError, match="Neither systemd nor cron") as refused:
         schedule_work.show_all("shop", Plain(io.StringIO()))
     assert "schedule.show" not in refused.value.hint
+    said = io.StringIO()
+    with pytest.raises(CannotError, match="Neither systemd nor cron"):
+        schedule_work.install("shop", Plain(said), plan_only=True)
+    assert "warn    schedules: secrets: env:SHOP_PASSWORD: nothing sets it there" in said.getvalue()

@@ -167,7 +167,7 @@ class Screen:
         shape, tokens = statement.shape, statement.tokens
         if shape == "SELECT PG_CATALOG . SET_CONFIG ( '' , '' , FALSE )" and tokens[5].text == b"'search_path'":
             name, value = "search_path", tokens[7].text
-        elif _SET.fullmatch(shape) and not shape.startswith("SET SESSION "):
+        elif _SET.fullmatch(shape):
             name = tokens[1].text.decode(errors="replace").lower()
             value = joined(tokens[3:])
         else:
