@@ -19,7 +19,7 @@ import pytest
 from salvor import console, show
 from salvor.change import Level
 from salvor.commands.ending import ends_with_exit_code
-from salvor.errors import CannotError, PlanMovedError
+from salvor.errors import CannotError, NotProvenError, PlanMovedError
 from salvor.plan import Plan
 from salvor.session import aftermath
 from salvor.show import Plain
@@ -140,6 +140,22 @@ def test_an_approval_is_for_its_own_changes(place: World) -> None:
     with pytest.raises(PlanMovedError):
         recover(place, approve="0" * 12)
     assert place.live == BAD
+
+
+def test_a_step_that_is_typed_before_its_turn_is_refused_and_wakes_nobody(place: World) -> None:
+    for name in ("verify", "reroute"):
+        with pytest.raises(NotProvenError, match=f"{name} cannot be done yet") as refused:
+            console.recover(place.session(), Plain(), name, yes=True)
+        assert refused.value.hint.startswith("inv restore --service=things --platform=world does first")
+    assert not place.journals()
+    console.recover(place.session(), Plain(), "restore", yes=True)
+    assert place.session().plan("reroute").changes == (), "a plan does not promise what it will not do"
+    with pytest.raises(NotProvenError, match="was not passed by verify"):
+        console.recover(place.session(), Plain(), "reroute", yes=True)
+    assert (place.live, place.letters) == (BAD, [])
+    for name in ("verify", "reroute"):
+        console.recover(place.session(), Plain(), name, yes=True)
+    assert (place.live, place.letters) == (GOOD, [])
 
 
 # ------------------------------------------------------------------------------------------ JSON lines
@@ -287,7 +303,7 @@ def test_5_plan_moved(place: World) -> None:
 
 def test_6_not_proven(place: World) -> None:
     (place.store / "backups/b1/data").write_text("also bad\n")
-    too_early = "nothing was cut over", "inv restore --incident="
+    too_early = "nothing was changed, and nobody was told", "inv restore --service=things --platform=world does first"
     ended(inv(place, "reroute", *SERVICE, "--yes"), 6, "was not passed by verify", *too_early)
     ended(inv(place, "restore", *SERVICE, "--step", "--yes"), 0)
     ended(inv(place, "verify", *SERVICE, "--yes"), 6, "verify did not pass", "store is good", "inv backups")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from salvor import clock, show
+from salvor import clock, refuse, show
 from salvor.approval.terminal import approval
 from salvor.change import Decision, Level
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
@@ -59,10 +59,12 @@ def ask(
     one: str = "",
 ) -> str:
     """Show a plan and have it approved; how it was, or empty when there is nothing to carry out. Raises as `approval`
-    (which says what `one` is), and CannotError when the service does not do its work although nothing of its own is
-    broken.
+    (which says what `one` is) and as `refuse.early`, and CannotError when the service does not do its work although
+    nothing of its own is broken.
     """
     incident = session.incident
+    if not plan_only:
+        refuse.early(plan, incident)
     show_plan(session, shown, plan, whole=plan_only)
     decided = [each for step in plan.steps for each in step.decisions]
     _warn_of_unseen(plan, shown)

@@ -32,12 +32,12 @@ def is_refuted(incident: Incident, system: System) -> bool:
 
 
 def is_proven(incident: Incident, broken: Broken) -> bool:
-    """Whether `verify` passed this very copy, by its identity. In a plan, what is not staged yet counts as proven."""
+    """Whether `verify` passed this very copy, by its identity. In a plan, what it is to prove counts as proven."""
     copy = staged(incident, broken)
     if copy is None:
         live = incident.observe(broken.system).identity
         return is_placed(incident, broken) and any(is_within(live, proven) for proven in incident.proven)
-    return incident.ahead or copy.identity in incident.proven
+    return incident.proves_ahead or copy.identity in incident.proven
 
 
 def is_placed(incident: Incident, broken: Broken) -> bool:

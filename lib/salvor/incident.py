@@ -73,7 +73,9 @@ class Incident(Learned):
     under_way: dict[str, Change] = field(default_factory=dict, repr=False)
     """What the runner makes side by side at this moment, by key."""
     ahead: bool = False
-    """Whether a whole chain is being planned: nothing of it is done yet, so nothing of it can be proven yet."""
+    """Whether a chain is being planned: nothing of it is done yet, so nothing of it can be proven yet."""
+    proves_ahead: bool = False
+    """Whether `verify` is in the chain that is being planned: what comes after it counts on what it will prove."""
 
     # --- what there is -------------------------------------------------------------------------------------------
 

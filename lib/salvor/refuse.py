@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from salvor.change import Change, Level
+from salvor.change import Change, Finding, Level
 from salvor.errors import NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError
 from salvor.incident import Incident
-from salvor.plan import PlannedStep, describe
+from salvor.plan import Plan, PlannedStep, describe
 from salvor.secrets import mask
+
+_EARLY = ("staged", "proven")
+"""The checks that say that what a step works on is not there."""
 
 
 def unapproved(step: str, changes: Iterable[Change], approved: Collection[str]) -> None:
@@ -54,35 +57,49 @@ def unknown(changes: Sequence[Change], outcomes: Mapping[str, str], incident: st
         )
 
 
+def early(plan: Plan, incident: Incident, hint: str = "") -> None:
+    """Raises NotProvenError when `verify` or `reroute` is asked for before what leads to it, which is a mistake of who
+    typed it, and no failure of the recovery; `hint` (empty: the whole chain) says what comes first.
+    """
+    for planned in plan.steps:
+        if bad := [finding for finding in planned.findings if finding.check in _EARLY and finding.level is Level.FAIL]:
+            raise NotProvenError(
+                f"{planned.name} cannot be done yet:\n{_found(bad)}",
+                safe="nothing was changed, and nobody was told",
+                hint=hint or f"inv restore {incident.options} does first what comes before {planned.name}",
+            )
+
+
 def unproven(planned: PlannedStep, incident: Incident) -> None:
     """Raises NotProvenError when a check of `verify` or `reroute` failed, or got no answer."""
     if planned.name not in ("verify", "reroute"):
         return
     bad = [finding for finding in planned.findings if finding.level in (Level.FAIL, Level.UNKNOWN)]
     if bad:
-        listed = "\n".join(
-            f"  {finding.subject}: {finding.check}: {finding.figure or finding.level}: {finding.detail}".rstrip(": ")
-            for finding in bad
-        )
         service, undo = incident.options, f"inv undo --incident={incident.id}"
         # Another backup helps where the data is bad: not where none was broken, nor where a route gives no answer.
         about_data = incident.broken and not any(finding.subject in incident.service.routes for finding in bad)
-        early = any(finding.check in ("staged", "proven") for finding in bad)  # it was typed before what leads to it
+        is_gone = any(finding.check in _EARLY for finding in bad)
         hint = (
             f"inv restore --incident={incident.id} does first what comes before {planned.name}"
-            if early
+            if is_gone
             else f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
             "--at=TIME to the state at that time"
             if about_data
             else f"mend what is named above, then the same command again; or {undo}"
         )
         raise NotProvenError(
-            f"{planned.name} did not pass:\n{mask(listed)}",
+            f"{planned.name} did not pass:\n{_found(bad)}",
             safe="nothing was cut over; what was live is as it was"
-            if planned.name == "verify" or early
+            if planned.name == "verify" or is_gone
             else "what was live before is kept; inv undo goes back to it",
             hint=hint,
         )
+
+
+def _found(bad: Iterable[Finding]) -> str:
+    told = (f"  {one.subject}: {one.check}: {one.figure or one.level}: {one.detail}".rstrip(": ") for one in bad)
+    return mask("\n".join(told))
 
 
 def _listed(changes: Iterable[Change]) -> str:

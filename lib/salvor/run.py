@@ -72,7 +72,7 @@ class Runner:
         """Plan the whole chain as if each change were done: look, tell the findings, and write nothing anywhere."""
         self.incident.look_again()
         begun, known, pinned = clock.monotonic(), self._known(), dict(self.incident.decisions)
-        self.incident.ahead = True
+        self.incident.ahead, self.incident.proves_ahead = True, any(_name(step) == "verify" for step in steps)
         try:
             planned = []
             taken: set[str] = set()
@@ -85,7 +85,7 @@ class Runner:
                 self._assessed = begun, known, planned[0]
             return Plan(tuple(planned))
         finally:
-            self.incident.ahead = False
+            self.incident.ahead = self.incident.proves_ahead = False
             self.incident.decisions = pinned  # what a plan decides is decided again when it is carried out
             self.incident.look_again(since=A_MOMENT)
 

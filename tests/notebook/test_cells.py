@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from salvor import pages
-from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
+from salvor.errors import HeldError, NotProvenError, PlanMovedError, UsageError
 from salvor.journal import Journal, story
 from salvor.notebook import cells as notebook
 from salvor.notebook import executed, live, record
@@ -271,8 +271,9 @@ def test_who_opened_the_notebook_too_early_goes_on_with_the_incident_of_a_collea
 @pytest.mark.parametrize("step", ["verify", "reroute"])
 def test_a_cell_that_is_run_before_its_turn_wakes_nobody(broken: World, step: str) -> None:
     walk = notebook.open({"service": "things", "platform": "world"})
-    with pytest.raises(CannotError, match=f"{step} comes after restore, which still plans 1 change"):
+    with pytest.raises(NotProvenError, match=f"{step} cannot be done yet") as refused:
         walk.act(step)
+    assert refused.value.hint == "run the cells above it first"
     assert folders(broken) == [] and broken.letters == []
 
 

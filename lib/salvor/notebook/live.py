@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from salvor import arguments, clock, inventory
+from salvor import arguments, clock, inventory, refuse
 from salvor.approval.terminal import approval
 from salvor.change import Change, Finding, Progress
 from salvor.console import make_record, second_person, show_end, telling_failure
@@ -131,12 +131,15 @@ class Live(Walk):
     def act(self, step: str, approve: str = "", again: bool = False) -> None:
         """Carry a step out. Without the notebook's parameter, changes need `approve="HASH"`, as the plan shows it.
 
-        Raises CannotError when nobody approved, PlanMovedError when the plan is not the approved one any more.
+        Raises CannotError when nobody approved, PlanMovedError when the plan is not the approved one any more, and as
+        `refuse.early`.
         """
         if self.is_idle or not self.has(step, again):
             display("quiet", text="Nothing to do.")
             return
         self._take_up()
+        if step in ("verify", "reroute"):
+            refuse.early(self._session.plan(step), self._session.incident, hint="run the cells above it first")
         plan, how = self._approval(step, approve)
         if self._session.journal is None:  # held from the first act until `finish` or an error
             try:
@@ -163,7 +166,6 @@ class Live(Walk):
             if self._session.journal is not None:
                 return Plan(()), ""
             return self._whole, self._approved(self._whole)
-        self._refuse_unrestored(step)
         plan = self._session.plan(step)
         if plan.changes and not approve:
             raise CannotError(
@@ -178,15 +180,6 @@ class Live(Walk):
                 hint=f'look again: walk.plan("{step}")',
             )
         return plan, f"approve={approve}, in the notebook"
-
-    def _refuse_unrestored(self, step: str) -> None:
-        """Raise CannotError for a cell that is run before its turn: it would fail, and people would be told so."""
-        if step in ("verify", "reroute") and (left := self._session.plan("restore").changes):
-            raise CannotError(
-                f"{step} comes after restore, which still plans {amount(len(left), 'change')}.",
-                safe="nothing was changed",
-                hint='walk.plan("restore"), then walk.act("restore", approve="HASH")',
-            )
 
     def _approved(self, plan: Plan) -> str:
         """How the parameter approves this plan of the whole chain. Raises PlanMovedError when it does not."""

@@ -16,7 +16,7 @@ def verify(incident: Incident) -> Iterator[Finding]:
     if not incident.ahead:
         yield from _of_one_archive(incident)
     for broken in incident.broken:
-        if incident.ahead or cutover.is_placed(incident, broken):
+        if cutover.is_placed(incident, broken):
             continue
         staged = cutover.staged(incident, broken)
         if staged is None:
@@ -26,7 +26,7 @@ def verify(incident: Incident) -> Iterator[Finding]:
                 Level.FAIL,
                 detail=f"{broken.decision.way.stage} is not there, or not whole",
             )
-        else:
+        elif not incident.ahead:
             yield from _prove(incident, broken, staged.identity)
 
 
