@@ -187,6 +187,21 @@ def test_sends_once_with_its_key(opened: Open, receiver: Receiver) -> None:
     assert outbox.observe().details == {"sent": ["declared.oncall"], "sending": [], "failed": []}
 
 
+def test_a_second_person_is_asked_once_for_each_plan(opened: Open, receiver: Receiver) -> None:
+    facts = {**FACTS, "plan": "0a1b2c3d4e5f"}
+    outbox = opened(facts, oncall=oncall(receiver.url("ok")))
+    for plan in ("0a1b2c3d4e5f", "ffffffffffff"):
+        facts["plan"] = plan
+        for _ in range(2):
+            for change in outbox.messages("asked"):
+                list(outbox.apply(change))
+    assert [(data["moment"], header[-19:]) for _, data, header in receiver.got] == [
+        ("asked", "0a1b2c3d4e5f/oncall"),
+        ("asked", "ffffffffffff/oncall"),
+    ]
+    assert "Plan: ffffffffffff" in receiver.got[1][1]["message"]
+
+
 def test_what_is_kept_is_ours_alone(opened: Open, receiver: Receiver) -> None:
     outbox = opened(oncall=oncall(receiver.url("ok")))
     outbox.send("declared", "oncall", "critical")

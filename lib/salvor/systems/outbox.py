@@ -1,10 +1,13 @@
-"""Messages to people: each once for an incident, moment and channel; a channel that fails has a next."""
+"""Messages to people: each once for an incident, moment and channel; a channel that fails has a next.
+
+A second person is asked once for each plan: what they approved says nothing of the next one.
+"""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -143,7 +146,9 @@ class Outbox(system.Outbox):
 
     def messages(self, moment: str) -> list[Change]:
         """The messages of `moment` that are still to be sent. In a drill, customers are told nothing."""
-        is_real = self.context.facts().get("purpose", "incident") == "incident"
+        facts = self.context.facts()
+        is_real = facts.get("purpose", "incident") == "incident"
+        about: dict[str, Any] = {"plan": str(facts["plan"])} if moment == "asked" and facts.get("plan") else {}
         return [
             self.change(
                 "send",
@@ -152,12 +157,13 @@ class Outbox(system.Outbox):
                 moment=moment,
                 channel=name,
                 severity=severity,
+                **about,
             )
             for severity in _MOMENTS[moment]
             for name, channel in self.settings.channels.items()
             if severity in channel.severities
             and (is_real or severity != "customer")
-            and not self._is_sent(moment, name)
+            and not self._is_sent(_message(moment, **about), name)
         ]
 
     def unreachable(self) -> dict[str, str]:
@@ -175,13 +181,14 @@ class Outbox(system.Outbox):
 
     def forecast(self, state: State, change: Change) -> State:
         """After `send`, the message is among those that were sent."""
-        message = f"{change.arguments['moment']}.{change.arguments['channel']}"
+        arguments = change.arguments
+        message = f"{_message(str(arguments['moment']), str(arguments.get('plan', '')))}.{arguments['channel']}"
         return replace(state, details={**state.details, "sent": [*state.details.get("sent", []), message]})
 
     @verb(deadline=60, waits=False)
-    def send(self, moment: str, channel: str, severity: str) -> Iterator[Finding]:
-        """Send the message of `moment` to `channel`, once; when it fails, to the channel after it, once. That it went
-        out, and a full disk does not keep that, is a finding.
+    def send(self, moment: str, channel: str, severity: str, plan: str = "") -> Iterator[Finding]:
+        """Send the message of `moment` (asked: of a `plan`, by its hash) to `channel`, once; when it fails, to the
+        channel after it, once. That it went out, and a full disk does not keep that, is a finding.
 
         Raises CannotError when the channel did not take it, also when the next one was told instead: it stays owed.
         """
@@ -195,7 +202,7 @@ class Outbox(system.Outbox):
         amiss: list[Finding] = []
         told: str | None = channel
         while told:
-            reason = self._deliver(moment, told, severity, audience, tuple(reasons), amiss)
+            reason = self._deliver(moment, plan, told, severity, audience, tuple(reasons), amiss)
             if not reason:
                 break
             reasons[told] = reason
@@ -213,6 +220,7 @@ class Outbox(system.Outbox):
     def _deliver(
         self,
         moment: str,
+        plan: str,
         channel: str,
         severity: str,
         audience: Audience,
@@ -222,7 +230,7 @@ class Outbox(system.Outbox):
         """Send it to one channel, unless it was. Returns why it was not taken; nothing when it was: what is amiss
         nevertheless is added.
         """
-        message = (moment, channel)
+        message = (_message(moment, plan), channel)
         with self._locks.setdefault(message, threading.Lock()):
             if self._is_sent(*message):
                 return ""
@@ -232,7 +240,14 @@ class Outbox(system.Outbox):
             facts = self.context.facts()
             text = render(moment, audience, settings.language, facts, repeated=repeated, instead_of=instead_of)
             self._keep(*message, "sending")
-            reason = self._hand_over(moment, channel, severity, text, repeated=repeated)
+            fields = {
+                "key": f"{self.context.incident}/{'/'.join(message)}",
+                "incident": self.context.incident,
+                "moment": moment,
+                "severity": severity,
+                "possibly_repeated": "yes" if repeated else "no",
+            }
+            reason = self._hand_over(settings.url, text, fields)
             if reason:
                 self._keep(*message, "failed", reason)
                 return reason
@@ -245,16 +260,16 @@ class Outbox(system.Outbox):
 
     # --- what was sent -----------------------------------------------------------------------------------------------
 
-    def _path(self, moment: str, channel: str, state: str) -> Path:
-        return self.folder / f"{moment}.{channel}.{state}"
+    def _path(self, message: str, channel: str, state: str) -> Path:
+        return self.folder / f"{message}.{channel}.{state}"
 
-    def _is_sent(self, moment: str, channel: str) -> bool:
-        return (moment, channel) in self._sent or self._path(moment, channel, "sent").exists()
+    def _is_sent(self, message: str, channel: str) -> bool:
+        return (message, channel) in self._sent or self._path(message, channel, "sent").exists()
 
-    def _keep(self, moment: str, channel: str, state: str, detail: str = "") -> OSError | None:
+    def _keep(self, message: str, channel: str, state: str, detail: str = "") -> OSError | None:
         """Note on disk what became of a message. Returns what hindered it: a full disk stops no message."""
-        path = self._path(moment, channel, state)
-        others = [self._path(moment, channel, other) for other in ("sending", "failed") if other != state]
+        path = self._path(message, channel, state)
+        others = [self._path(message, channel, other) for other in ("sending", "failed") if other != state]
         try:
             durable.make_folder(self.folder)
             durable.replace(path, f"{clock.write_time(clock.now())} {detail}".strip().encode() + b"\n")
@@ -267,20 +282,17 @@ class Outbox(system.Outbox):
 
     # --- sending -----------------------------------------------------------------------------------------------------
 
-    def _hand_over(self, moment: str, channel: str, severity: str, text: Text, *, repeated: bool) -> str:
+    def _hand_over(self, url: str, text: Text, fields: Mapping[str, str]) -> str:
         """Send it. Returns why it was not taken; nothing when it was."""
-        url = self.settings.channels[channel].url
         if _is_reference(url):
             try:
                 url = secrets.resolve(url)
             except CannotError as error:
                 return error.what
-        fields = {
-            "key": f"{self.context.incident}/{moment}/{channel}",
-            "incident": self.context.incident,
-            "moment": moment,
-            "severity": severity,
-            "possibly_repeated": "yes" if repeated else "no",
-        }
-        kind = "success" if moment in ("recovered", "better") else _KINDS.get(severity, "info")
-        return notifier.hand_over(url, text, kind, fields)
+        is_good = fields["moment"] in ("recovered", "better")
+        return notifier.hand_over(url, text, "success" if is_good else _KINDS.get(fields["severity"], "info"), fields)
+
+
+def _message(moment: str, plan: str = "") -> str:
+    """What a message is kept as: its moment, and the plan that it asks about."""
+    return f"{moment}-{plan}" if plan else moment
