@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -108,6 +109,13 @@ def test_an_old_host_is_reached_by_what_it_needs_and_no_more(host: dict[str, str
         assert remark.endswith(f"opened for it alone: {opened}")
         with pytest.raises(OutcomeUnknownError, match="it was stopped there"):
             there.run(["sleep", "20"], deadline=1.0)
+
+
+def test_an_old_host_that_says_nothing_is_given_up_at_its_deadline() -> None:
+    with socket.create_server(("127.0.0.10", 0)) as silent:
+        settings = SshSettings(port=silent.getsockname()[1], user="nobody", agent=False, legacy=True)
+        with pytest.raises(CannotError, match="timed out"):
+            shell.connect("127.0.0.10", settings=settings, deadline=1.0)
 
 
 def test_nothing_is_opened_for_a_host_that_needs_nothing(modern: Server) -> None:

@@ -267,12 +267,15 @@ class _Opening:
 
     def ask(self, hop: Hop, name: str) -> None:
         """Find what has to be opened for an old host, by calling it once."""
-        said = subprocess.run(
-            ["ssh", "-F", str(self.folder / "config"), "-o", "LogLevel=DEBUG2",
-             "-o", "PreferredAuthentications=none", "--", name, "true"],
-            stdin=subprocess.DEVNULL, capture_output=True, check=False, env=self.environment,
-            timeout=max(0.1, self.until - clock.monotonic()),
-        )  # fmt: skip
+        try:
+            said = subprocess.run(
+                ["ssh", "-F", str(self.folder / "config"), "-o", "LogLevel=DEBUG2",
+                 "-o", "PreferredAuthentications=none", "--", name, "true"],
+                stdin=subprocess.DEVNULL, capture_output=True, check=False, env=self.environment,
+                timeout=max(0.1, self.until - clock.monotonic()),
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise self.explained("", late=True) from None
         proposals = offers.heard(said.stderr.decode("utf-8", "replace"))
         if proposals is None:
             raise self.explained(said.stderr.decode("utf-8", "replace"), late=False)
