@@ -8,7 +8,10 @@ from moto import mock_aws
 from salvor.approval import paper, places
 from salvor.approval.settings import SecondPerson
 from salvor.approval.waiting import Gate
+from salvor.errors import CannotError
+from salvor.journal import Journal
 
+from tests import trouble
 from tests.approval.second_person import (
     SECOND,
     approve,
@@ -38,6 +41,27 @@ def test_from_another_machine_through_the_mirror(place: World, monkeypatch: pyte
     assert [line["who"] for line in lines(place, "confirmed")] == ["kim@there"]
     assert len(list(folder_of_approvals(place).iterdir())) == 1, "it is kept as evidence"
     assert not list(there.incidents.glob("*")), "that machine writes nothing of its own"
+
+
+def test_given_before_a_takeover_it_still_counts_and_is_not_asked_for_again(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    trouble.order(place.root, "store", "stage", "fail")
+    with restoring(place) as command:
+        approve(place)
+        with pytest.raises(CannotError, match="does not want to"):
+            command.result(20)
+    there = Machine(place, "there")
+    assert there.inv("incident.take", f"--incident={the_incident(place)}").returncode == 0
+    done = there.restore(f"--incident={the_incident(place)}")
+    assert done.returncode == 0 and "waits for a second person" not in done.stdout, done.stdout + done.stderr
+    assert place.live == GOOD
+    (journal,) = map(Journal.read, there.journals())
+    assert len(journal.of("asked")) == 1
+    assert [line["who"] for line in journal.of("confirmed")] == [SECOND]
+    assert len(list((journal.folder / places.FOLDER).iterdir())) == 1, "it is kept as evidence there too"
 
 
 def test_through_a_bucket(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
