@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from salvor import console
 from salvor.approval import giving, paper, places
 from salvor.errors import CannotError, PlanMovedError, UsageError
+from salvor.journal import FILE
+from salvor.session import aftermath
 from salvor.show import Json, Plain
 
 from tests import trouble
@@ -123,6 +126,36 @@ def test_another_hash_is_refused_and_so_is_what_nobody_asked_for(place: World) -
         approve(place)
 
 
+def test_what_is_approved_is_what_was_asked_for_and_reaches_who_waits(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = place.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("within: 20s", f"signers: {place.root}/signers, within: 1s"))
+    (place.root / ".ssh").mkdir()
+    key(place, ".ssh/id_ed25519")
+    with pytest.raises(CannotError, match="nobody else approved"):
+        console.recover(place.session(), Plain(), yes=True)
+    journal, folder = place.journals()[0].folder / FILE, folder_of_approvals(place)
+    whole = journal.read_bytes()
+    journal.write_bytes(whole.replace(keys_of_the_plan(place)[0].encode(), b"0" * 16))
+    with pytest.raises(CannotError, match="is not what its hash says"):
+        approve(place)
+    journal.write_bytes(whole)
+    folder.write_text("a file, where a folder should be")
+    with pytest.raises(CannotError, match="cannot be handed over"):
+        approve(place)
+    folder.unlink()
+    (place.root / "mirror").mkdir()  # which holds less than the journal here
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    approve(place)
+    (approval,) = folder.iterdir()
+    assert json.loads(approval.read_text())["signature"], "where it must be signed, with the key that one has"
+    monkeypatch.delenv("SALVOR_MIRROR")
+    aftermath.undo(the_incident(place), Plain(), yes=True)
+    with pytest.raises(UsageError, match="waits for a second person"):
+        approve(place)
+
+
 def test_hostile_files_do_not_count_and_hold_nobody_up(place: World) -> None:
     with restoring(place) as command:
         assert until(lambda: lines(place, "asked"))
@@ -149,8 +182,12 @@ def test_hostile_files_do_not_count_and_hold_nobody_up(place: World) -> None:
             paper.write(incident, ["0" * 16], SECOND, None),
         ):
             (folder / other[0]).write_bytes(other[1])
+        said = json.loads(json.loads(paper.write(incident, keys, SECOND, None)[1])["approval"])
+        for edit in ({"changes": [*keys, "0" * 16]}, {"where": "\x1b[2Jthere"}, {"at": "yesterday"}):
+            edited = (json.dumps({"approval": json.dumps(said | edit), "signature": ""}) + "\n").encode()
+            (folder / paper._name(said["hash"], edited)).write_bytes(edited)
         assert until(waits(place))
-        assert until(lambda: len(lines(place, "refused")) == 9)
+        assert until(lambda: len(lines(place, "refused")) == 12)
         why = [line["why"] for line in lines(place, "refused")]
         assert f"it has more than {paper.MOST_BYTES} bytes" in why, "too much is not even read"
         time.sleep(0.6)
@@ -182,6 +219,7 @@ def test_where_signers_are_named_only_their_signature_counts(place: World, monke
     signers.write_text(
         f'lee@example.com namespaces="salvor-approval" {lee.with_suffix(".pub").read_text()}'
         f'tess@example.com namespaces="salvor-approval" {mine.with_suffix(".pub").read_text()}'
+        f'mallory@example.com namespaces="git" {mallory.with_suffix(".pub").read_text()}'
     )
     path = place.root / "inventory/world.yaml"
     path.write_text(path.read_text().replace("within: 20s}", f"within: 20s, signers: {signers}}}"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dns import rcode
 from dns.message import from_wire, make_response
 from dns.rrset import from_text
 from salvor import authoritative, clock
@@ -104,6 +105,9 @@ def test_the_server_itself_refuses_when_somebody_was_quicker(knot: Knot, opened:
         system._update(("127.0.0.12",), ("127.0.0.99",), 5)
     with pytest.raises(CannotError, match=r"it leads to 127\.0\.0\.11, not to nothing"):
         system._update(("127.0.0.12",), (), 5)
+    with pytest.raises(CannotError, match=r"it leads to 127\.0\.0\.11, not to 127\.0\.0\.99"):
+        system._look_whether_made(("127.0.0.12",), ("127.0.0.99",), TimeoutError())
+    system._update(("127.0.0.11",), ("127.0.0.99",), 5)  # somebody was quicker, and wanted the same
     assert system.observe().address == "127.0.0.11"
 
 
@@ -169,6 +173,21 @@ def test_a_key_that_is_wrong(knot: Knot, opened: Any, settings: dict[str, str], 
     assert system.observe().address == "127.0.0.11"
 
 
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (rcode.REFUSED, "may not change it"),
+        (rcode.NOTAUTH, "does not serve"),
+        (rcode.NOTZONE, "is not in"),
+        (rcode.SERVFAIL, "SERVFAIL: its log says why"),
+    ],
+)
+def test_an_update_that_the_server_refuses_was_not_made(opened: Any, code: rcode.Rcode, told: str) -> None:
+    with pytest.raises(CannotError, match=told) as caught:
+        opened("127.0.0.1")._judge(code, ("127.0.0.12",), ("127.0.0.11",))
+    assert "as it was" in str(caught.value)
+
+
 def test_a_zone_that_the_server_does_not_have(knot: Knot, opened: Any) -> None:
     system = opened(knot.server, zone="elsewhere.test", record="orders-db.elsewhere.test")
     state = system.observe()
@@ -193,6 +212,11 @@ def test_down_is_not_silent(knot: Knot, opened: Any, monkeypatch: pytest.MonkeyP
     assert state.reachable is Reachable.DOWN and "refuses the connection" in state.summary
     with pytest.raises(CannotError, match="nobody can tell"):
         system.point(address="127.0.0.12", expected="127.0.0.11")
+    monkeypatch.setattr(dns, "_SILENCE", 0.1)
+    with pytest.raises(OutcomeUnknownError, match="no server can be asked"):
+        system._ask_back(("127.0.0.12",), clock.monotonic() + 0.3)
+    with pytest.raises(CannotError, match="cannot be reached"):  # it was never sent
+        system._update(("127.0.0.12",), ("127.0.0.11",), 5)
 
 
 def test_waits_for_the_servers_that_transfer_the_zone(start_knot: StartKnot, opened: Any) -> None:
@@ -226,10 +250,22 @@ def test_a_dead_second_server_does_not_hold_up_the_recovery(
     dead.stop()
     monkeypatch.setattr(dns, "_SILENCE", 0.5)
     system = opened(leader.server, dead.server)
+    begun = clock.monotonic()
     system.point(address="127.0.0.12", expected="127.0.0.11")
+    assert clock.monotonic() - begun > 0.5, "it may come back, with the old value"
     state = system.observe()
     assert state.address == "127.0.0.12" and "refuses the connection" in state.summary
     assert system.change_to("127.0.0.12", state) is None
+
+
+def test_while_the_first_server_is_dead_another_says_where_users_are_led(start_knot: StartKnot, opened: Any) -> None:
+    dead, live = start_knot(address="127.0.0.12"), start_knot()
+    dead.stop()
+    system = opened(dead.server, live.server)
+    state = system.observe()
+    assert (state.reachable, state.identity, state.address) == (Reachable.DOWN, "127.0.0.11", "127.0.0.11")
+    with pytest.raises(CannotError, match="nobody can tell where"):
+        system.change_to("127.0.0.11", state)
 
 
 class Proxy(threading.Thread):
@@ -327,6 +363,30 @@ def test_a_server_that_drips_is_silent(opened: Any, monkeypatch: pytest.MonkeyPa
         assert clock.monotonic() - begun < 1.5
     stop.set()
     assert state.reachable is Reachable.UNKNOWN and "no answer within 0.5 s" in state.summary
+
+
+def test_a_server_that_hangs_up_cannot_be_asked(opened: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        state = opened(f"127.0.0.1:{listener.getsockname()[1]}").observe()
+    assert state.reachable is Reachable.UNKNOWN and "cannot be asked" in state.summary
+
+
+def test_a_resolver_that_does_not_answer_holds_nobody_up(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    over = threading.Event()
+
+    def hang(*asked: object, **how: object) -> list[Any]:
+        over.wait(20)
+        return []
+
+    monkeypatch.setattr(authoritative, "ASKING", 0.1)
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", hang)
+        begun = clock.monotonic()
+        state = opened("ns.example.com").observe()
+        assert clock.monotonic() - begun < 2
+    over.set()
+    assert state.reachable is Reachable.UNKNOWN and "gives no answer" in state.summary
 
 
 def test_a_second_hand_answer_is_not_believed(opened: Any) -> None:
