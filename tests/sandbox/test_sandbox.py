@@ -4,12 +4,15 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import smtplib
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.message import EmailMessage
 from pathlib import Path
 
@@ -422,6 +425,32 @@ def test_a_folder_that_the_servers_cannot_enter_is_told_and_nothing_is_left(monk
         base.chmod(0o700)
         with pytest.raises(CannotError, match="cannot enter"):
             salvor.sandbox.up()
+        assert list(base.iterdir()) == []
+
+
+@contextmanager
+def as_who_is_not_root(owned: Path) -> Iterator[None]:
+    if os.geteuid() != 0:
+        yield
+        return
+    shutil.chown(owned, 65534, 65534)
+    os.setresuid(65534, 65534, 0)
+    try:
+        yield
+    finally:
+        os.setresuid(0, 0, 0)
+
+
+def test_what_a_recovery_fenced_is_removed_by_who_is_not_root_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SALVOR_SANDBOX_ROOT", raising=False)
+    with place_for_a_sandbox() as base, as_who_is_not_root(base):
+        found = Layout.plan(base / "sandbox")
+        found.make()
+        fenced = found.root / "dumps" / "kept"
+        (fenced / "inner").mkdir(parents=True)
+        (fenced / "link").symlink_to("/etc")
+        fenced.chmod(0o200)
+        found.remove()
         assert list(base.iterdir()) == []
 
 

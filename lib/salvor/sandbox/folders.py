@@ -275,9 +275,19 @@ def _remove(folder: Path) -> None:
         raise CannotError(
             f"{folder} is not marked as a sandbox's, so it was not removed.", hint=f"look: ls -la {folder}"
         )
+    if os.geteuid() != 0:
+        _let_in(folder)
     for entry in folder.iterdir():
         if entry not in markers:
             shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     for marker in markers:
         marker.unlink(missing_ok=True)
     folder.rmdir()
+
+
+def _let_in(folder: Path) -> None:
+    """Give the owner every right to the folders below: those that a recovery fenced could not be emptied."""
+    for place, names, _ in os.walk(folder):
+        for below in (Path(place, name) for name in names):
+            if not below.is_symlink():
+                below.chmod(0o700)
