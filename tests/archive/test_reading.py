@@ -190,6 +190,19 @@ def test_one_that_takes_nothing_or_whose_disk_is_full_keeps_nobody_else(
         jobs["b"].result(timeout=20)
 
 
+def test_a_tar_that_fails_when_it_has_taken_all_is_told(
+    plain: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "bin/tar"
+    script.parent.mkdir()
+    script.write_text('#!/bin/sh\n[ "$1" = --version ] || { cat >/dev/null; echo "Cannot close" >&2; exit 2; }\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{script.parent}:{os.environ['PATH']}")
+    assert (tmp_path / "plain.tar").read_bytes() == plain
+    with pytest.raises(CannotError, match="Cannot close"):
+        take(tmp_path / "plain.tar", tmp_path / "out", "a")
+
+
 def test_a_single_file_is_out_before_the_archive_ends_and_whole_after(plain: bytes, tmp_path: Path) -> None:
     pipe = Pipe(tmp_path / "pipe.tar", plain)
     (tmp_path / "into").mkdir()

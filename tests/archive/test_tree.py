@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import subprocess
@@ -212,6 +213,28 @@ def test_names_with_line_breaks_are_compared_too(root: Path) -> None:
     trusting = way_of(system, Wish(overrides={"trust-archive": "I made it"}))
     act(system, "stage", trusting.arguments)
     assert {path.name for path in (root / "srv").glob("*.salvor-*/staged/*")} == {"a\nb", "c", "d\\n\\"}
+
+
+def test_owners_that_did_not_come_back_are_told_and_half_a_stage_is_not_proven(root: Path) -> None:
+    system = opened(root)
+    way = way_of(system)
+    act(system, "stage", way.arguments)
+    (marker,) = (root / "srv").glob("*.salvor-*/salvor.json")
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"owners": False}))
+    found = {finding.check: finding for finding in system.verify(way, Wish(rpo=1e12))}
+    assert (found["owners"].level, found["owners"].figure) == (Level.WARN, "not restored")
+    marker.unlink()
+    assert [(one.check, one.level) for one in system.verify(way, Wish())] == [("staged", Level.FAIL)]
+
+
+def test_what_is_fenced_or_gone_gets_into_no_archive(root: Path) -> None:
+    system = opened(root)
+    act(system, "fence", {"identity": system.observe().identity})
+    with pytest.raises(CannotError, match="is fenced: it is broken; no archive was written"):
+        list(system.pack(root))
+    (root / "srv/uploads").rename(root / "away")
+    with pytest.raises(CannotError, match="is not there; no archive was written"):
+        list(system.pack(root))
 
 
 def test_a_tree_that_is_in_no_archive_says_so(root: Path) -> None:

@@ -121,8 +121,9 @@ def test_a_damaged_memory_is_compared_with_nothing_and_written_anew(damaged: str
     path, here = tmp_path / "memory.json", Room("here", "/backup", 100, 50)
     path.write_text(damaged)
     assert Memory(path).backups("shop-db") == {}
-    for _ in range(2):
-        Memory(path).keep([Looked("shop-db", Known(1), [dump(10)], [], [here])])
+    for hour in range(2):
+        with clock.use(lambda hour=hour: NOW + timedelta(hours=hour)):  # type: ignore[misc]
+            Memory(path).keep([Looked("shop-db", Known(1), [dump(10)], [], [here])])
     assert Memory(path).backups("shop-db").keys() == {"here d-10"}
     assert Memory(path).free(here) == {NOW: 50}, "once a day"
 

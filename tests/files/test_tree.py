@@ -248,6 +248,14 @@ def test_what_somebody_replaced_meanwhile_is_left_alone(lab: Lab) -> None:
     with pytest.raises(CannotError, match="somebody replaced it"):
         promote(system, way)
     assert list(lab.tree.iterdir()) == []
+    lab.tree.rmdir()
+    (lab.root / "elsewhere").rename(lab.tree)
+    promote(system, way)
+    lab.tree.rename(lab.root / "elsewhere")
+    lab.tree.mkdir()
+    with pytest.raises(CannotError, match="somebody replaced it"):
+        demote(system, way)
+    assert list(lab.tree.iterdir()) == []
 
 
 def test_a_half_built_stage_is_not_promoted(lab: Lab) -> None:

@@ -231,7 +231,11 @@ def test_a_disk_that_became_read_only_is_told_before_anything_is_fenced(lab: Lab
     (tree / "page").write_text("a page")
     system = lab.open(tree)
     act(system, "backup", kind="snapshot")
+    pinned = way_of(system).arguments
+    assert pinned
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+    with pytest.raises(CannotError, match=r"is read-only, see dmesg"):
+        act(system, "stage", **pinned)
     way = way_of(system)
     assert (way.possible, way.why) == (
         False,
