@@ -40,9 +40,22 @@ class Crash(BaseException):
     """The process is gone: whatever runs after it, the journal gets no line."""
 
 
+@pytest.fixture(scope="module", autouse=True)
+def only_what_is_new_is_collected() -> Iterator[None]:
+    """Each crash collects garbage, and what the tests before this one left would be looked through each time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @contextmanager
 def crashing(at: tuple[int, bool] | None) -> Iterator[None]:
     append, number, (last, after) = Journal.append, 0, at or (10_000, True)
+    told = threading.excepthook
+
+    def ended(thread: threading.ExceptHookArgs) -> None:
+        if thread.exc_type is not SystemExit:
+            told(thread)
 
     def counted(self: Journal, kind: str, **data: Any) -> dict[str, Any]:
         nonlocal number
@@ -58,12 +71,16 @@ def crashing(at: tuple[int, bool] | None) -> Iterator[None]:
             raise Crash
         return written
 
-    try:
-        with mock.patch.object(Journal, "append", counted):
+    with mock.patch.object(Journal, "append", counted), mock.patch.object(threading, "excepthook", ended):
+        try:
             yield
-    except Crash:
-        gc.collect()  # what a process that is gone held open
-        raise
+        except Crash:
+            for thread in threading.enumerate():  # they are gone with their process, and write no line later
+                if thread.name.startswith("message "):
+                    thread.join(20)
+                    assert not thread.is_alive()
+            gc.collect()  # what a process that is gone held open
+            raise
 
 
 class Recovery(RuleBasedStateMachine):
