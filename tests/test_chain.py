@@ -229,8 +229,9 @@ def test_what_cannot_be_looked_at_is_not_called_broken(place: World, monkeypatch
     shutil.rmtree(place.store / "backups/b1")
     unknown = State(Reachable.UNKNOWN, UNSEEN, None, "no answer.")
     monkeypatch.setattr(kind("folder"), "observe", lambda self: unknown)
-    with pytest.raises(CannotError, match=r"store cannot be looked at \(no answer\.\) and no way back is open"):
+    with pytest.raises(CannotError, match=r"store cannot be looked at \(no answer\.\) and no way back is open") as no:
         place.session().plan()
+    assert no.value.hint.startswith("mend what keeps each way from being open, then the same command again")
 
 
 def test_questions_that_nobody_answers_cost_their_deadline_once(place: World) -> None:

@@ -26,6 +26,7 @@ from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
 from salvor.show import Shown
 from salvor.steps import Step
+from salvor.system import Restorable
 from salvor.wish import Wish
 
 ARCHIVE = "archive"
@@ -185,7 +186,7 @@ def backups(service: str, platform: str, shown: Shown) -> None:
         )
         for unread in system.unread:
             shown.tell(f"{system.name}: {unread.repository} could not be read: {unread.why}")
-        _against_policy(system.name, found, session.incident, shown)
+        _against_policy(system, found, session.incident, shown)
 
 
 def _row(backup: Backup) -> tuple[str, ...]:
@@ -224,19 +225,22 @@ def _as_json(backup: Backup) -> dict[str, object]:
     }
 
 
-def _against_policy(system: str, found: list[Backup], incident: Incident, shown: Shown) -> None:
+def _against_policy(system: Restorable, found: list[Backup], incident: Incident, shown: Shown) -> None:
     service = incident.service
     usable = [each for each in found if each.usable and not is_ahead(each)]
-    if not usable:
+    if not usable and system.unread:
+        names = ", ".join(one.repository for one in system.unread)
         raise CannotError(
-            f"{system} has no usable backup.",
-            hint=f"inv backup {incident.options}",
+            f"{system.name} has no usable backup in what could be read; {names} could not be.",
+            hint=f"mend what is said above, then: inv backups {incident.options}",
         )
+    if not usable:
+        raise CannotError(f"{system.name} has no usable backup.", hint=f"inv backup {incident.options}")
     newest = max(each.window[1] if each.window else each.taken for each in usable)
     behind = max(0.0, clock.age(newest).total_seconds())
     verdict = "within" if behind <= service.rpo else "BEYOND"
     shown.tell(
-        f"{system}: a restore would lose the last {clock.write_duration(behind)}: "
+        f"{system.name}: a restore would lose the last {clock.write_duration(behind)}: "
         f"{verdict} the RPO of {clock.write_duration(service.rpo)}."
     )
 

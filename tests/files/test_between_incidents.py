@@ -15,11 +15,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import clock, journal, maintenance
+from salvor import clock, inventory, journal, maintenance
 from salvor.backups import report, retention_work
 from salvor.change import Change, Level
-from salvor.errors import WarnedError
+from salvor.errors import CannotError, WarnedError
 from salvor.journal import brief, lock
+from salvor.readiness import looks
 from salvor.show import Plain
 
 from tests.files.lab import PASSWORD, Lab, restic
@@ -87,6 +88,20 @@ def test_a_repository_that_did_not_take_the_backup_is_named(place: Lab) -> None:
     assert "warn    media: backup: off-site does not have it: restic could not use " in said.getvalue()
     assert "media: off-site could not be read: restic could not use " in said.getvalue()
     assert len(list(Path(place.repositories["local"], "snapshots").iterdir())) == 1
+
+
+def test_what_cannot_be_read_may_hold_the_backup_that_is_missed(place: Lab) -> None:
+    """A wrong password is nothing that a backup of what is live, or gone, would mend."""
+    hide(place)
+    with pytest.raises(CannotError, match=r"media has no usable backup in what could be read; off-site could not") as e:
+        maintenance.backups("shop", "small", Plain(io.StringIO()))
+    assert e.value.hint.startswith("mend what is said above, then: inv backups --service=shop")
+    looked, _ = report.look("shop", "small", Plain(io.StringIO()))
+    ages = [each for one in looked for each in one.findings if each.check == "age"]
+    assert [(each.level, each.detail) for each in ages] == [(Level.UNKNOWN, "without off-site")]
+    platform = inventory.load("small")
+    newest = looks.look(platform, [platform.service("shop")]).backups["media"]
+    assert not newest.can_tell and newest.problem.startswith("its backups cannot be listed: off-site: restic could not")
 
 
 def test_what_cannot_be_read_has_not_vanished(place: Lab) -> None:

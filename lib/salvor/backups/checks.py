@@ -76,6 +76,10 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
             detail = "the clock where it was made was wrong, or this one is; nothing is judged by it"
             yield Finding(system, AGE, Level.WARN, figure, detail=detail)
     good = [one for one in backups if one.usable and not is_ahead(one)]
+    if not good and known.unread:
+        names = ", ".join(one.repository for one in known.unread)
+        yield Finding(system, AGE, Level.UNKNOWN, "no usable backup in what could be read", detail=f"without {names}")
+        return
     if not good:
         yield Finding(system, AGE, Level.FAIL, "no usable backup", detail=f"inv backup {known.options}".rstrip())
         return

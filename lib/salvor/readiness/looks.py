@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from salvor import clock, fleet, hosts, secrets
 from salvor.change import Backup, Reachable, State
 from salvor.deadline import within
-from salvor.errors import SalvorError, UsageError
+from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.incident import new_id
 from salvor.inventory import Platform, Service
 from salvor.journal.folders import incidents_folder
@@ -125,7 +125,12 @@ def _observe(platform: Platform, name: str, context: Context) -> State:
 
 
 def _backups(platform: Platform, name: str, context: Context) -> list[Backup]:
-    return platform.open(name, context).backups()
+    system = platform.open(name, context)
+    assert isinstance(system, Restorable)
+    found = system.backups()
+    if system.unread and not any(each.usable for each in found):  # what could not be read may hold some
+        raise CannotError(f"{system.unread[0].repository}: {system.unread[0].why}")
+    return found
 
 
 def _said(error: object) -> str:

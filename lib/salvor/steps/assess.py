@@ -172,7 +172,10 @@ def _hint(incident: Incident, *, sound: bool) -> str:
             f"inv backups {incident.options} shows what there is; say when the damage began, if you know: "
             f"inv restore {incident.options} --failed-at=TIME (or --at=TIME: to that time)"
         )
-    return f"inv backups {incident.options}, then inv restore {incident.options} --from=BACKUP"
+    return (
+        "mend what keeps each way from being open, then the same command again; or take another backup: "
+        f"inv backups {incident.options}, then inv restore {incident.options} --from=BACKUP"
+    )
 
 
 def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
