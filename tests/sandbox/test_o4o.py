@@ -27,7 +27,10 @@ from salvor.sandbox.o4o import backups, content, customers, database, disasters,
 from salvor.sandbox.o4o.layout import APPLICATIONS, Layout
 from salvor.sandbox.survivors import Survivors
 from salvor.sandbox.writer import Line
+from salvor.show import Plain
 from salvor.system import Context
+from salvor.watch import actions
+from salvor.watch.episode import sitting
 
 from tests.conftest import an_o4o, half_an_o4o
 from tests.waiting import until
@@ -138,6 +141,15 @@ def test_every_check_of_the_inventory_passes(standing: Layout, tmp_path: Path) -
 
 def _nobody(statement: str, where: str) -> Any:
     raise NotImplementedError
+
+
+def test_every_action_of_its_rules_can_be_done(standing: Layout) -> None:
+    """There was no cache to clear."""
+    platform = inventory.load("o4o")
+    for name, rule in platform.watch.items():
+        episode = sitting(platform, name, None, "bad", clock.now(), Plain()).incident
+        for action in (*rule.immediately, *rule.then):
+            assert actions.change(action, episode, "", "").system == action.system
 
 
 def test_what_is_on_the_disk_is_closed_to_others(standing: Layout) -> None:

@@ -172,6 +172,7 @@ def answers() -> Iterator[tuple[int, list[Any]]]:
             body = answer[1] if isinstance(answer[1], bytes) else json.dumps(answer[1]).encode()
             self.send_response(answer[0])
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Location", "/elsewhere")
             self.end_headers()
             with suppress(BrokenPipeError):  # who asked has given up
                 self.wfile.write(body)
@@ -231,6 +232,8 @@ def test_prometheus_that_fails_or_is_slow_cannot_be_told(
     found = read(metric, above=10)
     assert (found.bad, "status 503" in found.detail) == (None, True)
     assert said[3].endswith(" Bearer open-sesame-of-prometheus")
+    said[0] = 302
+    assert "status 302" in read(metric, above=10).detail, "its token goes nowhere else"
     said[0], said[1] = 200, vector(*["11"] * 40_000)
     assert "too many series" in read(metric, above=10).detail
     said[1], said[2] = vector("11"), 1.0

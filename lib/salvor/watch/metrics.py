@@ -120,8 +120,6 @@ class Metrics:
 
 
 def _judged(rule: Rule, value: float, figure: str) -> Reading:
-    if math.isnan(value):
-        return Reading(None, figure, rule.limit, "this is not a number")
     bad = value > rule.above if rule.above is not None else value < (rule.below or 0.0)
     return Reading(bad, figure, rule.limit)
 

@@ -1,4 +1,4 @@
-"""The stand-in's files, made up: pictures, the built application, logs."""
+"""The stand-in's files, made up: pictures, the built application, logs, a rendered page."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ from salvor.sandbox.o4o import applications  # noqa: E402  only with settings
 
 applications.run(name, found)
 '''
+_INDEX = b"<!doctype html><title>o4o</title><h1>o4o</h1>\n"
 _MADE = "content-is-made"
 
 
@@ -53,6 +54,7 @@ def make(sandbox: Layout) -> None:
     _media(sandbox.media)
     _build(sandbox.build)
     _logs(sandbox.logs)
+    _write(sandbox.cache / "index.html", _INDEX)
     folders.write(sandbox.root / _MADE, clock.write_time(clock.now()) + "\n")
 
 
@@ -72,7 +74,7 @@ def _media(folder: Path) -> None:
 def _build(folder: Path) -> None:
     """The release: its server, pages, and assets, with a manifest of them."""
     chance = random.Random(7)
-    files = {"server.py": _SERVER.encode(), "index.html": b"<!doctype html><title>o4o</title><h1>o4o</h1>\n"}
+    files = {"server.py": _SERVER.encode(), "index.html": _INDEX}
     for number in range(60):
         text = "".join(f"export const part{number}_{line} = {chance.random()};\n" for line in range(400))
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]

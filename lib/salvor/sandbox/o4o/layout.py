@@ -57,6 +57,11 @@ class Layout(Folders):
         return self.root / "srv" / "logs"
 
     @property
+    def cache(self) -> Path:
+        """The rendered pages."""
+        return self.root / "srv" / "cache"
+
+    @property
     def archives(self) -> Path:
         """The nightly archives."""
         return self.root / "backup" / "o4o-platform"
