@@ -265,6 +265,13 @@ def test_a_failing_channel_is_owed_and_the_next_one_is_told_once(opened: Open, r
     }
 
 
+def test_customers_are_told_nothing_of_a_channel_that_failed(opened: Open, receiver: Receiver) -> None:
+    outbox = opened(bulk=customers(receiver.url("bad"), next="spare"), spare=customers(receiver.url("ok/spare")))
+    with pytest.raises(CannotError, match="spare was told instead"):
+        outbox.send("declared", "bulk", "customer")
+    assert "bulk" not in receiver.got[1][1]["message"]
+
+
 def test_a_webhook_that_leads_elsewhere_has_not_taken_the_message(opened: Open, receiver: Receiver) -> None:
     """Followed, what was posted becomes a question that any page answers, and nobody is told."""
     with pytest.raises(CannotError, match="error=302"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from salvor import clock, console, inventory
 from salvor.change import Level
-from salvor.errors import CannotError, HeldError, UsageError
+from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
 from salvor.journal import Journal, evidence, lock, story
 from salvor.session import aftermath, handover, takeover
 from salvor.show import Plain
@@ -306,6 +306,10 @@ def test_who_acknowledges_between_a_look_and_its_move_stops_the_move(place: Plac
         assert (seen.move.kind, seen.move.stage) == ("act", "then")
         commands.acknowledge(place.journals()[0].folder.name, "", Plain(io.StringIO()))
         moves.make(watcher.platform, seen, watcher.shown, watcher.stopping)
+        with Journal.open(place.journals()[0].folder, by="kim") as journal:
+            journal.append("closed", result="by hand")
+        with pytest.raises(PlanMovedError, match="closed, by somebody else"):
+            moves.make(watcher.platform, seen, watcher.shown, watcher.stopping)
     assert place.restarts == 0
 
 
@@ -569,6 +573,8 @@ def test_a_damaged_journal_that_was_closed_stops_nothing(place: Place) -> None:
         ("for: 5m", "title: x", "for"),
         ("escalate: on-call", "escalate: nobody", "there is no 'nobody'"),
         ("channel: lead", "channel: boss", "there is no 'boss'"),
+        ("channel: devops", "channel: devops, after: 1h", "people stand in the order in which they are called"),
+        ("ticket: tickets", "ticket: devops", "a channel stands twice"),
         ("messages: people\n    people", "messages: pages\n    people", "'pages' sends no messages"),
         (
             "clear: pages, allow: true}}",

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from salvor import clock
-from salvor.errors import HeldError, SalvorError
+from salvor.errors import CannotError, PlanMovedError, SalvorError
 from salvor.watch.episode import ACTING, ESCALATE, Told, acts_within, open_one
 from salvor.watch.metrics import Reading
 from salvor.watch.rules import Escalation, Rule
@@ -85,11 +85,13 @@ def in_spite_of(error: SalvorError, rule: Rule, move: Move, sighting: Sighting) 
     To call people, and to close, changes nothing but the journal: it needs no hold, and waits `unknown_for` at most for
     whoever works on the service. So does an action, and is people's then.
     """
+    if isinstance(error, PlanMovedError):  # a person has closed it meanwhile
+        return None
     is_late = (sighting.bad_for or sighting.unknown_for or 0.0) >= rule.for_ + rule.unknown_for
     if move.kind == "act":
         instead = _left_to_people(rule, f"{error.what.rstrip('.')}: nothing is done by itself")
         return instead if is_late and instead.kind != "wait" else None
-    return move if is_late or not isinstance(error, HeldError) else None
+    return move if is_late or isinstance(error, CannotError) else None
 
 
 def _begin(rule: Rule, episodes: Sequence[Told], sighting: Sighting, reading: Reading) -> Move:

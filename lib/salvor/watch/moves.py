@@ -97,8 +97,8 @@ class _Maker:
         return told
 
     def _is_of_no_more_use(self, told: Told) -> bool:
-        """Whether a person came between the look and the move."""
-        return told.is_over or bool(told.acknowledged and self.seen.move.kind != "close")
+        """Whether a person acknowledged it between the look and the move."""
+        return bool(told.acknowledged and self.seen.move.kind != "close")
 
     def _words(self, **words: str) -> None:
         assert isinstance(self.episode, Episode)
