@@ -150,6 +150,12 @@ def test_the_newest_before_the_moment_is_chosen(lab: Lab) -> None:
     assert "has the snapshot 0123456789" in way_of(system, Wish(source="0123456789")).why
     assert "is no snapshot's id" in way_of(system, Wish(source="/backup/o.tar.gz")).why
     assert "a tree has no name to go back to" in way_of(system, Wish(target="name:x")).why
+    restic(lab.repositories["local"], "tag", "--add", "salvor-incomplete", newest)
+    way = way_of(system)
+    assert way.backup == middle, "restic could not read all of the newer one"
+    restic(lab.repositories["local"], "forget", middle)
+    with pytest.raises(CannotError, match=f"local has no snapshot {middle} any more"):
+        act(lab.open(), "stage", **dict(way.arguments or {}))
 
 
 # ------------------------------------------------------------------------------------------ backing up
@@ -206,6 +212,7 @@ def test_what_is_gone_or_fenced_is_not_backed_up(lab: Lab) -> None:
     act(system, "fence", identity=system.observe().identity)
     with pytest.raises(CannotError, match="is fenced: it is broken"):
         act(system, "backup", kind="snapshot")
+    assert list(system.redundancy()) == []
     lab.tree.chmod(0o700)
     shutil.rmtree(lab.tree)
     with pytest.raises(CannotError, match="is not there"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -112,6 +113,11 @@ def test_what_an_application_made_anew_meanwhile_is_kept(lab: Lab) -> None:
     promote(system, way)
     assert everything(lab.tree) == was
     assert (lab.box / "kept" / "upload").read_text() == "of a customer"
+    demote(system, way)
+    identity = system.observe().identity
+    shutil.rmtree(lab.tree)  # and what was pinned is gone when its place is taken
+    act(system, "promote", identity=identity, stage=way.stage)
+    assert everything(lab.tree) == was
 
 
 def test_settings_that_were_emptied_come_back_and_no_value_is_shown(lab: Lab) -> None:
@@ -201,6 +207,8 @@ def test_the_fence_keeps_others_out_and_leaves_no_trace(lab: Lab) -> None:
         act(system, "fence", identity=identity)
         assert system.observe().writable is False
         assert lab.tree.stat().st_mode & 0o577 == 0
+    act(system, "unfence", identity="another")
+    assert system.observe().writable is False
     for _ in range(2):
         act(system, "unfence", identity=identity)
         assert system.observe().writable is True
@@ -255,13 +263,36 @@ def test_what_somebody_replaced_meanwhile_is_left_alone(lab: Lab) -> None:
     lab.tree.mkdir()
     with pytest.raises(CannotError, match="somebody replaced it"):
         demote(system, way)
+    act(system, "drop", stage="side-tree")
     assert list(lab.tree.iterdir()) == []
+    lab.tree.rmdir()
+    (lab.root / "elsewhere").rename(lab.tree)
+    demote(system, way)
+    assert system.observe().identity == way.promote["identity"]
+
+
+def test_nothing_is_moved_over_what_stands_there(lab: Lab) -> None:
+    path = lab.root / "srv" / ".env"
+    path.write_text("A=1")
+    system = lab.open(path, name="settings")
+    act(system, "backup", kind="snapshot")
+    path.write_text("A=2")
+    way = staged(system)
+    (box,) = path.parent.glob(".env.salvor-*")
+    (box / "kept").write_text("of somebody")
+    with pytest.raises(CommandError, match="is in the way"):
+        promote(system, way)
+    assert {one.read_text() for one in (path, box / "staged", box / "kept")} == {"A=1", "A=2", "of somebody"}
 
 
 def test_a_half_built_stage_is_not_promoted(lab: Lab) -> None:
     system = lab.open()
     act(system, "backup", kind="snapshot")
     way = staged(system)
+    marker = json.loads((lab.box / "salvor.json").read_text())
+    (lab.box / "salvor.json").write_text(json.dumps(marker | {"read_back": 1}))
+    (content,) = (one for one in system.verify(way, HOUR) if one.check == "content")
+    assert (content.level, content.detail) == (Level.FAIL, "restic read 1 file back")
     (lab.box / "salvor.json").unlink()
     assert [one.complete for one in system.observe().staged] == [False]
     assert judged(system.verify(way, HOUR)) == {"staged": Level.FAIL}
@@ -366,6 +397,7 @@ def test_restic_is_started_once_for_each_thing_that_it_is_asked(lab: Lab, monkey
         return sorted(" ".join(words[:-2]) for words in said if words[:-2])
 
     way = staged(system)
+    act(system, "stage", **dict(way.arguments or {}))
     said = log.read_text()
     if system.repositories[0].version >= (0, 14):
         assert re.search(r"^restore 400 \d+KiB$", said, re.MULTILINE)  # less of its time goes into collecting garbage
@@ -414,6 +446,29 @@ def test_that_there_is_nothing_to_compare_with_says_nothing_of_the_tree(lab: Lab
     found.append(run(check, ask=system.ask, where="live"))
     assert [one.level for one in found] == [Level.UNKNOWN, Level.PASS, Level.UNKNOWN]
     assert "no snapshot to compare with" in found[0].detail and "nothing to read" in found[2].detail
+
+
+def test_a_tree_that_could_not_all_be_read_has_no_figure(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = lab.root / "programs" / "find"
+    find.parent.mkdir()
+    find.write_text(f'#!/bin/sh\n{shutil.which("find")} "$@"\necho "find: Input/output error" >&2\nexit 1\n')
+    find.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{find.parent}:{os.environ['PATH']}")
+    for question in ("files", "bytes"):
+        with pytest.raises(CannotError, match="could not all be read: find: Input/output error"):
+            lab.open().ask(question, "live")
+
+
+def test_only_what_an_incident_has_there_counts(lab: Lab) -> None:
+    for name in ("media.salvor-20200101T000000Z-shop-0000", "media.salvor-of somebody"):
+        (lab.root / name / "kept").mkdir(parents=True)
+        (lab.root / name / "salvor.json").write_text(json.dumps({"tree": lab.open().observe().identity}))
+    (lab.tree.parent / "media.salvor-20200101T000000Z-shop-0000").symlink_to(
+        lab.root / "media.salvor-20200101T000000Z-shop-0000"
+    )
+    (lab.root / "media.salvor-of somebody").rename(lab.tree.parent / "media.salvor-of somebody")
+    state = lab.open().observe()
+    assert (state.origin, state.kept) == (None, ())
 
 
 def test_lines_of_a_single_file_are_counted(lab: Lab) -> None:

@@ -172,6 +172,17 @@ def test_a_disk_without_room_is_told_before_and_one_that_fills_up_is_cleared(lab
     assert everything(tree) == was
 
 
+def test_a_restore_to_which_nothing_comes_is_given_up(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    act(lab.open(), "backup", kind="snapshot")
+    (repository,) = lab.open().repositories
+    watch = watching.Watch(repository, repository.snapshots()[0], "/srv/new")
+    watch.hear("salvor-disk 1000 500 4096")
+    monkeypatch.setattr(watching, "SILENCE", 0.0)
+    watch.hear("salvor-disk 1000 400 4096")
+    with pytest.raises(CannotError, match="was lost midway: nothing came for"):
+        watch.hear("salvor-disk 1000 400 4096")
+
+
 def test_a_quota_is_not_called_a_full_disk(lab: Lab) -> None:
     """As btrfs has it, where df shows room."""
     (repository,) = lab.open().repositories
@@ -349,6 +360,11 @@ def test_killed_right_after_the_exchange_of_names(lab: Lab) -> None:
     demote(system, way)
     assert [one.complete for one in system.observe().staged] == [True]
     assert everything(lab.box / "staged") == was
+    promote(system, way)
+    as_killed(lab.box / "kept", lab.box / "staged")
+    act(system, "discard", identity=live, kept=f"kept-{system.context.incident}")
+    assert not lab.box.exists()
+    assert everything(lab.tree) == was
 
 
 def test_killed_between_the_marker_and_the_rename(lab: Lab) -> None:

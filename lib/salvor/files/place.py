@@ -210,7 +210,7 @@ class Place:
             set -eu
             [ -d "$1" ] || exit 0
             remove "$1/kept"
-            [ -e "$1/staged" ] || [ -L "$1/staged" ] || rm -rf -- "$1"
+            rm -rf -- "$1"
         """
         self._run(script, self.box, deadline=6 * 3600.0)
 
