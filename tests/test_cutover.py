@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from salvor import console, cutover
 from salvor.change import UNSEEN, Change
-from salvor.errors import NotProvenError
+from salvor.errors import CannotError, NotProvenError
 from salvor.show import Plain
 from salvor.steps import isolate, reroute
 
+from tests import trouble
 from tests.world import BAD, GOOD, World
 
 
@@ -139,3 +141,14 @@ def test_a_cluster_that_came_up_again_is_fenced_and_names_its_database_by_then(
         fences = [one for one in isolate.isolate(incident) if isinstance(one, Change)]
         assert [(one.verb, one.arguments["identity"]) for one in fences] == [("fence", broken.identity)]
         assert cutover.is_of_this_world(incident, broken)
+
+
+def test_what_was_lost_put_back_and_lost_again_is_another_incident(place: World) -> None:
+    """A loss looks like any other, and the backup that was pinned is of the first."""
+    shutil.rmtree(place.store / "live")
+    trouble.order(place.root, "sign", "point", "fail")
+    with pytest.raises(CannotError):
+        console.recover(place.session(), Plain(), yes=True)
+    assert place.live == GOOD and place.session().resumed
+    shutil.rmtree(place.store / "live")
+    assert not place.session().resumed

@@ -229,6 +229,10 @@ UNSEEN = "unknown"
 """The identity of what could not be looked at: its machine does not answer. It may be the broken one."""
 
 
+ABSENT = "absent"
+"""The identity of what is lost. One loss looks like any other."""
+
+
 def is_within(identity: str, whole: str) -> bool:
     """Whether an identity is `whole`, or that of a part of it: `CLUSTER/DATABASE` of `CLUSTER`. A cluster that does not
     answer cannot say which database is live in it.

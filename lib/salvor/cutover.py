@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor.change import UNSEEN, Change, Reachable, Staged, is_within
+from salvor.change import ABSENT, UNSEEN, Change, Reachable, Staged, is_within
 from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
 from salvor.system import Application, System
@@ -60,11 +60,16 @@ def is_of_this_world(incident: Incident, broken: Broken) -> bool:
     state, way = incident.observe(broken.system), broken.decision.way
     return (
         state.identity == UNSEEN
-        or is_within(state.identity, broken.identity)
+        or (is_within(state.identity, broken.identity) and not _is_lost_again(incident, broken))
         or is_placed(incident, broken)
         or any(kept.incident == incident.id for kept in state.kept)
         or any(copy.name == way.stage and way.identity in ("", copy.identity) for copy in state.staged)
     )
+
+
+def _is_lost_again(incident: Incident, broken: Broken) -> bool:
+    """Whether what was lost was put in its place, and is lost once more: its backup was chosen for the first loss."""
+    return broken.identity == ABSENT and broken.system.name in incident.placed
 
 
 def is_done(incident: Incident) -> bool:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from salvor.change import ABSENT
 from salvor.errors import CannotError
 from salvor.shell import Shell
 
-ABSENT = "absent"
 INCIDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
 _LOOKING = 8.0
 _SEPARATOR = "\x1f"

@@ -37,6 +37,8 @@ class Learned:
     _told: bool = field(default=False, repr=False)
     _promoting: set[str] = field(default_factory=set, repr=False)
     """The systems whose cutover was begun."""
+    placed: set[str] = field(default_factory=set, repr=False)
+    """The systems whose cutover was made, and not taken back."""
     halted: set[str] = field(default_factory=set, repr=False)
     """The applications that this incident stopped, or began to."""
     proven: set[str] = field(default_factory=set, repr=False)
@@ -68,6 +70,7 @@ class Learned:
                 self.recovered_once = True
             case "intent" if line.get("undoing"):
                 self.recovered_once = False  # it is on its way back
+                self.placed.discard(line["change"]["system"])
             case "intent":
                 change = Change.from_json(line["change"])
                 self.interrupted[line["change"]["key"]] = line["step"], change
@@ -78,6 +81,8 @@ class Learned:
             case "outcome" | "observed" if not line.get("undoing"):
                 _, ended = self.interrupted.pop(line["key"], ("", None))
                 self.outcomes[line["key"]] = line["outcome"]
+                if ended is not None and ended.verb == "promote" and line["outcome"] == "done":
+                    self.placed.add(ended.system)
                 self._told |= ended is not None and ended.verb == "send" and line["outcome"] in ("done", "unknown")
             case "overridden":
                 self.added = {**self.added, **line["overrides"]}

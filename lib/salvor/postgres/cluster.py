@@ -10,13 +10,13 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from salvor import clock, secrets
-from salvor.change import UNSEEN, Reachable
+from salvor.change import ABSENT, UNSEEN, Reachable
 from salvor.deadline import within
 from salvor.errors import CannotError
 from salvor.postgres import fence
 from salvor.postgres.beside import read_marker
 from salvor.postgres.fence import Block
-from salvor.postgres.look import ABSENT, Look
+from salvor.postgres.look import Look
 from salvor.postgres.server import PROBE_SECONDS, Server
 from salvor.postgres.wal import read_lsn
 from salvor.wish import Wish

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from salvor import clock
-from salvor.change import Progress, Reachable
+from salvor.change import ABSENT, Progress, Reachable
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.postgres.look import ABSENT, FIND_ACCESS
+from salvor.postgres.look import FIND_ACCESS
 from salvor.postgres.server import WHOLE_MACHINE, Server, pause
 
 if TYPE_CHECKING:

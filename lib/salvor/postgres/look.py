@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-ABSENT = "absent"
-"""The identity of a data directory that is gone or empty."""
+from salvor.change import ABSENT
+
 MARKER = "salvor.json"
 """Stands in a data directory that Salvor built: which incident, from which backup, and how far it is."""
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql
 
 from salvor import clock
-from salvor.change import Finding, Kept, Progress, Staged
+from salvor.change import ABSENT, Finding, Kept, Progress, Staged
 from salvor.errors import CannotError, OutcomeUnknownError, nothing_kept
 from salvor.postgres import asking, loading, surroundings
 from salvor.postgres.server import Server
@@ -27,7 +27,6 @@ ORIGIN, SOURCE, TAKEN, LEFT_OUT = "salvor.origin", "salvor.source", "salvor.take
 KEPT, FENCE = "salvor.kept", "salvor.fence"
 """Settings of a database that say what Salvor did with it; they travel with a rename."""
 
-ABSENT = "absent"
 _NAME_BYTES = 63
 Said = Progress | Finding
 Load = Callable[[], Generator[Said, None, tuple[str, ...]]]

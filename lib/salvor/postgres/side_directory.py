@@ -7,11 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from salvor.change import Progress
+from salvor.change import ABSENT, UNSEEN, Progress
 from salvor.errors import CannotError, nothing_kept
 from salvor.postgres import beside, fence
 from salvor.postgres.cluster import Member, View
-from salvor.postgres.look import ABSENT
 from salvor.postgres.promotion import require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
 
@@ -78,6 +77,7 @@ class SideDirectory:
         """
         live = view.of(self.member.name).look or self.live.look()
         if beside.read_marker(live.marker).get("incident") != self.incident:
+            self._refuse_another(identity, view)
             require_fence(view, identity, self.kept if self.live.shell.exists(self.kept) else "", unfenced_because)
             marker = beside.marker_of(self.stage)
             if not self.is_complete(marker):
@@ -101,6 +101,20 @@ class SideDirectory:
         fence.take_out(self.live)
         self.live.start(deadline=300.0)
         see_it_writes(self.live)
+
+    def _refuse_another(self, identity: str, view: View) -> None:
+        """Raises CannotError when another cluster than the one to be replaced takes writes there: of two members that
+        were lost, the one that still is has the identity of both.
+        """
+        now = view.of(self.member.name)
+        is_another = now.identity.partition("/")[0] != identity.partition("/")[0] != UNSEEN
+        if now.is_up and now.writable and is_another:
+            raise CannotError(
+                f"{self.live.data} takes writes, and is {now.identity}, not {identity}, which was to be replaced: "
+                "somebody brought it back meanwhile.",
+                safe="nothing was replaced",
+                hint=f"inv assess; if nothing is broken, inv undo --incident={self.incident} removes the copy",
+            )
 
     def _end_recovery(self) -> Iterator[Progress]:
         """Let the stage take writes, where it only replays so far."""

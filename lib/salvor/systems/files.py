@@ -18,10 +18,23 @@ from salvor.archive.settings import ArchivesSettings
 from salvor.archive.system import Archived
 from salvor.backups.audit import Audited
 from salvor.backups.policy import BackedUpSettings, Keep
-from salvor.change import UNSEEN, Backup, Change, Finding, Kept, Progress, Reachable, Staged, State, Verdict, WayBack
+from salvor.change import (
+    ABSENT,
+    UNSEEN,
+    Backup,
+    Change,
+    Finding,
+    Kept,
+    Progress,
+    Reachable,
+    Staged,
+    State,
+    Verdict,
+    WayBack,
+)
 from salvor.errors import CannotError, SalvorError, UsageError, nothing_kept
 from salvor.files import archived, audit, backing_up, locations, questions, snapshot
-from salvor.files.look import ABSENT, Beside, Look, room_for
+from salvor.files.look import Beside, Look, room_for
 from salvor.files.manifest import Manifests
 from salvor.files.place import Place
 from salvor.files.restic import Repository

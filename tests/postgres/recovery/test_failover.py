@@ -14,9 +14,8 @@ import psycopg
 import pytest
 import yaml
 from salvor import console, journal
-from salvor.change import UNSEEN, Reachable
+from salvor.change import ABSENT, UNSEEN, Reachable
 from salvor.errors import CannotError
-from salvor.postgres.look import ABSENT
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
 from salvor.show import Plain

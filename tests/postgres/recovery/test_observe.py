@@ -8,9 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from salvor.change import Change, Reachable, State, WayBack
+from salvor.change import ABSENT, Change, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.postgres.look import ABSENT
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import psycopg
 import pytest
 from salvor import clock
-from salvor.change import Level, Reachable
+from salvor.change import ABSENT, Level, Reachable
 from salvor.errors import CannotError
 from salvor.postgres import replay
-from salvor.postgres.look import ABSENT
 from salvor.postgres.physical import STAGE
 from salvor.wish import Wish
 
@@ -279,6 +278,18 @@ def test_a_lost_data_directory_is_restored_and_put_back(cluster: Cluster) -> Non
     cluster.undo(way.promote_undo)
     state = cluster.observe()
     assert (state.identity, state.reachable, state.writable) == (ABSENT, Reachable.DOWN, False)
+
+
+def test_what_somebody_brought_back_meanwhile_is_not_replaced(cluster: Cluster) -> None:
+    """Both members were lost, and `absent` is the one that still is."""
+    way = cluster.way("physical", WISH)
+    cluster.do("stage", **(way.arguments or {}))
+    cluster.crash("b")
+    cluster.sandbox.shell.run(["rm", "-rf", cluster.server("b").data])
+    cluster.write("a", 1)
+    with pytest.raises(CannotError, match="brought it back meanwhile"):
+        cluster.do("promote", **{**way.promote, "identity": ABSENT})
+    assert is_up(cluster.observe()) and cluster.missing("a") == set()
 
 
 def test_a_second_restore_goes_back_to_a_time_before_the_first_went_live(cluster: Cluster) -> None:
