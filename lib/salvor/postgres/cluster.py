@@ -63,6 +63,7 @@ class Facts:
 
 # A primary knows the time of its last commit only with track_commit_timestamp, and only since its start (or from the
 # recovery before that); without it, it commits now, so: now.
+# A receiver says that it streams before the primary has agreed: one that is refused (its slot is gone) ends at once.
 # A standby's control file tells of a timeline that it follows from its next restart point on, which may be minutes
 # later; its receiver ends with the primary. The segments that it has are named by their timeline.
 _FACTS = """
@@ -79,7 +80,8 @@ _FACTS = """
              then coalesce((select timestamp from pg_last_committed_xact()), pg_last_xact_replay_timestamp())
            else now() end,
       now(),
-      (select sender_host || ':' || sender_port from pg_stat_wal_receiver where status = 'streaming'),
+      (select sender_host || ':' || sender_port from pg_stat_wal_receiver join pg_stat_activity using (pid)
+        where status = 'streaming' and backend_start < clock_timestamp() - interval '0.5 s'),
       case when pg_is_in_recovery() then pg_is_wal_replay_paused() else false end,
       (select coalesce(sum(checksum_failures), 0)::bigint from pg_stat_database),
       (select count(*) from pg_stat_activity where backend_type = 'client backend' and usename <> session_user),

@@ -12,7 +12,7 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.postgres import asking, restore_point
+from salvor.postgres import asking, carried, restore_point
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.connection import LOCK_MILLISECONDS
@@ -75,6 +75,8 @@ def stage(
     yield _recovered(subject, facts, target, marker, evidence)
     yield _fresh(subject, facts, target, marker, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
+    yield from carried.port(subject, site.physical(member), evidence)
+    yield from carried.slots(subject, member.server, evidence)
     if was_at := marker.get(WAL_WAS_AT):
         detail = f"it was a link to {was_at}, where nothing could be placed or too little is free; now the data's disk"
         yield Finding(subject, "pg_wal", Level.WARN, figure="with the data", detail=detail, evidence=evidence)

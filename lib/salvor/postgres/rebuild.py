@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
+import psycopg
 from psycopg import conninfo
 
 from salvor import clock
@@ -15,7 +16,7 @@ from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside, fence
 from salvor.postgres.asking import ask
-from salvor.postgres.cluster import Member, Sighting, View
+from salvor.postgres.cluster import Member, Sighting, View, ask_facts
 from salvor.postgres.look import MARKER
 from salvor.postgres.promotion import stop_or_kill
 from salvor.postgres.server import Server
@@ -83,11 +84,20 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
             safe="nothing was changed",
             hint="rebuild it by hand (pg_basebackup), or have the data directory be a folder below it",
         )
+    lacked_slot = _make_its_slot(primary.member.server, server)
+    if lacked_slot and _may_follow(one, primary) and _comes_to_follow(one, primary, _RECONNECT_SECONDS):
+        return
     if beside.read_marker(look.marker).get(_MARK) != incident:
         yield from _replace(seen, member, incident)
     fence.remove(server)
     server.start(deadline=300.0)
-    _see_it_stream(server)
+    if not _comes_to_follow(one, primary, _STREAM_SECONDS):
+        raise OutcomeUnknownError(
+            f"The standby {server.address}:{server.port} was rebuilt and does not stream after "
+            f"{_STREAM_SECONDS:.0f} s.",
+            safe="the primary is not affected",
+            hint=f"read its log: tail {shlex.quote(server.log)}",
+        )
     server.shell.run(["rm", "-f", "--", f"{server.data}/{MARKER}"])
 
 
@@ -160,21 +170,32 @@ def _make_a_standby(copy: Server, connection: dict[str, str]) -> None:
         copy.shell.write(path, "\n".join([*lines, f"primary_conninfo = '{value}'"]) + "\n")
 
 
-def _see_it_stream(server: Server) -> None:
-    import psycopg
+def _make_its_slot(primary: Server, standby: Server) -> bool:
+    """Make the replication slot that the standby is told to use, where the primary lacks it: a promoted server has none
+    of the old one's, and neither has a backup. Whether it did.
+    """
+    name = standby.setting("primary_slot_name")
+    if not name:
+        return False
+    with primary.session(deadline=10.0, writes=True) as connection:
+        made = connection.execute(
+            "select pg_create_physical_replication_slot(%s) "
+            "where not exists (select from pg_replication_slots where slot_name = %s)",
+            [name, name],
+        ).fetchone()
+    return made is not None
 
-    until = clock.monotonic() + _STREAM_SECONDS
+
+def _comes_to_follow(one: Sighting, primary: Sighting, seconds: float) -> bool:
+    """Wait until the member follows the primary, for so many seconds at most. Raises CannotError when it ended."""
+    server = one.member.server
+    until = clock.monotonic() + seconds
     while clock.monotonic() < until:
         try:
-            with server.session(deadline=5.0) as connection:
-                if connection.execute("select 1 from pg_stat_wal_receiver where status = 'streaming'").fetchone():
-                    return
+            if _follows(replace(one, facts=ask_facts(server, "postgres")), primary):
+                return True
         except psycopg.Error:
             if server.probe()[0] is Reachable.DOWN:
                 raise server.ended() from None
         time.sleep(0.2)
-    raise OutcomeUnknownError(
-        f"The standby {server.address}:{server.port} was rebuilt and does not stream after {_STREAM_SECONDS:.0f} s.",
-        safe="the primary is not affected",
-        hint=f"read its log: tail {shlex.quote(server.log)}",
-    )
+    return False

@@ -41,6 +41,7 @@ for pid; do
     while [ "/proc/$pid/cwd" -ef "$data" ] && [ $((turns -= 1)) -gt 0 ]; do sleep 0.02; done
 done
 """
+_WORDS_OF_AN_END = ("FATAL", "PANIC", "ERROR", "HINT", "invalid value", "unrecognized configuration", "syntax error")
 # postmaster.pid has the number in line 1, the port in line 4 and the socket's folder in line 5 (pidfile.h).
 _REMOVE_LOCKS = r"""
 if { read -r pid; read -r _; read -r _; read -r port; read -r folder; } 2>/dev/null < "$1/postmaster.pid"; then
@@ -140,11 +141,20 @@ class Server:
         """
         begun = looked = clock.monotonic()
         self.launch(overrides)
+        listens = ""
         while (silent := self._silent()) is not None:
+            if listens and "refused" in silent:
+                raise CannotError(
+                    f"PostgreSQL in {self.data} on {self.shell.where} runs and listens on {listens}, not on "
+                    f"{self.address}:{self.port}.",
+                    hint=f"set listen_addresses and port in {self.configuration_file}, stop it, then the same command "
+                    "again",
+                )
             if clock.monotonic() > looked + LOOKED_EVERY:
                 looked = clock.monotonic()
                 if not self.processes():
                     raise self.ended()
+                listens = self._listens()
             if clock.monotonic() > begun + deadline:
                 raise OutcomeUnknownError(
                     f"PostgreSQL in {self.data} on {self.shell.where} was started and does not answer after "
@@ -191,9 +201,14 @@ class Server:
             time.sleep(0.1)
         return not self.processes()
 
+    def _listens(self) -> str:
+        """Where it takes connections; empty while it takes none. Line 8 of postmaster.pid says that (pidfile.h)."""
+        lines = (self.shell.read(f"{self.data}/postmaster.pid") or "").splitlines()
+        return f"{lines[5]}:{lines[3]}" if len(lines) > 7 and lines[7].strip() in ("ready", "standby") else ""
+
     def ended(self) -> CannotError:
         """The error for a server that was started and is gone, with the end of its log."""
-        said = [line for line in self.last_log() if any(word in line for word in ("FATAL", "PANIC", "ERROR", "HINT"))]
+        said = [line for line in self.last_log() if any(word in line for word in _WORDS_OF_AN_END)]
         why = " / ".join(said[-3:]) or "its log does not say why"
         return CannotError(
             f"PostgreSQL in {self.data} on {self.shell.where} ended: {why}",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from salvor.change import Level
+from salvor.errors import CannotError
+from salvor.postgres import rebuild
 from salvor.postgres.physical import STAGE
 from salvor.wish import Wish
 
@@ -13,6 +16,7 @@ WISH = Wish(rpo=30.0)
 
 _SETTINGS = """
 data_directory = '{data}'
+port = 29999
 recovery_target_name = 'of-last-year'
 recovery_min_apply_delay = '1h'
 promote_trigger_file = '{data}/PG_VERSION'
@@ -35,8 +39,13 @@ def test_settings_of_an_older_recovery_do_not_bind_this_one(cluster: Cluster) ->
         cluster.do("stage", **way.arguments)
         assert cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE) == there
         assert cluster.system.ask("select pg_is_in_recovery()", STAGE)
+    (port,) = (one for one in cluster.system.verify(way, wish) if one.check == "port")
+    assert (port.level, port.figure) == (Level.FAIL, "29999")
     assert not cluster.sandbox.shell.exists(f"{data}/cleaned-up")
     assert not cluster.missing("a")
+    cluster.server("a").stop("fast")
+    with pytest.raises(CannotError, match=r"runs and listens on \S+:29999, not on"):
+        cluster.server("a").start()
 
 
 def test_a_prepared_transaction_that_locks_a_table_is_named(cluster: Cluster) -> None:
@@ -64,3 +73,37 @@ def test_a_prepared_transaction_that_locks_a_table_is_named(cluster: Cluster) ->
         connection.execute("rollback prepared 'shop-42'")
     ((level, _),) = integrity()
     assert level is Level.PASS
+
+
+def test_slots_are_in_no_backup_which_is_said_and_a_standby_gets_its_own_again(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cluster.server("a").session(writes=True) as connection:
+        connection.execute("alter system set wal_level = 'logical'")
+    with open(f"{cluster.sandbox.root}/b/member.conf", "a") as file:  # noqa: PTH123
+        file.write("primary_slot_name = 'b'\n")
+    for member in ("b", "a"):
+        cluster.server(member).stop("fast")
+    cluster.server("a").start()
+    with cluster.server("a").session("orders", writes=True) as connection:
+        connection.execute("select pg_create_logical_replication_slot('changes', 'pgoutput')")
+        connection.execute("select pg_create_physical_replication_slot('b')")
+    cluster.server("b").start()
+    cluster.write("a", 5)
+    cluster.crash("a")
+    identity, copied = cluster.observe().identity, cluster.server("b").identity()
+    way = cluster.way("physical", WISH)
+    cluster.do("fence", identity=identity)
+    assert way.arguments
+    cluster.do("stage", **way.arguments)
+    (slots,) = (one for one in cluster.system.verify(way, WISH) if one.check == "replication slots")
+    assert slots.level is Level.WARN and slots.detail.startswith("changes:")
+    cluster.do("promote", **way.promote)
+    with monkeypatch.context() as patience:
+        patience.setattr(rebuild, "_RECONNECT_SECONDS", 1.0)
+        planned = list(cluster.system.redundancy())
+    assert [dict(change.arguments) for change in planned] == [{"member": "b"}]
+    list(cluster.system.apply(planned[0]))
+    assert cluster.system.ask("select string_agg(slot_name, '') from pg_replication_slots where active", "live") == "b"
+    assert cluster.server("b").identity() == copied, "it was not copied anew"
+    assert list(cluster.system.redundancy()) == []
