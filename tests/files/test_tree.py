@@ -355,12 +355,17 @@ def test_a_stage_that_is_not_what_was_backed_up_is_found_out(lab: Lab) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_another_owner_is_found_out(lab: Lab) -> None:
+def test_another_owner_is_found_out(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     system = lab.open()
     act(system, "backup", kind="snapshot")
     way = staged(system)
     os.chown(lab.box / "staged" / "empty", 4321, -1)
     assert judged(system.verify(way, HOUR))["as it was backed up"] is Level.FAIL
+    (lab.root / "id").write_text("#!/bin/sh\necho 1000\n")
+    (lab.root / "id").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{lab.root}:{os.environ['PATH']}")
+    (found,) = (one for one in system.verify(way, HOUR) if one.check == "as it was backed up")
+    assert (found.level, found.detail) == (Level.WARN, "1 have another owner: only root can give files to others")
 
 
 def test_a_link_that_restic_spoils_is_told(lab: Lab) -> None:
