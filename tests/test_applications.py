@@ -7,14 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from salvor import console
+from salvor import clock, console
 from salvor.drill import rehearsal
 from salvor.errors import CannotError, NotProvenError, UsageError
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
+from salvor.steps import reroute
 
-from tests import world
+from tests import trouble, world
 from tests.world import BAD, GOOD, World
 
 PROGRAMS = """
@@ -70,6 +71,44 @@ def acts(place: World, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+def test_people_are_told_that_it_is_back_when_all_of_it_is(place: World) -> None:
+    def owed() -> list[object]:
+        return [change.arguments["moment"] for change in session("things").plan("notify").changes]
+
+    place.damage()
+    trouble.order(place.root, "post", "recovered", "fail")
+    recover("things")
+    sign, shop = place.root / "sign", place.root / "shop"
+    assert owed() == ["recovered"]
+    run = shop.read_text()
+    shop.write_text("")
+    assert owed() == [], "a program that it stopped does not run"
+    shop.write_text(run)
+    sign.write_text("10.0.0.9")
+    assert owed() == [], "users are led elsewhere"
+    sign.unlink()
+    sign.mkdir()
+    assert owed() == [], "nobody can tell where users are led"
+    sign.rmdir()
+    sign.write_text("127.0.0.1")
+    assert owed() == ["recovered"]
+
+
+def test_a_program_of_which_nobody_can_tell_whether_it_runs_is_not_called_back(place: World) -> None:
+    place.damage()
+    sitting, shop = session("things"), place.root / "shop"
+    plan = sitting.plan()
+    with sitting.begin():
+        sitting.approve(plan, "a test")
+        for name in ("isolate", "restore", "verify"):
+            sitting.act(name)
+        shop.unlink()
+        shop.mkdir()
+        with pytest.raises(NotProvenError, match="shop: runs: unknown: it gives no answer"):
+            sitting.act("reroute")
+    assert place.live == GOOD and not sitting.incident.recovered_once
+
+
 def test_programs_are_stopped_before_the_swap_and_started_after_in_their_order(place: World) -> None:
     place.damage()
     starts = [change for change in session("things").plan().changes if change.verb == "start"]
@@ -98,7 +137,9 @@ def test_undo_leaves_the_programs_as_they_were(place: World) -> None:
 
 def test_a_program_that_was_killed_is_started_again_and_its_service_is_back(place: World) -> None:
     (place.root / "shop").write_text("")
+    begun = clock.monotonic()
     incident = recover("shop")
+    assert clock.monotonic() - begun < reroute._RECONNECT_SECONDS, "it is not asked before it is started"
     assert runs(place)["shop"] == "run-1"
     assert acts(place, "office") == []
     [journal] = place.journals()

@@ -157,6 +157,8 @@ def test_discard_leaves_only_the_record(place: World) -> None:
     aftermath.discard(incident, Plain(), yes=True)
     assert (place.live, place.kept) == (GOOD, [])
     assert sorted(path.name for path in place.store.iterdir()) == ["backups", "fence", "live"]
+    with pytest.raises(CannotError, match="discarded already"):
+        aftermath.discard(incident, Plain(), yes=True)
 
 
 def test_discard_leaves_what_another_incident_kept(place: World) -> None:

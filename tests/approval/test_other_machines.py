@@ -5,10 +5,10 @@ from __future__ import annotations
 import boto3
 import pytest
 from moto import mock_aws
-from salvor.approval import paper, places
+from salvor.approval import paper, places, waiting
 from salvor.approval.settings import SecondPerson
 from salvor.approval.waiting import Gate
-from salvor.errors import CannotError
+from salvor.errors import CannotError, HeldError
 from salvor.journal import Journal
 
 from tests import trouble
@@ -23,7 +23,7 @@ from tests.approval.second_person import (
 )
 from tests.journal.test_lease import Machine
 from tests.waiting import until
-from tests.world import GOOD, World
+from tests.world import BAD, GOOD, World
 
 
 def test_from_another_machine_through_the_mirror(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,6 +62,21 @@ def test_given_before_a_takeover_it_still_counts_and_is_not_asked_for_again(
     assert len(journal.of("asked")) == 1
     assert [line["who"] for line in journal.of("confirmed")] == [SECOND]
     assert len(list((journal.folder / places.FOLDER).iterdir())) == 1, "it is kept as evidence there too"
+
+
+def test_who_waits_is_told_at_once_that_another_machine_took_over(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place.root / "mirror").mkdir()
+    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
+    monkeypatch.setattr(waiting, "_FAR_BETWEEN", 0.3)
+    with restoring(place) as command:
+        assert until(waits(place))
+        taken = Machine(place, "there").inv("incident.take", f"--incident={the_incident(place)}")
+        assert taken.returncode == 0, taken.stderr
+        with pytest.raises(HeldError, match="kim@there"):
+            command.result(5)
+    assert place.live == BAD
 
 
 def test_through_a_bucket(place: World, monkeypatch: pytest.MonkeyPatch) -> None:

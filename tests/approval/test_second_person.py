@@ -186,6 +186,10 @@ def test_the_runner_itself_does_nothing_that_only_one_approved(place: World) -> 
             session.act(name)
         with pytest.raises(PlanMovedError, match="what no second person approved"):
             session.runner.run(session.step("reroute"))
+        (place.root / "sign").write_text("10.0.0.9")
+        with pytest.raises(PlanMovedError, match="what nobody approved"):  # for which no second person is waited for
+            session.act("reroute")
+        (place.root / "sign").write_text("10.0.0.1")
     assert (place.live, place.sign) == (BAD, "10.0.0.1")
 
 

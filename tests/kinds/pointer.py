@@ -16,6 +16,7 @@ from tests import trouble
 class Settings(system.Settings):
     path: Path
     leads_to: str
+    ttl: float | None = None
 
 
 class Pointer(Route):
@@ -27,7 +28,7 @@ class Pointer(Route):
         if self.settings.path.is_dir():
             return State(Reachable.UNKNOWN, "", None, "it gives no answer")
         value = self.settings.path.read_text() if self.settings.path.exists() else ""
-        return State(Reachable.UP, value, None, f"leads to {value}", address=value)
+        return State(Reachable.UP, value, None, f"leads to {value}", address=value, details={"ttl": self.settings.ttl})
 
     def change_to(self, address: str, state: State) -> Change | None:
         if state.address == address:

@@ -34,6 +34,8 @@ class Program(Application):
         return self.settings.path.read_text() if self.settings.path.exists() else ""
 
     def observe(self) -> State:
+        if self.settings.path.is_dir():
+            return State(Reachable.UNKNOWN, "program", None, "it gives no answer")
         reachable = Reachable.UP if self.run else Reachable.DOWN
         return State(reachable, "program", None, "it runs" if self.run else "it is stopped", details={"run": self.run})
 
