@@ -240,8 +240,8 @@ def test_what_is_given_up_is_ended(there: Shell) -> None:
 
 
 def test_what_it_leaves_in_the_background_holds_nobody(there: Shell) -> None:
-    result = within(5, lambda: there.run(["sh", "-c", "sleep 8 & echo begun"], deadline=7))
-    assert result.stdout == "begun\n"  # type: ignore[attr-defined]
+    result = within(5, lambda: there.run(["sh", "-c", "sleep 8 & echo begun; printf 'and on'"], deadline=7))
+    assert result.stdout == "begun\nand on"  # type: ignore[attr-defined]
 
 
 def test_a_busy_machine_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,11 +249,17 @@ def test_a_busy_machine_cuts_nothing_off(monkeypatch: pytest.MonkeyPatch) -> Non
         time.sleep(0.2)  # whoever reads gets no turn, and the command has ended long since
         return read(descriptor, most)
 
-    read = os.read
+    def put_late(self: running.Running, said: str | bytes | None) -> None:
+        if said is not None:
+            time.sleep(0.2)
+        put(self, said)
+
+    read, put = os.read, running.Running._put
     monkeypatch.setattr(os, "read", late)
+    monkeypatch.setattr(running.Running, "_put", put_late)
     monkeypatch.setattr(running, "LINGER", 0.05)
-    result = shell.local().run(["sh", "-c", "echo one; echo wrong >&2; echo two"], deadline=20)
-    assert (result.stdout, result.stderr) == ("one\ntwo\n", "wrong\n")
+    result = shell.local().run(["sh", "-c", "echo one; echo wrong >&2; printf two"], deadline=20)
+    assert (result.stdout, result.stderr) == ("one\ntwo", "wrong\n")
 
 
 def test_a_line_of_ten_megabytes(there: Shell) -> None:

@@ -56,6 +56,8 @@ class Running(ABC):
         self._binary = binary
         self._stopped = threading.Event()
         self._error = bytearray()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._line = ""  # that has not ended yet
 
     @abstractmethod
     def begin(self, stdin: Iterable[bytes] | None) -> None:
@@ -74,19 +76,20 @@ class Running(ABC):
             self._read_lines()
 
     def _read_lines(self) -> None:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        rest = ""
         with suppress(OSError, ValueError):  # it was closed while we read: the command was stopped
             while piece := self._read(_PIECE):
-                *lines, rest = (rest + decoder.decode(piece)).split("\n")
+                *lines, self._line = (self._line + self._decoder.decode(piece)).split("\n")
                 for line in lines:
                     self._put(f"{line}\n")
-                if len(rest) > _LONGEST_LINE:
-                    self._put(rest)
-                    rest = ""
-        rest += decoder.decode(b"", final=True)
-        if rest:
-            self._put(rest)
+                if len(self._line) > _LONGEST_LINE:
+                    self._put(self._line)
+                    self._line = ""
+        self._put_last_line()
+
+    def _put_last_line(self) -> None:
+        last, self._line = self._line + self._decoder.decode(b"", final=True), ""
+        if last:
+            self._put(last)
 
     def _read_pieces(self) -> None:
         with suppress(OSError, ValueError):
@@ -173,15 +176,20 @@ class RunningHere(Running):
                 if _comes_within(LINGER, stream):
                     break
                 if ended:
-                    over.set()
+                    self._ends(over)
             piece = os.read(stream.fileno(), most)
             if not piece:
                 stream.close()
-                over.set()
+                self._ends(over)
             return piece
         except (OSError, ValueError):
-            over.set()
+            self._ends(over)
             raise
+
+    def _ends(self, over: threading.Event) -> None:
+        if over is self._no_output:
+            self._put_last_line()  # it may have no newline, and whoever is told of the end reads no further
+        over.set()
 
     def _write(self, stdin: Iterable[bytes]) -> None:
         assert self.process.stdin
