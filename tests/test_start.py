@@ -84,6 +84,22 @@ def test_without_root_it_prints_the_one_line_to_run(clone: Path, tmp_path: Path,
     assert not (clone / ".venv").exists()
 
 
+def test_a_clone_that_can_only_be_read_is_said(clone: Path, tmp_path: Path) -> None:
+    """It removed what it could of a virtual environment, with a line for each file."""
+    path = machine(tmp_path / "bin", dpkg_query="shift 3; printf 'installed:%s ' $*")
+    argv = [str(clone / "start"), "shell"]
+    if os.geteuid() == 0:
+        alone = 'mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && exec "$1/start" shell'
+        argv = ["unshare", "--mount", "sh", "-c", alone, "sh", str(clone)]
+    else:
+        clone.chmod(0o500)
+    result = run(argv, PATH=path)
+    assert result.returncode == 3
+    assert result.stderr.startswith(
+        f"The virtual environment is to be made in {clone}, which takes nothing from you.\n"
+    )
+
+
 def test_an_unknown_command_is_a_usage_error(clone: Path) -> None:
     result = run([str(clone / "start"), "dril"])
     assert result.returncode == 2

@@ -454,6 +454,16 @@ def test_what_a_recovery_fenced_is_removed_by_who_is_not_root_too(monkeypatch: p
         assert list(base.iterdir()) == []
 
 
+def test_a_home_that_takes_nothing_is_told() -> None:
+    with place_for_a_sandbox() as base, as_who_is_not_root(base):
+        base.chmod(0o500)
+        with pytest.raises(CannotError, match=r"cannot be made: .*/(data|sandbox): Permission denied") as refused:
+            parts.begin(Layout)
+        assert refused.value.hint == "name others: SALVOR_SANDBOX=/tmp/my-sandbox inv sandbox.up"
+        assert list(base.iterdir()) == []
+        base.chmod(0o700)
+
+
 def test_two_commands_at_once_do_not_meet(fresh_sandbox: Layout) -> None:
     with parts.alone(Layout), pytest.raises(HeldError):
         salvor.sandbox.down()

@@ -138,8 +138,18 @@ class Folders:
     def make(self) -> None:
         """Make the folders and the secrets that are missing.
 
-        Raises UsageError when one of the folders holds something of somebody else: `remove` would take it along.
+        Raises UsageError when one of the folders holds something of somebody else: `remove` would take it along;
+        CannotError when they cannot be made.
         """
+        try:
+            self._make()
+        except OSError as error:
+            raise CannotError(
+                f"The sandbox's folders cannot be made: {error.filename or self.place}: {error.strerror}.",
+                hint=f"name others: {self._elsewhere()}",
+            ) from error
+
+    def _make(self) -> None:
         self.refuse_others()
         self.place.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not (self.place / _LAYOUT).exists():

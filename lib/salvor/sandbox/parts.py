@@ -7,7 +7,7 @@ import http.client
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple, TypeVar
 
 from salvor.errors import CannotError, HeldError
@@ -53,7 +53,8 @@ def begin(kind: type[Kind]) -> Kind:
         sandbox.make()
     except CannotError:
         if not known:
-            sandbox.remove()
+            with suppress(OSError):  # a disk that takes nothing gives nothing back either
+                sandbox.remove()
         raise
     return sandbox
 
