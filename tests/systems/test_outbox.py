@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -26,6 +27,7 @@ from salvor.system import Context
 from salvor.systems.outbox import Outbox, OutboxSettings
 
 from tests.systems.conftest import free_port
+from tests.waiting import until
 
 FACTS = {
     "incident": "20261121T003300Z-orders-3f2a",
@@ -184,6 +186,7 @@ def test_sends_once_with_its_key(opened: Open, receiver: Receiver) -> None:
     assert "What is broken: orders-db: table orders is gone" in data["message"]
     assert "Detected: 2026-11-21 00:33:00 UTC" in data["message"]
     assert "Failed: -" in data["message"]
+    (outbox.folder / "declared.oncall.sending").touch()  # as a crash leaves it
     assert outbox.observe().details == {"sent": ["declared.oncall"], "sending": [], "failed": []}
 
 
@@ -263,6 +266,21 @@ def test_a_failing_channel_is_owed_and_the_next_one_is_told_once(opened: Open, r
         "sending": [],
         "failed": ["declared.lead", "declared.oncall"],
     }
+
+
+def test_who_follows_two_channels_that_fail_at_once_is_told_once(opened: Open, receiver: Receiver) -> None:
+    outbox = opened(
+        oncall=oncall(receiver.url("bad"), next="lead"),
+        chat=oncall(receiver.url("bad/chat"), next="lead"),
+        lead=oncall(receiver.url("slow")),
+    )
+    with ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(outbox.send, "declared", name, "critical") for name in ("oncall", "chat")]
+        assert until(lambda: len(receiver.got) >= 3)
+        time.sleep(0.2)  # the other one is there by now
+        receiver.go.set()
+    assert all("lead was told instead" in str(one.exception()) for one in sent)
+    assert receiver.paths().count("/slow") == 1
 
 
 def test_customers_are_told_nothing_of_a_channel_that_failed(opened: Open, receiver: Receiver) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from salvor import clock, console, inventory
 from salvor.errors import CannotError
+from salvor.journal import Journal
 from salvor.session import aftermath
 from salvor.show import Plain
+from salvor.watch.recoveries import unfinished
 from salvor.watch.watcher import Watcher
 
 from tests import trouble
@@ -61,3 +64,21 @@ def test_what_a_recovery_stopped_is_not_started_before_it_is_at_its_end(place: W
     (place.root / "shop").write_text("")
     assert watch(place, 300)[1] == "act: immediately"
     assert runs(place)["shop"]
+
+
+def test_which_recoveries_stand_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path))
+    ours = {"purpose": "incident", "platform": "world", "service": "shop"}
+    others = {"purpose": "maintenance"}, {"platform": "another"}, {"service": "other"}, {}
+    for number, other in enumerate(others):
+        assert unfinished("world", "shop", {"pages"}) == ""
+        Journal.create(tmp_path / f"20261121T03000{number}Z-shop-0000", by="kim", **{**ours, **other}).close()
+    folder = tmp_path / "20261121T030003Z-shop-0000"
+    with Journal.open(folder, by="kim") as journal:
+        assert unfinished("world", "shop", set()) == folder.name
+        journal.append("recovered")
+        assert unfinished("world", "shop", set()) == ""
+        journal.append("intent", change={"system": "pages"}, undoing="abc")
+        assert unfinished("world", "shop", set()) == unfinished("world", "other-shop", {"pages"}) == folder.name
+        journal.append("undone")
+    assert unfinished("world", "shop", set()) == ""

@@ -50,6 +50,14 @@ def test_a_clock_that_is_set_back_by_a_second_lets_nobody_begin_to_wait_anew(pla
     assert place.pages == 0
 
 
+def test_a_clock_that_is_set_back_by_a_day_lets_a_rule_wait_anew_and_not_for_that_day(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (86400, 86550, 200, 350, 501):
+        place.look(watcher, seconds)
+    assert place.pages == 0
+
+
 def test_a_log_that_takes_nothing_holds_nobody_up(place: Place) -> None:
     """Its line came before the move: with a log on a full disk, or a reader that was gone, nothing was ever done."""
 
