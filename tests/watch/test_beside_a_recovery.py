@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from salvor import clock, console, inventory
@@ -68,11 +69,12 @@ def test_what_a_recovery_stopped_is_not_started_before_it_is_at_its_end(place: W
 
 def test_which_recoveries_stand_unfinished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path))
-    ours = {"purpose": "incident", "platform": "world", "service": "shop"}
-    others = {"purpose": "maintenance"}, {"platform": "another"}, {"service": "other"}, {}
-    for number, other in enumerate(others):
+    ours: dict[str, Any] = {"purpose": "incident", "platform": "world", "service": "shop"}
+    for number, (name, value) in enumerate(
+        (("purpose", "maintenance"), ("platform", "another"), ("service", "other"), ("service", "shop"))
+    ):
         assert unfinished("world", "shop", {"pages"}) == ""
-        Journal.create(tmp_path / f"20261121T03000{number}Z-shop-0000", by="kim", **{**ours, **other}).close()
+        Journal.create(tmp_path / f"20261121T03000{number}Z-shop-0000", by="kim", **{**ours, name: value}).close()
     folder = tmp_path / "20261121T030003Z-shop-0000"
     with Journal.open(folder, by="kim") as journal:
         assert unfinished("world", "shop", set()) == folder.name

@@ -296,6 +296,18 @@ def test_who_could_not_be_called_is_called_again_after_five_minutes(place: Place
     assert place.calls[4:] == ["devops called"]
 
 
+def test_who_was_not_reached_does_not_hear_that_it_is_better(place: Place) -> None:
+    place.say(90)
+    watcher, _ = place.watcher()
+    (place.root / "deaf").write_text("devops")
+    for seconds in (0, 150, 300, 430, 560):
+        place.look(watcher, seconds)
+    (place.root / "deaf").unlink()
+    place.say(10)
+    place.look(watcher, 570)
+    assert place.calls[2:] == ["devops called refused", "tickets better", "team better"]
+
+
 def test_who_acknowledges_between_a_look_and_its_move_stops_the_move(place: Place) -> None:
     place.say(90)
     watcher, _ = place.watcher()
