@@ -235,7 +235,7 @@ def test_the_lines_of_a_key_are_hidden_one_by_one() -> None:
     secrets.remember(key)
     assert "QyNTUx" not in mask("line 3: QyNTUxOQAAACD, is wrong")
     assert "b3Blbn" not in mask(key)
-    secrets.remember("servers:\n  web-1\n")
+    secrets.remember("servers:\nweb-1\n")
     assert mask("web-1 does not answer") == "web-1 does not answer", "a short line is a word"
 
 

@@ -124,8 +124,15 @@ def test_a_snapshot_of_several_trees_stays_as_long_as_one_keeps_it(place: Lab) -
     for location in place.repositories.values():
         restic(location, "backup", "--time", "2026-01-01 00:00:00", str(place.root / "srv"))
     back_up("shop")
-    assert "logs keeps it" in retain("shop")
-    assert counts(place) == [2, 2]
+    inventory = place.root / "inventory" / "small.yaml"
+    text = inventory.read_text()
+    (logs,) = (line for line in text.splitlines() if line.startswith("  logs:"))
+    without_policy = logs.replace(", keep: {daily: 1}", "")
+    off_site_unread = "/nowhere".join(logs.rsplit("/password", 1))
+    for line in (without_policy, off_site_unread, logs):
+        inventory.write_text(text.replace(logs, line))
+        assert "logs keeps it" in retain("shop")
+        assert counts(place) == [2, 2]
     back_up("paper")
     retain("shop")
     assert counts(place) == [2, 2], "one of each: nobody keeps the old one any more"
