@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from salvor import running, secrets, shell
+from salvor import clock, running, secrets, shell
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.running import Command, Running
 from salvor.shell import Shell
@@ -158,11 +158,11 @@ def _cmdline(path: Path) -> str:
         return ""
 
 
-def test_lines_come_as_they_are_said(there: Shell) -> None:
-    said = there.stream(["sh", "-c", "echo one; sleep 1; echo two; printf three"], deadline=10)
-    begun = time.monotonic()
+def test_lines_come_as_they_are_said(there: Shell, folder: str) -> None:
+    waits = 'echo one; until [ -e "$1" ]; do sleep 0.05; done; echo two; printf three'
+    said = there.stream(["sh", "-c", waits, "sh", f"{folder}/go on"], deadline=20)
     assert next(said) == "one"
-    assert time.monotonic() - begun < 0.9
+    there.run(["touch", f"{folder}/go on"])
     assert list(said) == ["two", "three"]
 
 
@@ -569,26 +569,26 @@ def test_a_connection_is_opened_when_it_is_needed_and_kept(as_its_user: Server) 
 
 
 def test_a_host_that_gives_no_answer_is_asked_once_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "_QUICK", 0.05)
-    monkeypatch.setattr(shell, "_SILENCE", 0.5)
-    asked: list[float] = []
+    now = 0.0
+    monkeypatch.setattr(clock, "monotonic", lambda: now)
+    asked = 0
 
     def open_shell(seconds: float) -> shell.Shell:
-        asked.append(seconds)
-        time.sleep(seconds)
+        nonlocal now, asked
+        now, asked = now + seconds, asked + 1
         raise CannotError("no answer")
 
-    for seconds, times in ((0.1, 1), (0.0, 5)):  # one that is silent, and one that refuses
-        asked.clear()
+    for seconds, times in ((1.1, 1), (0.9, 5)):  # one that is silent, and one that refuses
+        asked = 0
         found = shell.on_demand("there", lambda seconds=seconds: open_shell(seconds))  # type: ignore[misc]
         for _ in range(5):
             with pytest.raises(CannotError, match="no answer"):
                 found.run(["true"])
-        assert len(asked) == times
-    asked.clear()
-    found = shell.on_demand("there", lambda: open_shell(0.1))
-    for pause in (0.6, 0.0):
+        assert asked == times
+    asked = 0
+    found = shell.on_demand("there", lambda: open_shell(1.1))
+    for pause, times in ((9.9, 1), (0.2, 1), (0.0, 2)):
         with pytest.raises(CannotError):
             found.run(["true"])
-        time.sleep(pause)
-    assert len(asked) == 2
+        assert asked == times
+        now += pause
