@@ -111,7 +111,7 @@ def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:
         server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
         size = ask(primary.member.server, "postgres", "select sum(pg_database_size(oid))::bigint from pg_database")
         beside.room_for(server, int(size))
-        yield from _copy(server, copy, connection)
+        yield from _copy(server, copy, connection, incident)
         _make_a_standby(copy, connection)
         beside.write_marker(copy, {_MARK: incident})
     yield Progress(0, None, "", "stopping what is replaced")
@@ -136,17 +136,30 @@ def _connection_to(primary: Sighting, seen: View, member: Member) -> dict[str, s
     )
 
 
-def _copy(server: Server, copy: Server, connection: dict[str, str]) -> Iterator[Progress]:
+def _copy(server: Server, copy: Server, connection: dict[str, str], incident: str) -> Iterator[Progress]:
     """pg_basebackup. A password goes by the environment; its output tells how far it is."""
     public = {name: value for name, value in connection.items() if name not in ("password", "application_name")}
     password = {"PGPASSWORD": connection["password"]} if "password" in connection else {}
     argv = [server.program("pg_basebackup"), "-D", copy.data, "-d", conninfo.make_conninfo(**public)]
     argv += ["-X", "stream", "-c", "fast", "--progress", "--no-password", *_tablespaces(server, copy)]
+    argv += _wal(server, incident)
     script = 'exec "$@" 2>&1'
     for line in server.shell.stream(["sh", "-c", script, "sh", *argv], deadline=_COPY_SECONDS, environment=password):
         if found := list(_COPIED.finditer(line)):
             done, total = int(found[-1][1]), int(found[-1][2])
             yield Progress(done * 1024, max(done, total) * 1024, "bytes", f"copying to {copy.data}")
+
+
+def _wal(server: Server, incident: str) -> list[str]:
+    """Where the copy's WAL goes when the old copy's pg_wal is a link to another disk: beside that, if it can be."""
+    script = r"""
+        [ -L "$1/pg_wal" ] || exit 0
+        place_beside "$(readlink -m -- "$1/pg_wal")" "$2"
+        ! [ "$1/pg_wal" -ef "$place" ] && rm -rf -- "$place" && mkdir -m 700 -- "$place" && echo "$place"
+    """
+    argv = ["sh", "-c", beside.PLACE + script, "sh", server.data, beside.check_incident(incident)]
+    place = server.shell.run(argv, check=False).stdout.strip()
+    return [f"--waldir={place}"] if place else []
 
 
 def _tablespaces(server: Server, copy: Server) -> list[str]:

@@ -34,9 +34,9 @@ def disk(cluster: Cluster, path: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", path], check=True)
 
 
-def lead_wal_to(cluster: Cluster, place: Path) -> None:
-    """Have the primary's pg_wal there, and a link in its place."""
-    server = cluster.server("a")
+def lead_wal_to(cluster: Cluster, place: Path, member: str = "a") -> None:
+    """Have the pg_wal of a member there, and a link in its place."""
+    server = cluster.server(member)
     server.stop("fast")
     script = 'mkdir -p -m 700 "$(dirname "$2")"; mv -T "$1/pg_wal" "$2" && ln -s "$2" "$1/pg_wal"'
     cluster.sandbox.shell.run(["sh", "-c", script, "sh", server.data, str(place)])
@@ -80,6 +80,19 @@ def test_pg_wal_on_another_disk_comes_back_there(cluster: Cluster) -> None:
     cluster.server("a").stop("fast")
     cluster.server("a").start()
     again.write("a", 1)
+
+
+def test_a_standby_that_is_copied_anew_has_its_wal_on_its_own_disk(cluster: Cluster) -> None:
+    place = cluster.sandbox.root / "b/wal/pg_wal"
+    lead_wal_to(cluster, place, "b")
+    cluster.server("b").stop("fast")
+    cluster.do("rebuild_standby", member="b")
+    link = Path(f"{cluster.server('b').data}/pg_wal")
+    assert link.readlink() == place.with_name(f"pg_wal.salvor-{cluster.system.context.incident}")
+    kept = cluster.observe().kept[0]
+    cluster.do("discard", identity=kept.identity, kept=kept.name)
+    assert [one.name for one in place.parent.iterdir()] == [link.readlink().name]
+    assert not list(cluster.system.redundancy())
 
 
 def test_a_lost_data_directory_has_its_wal_where_the_backup_had_it(cluster: Cluster) -> None:
