@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from salvor.archive import audit as archive
-from salvor.change import Change, Progress, Verdict
+from salvor.change import Change, Finding, Level, Progress, Verdict
 from salvor.errors import CannotError, UsageError
 from salvor.postgres import backrest, dump_chosen, logical, restore_point
 from salvor.postgres.asking import ask
+from salvor.postgres.cluster import Member
 from salvor.postgres.server import Server
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres
 
 
-def back_up(system: Postgres, kind: str) -> Iterator[Progress]:
+def back_up(system: Postgres, kind: str) -> Iterator[Progress | Finding]:
     """Back up the live primary: full, diff or incr by pgBackRest, or a dump. Raises CannotError when there is none, or
     the repository is another cluster's.
     """
@@ -40,10 +41,32 @@ def back_up(system: Postgres, kind: str) -> Iterator[Progress]:
         # pgBackRest refuses a server that was promoted and has had no checkpoint yet.
         with server.session(deadline=600.0, writes=True) as connection:
             connection.execute("checkpoint")
-    keeps_all = system.settings.keep is not None
-    yield from repository.take(kind, server, _socket_folder(server), keeps_all=keeps_all)
-    repository = system.site.repository(primary.member)  # one that has looked after the backup, not before
-    yield from restore_point.note(server, system.settings.database, repository, repository.stored[0].label)
+    yield from _to_each_repository(system, kind, primary.member, repository.numbers)
+
+
+def _to_each_repository(
+    system: Postgres, kind: str, member: Member, numbers: Sequence[int]
+) -> Iterator[Progress | Finding]:
+    """Back up to one pgBackRest repository after another, and name those that did not take it. Raises what the first
+    one said when none did.
+    """
+    server, keeps_all = member.server, system.settings.keep is not None
+    failed: dict[int, CannotError] = {}
+    for number in numbers:
+        try:
+            taking = system.site.repository(member)
+            yield from taking.take(kind, number, server, _socket_folder(server), keeps_all=keeps_all)
+        except CannotError as error:
+            failed[number] = error
+            continue
+        repository = system.site.repository(member)  # one that has looked after the backup, not before
+        label = next(one.label for one in repository.stored if one.repository == number)
+        yield from restore_point.note(server, system.settings.database, repository, label)
+    if len(failed) == len(numbers):
+        raise next(iter(failed.values()))
+    for number, why in failed.items():
+        name = f"{backrest.NAME} {number}"
+        yield Finding(system.name, "backup", Level.WARN, f"{name} does not have it", detail=why.what)
 
 
 def lacking(system: Postgres) -> Iterator[Change]:

@@ -115,6 +115,11 @@ class Repository:
             )
         return stanza
 
+    @property
+    def numbers(self) -> list[int]:
+        """Of the repositories of its configuration, also of those that cannot be read."""
+        return [one["key"] for one in self.info["repo"]]
+
     @cached_property
     def stored(self) -> list[Stored]:
         """Its backups, newest first."""
@@ -246,9 +251,13 @@ class Repository:
 
     # --- what it does --------------------------------------------------------------------------------------------
 
-    def take(self, kind: str, server: Server, socket_folder: str, *, keeps_all: bool) -> Iterator[Progress]:
-        """Take a backup (full, diff or incr) of the server; `keeps_all`: and let pgBackRest remove none for it."""
-        options = [f"--type={kind}", "--log-level-console=detail", "--log-level-file=off"]
+    def take(
+        self, kind: str, number: int, server: Server, socket_folder: str, *, keeps_all: bool
+    ) -> Iterator[Progress]:
+        """Take a backup (full, diff or incr) of the server to repository `number`: pgBackRest itself would take the
+        first one alone. `keeps_all`: and let it remove none for it.
+        """
+        options = [f"--repo={number}", f"--type={kind}", "--log-level-console=detail", "--log-level-file=off"]
         if keeps_all:
             options.append("--no-expire-auto")  # else its own repo-retention-full removes what our policy keeps
         argv = self.argv(*_place(server, socket_folder), *options, "backup")
@@ -261,7 +270,8 @@ class Repository:
     def annotate(self, label: str, annotations: Mapping[str, str]) -> None:
         """Note something with a backup; what was noted by the same names is replaced."""
         noted = [f"--annotation={name}={value}" for name, value in annotations.items()]
-        self._run(f"--set={label}", "--log-level-file=off", *noted, "annotate", deadline=60.0)
+        where = (f"--repo={self.backup(label).repository}", f"--set={label}")
+        self._run(*where, "--log-level-file=off", *noted, "annotate", deadline=60.0)
 
     def expire(self, number: int, labels: Sequence[str], wal_since: str) -> Iterator[Progress]:
         """Remove backups from repository `number`, and the WAL that leads to no moment any more: of what is older than

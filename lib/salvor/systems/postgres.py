@@ -338,8 +338,8 @@ class Postgres(Archived):
         return None
 
     @verb(deadline=_DAY)
-    def backup(self, kind: str) -> Iterator[Progress]:
-        """Take a backup of the live primary: full, diff or incr by pgBackRest, or a dump."""
+    def backup(self, kind: str) -> Iterator[Progress | Finding]:
+        """Take a backup of the live primary: full, diff or incr to each repository of pgBackRest, or a dump."""
         yield from backing_up.back_up(self, kind)
 
     def pack(self, scratch: Path) -> Iterator[bytes]:

@@ -229,6 +229,28 @@ def test_a_timeline_that_only_the_second_repository_has_is_followed(cluster: Clu
     assert way.arguments and way.arguments["timeline"] == 2
 
 
+def test_a_backup_goes_to_every_repository(cluster: Cluster) -> None:
+    """pgBackRest alone takes the first one, and the second would have WAL and nothing to replay it onto."""
+    root, shell = cluster.sandbox.root, cluster.sandbox.shell
+    configuration = root / "pgbackrest.conf"
+    text = configuration.read_text()
+    configuration.write_text(text.replace("[global]\n", f"[global]\nrepo2-path={root}/a/second\n"))
+    shell.run(["pgbackrest", f"--config={configuration}", "--stanza=orders", "stanza-create"], deadline=60.0)
+    shell.run(["chmod", "500", f"{root}/a/second/backup/orders"])
+    said = [one for one in cluster.do("backup", kind="incr") if isinstance(one, Finding)]
+    assert [(one.level, one.figure) for one in said] == [(Level.WARN, "pgBackRest 2 does not have it")]
+    shell.run(["chmod", "700", f"{root}/a/second/backup/orders"])
+    assert not [one for one in cluster.do("backup", kind="incr") if isinstance(one, Finding)]
+    newest = {one.repository: one for one in reversed(cluster.system.backups())}
+    assert {name: (one.kind, bool(one.fingerprint)) for name, one in newest.items()} == {
+        "pgBackRest 1": ("incr", True),
+        "pgBackRest 2": ("full", True),
+    }
+    shutil.rmtree(root / "repository")
+    way = cluster.other_incident().way("physical", WISH)
+    assert (way.possible, way.backup) == (True, newest["pgBackRest 2"].id)
+
+
 def test_configuration_outside_the_data_directory(cluster: Cluster) -> None:
     """As on Debian: postgresql.conf and pg_hba.conf lie elsewhere, and are not in the backup."""
     cluster.write("a", 5)
