@@ -301,6 +301,11 @@ def test_a_half_built_stage_is_not_promoted(lab: Lab) -> None:
     assert way.arguments
     act(system, "stage", **way.arguments)
     assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
+    for path in (lab.box / "staged", *(lab.box / "staged").rglob("*")):
+        whole = path.lstat().st_mtime_ns // 10**9 * 10**9
+        os.utime(path, ns=(whole, whole), follow_symlinks=False)
+    found = judged(system.verify(way, HOUR))
+    assert found["as it was backed up"] is Level.FAIL, "this disk keeps more than seconds"
 
 
 def test_what_cannot_be_flushed_is_no_whole_stage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
