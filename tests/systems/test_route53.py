@@ -144,6 +144,7 @@ def test_one_batch_deletes_exactly_the_old_and_creates_the_new(played: Played) -
     played.lists(record())
     played.changes(("DELETE", record()), ("CREATE", record("192.0.2.2")))
     played.is_("PENDING")
+    played.fails("get_change", "InternalError", 500)
     played.is_("INSYNC")
     played.answers("192.0.2.1")
     played.answers("192.0.2.2")
@@ -176,6 +177,22 @@ def test_busy_is_not_taken_and_may_be_sent_again(played: Played) -> None:
     played.point(address="192.0.2.2", expected="192.0.2.1")
 
 
+def test_busy_for_too_long_is_said_and_was_not_taken(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route53, "_POINTING", 0.0)
+    played.lists(record())
+    played.fails("change_resource_record_sets", "Throttling", 503)
+    with pytest.raises(CannotError, match="in Amazon's words"):
+        played.point(address="192.0.2.2", expected="192.0.2.1")
+
+
+def test_somebody_was_quicker_and_wanted_the_same(played: Played) -> None:
+    played.lists(record())
+    played.fails("change_resource_record_sets", "InvalidChangeBatch")
+    played.lists(record("192.0.2.2"))
+    played.answers("192.0.2.2")
+    played.point(address="192.0.2.2", expected="192.0.2.1")
+
+
 @pytest.mark.parametrize("code", ["AccessDenied", "NoSuchHostedZone", "ExpiredToken"])
 def test_refused(played: Played, code: str) -> None:
     played.lists(record())
@@ -189,9 +206,15 @@ def test_a_lost_answer_is_looked_at(played: Played) -> None:
     played.lists(record())
     played.fails("change_resource_record_sets", "InternalError", 500)
     played.lists(record())
+    played.fails("list_resource_record_sets", "InternalError", 500)
     played.lists(record("192.0.2.2"))
     played.answers("192.0.2.2")
     played.point(address="192.0.2.2", expected="192.0.2.1")
+    played.lists(record())
+    played.fails("change_resource_record_sets", "InternalError", 500)
+    played.lists(record("192.0.2.9"))
+    with pytest.raises(CannotError, match=r"somebody else changed .* leads to 192\.0\.2\.9"):
+        played.point(address="192.0.2.2", expected="192.0.2.1")
 
 
 def test_a_lost_answer_that_leaves_no_trace_is_unknown(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,6 +239,14 @@ def test_not_on_all_servers_in_time(played: Played, monkeypatch: pytest.MonkeyPa
     for _ in range(3):
         played.is_("PENDING")
     with pytest.raises(NotConvergedError, match=r"not all servers .*: PENDING"):
+        played.point(address="192.0.2.2", expected="192.0.2.1")
+
+
+def test_servers_that_go_on_answering_the_old_value(played: Played, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(route53, "_POINTING", 0.0)
+    played.lists(record("192.0.2.2"))
+    played.answers("192.0.2.1")
+    with pytest.raises(NotConvergedError, match=r"its servers still answer 192\.0\.2\.1"):
         played.point(address="192.0.2.2", expected="192.0.2.1")
 
 
@@ -251,6 +282,10 @@ def test_cannot_be_reached(played: Played, monkeypatch: pytest.MonkeyPatch) -> N
     def refuse(**request: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://route53.amazonaws.com")
 
+    played.lists(record())
+    with monkeypatch.context() as patch, pytest.raises(CannotError, match="as it was"):  # it was never sent
+        patch.setattr(played.client, "change_resource_record_sets", refuse)
+        played.point(address="192.0.2.2", expected="192.0.2.1")
     monkeypatch.setattr(played.client, "list_resource_record_sets", refuse)
     assert played.observe().reachable is Reachable.UNKNOWN
     with pytest.raises(CannotError, match="nobody can tell"):
