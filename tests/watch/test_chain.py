@@ -269,6 +269,10 @@ def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
     assert "lead called" not in place.calls
     (line,) = place.journals()[0].of("acknowledged")
     assert (line["by"], line["text"], line["at"][11:19]) == ("watcher@here", "I look", "03:10:10")
+    place.say(10)
+    place.look(watcher, 86410)
+    with pytest.raises(UsageError, match="is over"):
+        commands.acknowledge(journal.folder.name, "too late", Plain(io.StringIO()))
     with pytest.raises(UsageError, match="there is no episode"):
         commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(io.StringIO()))
 
@@ -411,6 +415,10 @@ def test_an_open_episode_whose_rule_is_gone_is_named_by_the_next_watch(place: Pl
     place.write(text=PLATFORM.replace("  memory:\n", "  memory-of-shop:\n"))
     commands._tell_orphans(inventory.load("place"), Plain(told))
     assert f"HINT: inv incident.close --incident={journal.folder.name}" in told.getvalue()
+    with Journal.open(journal.folder, by="kim") as opened:
+        opened.append("closed", result="by hand")
+    commands._tell_orphans(inventory.load("place"), Plain(told := io.StringIO()))
+    assert not told.getvalue()
 
 
 def test_an_inventory_that_names_no_messages_any_more_lets_an_episode_end(place: Place) -> None:
