@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from salvor.change import Level
 from salvor.errors import CannotError
@@ -30,6 +32,7 @@ def test_settings_of_an_older_recovery_do_not_bind_this_one(cluster: Cluster) ->
     with open(f"{data}/postgresql.conf", "a") as file:  # noqa: PTH123
         file.write(_SETTINGS.format(data=data))
     cluster.do("backup", kind="full")
+    time.sleep(1.1)  # it ended within that second: a time within it is one of the backup before
     cluster.write("a", 5)
     moment = now(cluster)
     cluster.write("a", 5)
