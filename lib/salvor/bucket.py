@@ -135,7 +135,7 @@ class Object:
         self._at = 0
         known = head(uri)
         self._tag, self._size = known["ETag"], known["ContentLength"]
-        self.identity = f"{self._size} bytes, ETag {self._tag.strip(chr(34))}"
+        self.identity = f"{self._size:,} bytes, ETag {self._tag.strip(chr(34))}"
         """What tells it from another object of its name."""
         self._body: Any = None  # asked for by whoever reads, who may have less patience than we
         with moving(uri) as self._s3:

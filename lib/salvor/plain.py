@@ -16,6 +16,6 @@ def one_line(text: str, *, most: int = 200) -> str:
     return line if len(line) <= most else f"{line[: most - 3]}..."
 
 
-def amount(number: int, what: str) -> str:
-    """So many of something: `1 change`, `2 changes`."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def amount(number: int, what: str, several: str = "") -> str:
+    """So many of something: `1 change`, `2 changes`; `several` where that is not made by an s: `2 entries`."""
+    return f"{number} {what if number == 1 else several or f'{what}s'}"

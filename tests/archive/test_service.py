@@ -235,7 +235,7 @@ def test_killed_when_the_first_is_staged_and_called_again_it_ends_as_undisturbed
     found = [line["finding"] for line in Journal.read(journal.parent).of("finding")]
     read_from = {one["subject"]: one["figure"] for one in found if one["check"] == "read from"}
     assert read_from.keys() == {"database", *MEMBERS}
-    assert set(read_from.values()) == {f"{archive.stat().st_size} bytes of {changed}"}
+    assert set(read_from.values()) == {f"{archive.stat().st_size:,} bytes of {changed}"}
 
 
 def carry_out(system: System, verb: str, **arguments: Any) -> None:

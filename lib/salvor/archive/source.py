@@ -230,7 +230,7 @@ def _raw(archive: Archive, there: Shell) -> Iterator[tuple[Readable, str]]:
 
 
 def _identity(size: int, changed: float) -> str:
-    return f"{size} bytes of {clock.write_time(datetime.fromtimestamp(changed, UTC))}"
+    return f"{size:,} bytes of {clock.write_time(datetime.fromtimestamp(changed, UTC))}"
 
 
 class _Pieces:

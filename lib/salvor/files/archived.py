@@ -20,6 +20,7 @@ from salvor.files import census, proof
 from salvor.files.digests import digests
 from salvor.files.look import Look
 from salvor.files.snapshot import STAGE
+from salvor.plain import amount
 from salvor.wish import Wish
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def verify(system: Files, look: Look, wish: Wish) -> Iterator[Finding]:
         system.name,
         "content",
         Level.PASS if read_back >= 0 else Level.FAIL,
-        figure=f"{read_back} entries",
+        figure=amount(read_back, "entry", "entries"),
         detail="each was read back and compared with the archive: checksum, mode, time",
         evidence=mine.tree,
     )
