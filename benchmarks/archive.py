@@ -32,7 +32,7 @@ from typing import Any
 
 import yaml
 from salvor import console
-from salvor.change import Change
+from salvor.change import Change, Progress
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -144,10 +144,10 @@ def change(system: System, verb: str, **arguments: Any) -> Change:
 def act(system: System, change: Change) -> str:
     """Carry a change out; how long each of its parts took, as its progress tells."""
     begun, label, told = time.monotonic(), "beginning", ""
-    for progress in system.apply(change):
-        if progress.label != label:
+    for said in system.apply(change):
+        if isinstance(said, Progress) and said.label != label:
             told += f" {label.split(' from ')[0]} {time.monotonic() - begun:.1f},"
-            begun, label = time.monotonic(), progress.label
+            begun, label = time.monotonic(), said.label
     return f"{system.name}:{told} {label} {time.monotonic() - begun:.1f}"
 
 

@@ -68,9 +68,9 @@ def compare(empty: Path, rounds: int) -> None:
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in commands}
     for number in range(rounds + 1):
         for name, (argv, folder) in commands.items():
-            seconds, cpu, _ = run(argv, folder)
+            wall, cpu, _ = run(argv, folder)
             if number:  # the first fills the caches
-                took[name].append((seconds, cpu))
+                took[name].append((wall, cpu))
     print(f"{'':26}{'seconds (least to most)':>26}{'CPU seconds':>14}")
     for name, each in took.items():
         seconds = [one for one, _ in each]

@@ -122,7 +122,7 @@ class Endpoints:
             lines += ["StrictModes no", "UsePAM no", "PasswordAuthentication no", "MaxStartups 2000", "UseDNS no"]
             configuration = folder / f"sshd_config_{first}"
             configuration.write_text("\n".join([*lines, ""]))
-            command = [*who, program, "-D", "-e", "-f", configuration]
+            command = [*who, program, "-D", "-e", "-f", str(configuration)]
             self.processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
         time.sleep(1)
         assert all(process.poll() is None for process in self.processes), f"is port {PORT} free?"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import clock
-from salvor.change import Change, Decision, Finding, Level, Undo, WayBack
+from salvor.change import Argument, Change, Decision, Finding, Level, Undo, WayBack
 from salvor.journal import FILE, Journal
 from salvor.journal.line import START, digest, encode
 from salvor.wish import Wish
@@ -45,16 +45,17 @@ def lines(incident: str, service: str, begin: datetime, seed: int) -> Iterator[t
     purpose = "drill" if chance.random() < 0.8 else "incident"
     identity, staged = "7412345678901234567@64769:1311", "7412345678901234567@64769:2622"
     gigabytes = chance.uniform(0.8, 1.2)
-    stage = {
+    backup = f"{begin:%Y%m%d}-003000F"
+    stage: dict[str, Argument] = {
         "stage": "side-data",
         "member": "a",
-        "backup": f"{begin:%Y%m%d}-003000F",
+        "backup": backup,
         "target": "latest",
         "timeline": 1,
     }
     way = WayBack(
         "start", True, "the WAL reaches to the moment before the damage", stage="side-data", arguments=stage,
-        backup=stage["backup"], promote={"identity": identity, "stage": "side-data"}, takes=201.0, loses=0.0,
+        backup=backup, promote={"identity": identity, "stage": "side-data"}, takes=201.0, loses=0.0,
         promote_undo=Undo("demote", {"identity": identity, "stage": "side-data"}),
     )  # fmt: skip
     others = (WayBack("logical", True, "a dump of 02:00", stage="side-database", takes=540.0, loses=8e4),)
