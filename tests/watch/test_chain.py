@@ -5,21 +5,18 @@ from __future__ import annotations
 import io
 import itertools
 import re
-import threading
 from pathlib import Path
 
 import pytest
 from salvor import clock, console, inventory
 from salvor.change import Level
-from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
+from salvor.errors import CannotError, UsageError
 from salvor.journal import Journal, evidence, lock, story
-from salvor.session import aftermath, handover, takeover
+from salvor.session import aftermath, handover
 from salvor.show import Plain
 from salvor.system import Context
-from salvor.watch import commands, moves
-from salvor.watch.watcher import Watcher
+from salvor.watch import commands
 
-from tests.waiting import until
 from tests.watch.place import PLATFORM, Place
 
 
@@ -249,141 +246,6 @@ def test_in_the_midst_of_a_chain_unknown_stops_what_is_done_and_calls_people(pla
     assert "devops called" in place.calls
 
 
-def test_who_acknowledges_stops_the_calls_and_the_actions(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in range(0, 600, 10):
-        place.look(watcher, seconds)
-    assert "devops called" in place.calls
-    (journal,) = place.journals()
-    with place.at(610):
-        for _ in range(2):
-            commands.acknowledge(journal.folder.name, "I look", Plain(told := io.StringIO()))
-    assert "was acknowledged by watcher@here at 03:10:10 UTC; nothing is added" in told.getvalue()
-    screen = handover.screen(handover.of(story.read(journal.folder), journal.folder.parent))
-    assert "taken by    watcher@here 03:10 UTC: I look" in screen
-    for seconds in range(620, 4000, 60):
-        move = place.look(watcher, seconds).move
-        assert (move.kind, move.why[:40]) == ("wait", "acknowledged by watcher@here at 03:10:10")
-    assert "at 2026-11-21 03:10:10 UTC" in place.look(watcher, 86400).move.why
-    assert "lead called" not in place.calls
-    (line,) = place.journals()[0].of("acknowledged")
-    assert (line["by"], line["text"], line["at"][11:19]) == ("watcher@here", "I look", "03:10:10")
-    place.say(10)
-    place.look(watcher, 86410)
-    with pytest.raises(UsageError, match="is over"):
-        commands.acknowledge(journal.folder.name, "too late", Plain(io.StringIO()))
-    with pytest.raises(UsageError, match="there is no episode"):
-        commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(io.StringIO()))
-
-
-def test_who_could_not_be_called_is_called_again_after_five_minutes(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    (place.root / "deaf").write_text("devops")
-    for seconds in (0, 150, 300, 430, 560):
-        place.look(watcher, seconds)
-    move = place.look(watcher, 570).move
-    assert move.why == "called, not taken by devops; next: devops once more at 03:14:20 UTC, lead at 03:19:20 UTC"
-    (place.root / "deaf").unlink()
-    place.look(watcher, 850)
-    assert place.calls == ["team acting", "tickets called", "devops called refused"]
-    place.look(watcher, 861)
-    assert place.calls[3:] == ["devops called"]
-    (journal,) = place.journals()
-    path = journal.folder / "journal.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    cut = max(number for number, line in enumerate(lines, 1) if b'"kind":"intent"' in line)
-    path.write_bytes(b"".join(lines[:cut]))
-    (journal.folder / "outbox/called.devops.sent").rename(journal.folder / "outbox/called.devops.sending")
-    place.look(place.watcher()[0], 870)  # whether they were called is not known: no reason to wait
-    assert place.calls[4:] == ["devops called"]
-
-
-def test_who_was_not_reached_does_not_hear_that_it_is_better(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    (place.root / "deaf").write_text("devops")
-    for seconds in (0, 150, 300, 430, 560):
-        place.look(watcher, seconds)
-    (place.root / "deaf").unlink()
-    place.say(10)
-    place.look(watcher, 570)
-    assert place.calls[2:] == ["devops called refused", "tickets better", "team better"]
-
-
-def test_who_acknowledges_between_a_look_and_its_move_stops_the_move(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in (0, 150, 300):
-        place.look(watcher, seconds)
-    with place.at(430):
-        seen = watcher.see("memory")
-        assert (seen.move.kind, seen.move.stage) == ("act", "then")
-        commands.acknowledge(place.journals()[0].folder.name, "", Plain(io.StringIO()))
-        moves.make(watcher.platform, seen, watcher.shown, watcher.stopping)
-        with Journal.open(place.journals()[0].folder, by="kim") as journal:
-            journal.append("closed", result="by hand")
-        with pytest.raises(PlanMovedError, match="closed, by somebody else"):
-            moves.make(watcher.platform, seen, watcher.shown, watcher.stopping)
-    assert place.restarts == 0
-
-
-def test_who_acknowledges_while_the_watcher_acts_is_told_so_and_is_noted_after_it(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in (0, 150, 300):
-        place.look(watcher, seconds)
-    folder, told = place.journals()[0].folder, io.StringIO()
-    asked = threading.Thread(target=commands.acknowledge, args=(folder.name, "mine", Plain(told)))
-    with Journal.open(folder, by="watcher"):
-        asked.start()
-        assert until(lambda: "The watcher acts just now" in told.getvalue())
-    asked.join(10)
-    assert "is acknowledged by" in told.getvalue()
-    assert [line["text"] for line in Journal.read(folder).of("acknowledged")] == ["mine"]
-
-
-def test_while_an_operator_works_on_the_service_nothing_is_done(place: Place) -> None:
-    place.say(90)
-    watcher, said = place.watcher()
-    with lock.hold("shop", place.root / "incidents", by="kim@ops1", incident="restore"):
-        for seconds in (0, 300, 310, 320):
-            place.look(watcher, seconds)
-    assert place.pages == 2
-    assert place.journals() == []
-    assert said.getvalue().count("kim@ops1 works on shop now") == 1
-    place.look(watcher, 330)
-    assert place.pages == 0
-
-
-def test_who_works_on_the_service_for_long_holds_no_call_back(place: Place) -> None:
-    """A backup of hours did: the rule did not act, and called nobody."""
-    place.say(90)
-    watcher, _ = place.watcher()
-    with lock.hold("shop", place.root / "incidents", by="kim@ops1", incident="backup"):
-        for seconds in (0, 300, 600, 890):
-            place.look(watcher, seconds)
-        assert (place.calls, place.journals()) == ([], [])
-        for seconds in (900, 905, 910):
-            place.look(watcher, seconds)
-        assert place.calls == ["tickets called", "devops called"]
-        assert "Why you are called: kim@ops1 works on shop now" in (place.root / "last-message").read_text()
-        place.say(10)
-        place.look(watcher, 920)
-        assert len(place.calls) == 2
-    place.look(watcher, 930)
-    assert place.calls[2:] == ["tickets better", "devops better", "team better"]
-    assert (place.pages, place.restarts) == (2, 0)
-    place.write(text=PLATFORM.replace("    escalate: on-call\n", ""))
-    place.say(90)
-    watcher, said = place.watcher()
-    with lock.hold("shop", place.root / "incidents", by="kim@ops1", incident="backup"):
-        for seconds in range(3000, 4500, 300):
-            place.look(watcher, seconds)
-    assert said.getvalue().count("\n") == 3, "the rule goes on as it did"
-
-
 def test_what_was_begun_goes_on_though_the_rule_names_a_runbook_by_now(place: Place) -> None:
     """At each look it was begun anew on paper, failed, and nobody was called."""
     place.say(90)
@@ -447,76 +309,6 @@ def test_while_somebody_works_on_a_system_its_action_waits_and_fills_no_journal(
     assert place.pages == 0
 
 
-def test_a_new_watcher_knows_since_when_it_is_bad(place: Place) -> None:
-    place.say(90)
-    for seconds in (0, 100, 200, 300):
-        watcher, _ = place.watcher()
-        place.look(watcher, seconds)
-    assert place.pages == 0
-
-
-def test_a_new_watcher_takes_the_last_look_for_what_it_was(place: Place) -> None:
-    place.write(text=PLATFORM.replace("for: 5m", "for: 20m"))
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in range(0, 801, 100):
-        place.look(watcher, seconds)
-    again, _ = place.watcher()
-    place.look(again, 1201)
-    assert place.pages == 0
-
-
-def test_looks_too_far_apart_prove_nothing(place: Place) -> None:
-    place.say(90)
-    watcher, _ = place.watcher()
-    place.look(watcher, 0)
-    place.look(watcher, 900)
-    assert place.pages == 2
-
-
-def test_of_two_watchers_one_works(place: Place) -> None:
-    with lock.hold("watch.place", place.root / "incidents", by="kim@ops1", incident="watch"):  # noqa: SIM117
-        with pytest.raises(HeldError, match="place is watched already: kim@ops1"):
-            commands.watch("place", Plain(io.StringIO()), once=True)
-
-
-def test_a_watch_is_taken_over_from_another_machine(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place.root / "mirror").mkdir()
-    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
-    shown = Plain(io.StringIO())
-    place.say(90)
-    with commands._alone("place", shown, take=False) as still_ours:
-        watcher = Watcher(inventory.load("place"), shown, still_ours)
-        monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents-there"))  # another machine's
-        with pytest.raises(HeldError, match=r"place is watched already.*\n.*\nHINT: .*--take"):
-            commands.watch("place", shown, once=True)
-        commands.watch("place", shown, once=True, take=True)
-        monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents"))
-        place.look(watcher, 0)
-        place.look(watcher, 300)
-    assert place.pages == 2
-    assert watcher.lost
-    assert watcher.stopping.is_set()
-
-
-def test_an_open_episode_of_another_machine_is_gone_on_with_once_it_is_taken(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (place.root / "mirror").mkdir()
-    monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
-    place.say(90)
-    for seconds in (0, 300):
-        place.look(place.watcher()[0], seconds)
-    (episode,), told = place.journals(), list[str]()
-    monkeypatch.setenv("SALVOR_INCIDENTS", str(place.root / "incidents-there"))  # another machine's
-    with place.at(310):
-        takeover.take(episode.folder.name, told.append)
-    assert told[-1] == "HINT: inv watch --platform=place --take"
-    seen = place.look(place.watcher()[0], 430)
-    assert seen.open and seen.open.id == episode.folder.name
-    assert place.restarts == 1
-
-
 def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) -> None:
     place.say(90)
     stream = io.StringIO()
@@ -525,61 +317,6 @@ def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) ->
     assert "memory" in stream.getvalue()
     assert "bad for 0.0 s of 5 min 00 s" in stream.getvalue()
     assert not (place.root / "incidents").exists()
-
-
-def test_a_journal_that_was_cut_off_in_its_first_line_hinders_nothing(place: Place) -> None:
-    for name, content in (("20261121T030100Z-memory-0000", b""), ("20261121T030200Z-memory-0000", b'{"n":1,"at')):
-        folder = place.root / "incidents" / name
-        folder.mkdir(parents=True)
-        (folder / "journal.jsonl").write_bytes(content)
-    (place.root / "incidents/20261121T030300Z-memory-0000").mkdir()
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in (0, 150, 300):
-        place.look(watcher, seconds)
-    assert place.pages == 0
-
-
-def test_a_journal_that_is_damaged_stops_the_rule(place: Place) -> None:
-    place.say(90)
-    watcher, said = place.watcher()
-    for seconds in (0, 150, 300):
-        place.look(watcher, seconds)
-    path = place.journals()[0].folder / "journal.jsonl"
-    lines = path.read_bytes().splitlines(keepends=True)
-    number = next(n for n, line in enumerate(lines) if b'"kind":"outcome"' in line)
-    path.write_bytes(b"".join([*lines[:number], b"{damaged\n", *lines[number + 1 :]]))
-    place.fill()
-    place.say(10)
-    place.look(watcher, 305)
-    place.say(90)
-    for seconds in range(310, 1300, 60):
-        assert seconds > 600 or not place.calls[1:]
-        place.look(watcher, seconds)
-    assert (place.pages, place.restarts, len(place.journals())) == (2, 0, 2)
-    assert "is damaged (inv incident.check)" in said.getvalue()
-    assert [call for call in place.calls if call.endswith("called")] == [
-        "tickets called",
-        "devops called",
-        "lead called",
-    ]
-
-
-def test_a_damaged_journal_that_was_closed_stops_nothing(place: Place) -> None:
-    place.write(text=PLATFORM.replace("    escalate: on-call\n", ""))
-    folder = place.root / "incidents/20261121T025900Z-memory-0000"
-    with Journal.create(folder, by="kim", purpose="watch", platform="place", service="shop") as journal:
-        journal.append("note", text="x")
-    path = folder / "journal.jsonl"
-    path.write_bytes(path.read_bytes() + b"{damaged\n")
-    place.say(90)
-    watcher, _ = place.watcher()
-    for seconds in (0, 150, 300):
-        assert "is damaged" in place.look(watcher, seconds).move.why
-    with Journal.open(folder, by="kim") as journal:
-        journal.append("closed", result="by hand")
-    place.look(watcher, 310)
-    assert place.pages == 0
 
 
 @pytest.mark.parametrize(

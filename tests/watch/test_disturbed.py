@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from salvor import journal
@@ -94,88 +96,90 @@ def test_a_lock_that_cannot_be_taken_holds_no_call_back(place: Place) -> None:
     assert (place.pages, place.restarts) == (2, 0)
 
 
-def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The watcher did not know what it could not write down: it acted at each look, and never called anybody."""
+FullDisk = tuple[Path, Callable[[], None]]
+
+
+@pytest.fixture
+def full_disk(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[FullDisk]:
+    """A disk for the incidents that takes nothing, and what makes room on it."""
     disk = place.root / "disk"
     disk.mkdir()
     monkeypatch.setenv("SALVOR_INCIDENTS", str(disk / "incidents"))
-    place.say(90)
-    watcher, said = place.watcher()
     with small_disk(disk) as make_room:
         fill(disk)
-        for seconds in (*range(0, 600, 20), 1200):
-            place.look(watcher, seconds)
-        assert (place.pages, place.restarts) == (0, 1)
-        assert [call for call in place.calls if call.endswith("called")] == [
-            "tickets called", "devops called", "lead called",
-        ]  # fmt: skip
-        make_room()
-        place.say(10)
-        place.look(watcher, 1210)
-        (folder,) = journal.incidents(disk / "incidents")
-        assert Journal.read(folder).lines[-1]["kind"] == "closed"
-        assert not [each for each in evidence.check(folder) if each.level is Level.FAIL]
-        assert place.calls[-4:] == ["tickets better", "devops better", "lead better", "team better"]
+        yield disk, make_room
+
+
+def test_a_disk_that_takes_nothing_leads_to_cache_restart_people_once_each_too(
+    place: Place, full_disk: FullDisk
+) -> None:
+    """The watcher did not know what it could not write down: it acted at each look, and never called anybody."""
+    disk, make_room = full_disk
+    place.say(90)
+    watcher, said = place.watcher()
+    for seconds in (*range(0, 600, 20), 1200):
+        place.look(watcher, seconds)
+    assert (place.pages, place.restarts) == (0, 1)
+    assert [call for call in place.calls if call.endswith("called")] == [
+        "tickets called", "devops called", "lead called",
+    ]  # fmt: skip
+    make_room()
+    place.say(10)
+    place.look(watcher, 1210)
+    (folder,) = journal.incidents(disk / "incidents")
+    assert Journal.read(folder).lines[-1]["kind"] == "closed"
+    assert not [each for each in evidence.check(folder) if each.level is Level.FAIL]
+    assert place.calls[-4:] == ["tickets better", "devops better", "lead better", "team better"]
     assert said.getvalue().count("-> pages: clear") == 1
 
 
 def test_what_was_done_is_written_down_when_the_disk_takes_it_though_it_is_over(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, full_disk: FullDisk
 ) -> None:
     """It was held for ever, and lost when the watcher ended."""
-    disk = place.root / "disk"
-    disk.mkdir()
-    monkeypatch.setenv("SALVOR_INCIDENTS", str(disk / "incidents"))
+    disk, make_room = full_disk
     place.say(90)
     watcher, _ = place.watcher()
-    with small_disk(disk) as make_room:
-        fill(disk)
-        for seconds in (0, 150, 300):
-            place.look(watcher, seconds)
-        place.say(10)
-        place.look(watcher, 310)
-        with place.at(315):
-            commands.show_all("place", Plain(told := io.StringIO()))
-        assert "The disk takes nothing: what a watcher does meanwhile" in told.getvalue()
-        make_room()
-        place.look(watcher, 320)
-        (path,) = (disk / "incidents").glob("*/journal.jsonl")
-        assert b'"kind":"closed"' in path.read_bytes()
+    for seconds in (0, 150, 300):
+        place.look(watcher, seconds)
+    place.say(10)
+    place.look(watcher, 310)
+    with place.at(315):
+        commands.show_all("place", Plain(told := io.StringIO()))
+    assert "The disk takes nothing: what a watcher does meanwhile" in told.getvalue()
+    make_room()
+    place.look(watcher, 320)
+    (path,) = (disk / "incidents").glob("*/journal.jsonl")
+    assert b'"kind":"closed"' in path.read_bytes()
 
 
 def test_on_a_disk_that_takes_nothing_an_acknowledgement_is_handed_to_the_watcher(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, full_disk: FullDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There was no such episode on the disk, or its journal did not take the line, which was lost with its process."""
-    disk = place.root / "disk"
-    disk.mkdir()
-    monkeypatch.setenv("SALVOR_INCIDENTS", str(disk / "incidents"))
+    disk, make_room = full_disk
     place.say(90)
     watcher, _ = place.watcher()
-    with small_disk(disk) as make_room:
-        fill(disk)
-        for seconds in (0, 150, 300, 430, 560):
-            place.look(watcher, seconds)
-        assert place.calls[-1] == "devops called"
-        episode = (place.root / "last-message").read_text().split("--episode=")[1].strip()
-        told = io.StringIO()
-        asked = threading.Thread(target=commands.acknowledge, args=(episode, "mine", Plain(told)))
-        asked.start()
-        assert until(lambda: "The watcher is told in memory" in told.getvalue())
-        assert until(lambda: "acknowledged by" in place.look(watcher, 570).move.why)
-        asked.join(10)
-        assert f"{episode} is acknowledged by watcher@here" in told.getvalue()
-        for seconds in range(600, 2400, 200):
-            place.look(watcher, seconds)
-        assert "lead called" not in place.calls
-        monkeypatch.setattr(acknowledgement, "_TAKEN_WITHIN", 0.2)
-        with pytest.raises(CannotError, match="is NOT acknowledged"):
-            commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(told))
-        make_room()
-        place.say(10)
-        place.look(watcher, 2410)
-        journal = Journal.read(disk / "incidents" / episode)
+    for seconds in (0, 150, 300, 430, 560):
+        place.look(watcher, seconds)
+    assert place.calls[-1] == "devops called"
+    episode = (place.root / "last-message").read_text().split("--episode=")[1].strip()
+    told = io.StringIO()
+    asked = threading.Thread(target=commands.acknowledge, args=(episode, "mine", Plain(told)))
+    asked.start()
+    assert until(lambda: "The watcher is told in memory" in told.getvalue())
+    assert until(lambda: "acknowledged by" in place.look(watcher, 570).move.why)
+    asked.join(10)
+    assert f"{episode} is acknowledged by watcher@here" in told.getvalue()
+    for seconds in range(600, 2400, 200):
+        place.look(watcher, seconds)
+    assert "lead called" not in place.calls
+    monkeypatch.setattr(acknowledgement, "_TAKEN_WITHIN", 0.2)
+    with pytest.raises(CannotError, match="is NOT acknowledged"):
+        commands.acknowledge("20261121T033355Z-memory-0000", "", Plain(told))
+    make_room()
+    place.say(10)
+    place.look(watcher, 2410)
+    journal = Journal.read(disk / "incidents" / episode)
     assert [line["text"] for line in journal.of("acknowledged")] == ["mine"]
     assert journal.lines[-1]["kind"] == "closed"

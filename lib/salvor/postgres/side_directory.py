@@ -107,7 +107,7 @@ class SideDirectory:
         were lost, the one that still is has the identity of both.
         """
         now = view.of(self.member.name)
-        is_another = now.identity.partition("/")[0] != identity.partition("/")[0] != UNSEEN
+        is_another = identity != UNSEEN and now.identity.partition("/")[0] != identity.partition("/")[0]
         if now.is_up and now.writable and is_another:
             raise CannotError(
                 f"{self.live.data} takes writes, and is {now.identity}, not {identity}, which was to be replaced: "

@@ -103,17 +103,18 @@ async def _serve(access: Access, watcher: Watcher, started: threading.Event, fou
     class Alerts(tornado.web.RequestHandler):
         refusal_told_at: ClassVar[dict[int, float]] = {}
 
-        def initialize(self) -> None:
+        def prepare(self) -> None:
             self.size, self.body = 0, bytearray()
+            said = self.request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+            self.may_post = hmac.compare_digest(said, access.authorization.encode())
 
         def data_received(self, chunk: bytes) -> None:
             self.size += len(chunk)
-            if self.size <= _MOST_BYTES:
+            if self.may_post and self.size <= _MOST_BYTES:
                 self.body += chunk
 
         def post(self) -> None:
-            said = self.request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-            if not hmac.compare_digest(said, access.authorization.encode()):
+            if not self.may_post:
                 self.set_header("WWW-Authenticate", access.authorization.partition(" ")[0])
                 self.refuse(
                     401,

@@ -104,7 +104,8 @@ def _begin(rule: Rule, episodes: Sequence[Told], sighting: Sighting, reading: Re
         words = f"bad for {clock.write_duration(sighting.bad_for)} of {clock.write_duration(rule.for_)}"
         return Move("wait", words)
     move = _go_on(rule, episodes, None)
-    return _cooled(rule, episodes) or move if move.kind == "act" else move
+    instead = _cooled(rule, episodes) if move.kind == "act" else None
+    return instead or move
 
 
 def _cooled(rule: Rule, episodes: Sequence[Told]) -> Move | None:
