@@ -109,6 +109,7 @@ def test_progress_has_share_rate_and_time_left() -> None:
     half = Progress(512 * 1024**2, 1024**3, "bytes", "loading")
     assert show.progress_text(half, 8.0) == "512.0 MiB of 1.0 GiB, 50 %, 64.0 MiB/s, 8.0 s left  loading"
     assert show.progress_text(Progress(0, None, "objects"), 0.0) == "0 objects"
+    assert show.progress_text(Progress(0, None, "", "starting"), 3.0) == "starting"
     assert show.progress_text(Progress(1500, 0, "rows"), 1.0) == "1,500 rows, 1,500 rows/s"
 
 

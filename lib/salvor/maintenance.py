@@ -252,7 +252,7 @@ def protect(
     to the repository of backups is taken in and backed up.
     """
     session = _session(service, platform, shown)
-    changes = tuple(change for system in session.incident.systems for change in system.redundancy())
+    changes = tuple(change for system in session.incident.systems for change in system.redundancy(shown.tell))
     plan = Plan((PlannedStep("protect", (), (), changes),))
     show_plan(session, shown, plan)
     if changes:

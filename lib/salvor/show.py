@@ -94,7 +94,11 @@ def way_back(change: Change) -> str:
 
 
 def progress_text(progress: Progress, seconds: float) -> str:
-    """`1.2 GiB of 3.0 GiB, 40 %, 96.0 MiB/s, 19 s left`; `seconds` is how long it has run."""
+    """`1.2 GiB of 3.0 GiB, 40 %, 96.0 MiB/s, 19 s left`; `seconds` is how long it has run. Its label alone when it has
+    no figures.
+    """
+    if not progress.unit:
+        return progress.label
     written = write_bytes if progress.unit == "bytes" else lambda count: f"{count:,.0f} {progress.unit}"
     parts = [f"{written(progress.done)}" + (f" of {written(progress.total)}" if progress.total else "")]
     if progress.total:

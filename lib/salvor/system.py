@@ -274,8 +274,10 @@ class Restorable(System):
                 backups=ids,
             )
 
-    def redundancy(self) -> Iterator[Change]:
-        """What is to be done after the service is back so that it is protected again: standbys, a fresh backup."""
+    def redundancy(self, tell: Callable[[str], object] = lambda said: None) -> Iterator[Change]:
+        """What is to be done after the service is back so that it is protected again: standbys, a fresh backup. `tell`
+        is told what a look waits for.
+        """
         yield from ()
 
     def forecast(self, state: State, change: Change) -> State:

@@ -175,8 +175,9 @@ def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(
         views.append(cluster().site.view())
         return views[-1]
 
-    assert [one.member.name for one in rebuild.unprotected(look)] == ["b"]
-    assert len(views) == 1, "nobody waits for a standby of another cluster to follow"
+    waits: list[str] = []
+    assert [one.member.name for one in rebuild.unprotected(look, waits.append)] == ["b"]
+    assert (len(views), waits) == (1, []), "nobody waits for a standby of another cluster to follow"
     maintenance.protect("orders", "sandbox", Plain(), yes=True)
     replaced = next(iter(incidents(incidents_folder())))
     assert f"inv discard --incident={replaced.name}" in capsys.readouterr().out

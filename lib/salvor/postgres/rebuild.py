@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 
 import psycopg
@@ -29,21 +29,27 @@ _MARK = "rebuilt_in"
 _COPIED = re.compile(r"(\d+)/(\d+) kB")
 
 
-def unprotected(look: Callable[[], View]) -> list[Sighting]:
+def unprotected(look: Callable[[], View], tell: Callable[[str], object]) -> list[Sighting]:
     """The members that are no healthy standby of the live primary, and whose machine answers.
 
     A standby of the same cluster that answers has a few seconds to connect: after a promotion it tries again from time
-    to time.
+    to time. `tell` is told whom this waits for.
     """
     until = clock.monotonic() + _RECONNECT_SECONDS
+    told = ""
     while True:
         seen = look()
         primary = seen.primary
         if not primary.is_up or primary.is_fenced:
             return []
         found = [one for one in seen.sightings if one is not primary and one.look and not _follows(one, primary)]
-        if not any(_may_follow(one, primary) for one in found) or clock.monotonic() > until:
+        awaited = ", ".join(one.member.name for one in found if _may_follow(one, primary))
+        left = until - clock.monotonic()
+        if not awaited or left < 0:
             return found
+        if awaited != told:
+            tell(f"waiting whether {awaited} comes to follow {primary.member.name} by itself, {left:.0f} s at most")
+            told = awaited
         time.sleep(0.5)
 
 
@@ -85,13 +91,14 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
             hint="rebuild it by hand (pg_basebackup), or have the data directory be a folder below it",
         )
     lacked_slot = _make_its_slot(primary.member.server, server)
-    if lacked_slot and _may_follow(one, primary) and _comes_to_follow(one, primary, _RECONNECT_SECONDS):
+    if lacked_slot and _may_follow(one, primary) and (yield from _comes_to_follow(one, primary, _RECONNECT_SECONDS)):
         return
     if beside.read_marker(look.marker).get(_MARK) != incident:
         yield from _replace(seen, member, incident)
     fence.remove(server)
+    yield Progress(0, None, "", "starting it")
     server.start(deadline=300.0)
-    if not _comes_to_follow(one, primary, _STREAM_SECONDS):
+    if not (yield from _comes_to_follow(one, primary, _STREAM_SECONDS)):
         raise OutcomeUnknownError(
             f"The standby {server.address}:{server.port} was rebuilt and does not stream after "
             f"{_STREAM_SECONDS:.0f} s.",
@@ -199,11 +206,12 @@ def _make_its_slot(primary: Server, standby: Server) -> bool:
     return made is not None
 
 
-def _comes_to_follow(one: Sighting, primary: Sighting, seconds: float) -> bool:
+def _comes_to_follow(one: Sighting, primary: Sighting, seconds: float) -> Generator[Progress, None, bool]:
     """Wait until the member follows the primary, for so many seconds at most. Raises CannotError when it ended."""
     server = one.member.server
     until = clock.monotonic() + seconds
     while clock.monotonic() < until:
+        yield Progress(0, None, "", f"waiting until it follows the primary, {seconds:.0f} s at most")
         try:
             if _follows(replace(one, facts=ask_facts(server, "postgres")), primary):
                 return True

@@ -246,7 +246,7 @@ class Files(OnAMachine, Archived):
         """Its repositories and archives: their integrity, room and permissions."""
         yield from audit.look(self, deep=deep)
 
-    def redundancy(self) -> Iterator[Change]:
+    def redundancy(self, tell: Callable[[str], object] = lambda said: None) -> Iterator[Change]:
         """A backup of what is live now, when no repository has one that is as young as it."""
         yield from backing_up.redundancy(self)
 

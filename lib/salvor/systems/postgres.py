@@ -195,9 +195,9 @@ class Postgres(Archived):
         """Processes that work in this incident's stage, also in a removed one, and whoever listens on the side port."""
         return self.site.side_servers(self.site.view())
 
-    def redundancy(self) -> Iterator[Change]:
+    def redundancy(self, tell: Callable[[str], object] = lambda said: None) -> Iterator[Change]:
         """Rebuild each member that is no healthy standby of the live primary; back up what nothing else leads to."""
-        for one in rebuild.unprotected(self.site.view):
+        for one in rebuild.unprotected(self.site.view, lambda said: tell(f"{self.name}: {said}")):
             yield self.change(
                 "rebuild_standby",
                 why=f"it does not follow the primary: {one.describe()}",

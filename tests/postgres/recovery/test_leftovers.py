@@ -104,7 +104,9 @@ def test_slots_are_in_no_backup_which_is_said_and_a_standby_gets_its_own_again(
     cluster.do("promote", **way.promote)
     with monkeypatch.context() as patience:
         patience.setattr(rebuild, "_RECONNECT_SECONDS", 1.0)
-        planned = list(cluster.system.redundancy())
+        waits: list[str] = []
+        planned = list(cluster.system.redundancy(waits.append))
+    assert waits == ["orders-db: waiting whether b comes to follow a by itself, 1 s at most"]
     assert [dict(change.arguments) for change in planned] == [{"member": "b"}]
     list(cluster.system.apply(planned[0]))
     assert cluster.system.ask("select string_agg(slot_name, '') from pg_replication_slots where active", "live") == "b"
