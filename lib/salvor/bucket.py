@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from salvor import clock
+from salvor import amazon, clock
 from salvor.change import Progress
 from salvor.errors import CannotError, RefusedError, UsageError
 from salvor.streams import silent, waiting
@@ -52,7 +52,8 @@ def _client(place: str, safe: str, *, silence: float, attempts: int) -> Iterator
 
     retries = {"mode": "standard", "total_max_attempts": attempts}
     with _told(place, safe):
-        yield boto3.client("s3", config=Config(connect_timeout=10, read_timeout=silence, retries=retries))
+        config = Config(connect_timeout=10, read_timeout=silence, retries=retries)
+        yield amazon.client(lambda: boto3.client("s3", config=config))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ Stubber, which plays what Amazon documents. Nothing here was tried on Amazon's s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -13,6 +14,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 from botocore.stub import Stubber
 from moto import mock_aws
+from salvor import amazon, bucket
 from salvor.change import Reachable
 from salvor.errors import CannotError, NotConvergedError, OutcomeUnknownError
 from salvor.system import Context
@@ -51,6 +53,31 @@ def zone() -> Iterator[str]:
         first = {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": record()}]}
         client.change_resource_record_sets(HostedZoneId=made, ChangeBatch=first)
         yield made.removeprefix("/hostedzone/")
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("sleep 3", "its credentials did not come within 0.2 s"),
+        ("/no/such/program", "No such file or directory: '/no/such/program'"),
+        ("echo please log in", "Expecting value"),
+    ],
+)
+def test_credentials_that_a_program_does_not_give(
+    program: str, why: str, context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """botocore waits for ever for the program of credential_process, and lets through what is wrong with it."""
+    (tmp_path / "config").write_text(f"[profile dns]\ncredential_process = {program}\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setattr(amazon, "ANSWERING", 0.2 if program.startswith("sleep") else 5.0)
+    state = opened(context, profile="dns").observe()
+    assert state.reachable is Reachable.UNKNOWN and why in state.summary
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "dns")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(CannotError, match=why), bucket.asking("s3://dumps/shop"):
+        pass
 
 
 def test_points_and_points_back(zone: str, context: Context) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from salvor import clock
+from salvor import amazon, clock
 from salvor.authoritative import said
 from salvor.change import Reachable, State
 from salvor.dns_record import ABSENT, UNKNOWN, DnsRecord, RecordSettings
@@ -99,10 +99,14 @@ class Route53(DnsRecord):
         import boto3
         from botocore.config import Config
 
-        session = boto3.session.Session(profile_name=self.settings.profile)
         config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 1})
         # Route 53 is one service for all regions of a partition; the region only tells which partition.
-        return session.client("route53", region_name=session.region_name or "us-east-1", config=config)
+
+        def make() -> Any:
+            session = boto3.session.Session(profile_name=self.settings.profile)
+            return session.client("route53", region_name=session.region_name or "us-east-1", config=config)
+
+        return amazon.client(make)
 
     def _list(self) -> Listed:
         """What the zone's list says. Raises CannotError when it cannot be read, or the record is not a simple one."""
