@@ -124,12 +124,16 @@ def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
         )
     amiss = _carry_out(session, "backup", changes, "asked for by inv backup")
     backups(service, platform, shown)
+    _require_all(amiss, session.incident, f"inv backup {session.incident.options} --kind={kind}")
+
+
+def _require_all(amiss: Sequence[Finding], incident: Incident, again: str) -> None:
+    """Raises WarnedError when a repository did not take a backup that another one took."""
     if amiss:
-        named = session.incident.options
         raise WarnedError(
             f"Not every repository took the backup: {'; '.join(f'{one.subject}: {one.figure}' for one in amiss)}.",
             safe="another one has it",
-            hint=f"inv backups --check {named} says what is wrong with each; then: inv backup {named} --kind={kind}",
+            hint=f"inv backups --check {incident.options} says what is wrong with each; then: {again}",
         )
 
 
@@ -259,8 +263,10 @@ def protect(
         shown.tell("NOTE: after this, inv undo of an earlier incident of the service is refused.")
     if plan_only or not changes:
         return
-    _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))
-    shown.tell(f"{service} is protected again.")
+    amiss = _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))
+    if not amiss:
+        shown.tell(f"{service} is protected again.")
     session.incident.look_again()
     if session.incident.kept:
         shown.tell(f"  clear away: inv discard --incident={session.incident.id}   (removes for good what was replaced)")
+    _require_all(amiss, session.incident, f"inv protect {session.incident.options}")

@@ -90,6 +90,14 @@ def test_a_repository_that_did_not_take_the_backup_is_named(place: Lab) -> None:
     assert len(list(Path(place.repositories["local"], "snapshots").iterdir())) == 1
 
 
+def test_what_not_every_repository_holds_is_not_called_protected_again(place: Lab) -> None:
+    hide(place)
+    said = io.StringIO()
+    with pytest.raises(WarnedError, match="Not every repository took the backup: media: off-site") as warned:
+        maintenance.protect("shop", "small", Plain(said), yes=True)
+    assert "inv protect --service=shop" in warned.value.hint and "protected again" not in said.getvalue()
+
+
 def test_what_cannot_be_read_may_hold_the_backup_that_is_missed(place: Lab) -> None:
     """A wrong password is nothing that a backup of what is live, or gone, would mend."""
     hide(place)

@@ -50,9 +50,11 @@ def look(system: Postgres, *, deep: bool) -> Iterator[Audited]:
 
 
 def _of_pgbackrest(system: Postgres, deep: bool) -> Iterator[Audited]:
-    said = _ask_archiver(system.site.view().primary)  # before the archive is listed, or it would be ahead of it
+    primary = system.site.view().primary
+    said = _ask_archiver(primary)  # before the archive is listed, or it would be ahead of it
     repository = system.site.repository(system.site.reachable_member())
     yield from _of_repository(system.name, repository, deep)
+    yield from _lacking(system.name, repository, primary.system_identifier)
     yield _of_wal(system.name, said, repository)
     yield from _places(system.name, repository)
 
@@ -76,6 +78,15 @@ def _of_repository(name: str, repository: Repository, deep: bool) -> Iterator[Fi
     yield audit.integrity(
         name, problems, amount(len(repository.stored), "backup"), how="pgbackrest verify" if deep else ""
     )
+
+
+def _lacking(name: str, repository: Repository, system_identifier: str) -> Iterator[Finding]:
+    """Each repository without a backup of that cluster (empty: of any), or of which that is not known."""
+    for number, mended_by in repository.lacking(system_identifier).items():
+        figure = f"no backup of this cluster in {NAME} {number}"
+        yield Finding(name, audit.INTEGRITY, Level.FAIL, figure, detail=mended_by)
+    for number, why in repository.unread.items():
+        yield Finding(name, audit.INTEGRITY, Level.UNKNOWN, f"{NAME} {number} cannot be read", detail=why)
 
 
 def _gap(name: str, repository: Repository) -> Finding | None:
@@ -107,7 +118,7 @@ def _places(name: str, repository: Repository) -> Iterator[Audited]:
     settings = configparser.ConfigParser(strict=False, interpolation=None, allow_no_value=True, delimiters=("=",))
     settings.read_string(repository.shell.read(repository.config) or "")
     said = {**_section(settings, "global"), **_section(settings, repository.stanza)}
-    for number in sorted({one.repository for one in repository.stored} or {1}):
+    for number in repository.numbers:
         prefix = f"repo{number}-"
         if said.get(f"{prefix}type", "posix") == "posix" and f"{prefix}host" not in said:
             path = said.get(f"{prefix}path", "/var/lib/pgbackrest")

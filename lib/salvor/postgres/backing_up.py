@@ -82,11 +82,15 @@ def lacking(system: Postgres) -> Iterator[Change]:
             no_undo="the backups of the cluster before it stay; a later upgrade of the stanza leads back to it",
             identity=primary.identity,
         )
-    if not any(one.system_identifier == identifier and not one.broken for one in repository.stored):
+    lacking = repository.lacking(identifier)
+    if lacking:
+        others = set(repository.numbers) - lacking.keys()
+        named = f" in {', '.join(f'{backrest.NAME} {number}' for number in lacking)}" if others else ""
+        begun = any(one.repository in lacking and one.system_identifier == identifier for one in repository.stored)
         yield system.change(
             "backup",
-            kind="full",
-            why="there is no backup of this cluster",
+            kind="incr" if others and not begun else "full",  # the first one in a repository is full, whatever is asked
+            why=f"there is no backup of this cluster{named}",
             no_undo="it only adds a backup; the policy removes it",
         )
 

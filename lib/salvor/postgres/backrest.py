@@ -24,6 +24,8 @@ NAME = "pgBackRest"
 _BACKUP_SECONDS = 24 * 3600.0
 _RESTORE_SECONDS = 24 * 3600.0
 _EXPIRE_SECONDS = 3600.0
+_READABLE, _NO_STANZA, _MIXED = (0, 2), 1, 4
+"""Codes of `info`: sound, or no backup yet; deleted, or not begun; several repositories that differ (info.c)."""
 _FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
 
 
@@ -102,16 +104,18 @@ class Repository:
         stanza: Mapping[str, Any] = found[0] if found else {}
         # Its exit code is 0 for a repository that is not there, cannot be decrypted or holds no such stanza.
         status = stanza.get("status", {"code": 1, "message": "no answer"})
-        if status["code"] not in (0, 2, 4):  # 2: no valid backups, 4: mixed between several repositories
+        if status["code"] not in (*_READABLE, _MIXED):
             messages = [one["status"]["message"] for one in stanza.get("repo", ())] or [status["message"]]
-            reasons = secrets.mask("; ".join(message.splitlines()[0].rstrip(":") for message in messages))
+            reasons = "; ".join(map(_first_line, messages))
             # A wrong passphrase is not called one: what it makes of the file is no file of pgBackRest's.
             encrypted = stanza.get("cipher", "none") != "none" and "FormatError" in reasons
+            passphrase = "see that repo1-cipher-pass is the one it was made with; " if encrypted else ""
             raise CannotError(
                 f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {reasons}.",
                 safe="nothing was changed",
-                hint=("see that repo1-cipher-pass is the one it was made with; " if encrypted else "")
-                + f"on {self.shell.where}: {shlex.join(self.argv('info'))}",
+                hint=self._begun_anew
+                if status["code"] == _NO_STANZA
+                else f"{passphrase}on {self.shell.where}: {shlex.join(self.argv('info'))}",
             )
         return stanza
 
@@ -119,6 +123,26 @@ class Repository:
     def numbers(self) -> list[int]:
         """Of the repositories of its configuration, also of those that cannot be read."""
         return [one["key"] for one in self.info["repo"]]
+
+    def lacking(self, system_identifier: str) -> dict[int, str]:
+        """The repositories without a sound backup of that cluster (empty: of any), and what mends each."""
+        of_it = [one for one in self.stored if system_identifier in ("", one.system_identifier) and not one.broken]
+        codes = {one["key"]: one["status"]["code"] for one in self.info["repo"]}
+        without = codes.keys() - {one.repository for one in of_it} - self.unread.keys()
+        return {key: self._begun_anew if codes[key] == _NO_STANZA else "inv backup" for key in sorted(without)}
+
+    @property
+    def unread(self) -> dict[int, str]:
+        """The repositories that cannot be read, and why; what they hold is not known."""
+        said = {one["key"]: one["status"] for one in self.info["repo"]}
+        known = (*_READABLE, _NO_STANZA)
+        return {key: _first_line(one["message"]) for key, one in said.items() if one["code"] not in known}
+
+    @property
+    def _begun_anew(self) -> str:
+        """What mends a repository that lacks its stanza."""
+        create = shlex.join(self.argv("stanza-create"))
+        return f"see that its disk is mounted; if it was lost, on {self.shell.where}: {create}; then inv backup"
 
     @cached_property
     def stored(self) -> list[Stored]:
@@ -345,6 +369,10 @@ class Repository:
 
 def _place(server: Server, socket_folder: str) -> list[str]:
     return [f"--pg1-path={server.data}", f"--pg1-port={server.port}", f"--pg1-socket-path={socket_folder}"]
+
+
+def _first_line(message: str) -> str:
+    return secrets.mask(message.splitlines()[0].rstrip(":"))
 
 
 def write_target_time(moment: datetime) -> str:

@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from salvor import clock
 from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import promotion, replay, restore_point
+from salvor.postgres import backing_up, promotion, replay, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
 from salvor.postgres.wal import write_lsn
@@ -235,20 +236,39 @@ def test_a_backup_goes_to_every_repository(cluster: Cluster) -> None:
     configuration = root / "pgbackrest.conf"
     text = configuration.read_text()
     configuration.write_text(text.replace("[global]\n", f"[global]\nrepo2-path={root}/a/second\n"))
+    lacks = "no backup of this cluster in pgBackRest 2"
+    assert ("stanza-create; then inv backup" in found(cluster)[lacks]) and lacking(cluster) == {lacks: "incr"}
     shell.run(["pgbackrest", f"--config={configuration}", "--stanza=orders", "stanza-create"], deadline=60.0)
+    assert (found(cluster)[lacks], lacking(cluster)) == ("inv backup", {lacks: "incr"})
+    shell.run(["chmod", "000", f"{root}/a/second/backup/orders"])
+    assert "pgBackRest 2 cannot be read" in found(cluster) and not lacking(cluster)
     shell.run(["chmod", "500", f"{root}/a/second/backup/orders"])
     said = [one for one in cluster.do("backup", kind="incr") if isinstance(one, Finding)]
     assert [(one.level, one.figure) for one in said] == [(Level.WARN, "pgBackRest 2 does not have it")]
     shell.run(["chmod", "700", f"{root}/a/second/backup/orders"])
     assert not [one for one in cluster.do("backup", kind="incr") if isinstance(one, Finding)]
+    assert lacks not in found(cluster) and not lacking(cluster)
     newest = {one.repository: one for one in reversed(cluster.system.backups())}
     assert {name: (one.kind, bool(one.fingerprint)) for name, one in newest.items()} == {
         "pgBackRest 1": ("incr", True),
         "pgBackRest 2": ("full", True),
     }
     shutil.rmtree(root / "repository")
+    assert lacking(cluster) == {"no backup of this cluster in pgBackRest 1": "incr"}
     way = cluster.other_incident().way("physical", WISH)
     assert (way.possible, way.backup) == (True, newest["pgBackRest 2"].id)
+
+
+def found(cluster: Cluster) -> dict[str, str]:
+    """What is amiss with its repositories."""
+    audit = cluster.other_incident().system.audit(deep=False)
+    return {one.figure: one.detail for one in audit if isinstance(one, Finding) and one.level is not Level.PASS}
+
+
+def lacking(cluster: Cluster) -> dict[str, Any]:
+    """What inv protect would back up, and why."""
+    changes = backing_up.lacking(cluster.other_incident().system)
+    return {str(one.why).removeprefix("there is "): one.arguments["kind"] for one in changes}
 
 
 def test_configuration_outside_the_data_directory(cluster: Cluster) -> None:
