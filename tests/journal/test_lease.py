@@ -21,6 +21,7 @@ from salvor import console
 from salvor.change import Change, Level
 from salvor.errors import HeldError, PlanMovedError, UsageError
 from salvor.journal import FILE, Journal, evidence, incidents, mirror_store, story, system_lock
+from salvor.journal import lease as module
 from salvor.journal.folders import writing
 from salvor.journal.lease import Lease
 from salvor.journal.mirror import ASIDE
@@ -329,6 +330,19 @@ def test_it_goes_from_one_to_the_next(location: str) -> None:
         second.check()
     second.release()
     assert claim(location, "world.things", "four") is None
+
+
+def test_another_machine_of_that_name_and_folder_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.write_text("6ad2fd1b6cf64ef0b9b6d7c9d9a3b0c1\n")
+    theirs.write_text("0f3ab9d6c1c84f0e8f0d7e1a5b2c3d4e\n")
+    for machine, known in ((theirs, ours), (tmp_path / "none", ours)):
+        monkeypatch.setattr(module, "_MACHINE_ID", known)
+        lease(str(tmp_path), f"world.{machine.name}", "one").claim()
+        assert claim(str(tmp_path), f"world.{machine.name}", "one") is not None, "what a crash left is no hindrance"
+        monkeypatch.setattr(module, "_MACHINE_ID", machine)
+        with pytest.raises(HeldError, match=r"kim@one .* works on"):
+            lease(str(tmp_path), f"world.{machine.name}", "one").claim()
 
 
 def test_what_is_held_with_a_service_goes_with_it(location: str) -> None:

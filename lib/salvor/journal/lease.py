@@ -10,6 +10,7 @@ A_MOMENT after it asked last. A mirror that cannot be reached holds nobody up: i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -36,6 +37,7 @@ _TAKE_OVER = (
 )
 SETTLED = 1.5 * A_MOMENT
 """Seconds after a takeover by which who held it before has asked, and what it wrote until then is in the mirror."""
+_MACHINE_ID = Path("/etc/machine-id")
 _HELD = re.compile(r"([0-9]{6})-held\.json")
 
 
@@ -59,6 +61,7 @@ class Lease:
         self.location, self.service, self.incident, self.folder = location, service, incident, folder.absolute()
         self._store = _store(location, service)
         self._me = {"by": by, "host": socket.gethostname(), "pid": os.getpid(), "folder": str(self.folder)}
+        self._me |= {"machine": _machine()}
         self._me |= {"under": under} if under else {}
         self._hint = hint
         self._tell = tell
@@ -93,7 +96,7 @@ class Lease:
     def claim(self, *, take: bool = False) -> dict[str, Any]:
         """Hold the service, unless another machine does; returns who held it before and did not release it, if anyone.
 
-        What a process of these same incidents (this host and folder) left is ours: the lock says that it has ended.
+        What a process of these same incidents (this machine and folder) left is ours: the lock says that it has ended.
         `take`: whoever holds it. Raises HeldError naming the holder, OSError when the mirror gives no answer.
         """
         while True:
@@ -170,7 +173,8 @@ class Lease:
 
     def left_here(self, holder: dict[str, Any]) -> bool:
         """Whether a process of these same incidents held it: it has ended, for whoever asks has the lock."""
-        return all(holder.get(name) == self._me[name] for name in ("host", "folder"))
+        known = {"machine": self._me["machine"], **holder}  # an older Salvor does not say on which machine it is
+        return all(known.get(name) == self._me[name] for name in ("host", "machine", "folder"))
 
     def _is_void(self, holder: dict[str, Any]) -> bool:
         """Whether what it was held under is over, or somebody else's by now. Raises OSError."""
@@ -197,6 +201,17 @@ class Lease:
 
 def _store(location: str, service: str) -> Store:
     return store(location, f".leases/{quote(service, safe='')}")
+
+
+def _machine() -> str:
+    """What tells this machine from another one of its name: a digest of its id, which is not for others to know
+    (machine-id(5)); empty when it has none.
+    """
+    try:
+        known = _MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return ""
+    return hashlib.sha256(b"salvor " + known).hexdigest()[:16] if known else ""
 
 
 def _highest(names: Iterable[str]) -> int:
