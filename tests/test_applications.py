@@ -151,10 +151,33 @@ def test_a_program_that_was_killed_is_started_again_and_its_service_is_back(plac
 
 def test_a_program_that_hangs_is_restarted_once(place: World) -> None:
     (place.root / "shop").write_text("run-0 hung")
+    _, before, *_, cut_over, after = session("shop").plan().steps
+    assert [[change.arguments["moment"] for change in step.changes] for step in (before, after)] == [
+        ["declared"],
+        ["recovered"],
+    ]
+    assert [change.why for change in cut_over.changes] == ["it did not do its work"]
     recover("shop")
     assert acts(place, "shop") == ["stop good", "start good"]
     recover("shop")
     assert acts(place, "shop") == ["stop good", "start good"]
+
+
+def test_nobody_is_told_that_a_program_is_back_which_runs_and_does_not_do_its_work(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reroute, "_RECONNECT_SECONDS", 0.0)
+    (place.root / "shop").write_text("run-0 hung")
+    inventory = place.root / "inventory/world.yaml"
+    works = inventory.read_text()
+    inventory.write_text(works.replace("^run-[0-9]*$", "^sells$"))
+    for _ in range(2):
+        with pytest.raises(NotProvenError, match="it sells"):
+            recover("shop")
+        assert place.letters == ["declared", "failed"]
+    inventory.write_text(works)
+    recover("shop")
+    assert place.letters == ["declared", "failed", "recovered"]
 
 
 def test_a_program_that_does_not_come_back_is_no_matter_of_backups(

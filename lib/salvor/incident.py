@@ -76,6 +76,8 @@ class Incident(Learned):
     """Whether a chain is being planned: nothing of it is done yet, so nothing of it can be proven yet."""
     proves_ahead: bool = False
     """Whether `verify` is in the chain that is being planned: what comes after it counts on what it will prove."""
+    rerouted_ahead: bool = False
+    """Whether `reroute` comes before the step that is being planned, which counts on the checks that it will pass."""
 
     # --- what there is -------------------------------------------------------------------------------------------
 

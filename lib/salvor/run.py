@@ -81,11 +81,12 @@ class Runner:
                 changes = tuple(change for change in one.changes if change.key not in taken)
                 taken |= {change.key for change in changes}
                 planned.append(PlannedStep(one.name, one.findings, one.decisions, changes))
+                self.incident.rerouted_ahead |= one.name == "reroute"
             if planned and planned[0].name == "assess":  # it sees the same when it is carried out
                 self._assessed = begun, known, planned[0]
             return Plan(tuple(planned))
         finally:
-            self.incident.ahead = self.incident.proves_ahead = False
+            self.incident.ahead = self.incident.proves_ahead = self.incident.rerouted_ahead = False
             self.incident.decisions = pinned  # what a plan decides is decided again when it is carried out
             self.incident.look_again(since=A_MOMENT)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from salvor import clock, cutover
 from salvor.change import Change, Finding, Level, Reachable, Undo
 from salvor.checks import Check
-from salvor.incident import Incident
+from salvor.incident import RESTART, Incident
 
 _RECONNECT_SECONDS = 20.0
 _BETWEEN_TRIES = 0.2
@@ -48,7 +48,11 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
             yield Finding(application.name, "runs", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
         elif state.reachable is Reachable.DOWN:
             moved = True
-            why = state.summary if application.name in incident.decisions else "it was stopped for the cutover"
+            decision = incident.decisions.get(application.name)
+            if decision is None:
+                why = "it was stopped for the cutover"
+            else:
+                why = "it did not do its work" if decision.way.name == RESTART else state.summary
             yield application.change("start", why=why, undo=Undo("stop"))
     for turn in cutover.turns(incident) if incident.decisions else ():
         moved = True
