@@ -108,6 +108,12 @@ def test_a_failure_says_what_where_and_how_to_try_it(there: Shell) -> None:
     assert not there.succeeds(["false"])
 
 
+def test_a_disk_that_is_full_is_what_a_failure_says_however_much_is_said_after_it(there: Shell) -> None:
+    with pytest.raises(CommandError, match=r"1: cat: write error: No space left on device\n") as failed:
+        there.run(["sh", "-c", "echo making it >&2; echo x | cat > /dev/full; seq 20 >&2; exit 1"])
+    assert failed.value.hint == f"make room on {there.where} (df -h shows where), then the same command again"
+
+
 def test_a_failure_holds_no_secret(there: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_known", set())
     monkeypatch.setattr(secrets, "_hidden", None)

@@ -172,15 +172,19 @@ class Shell(ABC):
                 running.kill()
 
     def failed(self, argv: Sequence[str], code: int, said: str) -> CommandError:
-        """The error of a command that ended with `code` and `said` that, masked."""
-        tail = mask("\n".join(said.strip().splitlines()[-12:]))
+        """The error of a command that ended with `code` and `said` that, masked. A full disk is told alone."""
+        lines = said.strip().splitlines()
+        full = [line.strip() for line in lines if os.strerror(errno.ENOSPC) in line]
+        tail = mask("\n".join(full[-1:] or lines[-12:]))
         how = f"ended with exit code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
         who = f" as {self.user}" if self.user else ""
         return CommandError(
             f"{_name(argv)} on {self.where} {how}{': ' + tail if tail else '.'}",
             exit_code_of_command=code,
             stderr=mask(said),
-            hint=f"by hand, on {self.where}{who}: {mask(shlex.join(argv))}",
+            hint=f"make room on {self.where} (df -h shows where), then the same command again"
+            if full
+            else f"by hand, on {self.where}{who}: {mask(shlex.join(argv))}",
         )
 
     def succeeds(self, argv: Sequence[str]) -> bool:

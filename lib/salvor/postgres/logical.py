@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 TRUST_DUMP = "trust-dump"
 """The override that lets a dump do what only a superuser can: whoever made it is known."""
 NAME = "logical"
+_EMPTY_CLUSTER = 20_000_000  # bytes: three template databases, and a little WAL
 
 
 # --- look --------------------------------------------------------------------------------------------------------
@@ -145,7 +146,8 @@ def _way(system: Postgres, seen: View, wish: Wish) -> WayBack:
             "" if seen.primary.is_up else "; other databases of the cluster are not in it"
         )
     dump_find.see_room(system.settings.dumps, source, scratch(system))
-    beside.room_for(server, source.size or 0)  # what it unpacks to is not known, and never less
+    # What it unpacks to is not known, and never less; a cluster without a table takes room, too.
+    beside.room_for(server, (source.size or 0) + (0 if found else _EMPTY_CLUSTER))
     return WayBack(
         NAME,
         True,

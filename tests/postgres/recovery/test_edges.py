@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import threading
@@ -74,6 +75,13 @@ def test_a_disk_that_would_fill_is_found_before_it_begins(
         full = way(name, 2 * room.total)
         assert not full.possible, name
         assert re.search(r"needs [\d,]+ MB beside .*/a/data on this machine, where [\d,]+ MB are free", full.why), name
+    df = cluster.sandbox.root / "nine-megabytes" / "df"
+    df.parent.mkdir()
+    df.parent.chmod(0o755)
+    df.write_text("#!/bin/sh\necho avail; echo 9000\n")
+    df.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{df.parent}:{os.environ['PATH']}")
+    assert "needs 21 MB" in way("logical", 4096).why, "a cluster beside is never smaller"
 
 
 def test_damage_in_the_stage_is_found(cluster: Cluster) -> None:
