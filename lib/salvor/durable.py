@@ -7,6 +7,7 @@ import fcntl
 import glob
 import os
 import secrets
+import shlex
 import stat
 import tempfile
 from contextlib import suppress
@@ -44,6 +45,16 @@ def refusal(folder: Path) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def mend(error: OSError, folder: Path) -> str:
+    """What to do so that `folder` takes what it refused with `error`, for people."""
+    place = shlex.quote(str(folder))
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"make room: df -h {place}"
+    if error.errno == errno.EROFS:
+        return f"its file system can only be read, so see why and make it writable: findmnt -T {place}"
+    return f"see who may write there: ls -ld {place}"
 
 
 def takes_nothing(folder: Path) -> bool:

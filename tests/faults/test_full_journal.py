@@ -23,6 +23,9 @@ pytestmark = [
 ]
 
 
+HINT = re.compile(r"HINT: make room: df -h .*; then before any other command on this incident: (.*)")
+
+
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None) -> Iterator[World]:
     """A damaged world whose incidents are on a disk of 128 KiB of their own."""
@@ -61,12 +64,12 @@ def test_full_from_the_beginning(small: World, capsys: pytest.CaptureFixture[str
     assert small.letters == ["declared", "recovered"]
     said = capsys.readouterr().out
     assert said.count("cannot be written: No space left on device") == 1
-    assert "the recovery goes on" in said
+    assert "the recovery goes on" in said and f"HINT: in another terminal, make room: df -h {filler.parent}" in said
     with sitting.begin():  # the record could not be made either
         sitting.runner.owe("the record", "no room")
     said += capsys.readouterr().out
     filler.unlink()
-    command = re.findall(r"HINT: make room, then before any other command on this incident: (.*)", said)[-1]
+    command = HINT.findall(said)[-1]
     subprocess.run(["sh", "-c", command], check=True)
     assert is_whole(small)
     assert [line["what"] for line in small.journals()[0].of("owed")] == ["the record"]
@@ -84,14 +87,24 @@ def test_an_old_hint_puts_nothing_in_the_place_of_a_journal_that_was_written_aga
             filler.unlink()
         with sitting.begin():
             sitting.runner.note("note", text=text)
-    hints = re.findall(
-        r"HINT: make room, then before any other command on this incident: (.*)", capsys.readouterr().out
-    )
+    hints = HINT.findall(capsys.readouterr().out)
     assert len(hints) == 2
     for hint in hints:
         assert subprocess.run(["sh", "-c", hint]).returncode == 1
     assert [line["text"] for line in small.journals()[0].of("note")] == ["one", "two", "three"]
     assert is_whole(small)
+
+
+def test_on_a_disk_that_can_only_be_read_nobody_is_told_to_make_room(
+    small: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sitting = small.session()
+    remount = ["mount", "-o", "remount,ro", str(small.root / "incidents")]
+    subprocess.run(remount, check=True)
+    with sitting.begin():
+        sitting.runner.note("note", text="one")
+    said = capsys.readouterr().out
+    assert said.count(f"make it writable: findmnt -T {small.root / 'incidents'}") == 2 and "make room" not in said
 
 
 @pytest.mark.parametrize(("first", "last"), [("isolate", "verify"), ("restore", "reroute"), ("verify", "reroute")])

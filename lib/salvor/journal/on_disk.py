@@ -38,6 +38,7 @@ class OnDisk:
         self._tell = tell
         self._written = (0, 0)  # how many lines and bytes are in the file for certain
         self._is_failing = False
+        self._mend = ""
 
     @property
     def pending(self) -> int:
@@ -68,12 +69,13 @@ class OnDisk:
         try:
             self._file.append(self._waiting())
         except OSError as error:
+            self._mend = durable.mend(error, self._incidents)
             if not self._is_failing:
                 self._is_failing = True
                 self._tell(
                     f"The journal {self._file.path} cannot be written: {error.strerror or error}.\n"
                     "Safe now: the recovery goes on, and its lines are held in memory until they can be written.\n"
-                    f"HINT: make room or access, in another terminal: df -h {shlex.quote(str(self._incidents))}"
+                    f"HINT: in another terminal, {self._mend}"
                 )
             return
         if self._is_failing:
@@ -126,7 +128,7 @@ class OnDisk:
         journal, kept, folder = (shlex.quote(str(each)) for each in (path, name, path.parent))
         self._tell(
             f"{count}.\nSafe now: they are in {name}\n"
-            "HINT: make room, then before any other command on this incident: "
+            f"HINT: {self._mend}; then before any other command on this incident: "
             f"test -f {kept} && mkdir -pm 700 {folder} && truncate -s {self._file.size} {journal} "
             f"&& cat {kept} >> {journal}"
         )

@@ -32,12 +32,13 @@ def hand_over(episode: str, text: str) -> None:
         durable.replace(path, json.dumps(said).encode())
         while path.exists():
             if clock.monotonic() - begun > _TAKEN_WITHIN:
+                refused = durable.refusal(incidents_folder())
+                mend = f"{durable.mend(refused, incidents_folder())}; or, " if refused else ""
                 raise CannotError(
                     f"{episode} is NOT acknowledged: the disk takes nothing, and no watcher has taken it within "
                     f"{clock.write_duration(_TAKEN_WITHIN)}.",
                     safe="nothing was changed",
-                    hint=f"make room: df -h {incidents_folder()}; or, where inv watch runs, as its user: "
-                    "the same command again",
+                    hint=f"{mend}where inv watch runs, as its user: the same command again",
                 )
             time.sleep(0.1)
     except OSError as error:
