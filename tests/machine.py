@@ -13,10 +13,11 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,18 @@ After=basic.target door.service shop.service
 """,
 }
 
+_SENDS = """
+import socket, sys, time
+from contextlib import suppress
+family, kind, protocol, address, port, seconds, packet = sys.argv[1:]
+line = socket.socket(int(family), int(kind), int(protocol))
+until = time.monotonic() + float(seconds)
+while time.monotonic() < until:
+    with suppress(OSError):
+        line.sendto(bytes.fromhex(packet), (address, int(port)))
+    time.sleep(0.05)
+"""
+
 OLD_SCRIPT = """#!/bin/sh
 run() { start-stop-daemon --pidfile /run/shop.pid --exec /bin/sleep "$@"; }
 case $1 in
@@ -86,10 +99,11 @@ class Machine:
         self.folder = folder
         self.systemd, self.megabytes = systemd, megabytes
         self.namespace = f"salvor-{os.getpid()}-{next(_number)}"
+        self.guest = f"{self.namespace}-guest"
         self.card = f"sv{random.randrange(1 << 40):x}"  # at most 15 letters
         net = f"198.{random.randrange(18, 20)}.{random.randrange(256)}"
         first = 8 * random.randrange(32)  # a network of 8 addresses among those for tests of networks, RFC 2544
-        self.operator, self.stranger, self.address = (f"{net}.{first + last}" for last in (1, 2, 3))
+        self.operator, self.stranger, self.address, self._guest = (f"{net}.{first + last}" for last in (1, 2, 3, 4))
         net6 = f"fd5a:{random.randrange(1 << 16):x}:{random.randrange(1 << 16):x}::"
         self.operator6, self.address6 = f"{net6}1", f"{net6}3"
         self.process: subprocess.Popen[bytes] | None = None
@@ -162,6 +176,18 @@ class Machine:
                 raise NotBooted(self.log)
             time.sleep(0.05)
 
+    def take_a_guest(self) -> None:
+        """Let it forward packets for a guest of its own, as a host of virtual machines does."""
+        within, guest = ("ip", "-n", self.namespace), ("ip", "-n", self.guest)
+        _do("ip", "netns", "add", self.guest)
+        _do(*within, "link", "add", "guest", "type", "veth", "peer", "name", "eth0", "netns", self.guest)
+        _do(*within, "link", "set", "guest", "up")
+        _do(*guest, "link", "set", "eth0", "up")
+        _do(*guest, "address", "add", f"{self._guest}/32", "dev", "eth0")
+        _do(*guest, "route", "add", f"{self.address}/32", "dev", "eth0")
+        _do(*guest, "route", "add", "default", "via", self.address)
+        _do("ip", "netns", "exec", self.namespace, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
+
     def _with_systemd(self) -> list[str]:
         place = ["--directory", str(self.root), f"--network-namespace-path=/run/netns/{self.namespace}"]
         alone = [
@@ -201,7 +227,8 @@ class Machine:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(10)
             self.process = None
-        for command in (["ip", "link", "del", self.card], ["ip", "netns", "del", self.namespace]):
+        spaces = (["ip", "netns", "del", name] for name in (self.namespace, self.guest))
+        for command in (["ip", "link", "del", self.card], *spaces):
             subprocess.run(command, check=False, capture_output=True, timeout=20)
 
     def _children(self) -> list[int]:
@@ -228,20 +255,40 @@ class Machine:
         except OSError:
             return False
 
-    def sends(self, address: str, *, within: float = 0.5) -> bool:
-        """Whether a datagram of it arrives at one of ours, which asks for no answer."""
+    def sends(self, address: str, *, within: float = 0.5, guest: bool = False) -> bool:
+        """Whether one of the datagrams that it sends so long arrives at one of ours: the first ones are lost when it
+        looked for us just now, and found nobody (IPv6). `guest`: of its guest, for which it forwards.
+        """
+        namespace = self.guest if guest else self.namespace
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as ours:
             ours.bind((address, 0))
-            ours.settimeout(within)
-            code = (
-                f"import socket; socket.socket({int(family)}, 2).sendto(b'x', ({address!r}, {ours.getsockname()[1]}))"
-            )
-            command = ["ip", "netns", "exec", self.namespace, "python3", "-c", code]
-            subprocess.run(command, check=False, capture_output=True, timeout=20)
-            with suppress(TimeoutError):
-                return ours.recv(1) == b"x"
+            words = [int(family), socket.SOCK_DGRAM, 0, address, ours.getsockname()[1], within, b"x".hex()]
+            return self._arrives(ours, namespace, words, lambda packet: packet == b"x")
+
+    def calls_back(self, *, within: float = 0.5) -> bool:
+        """Whether what it sends from the port of SSH to begin a connection arrives at the operator."""
+        with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as ours:
+            ours.bind((self.operator, 0))
+            begins = struct.pack("!HHIIBBHHH", 22, 9, 0, 0, 5 << 4, 2, 1024, 0, 0)
+            words = [int(socket.AF_INET), socket.SOCK_RAW, socket.IPPROTO_TCP, self.operator, 0, within, begins.hex()]
+            return self._arrives(ours, self.namespace, words, lambda packet: packet.endswith(begins))
+
+    def _arrives(
+        self, ours: socket.socket, namespace: str, words: Sequence[object], is_it: Callable[[bytes], bool]
+    ) -> bool:
+        ours.settimeout(0.05)
+        command = ["ip", "netns", "exec", namespace, "python3", "-c", _SENDS, *map(str, words)]
+        sender = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        try:
+            while sender.poll() is None:
+                with suppress(TimeoutError):
+                    if is_it(ours.recv(100)):
+                        return True
             return False
+        finally:
+            sender.kill()
+            sender.wait(20)
 
 
 @contextmanager

@@ -57,7 +57,10 @@ def machine_fenced_by(program: str) -> Iterator[Machine]:
 
 
 @pytest.mark.parametrize("program", ["nftables, systemd", "iptables, scripts"])
-def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(program: str, context: Context) -> None:
+def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(
+    program: str, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fence, "_BODY", fence._BODY.replace(f"sleep {fence._EVERY};", "sleep 0.2;"))
     with machine_fenced_by(program) as made:
         tries: dict[str, Callable[[float], bool]] = {
             "operator": lambda within: made.answers(within=within),
@@ -65,26 +68,29 @@ def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(program: str, con
             "IPv6": lambda within: made.answers(address=made.address6, within=within),
             "to the operator": lambda within: made.sends(made.operator, within=within),
             "to IPv6": lambda within: made.sends(made.operator6, within=within),
+            "of a guest": lambda within: made.sends(made.operator, within=within, guest=True),
+            "from the port of SSH": lambda within: made.calls_back(within=within),
         }
 
-        def ways(expected: dict[str, bool]) -> bool:
+        def ways(expected: dict[str, bool]) -> dict[str, bool]:
             def one(name: str) -> bool:
-                return tries[name](5.0 if expected[name] else 0.5) is expected[name]
+                return tries[name](5.0 if expected[name] else 0.5)
 
             with ThreadPoolExecutor(len(tries)) as pool:
-                return all(pool.map(one, tries))
+                return dict(zip(tries, pool.map(one, tries), strict=True))
 
         open_ = dict.fromkeys(tries, True)
         cut = {**dict.fromkeys(open_, False), "operator": True}
         host = opened(made, context)
         seen = host.observe()
+        made.take_a_guest()
         assert (seen.reachable, seen.writable) == (Reachable.UP, True)
-        assert ways(open_)
+        assert ways(open_) == open_
         with socket.create_connection((made.address, 22), 2, (made.stranger, 0)) as intruder:
             assert intruder.recv(100).startswith(b"SSH-2.0")
             host.fence(seen.identity)
             assert host.observe().writable is False
-            assert ways(cut)
+            assert ways(cut) == cut
             intruder.sendall(b"SSH-2.0-intruder\r\n")
             intruder.settimeout(0.5)
             with pytest.raises(TimeoutError):
@@ -92,21 +98,26 @@ def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(program: str, con
         if made.systemd:  # a firewall that is started takes all rules away before it brings its own
             shell_of(host).run(["systemctl", "start", "nftables"])
             until = time.monotonic() + 20
-            while not (well := ways(cut)) and time.monotonic() < until:
+            while (found := ways(cut)) != cut and time.monotonic() < until:
                 time.sleep(0.1)
-            assert well
+            assert found == cut
         made.stop()
         made.boot()
+        made.take_a_guest()
         again = host.observe()
         assert (again.reachable, again.writable, again.identity) == (Reachable.UP, False, seen.identity)
         assert "fence" in again.summary
         assert (again.details["boot"] != seen.details["boot"]) is made.systemd  # else its kernel is all that booted
-        assert ways(cut)
+        assert ways(cut) == cut
         host.fence(seen.identity)  # finds its work done
         assert host.observe().writable is False
+        if made.systemd:  # one that is slow: the guard has the time to bring back what is taken away
+            slow = made.root / "usr" / "local" / "sbin" / "ip6tables"
+            slow.write_text('#!/bin/sh\nsleep 1\nexec /usr/sbin/ip6tables "$@"\n')
+            slow.chmod(0o755)
         host.unfence(seen.identity)
         assert host.observe().writable is True
-        assert ways(open_)
+        assert ways(open_) == open_
         left = shell_of(host).run(
             ["sh", "-c", "find /etc -name '*salvor*fence*'; iptables-save; nft list tables"], check=False
         )
@@ -115,14 +126,23 @@ def test_a_fence_leaves_the_operator_alone_also_after_a_reboot(program: str, con
 
 def test_another_network_may_be_let_in(old_machine: Machine, context: Context) -> None:
     host = opened(old_machine, context, management=[f"{old_machine.stranger}/32", f"{old_machine.operator6}/128"])
-    identity = host.observe().identity
-    host.fence(identity)
+    seen, identity = host.look().fence, host.observe().identity
+    # As a server says it that listens for IPv6 and takes IPv4 too.
+    mapped = replace(seen, operator=f"::ffff:{old_machine.operator}")
+    fence.raise_it(shell_of(host), mapped, host.settings.management, "root")
     try:
         assert old_machine.answers(source=old_machine.stranger)
         assert old_machine.answers(address=old_machine.address6)
         assert not old_machine.sends(old_machine.stranger)
+        opened(old_machine, context).fence(identity)
+        assert not old_machine.answers(source=old_machine.stranger), "it may no more"
     finally:
         host.unfence(identity)
+
+
+def test_the_operator_of_a_local_network_is_told_without_its_card() -> None:
+    seen = fence.read({"came": ["fe80::1%eth0 50000 fe80::2%eth0 22"]})
+    assert (seen.operator, seen.port) == ("fe80::1", 22)
 
 
 def test_a_fence_that_would_lock_everybody_out_is_refused(old_machine: Machine, context: Context) -> None:
@@ -131,12 +151,38 @@ def test_a_fence_that_would_lock_everybody_out_is_refused(old_machine: Machine, 
     assert (seen.operator, seen.port) == (old_machine.operator, 22)
     with pytest.raises(CannotError, match="nobody could reach it"):
         fence.raise_it(shell_of(host), replace(seen, operator=""), (), "root")
+    with pytest.raises(CannotError, match="nobody could reach it"):  # as through a tunnel that the machine holds open
+        fence.raise_it(shell_of(host), replace(seen, operator="::ffff:127.0.0.1"), (), "root")
     with pytest.raises(CannotError, match="comes from a directory"):
         fence.raise_it(shell_of(host), seen, (), "somebody.of.the.directory")
     with pytest.raises(CannotError, match="is another machine now"):
         host.fence("machine of another")
     assert old_machine.answers(source=old_machine.stranger)
     assert host.observe().writable is True
+
+
+def test_a_fence_that_nothing_keeps_is_not_said_to_be_kept(old_machine: Machine, context: Context) -> None:
+    program = old_machine.root / "usr" / "local" / "sbin" / "update-rc.d"
+    program.write_text("#!/bin/sh\nexit 1\n")
+    program.chmod(0o755)
+    host = opened(old_machine, context)
+    identity = host.observe().identity
+    try:
+        with pytest.raises(CannotError, match="until its next reboot only"):
+            host.fence(identity)
+        half = host.observe()
+        assert not old_machine.answers(source=old_machine.stranger)
+        assert half.writable is None and work.fence(host, half) and not host.is_cut_off()
+        program.unlink()
+        host.fence(identity)
+        assert host.is_cut_off()
+        looked = host.look()
+        hidden = replace(looked, fence=replace(looked.fence, stands=None, kept=False))  # from who is not root
+        assert ("fence", Level.UNKNOWN) in {(one.check, one.level) for one in health.findings("web", hidden)}
+    finally:
+        program.unlink(missing_ok=True)
+        host.unfence(identity)
+    assert "fence" not in {one["check"] for one in host.observe().details["findings"]}
 
 
 def test_a_disk_that_takes_no_file_does_not_keep_the_fence_from_standing(context: Context) -> None:

@@ -40,7 +40,7 @@ FACTS = Facts(
     disks=(Disk("/", 100, 50, 50, 100, 3), Disk("/srv", 100, 90, 10)),
     failed_units=(),
     services=(),
-    fence=Seen(stands=False, kept=False),
+    fence=Seen(stands=False, written=False, kept=False),
 )
 
 PLATFORM = """

@@ -10,7 +10,7 @@ Whoever is root on the machine can lift it: against somebody hostile, fence at t
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from salvor.errors import CannotError, CommandError
@@ -21,6 +21,8 @@ FILE = "/etc/salvor-fence"
 _TABLE = "salvor_fence"
 _UNIT = "/etc/systemd/system/salvor-fence.service"
 _SCRIPT = "/etc/init.d/salvor-fence"
+_KEPT = "# kept"
+"""The last line of the script, once everything that starts it at boot is in its place."""
 
 _EVERY = 2
 """Seconds after which rules that somebody took away stand again, where systemd is."""
@@ -36,7 +38,8 @@ stands() {{
 }}
 """
 LOOK = rf"""{_STANDS}
-[ ! -e {FILE} ] || echo 'fence kept'
+[ ! -e {FILE} ] || echo 'fence written'
+! grep -q '^{_KEPT}' {FILE} 2>/dev/null || echo 'fence kept'
 if stands; then echo 'fence stands'; elif [ "$(id -u)" != 0 ]; then echo 'fence hidden'; fi
 came=${{SSH_CONNECTION:-}}
 process=$$
@@ -106,6 +109,7 @@ keep() {
 }
 
 down() {
+    [ ! -e UNIT ] || systemctl stop salvor-fence.service # else its guard brings back what is taken away below
     nft delete table inet TABLE 2>/dev/null
     for program in iptables ip6tables; do
         "$program" -t mangle -S SALVOR-IN >/dev/null 2>&1 || continue
@@ -116,7 +120,6 @@ down() {
         done
     done
     if [ -e UNIT ]; then
-        systemctl stop salvor-fence.service
         systemctl disable salvor-fence.service
         rm -f UNIT
         systemctl daemon-reload
@@ -132,7 +135,7 @@ down() {
 
 case $1 in
 up | start) up ;;
-keep) keep ;;
+keep) keep && echo 'KEPT' >>FILE ;;
 guard) while sleep EVERY; do stands || up; done ;;
 down) down ;;
 *) ;; # stop: only `down` lifts it
@@ -142,6 +145,7 @@ esac
     .replace("SCRIPT", _SCRIPT)
     .replace("TABLE", _TABLE)
     .replace("EVERY", str(_EVERY))
+    .replace("KEPT", _KEPT)
 )
 # A firewall that starts, or loads its own rules anew, may begin with `nft flush ruleset`: hence After, and the guard.
 _SYSTEMD = f"""[Unit]
@@ -167,11 +171,13 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True)
 class Seen:
-    """What a machine says of its fence: whether its rules stand (None: hidden from who is not root), whether it is kept
-    over a reboot, and where our SSH session comes from (an address) and to (a port); empty and 0 when it is none.
+    """What a machine says of its fence: whether its rules stand (None: hidden from who is not root), whether its script
+    is there, whether it is kept over a reboot (False for who is not root), and where our SSH session comes from (an
+    address) and to (a port); empty and 0 when it is none.
     """
 
     stands: bool | None
+    written: bool
     kept: bool
     operator: str = ""
     port: int = 0
@@ -189,7 +195,8 @@ def read(lines: Mapping[str, list[str]]) -> Seen:
     said = lines.get("fence", [])
     came = (lines.get("came") or [""])[0].split()
     stands = True if "stands" in said else None if "hidden" in said else False
-    return Seen(stands, "kept" in said, *((came[0].partition("%")[0], int(came[3])) if len(came) == 4 else ()))
+    operator = (came[0].partition("%")[0], int(came[3])) if len(came) == 4 else ()
+    return Seen(stands, "written" in said, "kept" in said, *operator)
 
 
 def refuse_without_root(where: str, seen: Seen) -> None:
@@ -210,8 +217,7 @@ def raise_it(shell: Shell, seen: Seen, management: Sequence[Network], login: str
     when it stands, and would not survive a reboot.
     """
     refuse_without_root(shell.where, seen)
-    operator = [ipaddress.ip_network(_plain(seen.operator))] if seen.operator else []
-    allowed = sorted({*management, *operator}, key=str)
+    allowed = sorted({*management, *_from_outside(seen.operator)}, key=str)
     if not allowed:
         raise CannotError(
             f"{shell.where} was not fenced: nobody could reach it any more.",
@@ -251,11 +257,16 @@ def lift(shell: Shell) -> None:
     shell.run(["sh", "-s", "down"], input=_script((), 22).encode(), deadline=60.0)
 
 
-def _plain(address: str) -> str:
-    """An IPv4 address that was seen through an IPv6 socket is an IPv4 address in packets."""
-    found = ipaddress.ip_address(address)
-    mapped = found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None
-    return str(mapped or found)
+def _from_outside(address: str) -> Iterator[Network]:
+    """The operator, as packets name him; nobody when he comes through a tunnel that ends on the machine: its other end
+    would be cut off.
+    """
+    if address:
+        found = ipaddress.ip_address(address)
+        # One that was seen through an IPv6 socket is an IPv4 address in packets.
+        plain = (found.ipv4_mapped if isinstance(found, ipaddress.IPv6Address) else None) or found
+        if not plain.is_loopback:
+            yield ipaddress.ip_network(plain)
 
 
 def _script(allowed: Sequence[Network], port: int) -> str:

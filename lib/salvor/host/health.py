@@ -74,7 +74,9 @@ def _network(subject: str, facts: Facts) -> Iterator[Finding]:
     if facts.fence.stands:
         kept = "" if facts.fence.kept else ", until its next reboot only"
         yield Finding(subject, "fence", Level.WARN, f"everything is off but SSH from its operator{kept}")
-    elif facts.fence.kept:
+    elif facts.fence.stands is None and facts.fence.written:
+        yield Finding(subject, "fence", Level.UNKNOWN, "its file is there; only root sees whether the rules stand")
+    elif facts.fence.written:
         yield Finding(subject, "fence", Level.FAIL, "it was fenced, and the rules are gone", detail="fence it again")
 
 

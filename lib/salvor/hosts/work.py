@@ -40,7 +40,7 @@ def fence(host: Host, state: State) -> Change | None:
 
 def unfence(host: Host, state: State) -> Change | None:
     """Take the fence away."""
-    if state.writable is True and not state.details["fence"]["kept"]:
+    if state.writable is True and not state.details["fence"]["written"]:
         return None
     refuse_without_root(host.name, Seen(**state.details["fence"]))
     undo = Undo("fence", {"identity": state.identity})
