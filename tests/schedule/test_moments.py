@@ -77,6 +77,12 @@ def test_the_last_moment_is_the_one_before_the_next(zone: str) -> None:
         assert calendar.next(last - timedelta(seconds=1)) == last
 
 
+def test_what_is_rare_comes_nonetheless() -> None:
+    base = datetime(2026, 11, 21, tzinfo=UTC)
+    leap = moments.read("Thu *-02-29 02:00 UTC")  # 2024, and then
+    assert leap.next(base) == datetime(2052, 2, 29, 2, tzinfo=UTC)
+
+
 @pytest.mark.parametrize(
     ("text", "wrong"),
     [

@@ -24,8 +24,8 @@ WORDS = {
 }
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _FORM = re.compile(r"(?:([A-Z][A-Za-z,.]*) )?(?:\*-([^-: ]+)-([^-: ]+) )?([^-: ]+):([^-: ]+)( UTC)?", re.ASCII)
-_YEARS = 9
-"""Within so many years everything comes that ever comes: 29 February does."""
+_YEARS = 40
+"""Within so many years everything comes that ever comes: 29 February on a Monday does, also over a year like 2100."""
 
 
 @dataclass(frozen=True)
