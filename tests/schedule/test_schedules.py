@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 import salvor.inventory
 from salvor import shell
+from salvor.errors import CannotError
+from salvor.schedule.entry import Caller
+from salvor.schedule.systemd import Systemd
 from salvor.shell import Shell
 
 from tests import machine
@@ -116,8 +119,10 @@ def test_timers_are_installed_once_and_taken_away(on_systemd: On) -> None:
     assert "Environment=SALVOR_WAIT=" in first["salvor-shop.nightly.service"], "several may be due at once"
     listed = on_systemd.do("systemctl list-timers --all --no-legend 'salvor-*'")
     assert "03:00:00" in listed and "salvor-shop.nightly.timer" in listed
-    assert "NOT" not in on_systemd.inv("schedule.show")
-    on_systemd.inv("schedule.remove", "--yes")
+    said = on_systemd.inv("schedule.show")
+    assert "NOT" not in said and "never" not in said, "systemd forgets at each boot when a service ran"
+    said = on_systemd.inv("schedule.remove", "--yes")
+    assert "why    it was asked for" in said and "Let nothing of this platform run by itself any more" in said
     assert not units(on_systemd)
     assert not on_systemd.do("systemctl list-timers --all --no-legend 'salvor-*'")
 
@@ -155,6 +160,25 @@ def test_what_moved_was_changed_by_hand_or_is_not_named_any_more_is_mended(on_sy
         "look": "installed",
         "weekly": "installed",
     }
+
+
+def test_timers_of_a_user_need_that_users_systemd_which_may_end_with_the_login(on_systemd: On) -> None:
+    """su, sudo and sshd without PAM do not say where that is."""
+    on_systemd.do("id kim 2>/dev/null || { useradd -m kim && usermod -p '*' kim; }")
+    settings = on_systemd.machine.settings.model_copy(update={"user": "kim"})
+    caller = Caller(platform="shop", python="/bin/true", folder="/", stamps="/tmp/stamps")
+    by_kim = shell.connect(on_systemd.machine.address, settings=settings)
+    with pytest.raises(CannotError, match="No systemd of the user kim runs") as refused:
+        Systemd(by_kim, caller)
+    assert refused.value.hint == "as root: loginctl enable-linger kim; then the same command again"
+    on_systemd.do("loginctl enable-linger kim && until systemctl -q is-active user@$(id -u kim); do sleep 0.1; done")
+    there = Systemd(by_kim, caller)
+    there.put("look", "03:00", ["status"])
+    assert there.installed()["look"].says("03:00", ["status"]) and there.warning() == ""
+    there.remove("look")
+    assert there.installed() == {}
+    on_systemd.do("systemctl start user@$(id -u kim) && loginctl disable-linger kim")
+    assert "while kim is logged in" in there.warning()
 
 
 # ------------------------------------------------------------------------------------------------------ cron
@@ -195,11 +219,28 @@ def test_a_block_that_somebody_cut_is_left_alone(on_cron: On) -> None:
     on_cron.shell.run(["crontab", "-"], input=whole)
 
 
-def run_line(on: On) -> str:
+def test_what_somebody_put_into_the_block_is_kept_behind_it(on_cron: On) -> None:
+    on_cron.inv("schedule.install", "--yes")
+    begin, *ours, end = crontab(on_cron).splitlines(keepends=True)
+    mixed = [FOREIGN.splitlines(keepends=True)[1], *ours[:2], b"# photos: at night\n", b"7 3 * * * photos\n", *ours[2:]]
+    on_cron.shell.run(["crontab", "-"], input=b"".join([begin, *mixed, end]))
+    assert {name: one["state"] for name, one in on_cron.shown().items()} == dict.fromkeys(
+        ("look", "nightly"), "installed"
+    )
+    commented = [b"#" + one if b"schedule.run look" in one else one for one in mixed]
+    on_cron.shell.run(["crontab", "-"], input=b"".join([begin, *commented, end]))
+    on_cron.inv("schedule.install", "--yes")
+    theirs = mixed[0] + b"# photos: at night\n7 3 * * * photos\n"
+    assert crontab(on_cron) == b"".join([begin, *ours, end]) + theirs
+    on_cron.inv("schedule.remove", "--yes")
+    assert crontab(on_cron) == theirs
+
+
+def run_line(on: On, by: str = "sh") -> str:
     """What cron would do for the schedule `look`, as it does it."""
     line = next(one for one in crontab(on).decode().splitlines() if "schedule.run look" in one)
     command = line.split(None, 5)[5].replace("\\%", "%")
-    return on.shell.run(["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", command], deadline=60).stdout
+    return on.shell.run(["env", "-i", "PATH=/usr/bin:/bin", by, "-c", command], deadline=60).stdout
 
 
 def stamped(on: On) -> Path:
@@ -212,7 +253,7 @@ def test_cron_runs_what_is_due_and_what_was_missed_once(on_cron: On) -> None:
     run_line(on_cron)
     assert "ended" not in json.loads(stamped(on_cron).read_text()), "it was installed now: nothing is due"
     stamped(on_cron).write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
-    run_line(on_cron)
+    run_line(on_cron, "tcsh")  # as with SHELL=/bin/tcsh in the crontab
     ran = stamped(on_cron).read_text()
     assert json.loads(ran)["code"] == 0
     assert on_cron.shown()["look"]["result"] == "success"

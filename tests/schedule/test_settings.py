@@ -115,9 +115,27 @@ def test_what_was_missed_runs_once_and_how_it_ended_is_kept(caller: Caller, nigh
         assert stamp.run_if_due(caller, "nightly", nightly) is None
     seen = stamp.read((Path(caller.folder) / "seen").read_text())
     assert seen.begun == NOW + timedelta(days=3), "one that is killed is not tried all day"
+    assert (seen.last, seen.result) == (NOW + timedelta(days=3), "has not ended"), (
+        "nor does the run before stand for it"
+    )
     assert called.read_text() == "backup --service=shop --platform=shop schedule nightly\n"
     said = stamp.read(Path(caller.stamp("nightly")).read_text())
     assert (said.code, said.ended) == (6, NOW + timedelta(days=3))
+
+
+def test_one_that_filled_the_disk_was_run_nonetheless(caller: Caller, nightly: Schedule) -> None:
+    program = Path(caller.folder) / "invoke.py"
+    program.write_text(f"import shutil\nshutil.rmtree({caller.stamps!r})")  # nothing can be noted there any more
+    path = Path(caller.stamp("nightly"))
+    path.parent.mkdir()
+    path.write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
+    with pytest.raises(CannotError, match="was run and ended with exit code 0; that cannot be noted") as said:
+        stamp.run_if_due(caller, "nightly", nightly)
+    assert "not run" not in said.value.safe.replace("not run again", "")
+    path.parent.write_text("")
+    with pytest.raises(CannotError, match="cannot be noted") as said:
+        stamp.run_if_due(caller, "nightly", nightly)
+    assert said.value.safe == "it was not run"
 
 
 def test_one_that_still_runs_is_not_begun_again(caller: Caller, nightly: Schedule) -> None:

@@ -21,6 +21,11 @@ MINUTES = 5
 _SECONDS = 60.0
 
 
+def _lines(block: bytes) -> list[str]:
+    """Its lines; to encode them again with "surrogateescape" gives the same bytes."""
+    return block.decode("utf-8", "surrogateescape").split("\n")[:-1]
+
+
 class Crontab:
     """The block of one platform in the crontab of whoever we are on a machine."""
 
@@ -31,24 +36,31 @@ class Crontab:
         platform = caller.platform
         self._begin = f"# BEGIN Salvor, platform {platform}: inv schedule.install wrote this block, and will again"
         self._end = f"# END Salvor, platform {platform}"
+        runs = rf".* schedule\.run (?P<runs>\S+) --platform={re.escape(platform)}"
+        self._ours = re.compile(rf'# (?P<says>\S+): (?P<text>\{{"at": .*\}})|{runs}')
 
     @staticmethod
     def runs(shell: Shell) -> bool:
         """Whether there is a cron there."""
         return shell.succeeds(["sh", "-c", "command -v crontab"])
 
+    def warning(self) -> str:
+        """What may keep the schedules from running; empty when nothing is known of it."""
+        return ""
+
     def installed(self) -> dict[str, Entry]:
         """What is installed for this platform, by name."""
         _, block, _ = self._parts(self._read())
+        matches = [match for line in _lines(block) if (match := self._ours.fullmatch(line))]
+        texts = {match["says"]: match["text"] for match in matches if match["says"]}
+        commands = {match["runs"]: match[0] for match in matches if match["runs"]}
         found = {}
-        lines = block.decode("utf-8", "replace").splitlines()
-        for says, command in zip(lines[1:-1:2], lines[2:-1:2], strict=False):
-            name, _, text = says.removeprefix("# ").partition(": ")
-            said = entry.read(text)
+        for name in texts.keys() | commands.keys():
+            said = entry.read(texts.get(name, ""))
             at, run = said or ("", ())
             ran = stamp.read(self.shell.read(self.caller.stamp(name)))
-            result = "" if ran.code is None else "success" if ran.code == 0 else f"exit code {ran.code}"
-            found[name] = Entry(at, run, said is not None and command == self._line(name), ran.ended, result)
+            sound = said is not None and commands.get(name) == self._line(name)
+            found[name] = Entry(at, run, sound, ran.last, ran.result)
         return found
 
     def put(self, name: str, at: str, run: Sequence[str]) -> None:
@@ -73,21 +85,23 @@ class Crontab:
 
     def _line(self, name: str) -> str:
         """cron's line of a schedule; cron makes a newline of `%`, see crontab(5)."""
-        given = " ".join(f"{key}={shlex.quote(value)}" for key, value in sorted(self.caller.environment.items()))
-        command = shlex.join(self.caller.argv("schedule.run", name, f"--platform={self.caller.platform}"))
-        folder = shlex.quote(self.caller.folder)
-        return f"*/{MINUTES} * * * * " + f"cd {folder} && {given} {command}".replace("  ", " ").replace("%", "\\%")
+        given = [f"{key}={value}" for key, value in sorted(self.caller.environment.items())]
+        command = self.caller.argv("schedule.run", name, f"--platform={self.caller.platform}")
+        words = shlex.join(["env", *given, *command])  # env: SHELL= of the crontab may be one without NAME=VALUE
+        return f"*/{MINUTES} * * * * " + f"cd {shlex.quote(self.caller.folder)} && {words}".replace("%", "\\%")
 
     def _write(self, entries: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:
         now = self._read()
         before, block, after = self._parts(now)
+        theirs = [line for line in _lines(block)[1:-1] if not self._ours.fullmatch(line)]
+        after = "".join(f"{line}\n" for line in theirs).encode("utf-8", "surrogateescape") + after
         lines = []
         for name, (at, run) in sorted(entries.items()):
             lines += [f"# {name}: {entry.write(at, run)}", self._line(name)]
         new = "".join(f"{one}\n" for one in (self._begin, *lines, self._end)).encode() if lines else b""
         if not block and before and not before.endswith(b"\n"):
             new = b"\n" + new
-        if block == new:
+        if before + new + after == now:
             return
         if before + new + after:
             self.shell.run(["crontab", "-"], input=before + new + after, deadline=_SECONDS)

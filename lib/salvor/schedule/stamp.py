@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -20,16 +21,32 @@ _DAY = 24 * 3600.0
 
 @dataclass(frozen=True)
 class Stamp:
-    """When a schedule was begun last, or installed; when that run ended, and with which exit code."""
+    """When a schedule was begun last, or installed; when that run ended, and with which exit code. `runs`: it was begun
+    and has not ended.
+    """
 
     begun: datetime | None = None
     ended: datetime | None = None
     code: int | None = None
+    runs: bool = False
 
     def text(self) -> str:
         """What `read` reads."""
         times = {name: clock.write_time(one) for name in ("begun", "ended") if (one := getattr(self, name))}
-        return json.dumps({**times, **({} if self.code is None else {"code": self.code})}) + "\n"
+        code = {} if self.code is None else {"code": self.code}
+        return json.dumps({**times, **code, **({"runs": True} if self.runs else {})}) + "\n"
+
+    @property
+    def last(self) -> datetime | None:
+        """When it ran last; None when it never did."""
+        return self.begun if self.runs else self.ended
+
+    @property
+    def result(self) -> str:
+        """How that ended, in words; empty when it never ran."""
+        if self.runs:
+            return "has not ended"
+        return "" if self.code is None else "success" if self.code == 0 else f"exit code {self.code}"
 
 
 def read(text: str | None) -> Stamp:
@@ -37,14 +54,15 @@ def read(text: str | None) -> Stamp:
     try:
         said = json.loads(text or "{}")
         times = {name: clock.read_time(said[name]) for name in ("begun", "ended") if name in said}
-        return Stamp(**times, code=said.get("code"))
+        return Stamp(**times, code=said.get("code"), runs=bool(said.get("runs")))
     except (ValueError, TypeError, AttributeError, UsageError):
         return Stamp()
 
 
 def run_if_due(caller: Caller, name: str, schedule: Schedule) -> int | None:
     """Run the schedule if it was due since it ran last, once however often it was missed. Returns its exit code; None
-    when it was not due, or still runs. Raises CannotError when nothing can be noted: it would run again and again.
+    when it was not due, or still runs. Raises CannotError when its begin cannot be noted: it would run again and again;
+    and when its end cannot be, after it ran.
     """
     path = Path(caller.stamp(name))
     try:
@@ -70,7 +88,7 @@ def _run_if_due(caller: Caller, path: Path, name: str, schedule: Schedule) -> in
         return None
     if schedule.calendar.last(begun) <= last:
         return None
-    durable.replace(path, replace(before, begun=begun).text().encode())  # one that fails is not tried all day
+    durable.replace(path, Stamp(begun, runs=True).text().encode())  # one that fails is not tried all day
     words = schedule.words(caller.platform)
     by = {**caller.own(name), **os.environ}
     try:
@@ -81,5 +99,12 @@ def _run_if_due(caller: Caller, path: Path, name: str, schedule: Schedule) -> in
             safe="what it had done stays",
             hint="inv incidents",
         ) from error
-    durable.replace(path, Stamp(begun, clock.now(), done.returncode).text().encode())
+    try:
+        durable.replace(path, Stamp(begun, clock.now(), done.returncode).text().encode())
+    except OSError as error:
+        raise CannotError(
+            f"{line(words)} was run and ended with exit code {done.returncode}; that cannot be noted: {error}.",
+            safe="it is not run again before it is due again",
+            hint=f"df -h {shlex.quote(str(path.parent))}",
+        ) from error
     return done.returncode

@@ -9,9 +9,10 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from salvor.errors import CannotError
 from salvor.schedule import entry
 from salvor.schedule.entry import Caller, Entry
-from salvor.shell import Shell
+from salvor.shell import Result, Shell
 
 _SAYS = "# What it says: "
 _SERVICE = """\
@@ -36,6 +37,7 @@ Persistent=true
 WantedBy=timers.target
 """
 _LIST = 'cd -- "$1" 2>/dev/null || exit 0; for file in salvor-"$2".*.timer; do [ ! -e "$file" ] || echo "$file"; done'
+_OF_THE_USER = 'id -un; echo "${XDG_CONFIG_HOME:-$HOME/.config}"; echo "${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"'
 _TIMER_STATE = "Id,ActiveState,UnitFileState,NeedDaemonReload"
 _LAST_RUN = "Id,ActiveState,ExecMainStartTimestamp,ExecMainExitTimestamp,ExecMainStatus,Result"
 _SECONDS = 60.0
@@ -46,11 +48,33 @@ class Systemd:
 
     def __init__(self, shell: Shell, caller: Caller) -> None:
         self.shell, self.caller = shell, caller
-        by_root = shell.run(["id", "-u"]).stdout.strip() == "0"
-        home = "" if by_root else shell.run(["sh", "-c", 'echo "${XDG_CONFIG_HOME:-$HOME/.config}"']).stdout.strip()
-        self.folder = "/etc/systemd/system" if by_root else f"{home}/systemd/user"
-        self.name = "systemd" if by_root else "systemd (of the user)"
-        self._systemctl = ["systemctl", "--no-ask-password", *([] if by_root else ["--user"])]
+        self.name, self.folder, self._user = "systemd", "/etc/systemd/system", ""
+        self._systemctl = ["systemctl", "--no-ask-password"]
+        self._environment: dict[str, str] = {}
+        if shell.run(["id", "-u"]).stdout.strip() != "0":
+            self._be_of_the_user()
+
+    def _be_of_the_user(self) -> None:
+        """Have the timers run by the user's own systemd. Raises CannotError when none runs: nobody could begin them."""
+        said = self.shell.run(["sh", "-c", _OF_THE_USER]).stdout.splitlines()
+        self._user, config, runtime = said
+        self.name, self.folder = "systemd (of the user)", f"{config}/systemd/user"
+        self._systemctl += ["--user"]
+        self._environment = {"XDG_RUNTIME_DIR": runtime}  # su and sudo do not set it
+        asked = self._run("show", "--property=Version", check=False)
+        if asked.exit_code:
+            raise CannotError(
+                f"No systemd of the user {self._user} runs on {self.shell.where}: {asked.stderr.strip()}.",
+                safe="nothing was changed",
+                hint=f"as root: loginctl enable-linger {self._user}; then the same command again",
+            )
+
+    def warning(self) -> str:
+        """What may keep the timers from running; empty when nothing is known of it."""
+        argv = ["loginctl", "show-user", "--property=Linger", "--value", self._user]
+        if not self._user or self.shell.run(argv, check=False).stdout.strip() == "yes":
+            return ""
+        return f"they run while {self._user} is logged in, and not after; as root: loginctl enable-linger {self._user}"
 
     @staticmethod
     def runs(shell: Shell) -> bool:
@@ -82,8 +106,7 @@ class Systemd:
 
     def _show(self, properties: str, units: Sequence[str]) -> dict[str, dict[str, str]]:
         """What systemd says of units, by their names."""
-        argv = [*self._systemctl, "show", "--timestamp=unix", f"--property={properties}", *units]
-        said = self.shell.run(argv, deadline=_SECONDS).stdout
+        said = self._run("show", "--timestamp=unix", f"--property={properties}", *units).stdout
         blocks = [dict(one.partition("=")[::2] for one in block.splitlines()) for block in said.split("\n\n")]
         return {block.get("Id", ""): block for block in blocks}
 
@@ -93,24 +116,24 @@ class Systemd:
         for kind, text in self._texts(name, at, run).items():
             # Not 600: systemd shows every unit to everybody, and warns of a file that it alone can read.
             self.shell.write(f"{self.folder}/{self._unit(name)}.{kind}", text, mode=0o644)
-        self._do("daemon-reload")
-        self._do("enable", f"{self._unit(name)}.timer")
-        self._do("restart", f"{self._unit(name)}.timer")  # `start` alone keeps the time of before
+        self._run("daemon-reload")
+        self._run("enable", f"{self._unit(name)}.timer")
+        self._run("restart", f"{self._unit(name)}.timer")  # `start` alone keeps the time of before
 
     def remove(self, name: str) -> None:
         """Remove a schedule and when it ran last, so that a later one of that name has nothing to make up for."""
         timer = f"{self._unit(name)}.timer"
         if self.shell.exists(f"{self.folder}/{timer}"):
-            self._do("disable", "--now", timer)
-            self._do("clean", "--what=state", timer)
-        failed = [*self._systemctl, "reset-failed", self._service(name)]  # else it is listed on, without its file
-        self.shell.run(failed, deadline=_SECONDS, check=False)
+            self._run("disable", "--now", timer)
+            self._run("clean", "--what=state", timer)
+        self._run("reset-failed", self._service(name), check=False)  # else it is listed on, without its file
         for kind in ("timer", "service"):  # the timer last would be found again without its service
             self.shell.run(["rm", "-f", "--", f"{self.folder}/{self._unit(name)}.{kind}"])
-        self._do("daemon-reload")
+        self._run("daemon-reload")
 
-    def _do(self, *words: str) -> None:
-        self.shell.run([*self._systemctl, *words], deadline=_SECONDS)
+    def _run(self, *words: str, check: bool = True) -> Result:
+        argv = [*self._systemctl, *words]
+        return self.shell.run(argv, environment=self._environment, deadline=_SECONDS, check=check)
 
     def _unit(self, name: str) -> str:
         return f"salvor-{self.caller.platform}.{name}"  # neither name has a dot in it

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -60,18 +60,18 @@ def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: st
     for reference in sorted(_of_environment(described)):
         finding = Finding(_NAME, "secrets", Level.WARN, reference, detail="nothing sets it there; use file:PATH")
         shown.finding(finding)
-    _carry_out("install", described, wanted, shown, plan_only=plan_only, approve=approve, yes=yes)
+    _carry_out(install, described, wanted, shown, plan_only=plan_only, approve=approve, yes=yes)
     if not plan_only:
         shown.tell(f"  take them away: inv schedule.remove --platform={platform}")
 
 
 def remove(platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
     """Let nothing of this platform run by itself any more."""
-    _carry_out("remove", inventory.load(platform), {}, shown, plan_only=plan_only, approve=approve, yes=yes)
+    _carry_out(remove, inventory.load(platform), {}, shown, plan_only=plan_only, approve=approve, yes=yes)
 
 
 def _carry_out(
-    name: str,
+    asked: Callable[..., None],
     platform: Platform,
     wanted: Mapping[str, Schedule],
     shown: Shown,
@@ -81,28 +81,35 @@ def _carry_out(
     yes: bool,
 ) -> None:
     session = sitting(Service(name=_NAME, rto=0, rpo=0), _with_schedules(platform), shown)
+    _warn(cast(Schedules, session.incident.system(_NAME)), shown)
 
     def step(incident: Incident) -> Iterator[Change]:
-        """Let run by themselves what the inventory names, and nothing else of this platform."""
-        system = incident.system(_NAME)
-        assert isinstance(system, Schedules)
+        system = cast(Schedules, incident.system(_NAME))
         installed = system.installed()
         for each in sorted(wanted.keys() | installed.keys()):
-            change = _change(system, each, wanted.get(each), installed.get(each), platform.name)
+            change = _change(system, each, wanted.get(each), installed.get(each), platform)
             if change:
                 yield change
 
-    step.__name__ = f"schedule.{name}"
+    step.__name__, step.__doc__ = f"schedule.{asked.__name__}", asked.__doc__
     work(session, step, shown, plan_only=plan_only, approve=approve, yes=yes)
 
 
-def _change(system: Schedules, name: str, wanted: Schedule | None, now: Entry | None, platform: str) -> Change | None:
+def _warn(system: Schedules, shown: Shown) -> None:
+    if detail := system.scheduler.warning():
+        shown.finding(Finding(_NAME, "scheduler", Level.WARN, system.scheduler.name, detail=detail))
+
+
+def _change(
+    system: Schedules, name: str, wanted: Schedule | None, now: Entry | None, platform: Platform
+) -> Change | None:
     """What makes one schedule as it is wanted; None when it is."""
     back = Undo("install", {"name": name, "at": now.at, "run": list(now.run)}) if now and now.at else None
     if wanted is None:
         lost = "" if back else "what it was cannot be read"
-        return system.change("remove", why="the inventory does not name it", undo=back, no_undo=lost, name=name)
-    words = wanted.words(platform)
+        why = "it was asked for" if name in platform.schedules else "the inventory does not name it"
+        return system.change("remove", why=why, undo=back, no_undo=lost, name=name)
+    words = wanted.words(platform.name)
     if now and now.says(wanted.at, words):
         return None
     why = "it does not run yet" if now is None else f"it is: {now.at} {line(now.run)}"
@@ -158,7 +165,11 @@ def show_all(platform: str, shown: Shown) -> None:
         words = wanted.words(platform) if wanted else entry.run if entry else ()
         at = wanted.at if wanted else entry.at if entry else ""
         state = _state(wanted, entry, platform)
-        last = f"{clock.write_duration(clock.age(entry.last).total_seconds())} ago" if entry and entry.last else "never"
+        last = (
+            f"{clock.write_duration(clock.age(entry.last).total_seconds())} ago"
+            if entry and entry.last
+            else "not known"
+        )
         if isinstance(shown, show.Json):
             shown.write(
                 "schedule", name=name, at=at, run=list(words), state=state,
@@ -173,6 +184,7 @@ def show_all(platform: str, shown: Shown) -> None:
         shown.tell(f"The platform {platform!r} names no schedules, and none is installed.")
         return
     shown.lines([f"By {system.scheduler.name}:", *(f"  {one}" for one in show.table(header, rows))])
+    _warn(system, shown)
 
 
 def _state(wanted: Schedule | None, now: Entry | None, platform: str) -> str:
