@@ -155,6 +155,18 @@ def test_a_drill_passes_only_when_users_are_back_in_time_and_nothing_is_left(tmp
     assert report(tmp_path / THIRD).word == "not finished", "nobody looked yet what is left"
 
 
+def test_what_a_stand_in_lost_is_mended_without_it(tmp_path: Path) -> None:
+    """It is gone when its report is read: nothing can be asked of it."""
+    teller = told.usual(tmp_path / FIRST, purpose="drill", scenario="loss", platform="o4o")
+    teller.found("reroute", "media", "what was acknowledged is there", Level.WARN, "30 of 37", "all")
+    teller.step("clean up", lambda: teller.found("clean up", "sandbox", "nothing of it is left", Level.FAIL))
+    teller.line("closed", result="passed").journal.close()
+    assert [each.mend for each in report(tmp_path / FIRST).mends] == [
+        "inv sandbox.down --platform=o4o",
+        "mend what it says, and drill again",
+    ]
+
+
 def test_a_missed_target_fails_the_drill(tmp_path: Path) -> None:
     teller = told.usual(tmp_path / FIRST, purpose="drill", targets={"rto": 60.0, "rpo": 60.0})
     teller.line("measured", rto=200.0, rto_target=60.0).line("closed", result="").journal.close()

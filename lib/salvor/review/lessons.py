@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from salvor import budgets, clock
-from salvor.budgets import CLEAN_UP, StepTime
+from salvor.budgets import CLEAN_UP, REHEARSAL, StepTime
 from salvor.change import Finding, Level
 from salvor.journal import events
 from salvor.journal.happened import WORDS, Story
 from salvor.plain import amount
 
+_DRILL_AGAIN = "mend what it says, and drill again"
 _PROOFS = ("verify", "reroute", CLEAN_UP)
 
 
@@ -94,6 +95,8 @@ def _proofs(told: Story) -> Iterator[Lesson]:
 
 
 def _mend_of(step: str, told: Story) -> str:
+    if told.purpose == "drill" and told.runbook != REHEARSAL:  # on a stand-in, which may be gone
+        return f"inv sandbox.down --platform={told.platform}" if step == CLEAN_UP else _DRILL_AGAIN
     if step == CLEAN_UP:
         return f"remove it by hand, then: inv assess --service={told.service} --platform={told.platform}"
     if step == "verify":
@@ -106,7 +109,7 @@ def _longest(found: Sequence[Finding]) -> str:
 
 
 def _acts(told: Story) -> Iterator[Lesson]:
-    mend = "mend what it says" + (", and drill again" if told.purpose == "drill" else "")
+    mend = _DRILL_AGAIN if told.purpose == "drill" else "mend what it says"
     for act in told.acts:
         if act.outcome in ("failed", "unknown"):
             text = f"{events.describe(act.change)}: {act.said}"
