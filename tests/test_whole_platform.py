@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from salvor import console, inventory, whole_platform
+from salvor import clock, console, inventory, whole_platform
 from salvor.errors import CannotError, NotProvenError, SalvorError, UsageError
 from salvor.journal import Journal, incidents
 from salvor.show import Json, Plain
@@ -83,6 +83,20 @@ def test_what_waits_for_a_failed_one_is_not_begun_and_the_rest_is(place: World) 
     assert all(runs(place).values())
     detected = [Journal.read(each).lines[0]["detected_at"] for each in incidents(place.root / "incidents")]
     assert len(detected) == 4 and len(set(detected)) == 1  # also of the one that the first call did not begin
+
+
+def test_damage_was_not_detected_before_it_began_whatever_else_stands_open(place: World) -> None:
+    (place.root / "shop").write_text("")
+    trouble.order(place.root, "shop", "start", "fail")
+    with pytest.raises(CannotError, match="does not want to"):
+        restore()
+    began = clock.now()
+    place.damage()
+    with pytest.raises(UsageError, match="is open for shop and was begun with other arguments"):
+        whole_platform.restore("world", Plain(), Asked(failed_at=began), yes=True)
+    (things,) = (each for each in place.journals() if each.lines[0]["service"] == "things")
+    assert place.live == GOOD
+    assert began <= clock.read_time(things.lines[0]["detected_at"])
 
 
 def test_assess_of_all_says_what_is_broken_and_writes_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def bring_back(
     call, or of the one that this one goes on with. What depends on one that could not be brought back is not begun; the
     others are.
     """
-    begun = clock.now() if asked.purpose == "drill" else _detected(platform, asked.purpose)
+    begun = clock.now() if asked.purpose == "drill" else _detected(platform, asked)
     results: dict[str, Result] = {}
     if plan_only:
         _show_order(platform, shown)
@@ -173,13 +173,18 @@ def bring_back(
     return [results[service.name] for service in platform.in_order()]
 
 
-def _detected(platform: Platform, purpose: str) -> datetime:
-    """When the outage was detected: with the first incident of the platform that is still under way, else now."""
+def _detected(platform: Platform, asked: Asked) -> datetime:
+    """When the outage was detected: with the first incident of the platform that is still under way, and not of before
+    it began, else now.
+    """
     now = clock.now()
     since = f"{now - _ONE_OUTAGE:%Y%m%dT%H%M%SZ}"  # as the names of incidents begin
     recent = takewhile(lambda folder: folder.name >= since, journal.incidents(incidents_folder()))
-    told = [one for one in map(brief.read, recent) if one and (one.platform, one.purpose) == (platform.name, purpose)]
-    return min([now, *(one.detected_at for one in told if not (one.good_at or one.is_over))])
+    told = [
+        one for one in map(brief.read, recent) if one and (one.platform, one.purpose) == (platform.name, asked.purpose)
+    ]
+    open_since = [one.detected_at for one in told if not (one.good_at or one.is_over)]
+    return min([now, *(moment for moment in open_since if not asked.failed_at or moment >= asked.failed_at)])
 
 
 def _show_order(platform: Platform, shown: Shown) -> None:
