@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import socket
 import stat
@@ -20,7 +21,7 @@ from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
-from salvor import durable, notifier
+from salvor import durable, messages, notifier
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError, UsageError
 from salvor.system import Context
@@ -229,6 +230,19 @@ def test_mail_to_customers_in_korean(opened: Open, mail: tuple[Mailbox, str]) ->
     for each in (first, second):
         for internal in ("orders-db", "physical", "kim@desk", "3f2a"):
             assert internal not in each.get_content(), "customers are told nothing internal"
+
+
+def test_what_salvor_says_itself_is_korean_to_operators_in_korean() -> None:
+    facts = {**FACTS, "way": "physical, restart", "rto": "3 min 05 s", "figure": "cannot tell", "limit": "above 0.5"}
+    recovered, called = (
+        messages.render(moment, "operators", "ko", {**facts, "done": "nothing"}).body
+        for moment in ("recovered", "called")
+    )
+    assert "복구 방법: 물리 백업 복원(physical), 프로그램 재시작(restart)\n" in recovered
+    assert "복구에 걸린 시간: 3분 05초 " in recovered
+    assert "측정값: 확인할 수 없음 (기준: 0.5 초과)" in called and "지금까지 실행한 조치: 없음\n" in called
+    for known in ("good", "below 5", "at least 1000"):
+        assert not re.search("기준: .*[a-z]", messages.render("called", "operators", "ko", {"limit": known}).body)
 
 
 def test_facts_are_data(opened: Open, mail: tuple[Mailbox, str]) -> None:

@@ -22,7 +22,6 @@ Audience = Literal["operators", "customers"]
 _MOST = 500
 """Characters of one fact: what an engine says can be long, and a pager's screen is small."""
 _MOMENT = re.compile(r".*_at|newest_commit")
-_DURATION = re.compile(r"r[tp]o(_target)?")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def render(
     customers a service is called as their status page calls it (`title_ko`), where it does.
     """
     texts = _texts(language)
-    values = _Facts({name: _plain(name, value, texts["units"]) for name, value in facts.items()})
+    values = _Facts({name: _plain(name, value, texts["facts"]) for name, value in facts.items()})
     if audience == "customers" and facts.get(f"title_{language}"):
         values["title"] = values[f"title_{language}"]
     values["channels"] = ", ".join(instead_of)
@@ -69,8 +68,8 @@ class _Facts(dict[str, str]):
         return "-"
 
 
-def _plain(name: str, value: object, units: Mapping[str, str]) -> str:
-    """One fact as one line of text, masked; times for people, durations with the language's units."""
+def _plain(name: str, value: object, words: Mapping[str, Mapping[str, str]]) -> str:
+    """One fact as one line of text, masked; times for people, and what Salvor says itself in the language's `words`."""
     if value is None or value == "":
         return "-"
     text = one_line(str(value), most=_MOST)
@@ -79,9 +78,8 @@ def _plain(name: str, value: object, units: Mapping[str, str]) -> str:
             return f"{clock.read_time(text):%Y-%m-%d %H:%M:%S} UTC"
         except UsageError:
             return text
-    if _DURATION.fullmatch(name):
-        for word, unit in units.items():
-            text = re.sub(rf"{word}\b", unit, text)
+    for said, ours in words.get(name, {}).items():
+        text = re.sub(rf"\b{said}\b", ours, text)
     return text
 
 
