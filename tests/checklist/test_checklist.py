@@ -140,6 +140,48 @@ def test_what_takes_too_long_is_unknown(place: World) -> None:
         go()
 
 
+def test_one_that_warns_is_done_and_one_that_cannot_begin_is_unknown(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(place, BOOK)
+    inv = place.root / "inv"
+    inv.write_text(f"#!/bin/sh\necho {'long ' * 100}\nexit 8\n")
+    inv.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(inv))
+    with pytest.raises(CannotError, match="2 items wait"):
+        go()
+    answer = walks()[0].by_item["health"]
+    assert answer.outcome == "warned" and answer.note.startswith("long ") and len(answer.note) == 300
+    inv.unlink()
+    write(place, BOOK.replace("health", "another"))
+    with pytest.raises(NotProvenError, match=r"another \(unknown\)"):
+        go()
+
+
+def test_an_item_of_another_platform_is_of_that_one(place: World) -> None:
+    write(place, BOOK.replace("[status, --check]", "[status, --check, --platform=moon]"))
+    with pytest.raises(NotProvenError, match=r"health \(failed\)"):
+        go()
+    assert "moon" in walks()[0].by_item["health"].note
+    with pytest.raises(UsageError, match="moon"):
+        walk.walk("daily", "moon", Plain())
+    assert not list(answers.newest_first("moon", "daily"))
+
+
+def test_each_checklist_of_each_platform_goes_its_own_way(place: World) -> None:
+    for name in ("daily", "weekly"):
+        (place.root / f"books/{name}.yaml").write_text(MANUAL)
+        with pytest.raises(CannotError, match="2 items wait"):
+            walk.walk(name, "world", Plain())
+    [daily], [weekly] = (list(answers.newest_first("world", name)) for name in ("daily", "weekly"))
+    assert daily.folder != weekly.folder
+    assert not list(answers.newest_first("moon", "daily"))
+    (daily.folder / "journal.jsonl").write_bytes(b"torn")
+    with pytest.raises(CannotError, match="2 items wait"):
+        go()
+    assert [each.folder != daily.folder for each in walks()] == [True], "what cannot be read is passed over"
+
+
 def test_a_command_that_is_none_fails(place: World) -> None:
     write(place, BOOK.replace("[status, --check]", "[no-such-command]"))
     with pytest.raises(NotProvenError, match=r"health \(failed\)"):
@@ -245,8 +287,9 @@ def test_hostile_words_are_only_words_on_the_page(place: World, monkeypatch: pyt
     page_reader.read(text)
 
 
-def test_in_json(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_json(place: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write(place, BOOK)
+    typing(monkeypatch, "yes\n\nyes\n\n")  # who reads JSON is no person, also at a terminal
     with pytest.raises(CannotError, match="2 items wait"):
         go(Json())
     said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -266,10 +309,28 @@ def test_it_is_signed_where_a_key_is_configured(place: World, monkeypatch: pytes
     key = place.root / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True, timeout=20)
     monkeypatch.setenv("SALVOR_SIGNING_KEY", str(key))
+    with pytest.raises(CannotError, match="2 items wait"):
+        go()
+    assert not (walks()[0].folder / evidence.SEAL).exists(), "it goes on"
     at_a_terminal(monkeypatch, lambda question: "yes")
     go()
     found = {each.check: each.level for each in evidence.check(walks()[0].folder)}
     assert found["seal"] is Level.PASS and found["signature"] is Level.UNKNOWN  # whose key, only a list can tell
+
+
+def test_a_key_that_is_gone_and_a_page_that_cannot_be_written_are_owed(
+    place: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SALVOR_SIGNING_KEY", str(place.root / "none"))
+    with pytest.raises(CannotError, match="2 items wait"):
+        go()
+    (walks()[0].folder / "checklist.html").unlink()
+    (walks()[0].folder / "checklist.html").mkdir()
+    at_a_terminal(monkeypatch, lambda question: "yes")
+    go()
+    said = capsys.readouterr().out
+    assert walks()[0].closed and "owed: the signature: --key: there is no file" in said
+    assert "owed: checklist.html: " in said
 
 
 @pytest.mark.parametrize(
@@ -281,6 +342,8 @@ def test_it_is_signed_where_a_key_is_configured(place: World, monkeypatch: pytes
         ("title: x\nevery: 1d\nitems:\n  - {name: a, ask: b}\n  - {name: a, ask: c}", "stands twice"),
         ("title: x\nevery: 1d\nitems:\n  - {name: a, ask: b, run: [status]}", "an item has what and run"),
         ("title: x\nevery: 1d\nitems:\n  - {name: a, run: [status]}", "an item has what and run"),
+        ("title: x\nevery: 1d\nitems:\n  - {name: a, what: b, run: [status], look: c}", "an item has what and run"),
+        ("title: x\nevery: 0s\nitems: [{name: a, ask: b}]", "greater than 0"),
         ("title: x\nevery: 1d\nitems:\n  - {name: A B, ask: b}", "name"),
     ],
 )

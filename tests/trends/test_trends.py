@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 from salvor import clock, trends
-from salvor.errors import UsageError
+from salvor.errors import CannotError, UsageError
 from salvor.journal.brief import newest_first
 from salvor.pages import chart
 from salvor.pages.chart import Series
+from salvor.show import Plain
 from salvor.trends import Figures, Trends
 from salvor.trends import show as show_trends
 
@@ -59,7 +60,7 @@ def test_detection_and_recovery_are_of_incidents_alone(tmp_path: Path) -> None:
     write(tmp_path, NOW - 2 * DAY, blind=None, back=300.0)
     write(tmp_path, NOW - 3 * DAY, purpose="drill", blind=9000.0, back=9000.0)
     month = of(tmp_path).all[-1]
-    assert (month.detect, month.recover) == (30.0, 200.0)
+    assert (month.detect, month.recover, month.downtime) == (30.0, 200.0, 430.0)
     assert of(tmp_path / "none").all == ()
 
 
@@ -73,6 +74,19 @@ def test_downtime_goes_from_the_failure_to_the_first_good_check(tmp_path: Path) 
     assert found.is_promise_kept is True
 
 
+def test_a_failure_that_is_said_to_be_later_than_its_detection_takes_nothing_away(tmp_path: Path) -> None:
+    write(tmp_path, NOW - DAY, blind=-30.0, back=100.0)
+    month = of(tmp_path).all[-1]
+    assert (month.detect, month.downtime) == (0.0, 100.0)
+
+
+def test_the_first_moment_of_a_month_has_figures(tmp_path: Path) -> None:
+    first = datetime(2026, 11, 1, tzinfo=UTC)
+    write(tmp_path, first - DAY)
+    with clock.use(lambda: first):
+        assert of(tmp_path).all[-1].availability == 1.0
+
+
 def test_overlaps_count_once(tmp_path: Path) -> None:
     write(tmp_path, NOW - DAY, back=600.0)
     write(tmp_path, NOW - DAY + timedelta(seconds=300), back=600.0)
@@ -81,10 +95,11 @@ def test_overlaps_count_once(tmp_path: Path) -> None:
     found = of(tmp_path)
     assert (last(found).downtime, last(found, "shop").downtime) == (900.0, 600.0)
     assert found.all[-1].downtime == 1500.0, "of all services together"
+    assert found.all[-1].availability == pytest.approx(1 - 750.0 / found.all[-1].period.seconds), "and their mean"
 
 
 def test_an_open_incident_counts_until_now_and_an_ended_one_until_its_end(tmp_path: Path) -> None:
-    write(tmp_path, NOW - timedelta(hours=2), back=None, end="")
+    write(tmp_path, NOW - timedelta(hours=2), back=None, end="failed", end_after=60.0)
     write(tmp_path, NOW - DAY, back=None, end="undone", end_after=1800.0, service="shop")
     found = of(tmp_path, promised={"orders": 99.99})
     assert last(found).downtime == 7200.0
@@ -114,7 +129,8 @@ def test_months_quarters_and_years_without_gaps(tmp_path: Path) -> None:
 
 def test_a_quiet_month_is_wholly_available(tmp_path: Path) -> None:
     write(tmp_path, datetime(2026, 9, 3, tzinfo=UTC))
-    quiet = of(tmp_path).services[1]
+    quiet = of(tmp_path, promised={"orders": 100.0}).services[1]
+    assert quiet.is_promise_kept is True, "all that was promised"
     assert (quiet.period.name, quiet.available, quiet.rto_met.said) == ("2026-10", "100 %", "-")
 
 
@@ -148,6 +164,18 @@ def test_what_cannot_be_read_is_counted(tmp_path: Path) -> None:
     found = of(tmp_path)
     assert (found.journals, found.unreadable) == (1, 1)
     assert list(show_trends.lines(found))[-1].startswith("Journals that cannot be read, and are not counted: 1.")
+
+
+def test_words_of_a_journal_are_only_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path))
+    write(tmp_path, NOW - DAY, service="or\x1b[31mders")
+    show_trends.run("world", "", "month", Plain())
+    assert "ders" in (said := capsys.readouterr().out) and "\x1b" not in said
+    (tmp_path / "readiness-world").write_text("")
+    with pytest.raises(CannotError, match="The page cannot be written to"):
+        show_trends.run("world", "", "month", Plain(), report=True)
 
 
 def test_a_period_that_is_none_is_refused() -> None:

@@ -268,7 +268,7 @@ def _downtime(service: str, runs: Sequence[Brief], now: datetime) -> list[Span]:
     """When a service was down, the earliest first, without overlaps."""
     spans = (_down(run, now) for run in runs if run.service == service and run.purpose == "incident")
     found: list[Span] = []
-    for begin, end in sorted(span for span in spans if span[0] < span[1]):
+    for begin, end in sorted(spans):
         if found and begin <= found[-1][1]:
             found[-1] = (found[-1][0], max(end, found[-1][1]))
         else:
@@ -279,7 +279,7 @@ def _downtime(service: str, runs: Sequence[Brief], now: datetime) -> list[Span]:
 def _down(run: Brief, now: datetime) -> Span:
     begin = min(run.failed_at or run.detected_at, run.detected_at)
     ended = min((at for kind, at in run.marks.items() if kind in brief.OVER), default=now)
-    return begin, min(run.good_at or ended, now)
+    return begin, run.good_at or ended
 
 
 def _within(spans: Iterable[Span], period: Period) -> float:
