@@ -33,7 +33,7 @@ from salvor.status import look, page, publish, told
 from salvor.status.settings import Words
 from salvor.status.states import Seen, Status, judge, worst
 
-from tests import page_reader, world
+from tests import page_reader, past, world
 from tests.browser import CHROMIUM, chromium
 from tests.world import GOOD, World
 
@@ -212,6 +212,49 @@ def test_a_service_that_is_not_named_is_not_shown(place: World) -> None:
     assert look.report(platform()).rows == ()  # it has no title
     path.write_text(path.read_text().replace("  things:\n", "  things:\n    title: All things\n"))
     assert [row.words.ko for row in look.report(platform()).rows] == ["All things"]
+
+
+def with_a_service_backstage(place: World) -> None:
+    path = place.root / "inventory/world.yaml"
+    added = "services:\n  backstage: {rto: 5m, rpo: 1d, systems: [store]}\n  things:\n"
+    path.write_text(path.read_text().replace("services:\n  things:\n", added))
+
+
+def test_it_tells_of_incidents_that_customers_met_and_of_no_others(place: World) -> None:
+    with_a_service_backstage(place)
+    now, day = clock.now().replace(microsecond=0), timedelta(days=1)
+    write = partial(past.write, place.root / "incidents", platform="world")
+    write(now - 16 * day, service="things", back=600.0)
+    write(now - 3 * day, service="gone", back=None, end="")
+    for purpose in ("drill", "maintenance"):
+        write(now - 2 * day, service="things", purpose=purpose, back=None, end="")
+    write(now - day, service="things", blind=60.0, back=600.0)
+    with place.session().begin():
+        pass  # nothing was broken
+    seen = look.report(platform())
+    assert seen.all == {"backstage": Status.OPERATIONAL, "things": Status.OPERATIONAL}
+    lasted = (now - day - timedelta(seconds=60), now - day + timedelta(seconds=600))
+    assert [(each.began, each.ended) for each in seen.disruptions] == [lasted]
+    write(now - timedelta(hours=1), service="backstage", back=None, end="")
+    seen = look.report(platform())
+    assert seen.all == {"backstage": Status.DEGRADED, "things": Status.OPERATIONAL}
+    assert len(seen.disruptions) == 1 and "Your things" in published_now(place)
+
+
+def test_maintenance_to_come_is_told_two_weeks_ahead_and_changes_nothing_yet(place: World) -> None:
+    with_a_service_backstage(place)
+    now = clock.now()
+    for name, ahead in (("soon", timedelta(hours=1)), ("later", timedelta(days=15))):
+        begin, end = (now + ahead, now + ahead + timedelta(hours=2))
+        text = {"en": f"It moves {name}.", "ko": "이전"}
+        more = {"from": begin.isoformat(), "until": end.isoformat(), "affects": ["things", "backstage"], "text": text}
+        told.notice("world", name, given(**more), Plain(io.StringIO()), remove=False)
+    seen = look.report(platform())
+    assert [notice.text.en for notice, _ in seen.notices] == ["It moves soon."]
+    assert set(seen.all.values()) == {Status.OPERATIONAL}
+    assert "It moves soon." in published(place) and "backstage" not in page_reader.texts(
+        page_reader.read(published(place))
+    )
 
 
 # ------------------------------------------------------------------------------------------ how old it is
