@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import threading
 import time
@@ -256,6 +257,20 @@ def test_what_fails_on_one_system_lets_the_other_end_and_begins_nothing_more(two
     recover(two)
     assert len(intents(two, "stage")) == 3
     assert {(two.root / store / "live" / "data").read_text() for store in ("store", "shelf")} == {GOOD}
+
+
+def test_of_a_copy_that_is_gone_midway_is_said_what_went_live_before(two: World) -> None:
+    trouble.order(two.root, "shelf", "promote", "fail")
+    with pytest.raises(CannotError, match="it does not want to"):
+        recover(two)
+    session = two.session()
+    shutil.rmtree(two.root / "shelf" / f"stage-{session.incident.id}")
+    with session.begin():
+        session.approve(session.plan(), "test")
+        with pytest.raises(NotProvenError, match="shelf: proven") as refused:
+            session.act("reroute")
+    assert (two.root / "store" / "live" / "data").read_text() == GOOD
+    assert refused.value.safe == "only store went live before, and nothing else was cut over"
 
 
 def test_what_waits_for_one_system_is_not_begun_when_another_failed_meanwhile(two: World) -> None:

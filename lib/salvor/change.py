@@ -174,6 +174,8 @@ READ_FROM = "read from"
 """The check by which a stage says which archive it came out of: `figure` tells that from another one of its name,
 `detail` is its address.
 """
+ONE_ARCHIVE = "one archive"
+"""The check whether all stages that came out of an archive came out of the same one."""
 NEWEST = "newest good"
 """The reason for which the newest usable backup stays, always."""
 

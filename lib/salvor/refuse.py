@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from salvor.change import Change, Finding, Level
+from salvor.change import ONE_ARCHIVE, Change, Finding, Level
 from salvor.errors import NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError
 from salvor.incident import Incident
 from salvor.plan import Plan, PlannedStep, describe
@@ -14,6 +14,7 @@ from salvor.secrets import mask
 
 _EARLY = ("staged", "proven")
 """The checks that say that what a step works on is not there."""
+_UNTOUCHED = "nothing was cut over; what was live is as it was"
 
 
 def unapproved(step: str, changes: Iterable[Change], approved: Collection[str]) -> None:
@@ -80,21 +81,22 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
         # Another backup helps where the data is bad: not where none was broken, nor where a route gives no answer.
         about_data = incident.broken and not any(finding.subject in incident.service.routes for finding in bad)
         is_gone = any(finding.check in _EARLY for finding in bad)
-        hint = (
-            f"inv restore --incident={incident.id} does first what comes before {planned.name}"
-            if is_gone
-            else f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
-            "--at=TIME to the state at that time"
-            if about_data
-            else f"mend what is named above, then the same command again; or {undo}"
-        )
-        raise NotProvenError(
-            f"{planned.name} did not pass:\n{_found(bad)}",
-            safe="nothing was cut over; what was live is as it was"
-            if planned.name == "verify" or is_gone
-            else "what was live before is kept; inv undo goes back to it",
-            hint=hint,
-        )
+        if is_gone:
+            hint = f"inv restore --incident={incident.id} does first what comes before {planned.name}"
+        elif any(finding.check == ONE_ARCHIVE for finding in bad):
+            hint = f"{undo}, then the same inv restore anew: it takes all of it out of the archive that is there now"
+        elif about_data:
+            hint = (
+                f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
+                "--at=TIME to the state at that time"
+            )
+        else:
+            hint = f"mend what is named above, then the same command again; or {undo}"
+        safe = "what was live before is kept; inv undo goes back to it"
+        if planned.name == "verify" or is_gone:
+            before = ", ".join(sorted(incident.placed))
+            safe = f"only {before} went live before, and nothing else was cut over" if before else _UNTOUCHED
+        raise NotProvenError(f"{planned.name} did not pass:\n{_found(bad)}", safe=safe, hint=hint)
 
 
 def _found(bad: Iterable[Finding]) -> str:

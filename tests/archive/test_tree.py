@@ -152,7 +152,7 @@ def test_what_is_replaced_between_two_tries_is_not_mixed(root: Path, monkeypatch
             restore(whole)
     assert not (root / "srv/uploads").exists(), "nothing was cut over"
     found = re.search(r"inv undo --incident=(\S+?),", refused.value.hint)
-    assert found
+    assert found and "out of the archive that is there now" in refused.value.hint
     aftermath.undo(found[1], Plain(io.StringIO()), yes=True)
     restore(whole)
     for name in ("uploads", "build"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from salvor import cutover
-from salvor.change import READ_FROM, Finding, Level
+from salvor.change import ONE_ARCHIVE, READ_FROM, Finding, Level
 from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
 
@@ -42,7 +42,7 @@ def _of_one_archive(incident: Incident) -> Iterator[Finding]:
         if len(systems) > 1:
             each = "; ".join(f"{', '.join(names)} from that of {identity}" for identity, names in systems.items())
             detail = f"{address} was replaced between two tries: {each}"
-            yield Finding(next(iter(systems.values()))[0], "one archive", Level.FAIL, f"{len(systems)}", "1", detail)
+            yield Finding(next(iter(systems.values()))[0], ONE_ARCHIVE, Level.FAIL, f"{len(systems)}", "1", detail)
 
 
 def _prove(incident: Incident, broken: Broken, identity: str) -> Iterator[Finding]:
