@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
 from salvor.change import Finding, Level
-from salvor.postgres.physical import Physical
+from salvor.plain import amount
+from salvor.postgres import fence
+from salvor.postgres.physical import Physical, without_recovery
 from salvor.postgres.server import Server
 
 
@@ -16,6 +21,61 @@ def port(subject: str, staged: Physical, evidence: str) -> Iterator[Finding]:
         level = Level.WARN if live.start_command else Level.FAIL  # a service manager may name another one
         detail = f"HINT: set port in {staged.stage.configuration_file}, then the same command again"
         yield Finding(subject, "port", level, its, str(live.port), detail, evidence)
+
+
+_ACCESS = ("pg_hba.conf", "pg_ident.conf")
+_OWN = ("postgresql.conf", "conf.d/*.conf")
+"""What counts only where the configuration lies in the data directory. What ALTER SYSTEM sets is always there."""
+_READ = r"""
+cd -- "$1" 2>/dev/null || exit 0
+for name in $2; do
+    [ ! -f "$name" ] || { printf '\f%s\n' "$name" && cat -- "$name" 2>/dev/null; }
+done
+:
+"""
+_SETTING = re.compile(r"^\s*([a-z_][\w.]*)(?:\s*=\s*|\s+)('(?:[^'\\]|''|\\.)*'|[^\s#']+)", re.M | re.I)
+
+
+def configuration(subject: str, staged: Physical, evidence: str) -> Iterator[Finding]:
+    """What its own configuration, which is as old as the backup, has otherwise than the live one. Values are not shown:
+    they may be secret.
+    """
+    live, its = _configuration(staged.live), _configuration(staged.stage)
+    if any(name not in live for name in its if name not in _ACCESS):
+        return  # nothing is left to compare with, or not all of it
+    new, old = _settings(live), _settings(its)
+    names = sorted(name for name in new.keys() | old.keys() if new.get(name) != old.get(name) and name != "port")
+    parts = [amount(len(names), "setting")] if names else []
+    for name in _ACCESS:
+        ours, theirs = (_lines(one[name]) if name in live.keys() & its.keys() else Counter() for one in (live, its))
+        if count := ((ours - theirs) + (theirs - ours)).total():
+            parts.append(f"{amount(count, 'line')} of {name}")
+    if parts:
+        detail = (
+            f"{', '.join(names) or 'they'} will be as in the backup. HINT: diff {shlex.quote(staged.live.data)} and "
+            f"{shlex.quote(staged.stage.data)}, and set there what is to stay; once it is live, the newer files are in "
+            f"{shlex.quote(staged.kept)}"
+        )
+        yield Finding(subject, "configuration", Level.WARN, f"{', '.join(parts)} differ", "", detail, evidence)
+
+
+def _configuration(server: Server) -> dict[str, str]:
+    """The files of the configuration in a server's data directory, by their path there."""
+    names = [*(() if server.configuration else _OWN), "postgresql.auto.conf", *_ACCESS]
+    said = server.shell.run(["sh", "-c", _READ, "sh", server.data, " ".join(names)]).stdout
+    return {name: text for name, _, text in (one.partition("\n") for one in said.split("\f")[1:])}
+
+
+def _settings(files: Mapping[str, str]) -> dict[str, str]:
+    """What the files set: the last one counts."""
+    texts = [text for name, text in files.items() if name not in _ACCESS]
+    return {name.lower(): value.strip("'") for name, value in _SETTING.findall(without_recovery("\n".join(texts)))}
+
+
+def _lines(access: str) -> Counter[str]:
+    """The lines of a pg_hba.conf or pg_ident.conf that say something, without the fence."""
+    lines = (" ".join(line.partition("#")[0].split()) for line in fence.without(access).splitlines())
+    return Counter(line for line in lines if line)
 
 
 # The database of a logical slot stands behind its name in its file: ReplicationSlotOnDisk in slot.c; 0: it is physical.

@@ -126,8 +126,12 @@ def take_out(server: Server) -> None:
     """Take the block out of the pg_hba.conf of a server that does not run. Does nothing when there is none."""
     file = _file(server)
     if file.text is not None and _BLOCK.search(file.text):
-        text = re.sub(f"^{_PUT_OUT}", "", _BLOCK.sub("", file.text), flags=re.M)
-        server.shell.write(file.path, text, mode=file.mode)
+        server.shell.write(file.path, without(file.text), mode=file.mode)
+
+
+def without(access: str) -> str:
+    """The text of a pg_hba.conf as it was before the fence."""
+    return re.sub(f"^{_PUT_OUT}", "", _BLOCK.sub("", access), flags=re.M)
 
 
 def put_back(server: Server, identity: str, incident: str) -> None:

@@ -12,7 +12,7 @@ from psycopg import sql
 from salvor import clock, secrets
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
-from salvor.postgres import asking, carried, restore_point
+from salvor.postgres import asking, carried, libraries, restore_point
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.connection import LOCK_MILLISECONDS
@@ -49,6 +49,7 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
         evidence=evidence,
     )
     yield _checksums(subject, seen.look, seen.facts, evidence)
+    yield from libraries.check(subject, seen.member.server, evidence)
 
 
 def stage(
@@ -76,6 +77,8 @@ def stage(
     yield _fresh(subject, facts, target, marker, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
     yield from carried.port(subject, site.physical(member), evidence)
+    yield from carried.configuration(subject, site.physical(member), evidence)
+    yield from libraries.check(subject, server, evidence)
     yield from carried.slots(subject, member.server, evidence)
     if was_at := marker.get(WAL_WAS_AT):
         detail = f"it was a link to {was_at}, where nothing could be placed or too little is free; now the data's disk"

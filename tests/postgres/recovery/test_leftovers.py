@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
@@ -51,7 +52,21 @@ def test_settings_of_an_older_recovery_do_not_bind_this_one(cluster: Cluster) ->
         cluster.server("a").start()
 
 
-def test_a_prepared_transaction_that_locks_a_table_is_named(cluster: Cluster) -> None:
+def need_what_is_missing(cluster: Cluster) -> None:
+    """A library and an extension, as on the machine that the backup is of."""
+    ours = f"{cluster.sandbox.root}/a/ours"
+    with cluster.server("a").session("orders", writes=True) as connection:
+        ((folder,),) = connection.execute("select setting from pg_config where name = 'PKGLIBDIR'").fetchall()
+        cluster.sandbox.shell.run(["cp", f"{folder}/amcheck.so", f"{ours}.so"])
+        connection.execute(
+            f"create function verify(regclass) returns void as '{ours}', 'bt_index_check' language c".encode()
+        )
+        connection.execute("create extension amcheck")
+        connection.execute("update pg_extension set extname = 'gone' where extname = 'amcheck'")
+    cluster.sandbox.shell.run(["rm", f"{ours}.so"])
+
+
+def test_a_prepared_transaction_that_locks_a_table_and_missing_libraries_are_named(cluster: Cluster) -> None:
     server = cluster.server("a")
     with server.session(writes=True) as connection:
         connection.execute("alter system set max_prepared_transactions = 5")
@@ -60,10 +75,15 @@ def test_a_prepared_transaction_that_locks_a_table_is_named(cluster: Cluster) ->
     server.start()
     with server.session("orders", writes=True) as connection:
         connection.execute("begin; alter table order_lines add column colour text; prepare transaction 'shop-42'")
+    need_what_is_missing(cluster)
     cluster.crash("a")
     way = cluster.way("physical", WISH)
     assert way.arguments
     cluster.do("stage", **way.arguments)
+
+    (missing,) = (one for one in cluster.system.verify(way, WISH) if one.check == "libraries")
+    assert (missing.level, missing.figure) == (Level.WARN, "2 missing")
+    assert re.search(r"extension gone: its control file in orders; functions: \S+/ours in orders. HINT", missing.detail)
 
     def integrity() -> list[tuple[Level, str]]:
         found = cluster.system.verify(way, WISH)
@@ -78,11 +98,17 @@ def test_a_prepared_transaction_that_locks_a_table_is_named(cluster: Cluster) ->
     assert level is Level.PASS
 
 
-def test_slots_are_in_no_backup_which_is_said_and_a_standby_gets_its_own_again(
+def test_slots_and_newer_settings_are_in_no_backup_which_is_said_and_a_standby_gets_its_own_again(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with cluster.server("a").session(writes=True) as connection:
         connection.execute("alter system set wal_level = 'logical'")
+    for name, line in (
+        ("postgresql.conf", "shop.key 'hunter2' # new"),
+        ("pg_hba.conf", "host  all all 10.0.0.1/32 md5"),
+    ):
+        with open(f"{cluster.server('a').data}/{name}", "a") as file:  # noqa: PTH123
+            file.write(f"{line}\n")
     with open(f"{cluster.sandbox.root}/b/member.conf", "a") as file:  # noqa: PTH123
         file.write("primary_slot_name = 'b'\n")
     for member in ("b", "a"):
@@ -99,8 +125,15 @@ def test_slots_are_in_no_backup_which_is_said_and_a_standby_gets_its_own_again(
     cluster.do("fence", identity=identity)
     assert way.arguments
     cluster.do("stage", **way.arguments)
-    (slots,) = (one for one in cluster.system.verify(way, WISH) if one.check == "replication slots")
-    assert slots.level is Level.WARN and slots.detail.startswith("changes:")
+    warned = {one.check: one for one in cluster.system.verify(way, WISH) if one.level is not Level.PASS}
+    assert {one.level for one in warned.values()} == {Level.WARN} and warned.keys() == {
+        "replication slots",
+        "configuration",
+    }
+    assert warned["replication slots"].detail.startswith("changes:")
+    assert warned["configuration"].figure == "2 settings, 1 line of pg_hba.conf differ"
+    assert warned["configuration"].detail.startswith("shop.key, wal_level will be as in the backup. HINT: diff")
+    assert "hunter2" not in str(warned)
     cluster.do("promote", **way.promote)
     with monkeypatch.context() as patience:
         patience.setattr(rebuild, "_RECONNECT_SECONDS", 1.0)
