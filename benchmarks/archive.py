@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from cold import settle
 from salvor import console
 from salvor.change import Change, Progress
 from salvor.session import Session, aftermath
@@ -228,7 +229,7 @@ def compare(folder: Path, archive: Path, rounds: int) -> None:
     for number in range(rounds):
         names = list(ways)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            os.sync()
+            settle()
             taken[name].append(ways[name]())
             print(f"  round {number + 1}: {name} {taken[name][-1]:.1f} s", flush=True)
     for ours in ("salvor, staged", "salvor, whole"):

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cold import settle
 from salvor.change import Level
 from salvor.system import Context
 from salvor.systems.files import Files, FilesSettings
@@ -139,7 +140,7 @@ def compare(folder: Path, megabytes: int, rounds: int) -> None:
     taken: dict[str, list[float]] = {name: [] for name in ("salvor", *ways)}
     for number in range(rounds):
         for name in random.sample(list(taken), len(taken)):
-            os.sync()
+            settle()
             if name == "salvor":
                 seconds, each = salvor(folder)
                 parts.append(each)

@@ -40,6 +40,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from cold import settle
 from salvor import clock
 
 HERE = Path(__file__).absolute().parent
@@ -401,6 +402,7 @@ def compare(made: World, ways: dict[str, Callable[[], Took]], rounds: int) -> No
     for number in range(rounds):
         turn = list(ways)[number % len(ways) :] + list(ways)[: number % len(ways)]
         for name in turn:
+            settle()
             took[name].append(ways[name]())
             made.put_back()
             print(f"  round {number + 1}: {name:24} {took[name][-1].back:7.2f} s", file=sys.stderr, flush=True)
