@@ -17,6 +17,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +47,7 @@ import salvor.systems.postgres
 from salvor import clock, console
 from salvor.drill import rehearsal
 from salvor.errors import SalvorError
-from salvor.journal import Journal
+from salvor.journal import Journal, lock
 from salvor.notebook.paper import Paper
 from salvor.sandbox import disasters, folders
 from salvor.sandbox.layout import Layout
@@ -326,6 +327,7 @@ def small_disk(folder: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", folder], check=True)
+        shutil.rmtree(lock.in_memory(folder.absolute()), ignore_errors=True)
 
 
 def all_faults(found: Layout, modes: dict[str, Path], incidents: Path) -> list[Fault]:

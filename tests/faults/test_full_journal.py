@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from salvor.journal import Journal, evidence
 from salvor.show import Plain
 
 from tests import world
+from tests.journal.test_journal_faults import fill as fill_disk
+from tests.journal.test_journal_faults import mounted
 from tests.world import BAD, GOOD, World
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk"),
-]
+pytestmark = pytest.mark.root
 
 
 HINT = re.compile(r"HINT: make room: df -h .*; then before any other command on this incident: (.*)")
@@ -33,22 +32,14 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None)
         monkeypatch.setenv(name, value)
     made = world.make(tmp_path)
     made.damage()
-    mounted = tmp_path / "incidents"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k,mode=700", "none", mounted], check=True)
-    try:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with mounted(tmp_path / "incidents", "-t", "tmpfs", "-o", "size=128k,mode=700", "none"):
         yield made
-    finally:
-        subprocess.run(["umount", "-l", mounted], check=True)
 
 
 def fill(place: World) -> Path:
-    filler = place.root / "incidents" / "filler"
-    with filler.open("wb", buffering=0) as file:
-        try:
-            while True:
-                file.write(b"x" * 4096)
-        except OSError:
-            return filler
+    fill_disk(place.root / "incidents")
+    return place.root / "incidents/ballast"
 
 
 def is_whole(place: World) -> bool:

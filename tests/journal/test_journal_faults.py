@@ -5,6 +5,7 @@ import os
 import random
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 from salvor.change import Level
 from salvor.journal import FILE, Journal
 from salvor.journal.evidence import check
+from salvor.journal.lock import in_memory
 
 INCIDENT = "20261121T003300Z-orders-3f2a"
 
@@ -159,6 +161,8 @@ def mounted(folder: Path, *arguments: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=10)
+        for incidents in (folder, folder / "incidents"):  # locks that this disk did not take
+            shutil.rmtree(in_memory(incidents), ignore_errors=True)
 
 
 @contextmanager

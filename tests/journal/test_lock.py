@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +14,8 @@ import pytest
 from salvor import clock
 from salvor.errors import CannotError, HeldError
 from salvor.journal.lock import hold
+
+from tests.journal.test_journal_faults import fill, mounted
 
 INCIDENT = "20261121T003300Z-orders-3f2a"
 HOLDER = """
@@ -167,11 +169,8 @@ def test_nobody_else_can_read_or_redirect_it(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a file system")
 def test_on_a_read_only_disk_the_lock_is_in_memory(tmp_path: Path) -> None:
-    with ExitStack() as later:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(tmp_path)], check=True, timeout=10)
-        later.callback(subprocess.run, ["umount", "--lazy", str(tmp_path)], check=True, timeout=10)
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "ro", "tmpfs"):
         with (
             another(tmp_path) as process,
             pytest.raises(HeldError, match=f"process {process.pid} "),
@@ -182,14 +181,13 @@ def test_on_a_read_only_disk_the_lock_is_in_memory(tmp_path: Path) -> None:
             assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a file system")
 def test_on_a_full_disk_the_lock_holds_without_a_name(tmp_path: Path) -> None:
-    with ExitStack() as later:
-        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(tmp_path)], check=True, timeout=10)
-        later.callback(subprocess.run, ["umount", "--lazy", str(tmp_path)], check=True, timeout=10)
-        with pytest.raises(OSError, match="No space"):
-            (tmp_path / "ballast").write_bytes(bytes(1 << 20))
-        later.enter_context(another(tmp_path))
-        with pytest.raises(HeldError, match="Another process works on orders") as raised:
-            later.enter_context(hold("orders", tmp_path, by="lee", incident="other"))
+    with mounted(tmp_path, "-t", "tmpfs", "-o", "size=16k", "tmpfs"):
+        fill(tmp_path)
+        with (
+            another(tmp_path),
+            pytest.raises(HeldError, match="Another process works on orders") as raised,
+            hold("orders", tmp_path, by="lee", incident="other"),
+        ):
+            pass
         assert "lslocks" in raised.value.hint
