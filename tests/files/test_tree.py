@@ -377,10 +377,10 @@ def test_a_link_that_restic_spoils_is_told(lab: Lab) -> None:
     (lab.tree / "foreign").symlink_to(os.fsdecode(b"/nowhere/\xff"))
     system = lab.open()
     act(system, "backup", kind="snapshot")
-    found = {one.check: one for one in system.verify(staged(system), HOUR)}
-    if system.repositories[0].version < (0, 16):
-        assert found["where links lead"].level is Level.WARN
-        assert "foreign" in found["where links lead"].detail
+    (found,) = (one for one in system.verify(staged(system), HOUR) if one.check == "where links lead")
+    is_spoilt = os.fsencode((lab.box / "staged/foreign").readlink()) != b"/nowhere/\xff"  # before restic 0.16
+    assert not is_spoilt or (found.level is Level.WARN and "foreign" in found.detail)
+    assert found.level is not Level.FAIL
 
 
 _TOLD = """#!/bin/sh
