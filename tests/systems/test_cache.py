@@ -93,16 +93,45 @@ def test_what_may_be_a_cache_is_taken(path: str) -> None:
     assert CacheSettings(kind="cache", path=path).path == path
 
 
+def test_it_is_in_one_place() -> None:
+    for places in ({}, {"path": "/srv/cache", "redis": {"database": 0}}):
+        with pytest.raises(ValidationError, match="one of path and redis"):
+            CacheSettings.model_validate({"kind": "cache", **places})
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs as somebody else")
 def test_what_cannot_be_removed_is_said(tmp_path: Path, context: Context) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
-    old(tmp_path / "pages" / "a")
     settings = CacheSettings(kind="cache", path=str(tmp_path / "pages"), run_as="nobody")
-    with pytest.raises((NotConvergedError, CannotError)):
-        Cache("pages", settings, context).clear(int(time.time()))
-    assert (tmp_path / "pages" / "a").exists()
+    cache, pages = Cache("pages", settings, context), tmp_path / "pages"
+    old(pages / "a")
+    with pytest.raises(NotConvergedError, match=r"could not be removed: 1; .*: 0"):
+        cache.clear(int(time.time()))
+    assert (pages / "a").exists()
+    shutil.chown(pages, "nobody")
+    old(pages / "closed" / "b")
+    for mode in (0o700, 0o744, 0o711):
+        (pages / "closed").chmod(mode)
+        with pytest.raises(NotConvergedError, match="could not be looked into: 1"):
+            cache.clear(int(time.time()))
+    assert not (pages / "a").exists() and (pages / "closed" / "b").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
+def test_another_disk_below_it_is_no_part_of_it(tmp_path: Path, context: Context) -> None:
+    mounted = tmp_path / "pages" / "mounted"
+    mounted.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", mounted], check=True)
+    try:
+        kept, gone = old(mounted / "kept"), old(tmp_path / "pages" / "gone")
+        cache = of_path(tmp_path / "pages", context)
+        assert cache.observe().details["entries"] == 1
+        cache.clear(int(time.time()))
+        assert kept.exists() and not gone.exists()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
 
 
 # ------------------------------------------------------------------------------------------ Redis

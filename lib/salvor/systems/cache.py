@@ -43,6 +43,8 @@ trap 'rm -f -- "$mark"' EXIT
 touch -d "@$2" "$mark" || exit 1
 find . -xdev \( -type f -o -type l \) ! -newer "$mark" -delete
 find . -xdev \( -type f -o -type l \) ! -newer "$mark" -print0 | tr -dc '\000' | wc -c
+find . -xdev -type d -exec sh -c '
+    for one; do [ ! -d "$one" ] || {{ [ -r "$one" ] && [ -x "$one" ]; }} || echo; done' sh {{}} + | wc -l
 """
 _WRONG = {44: "is no directory there", 45: "is reached by a link; write the path that it leads to"}
 
@@ -124,10 +126,11 @@ class Cache(OnAMachine, Role):
         the database, unless it was cleared for this `before`. Raises CannotError, or NotConvergedError.
         """
         if self.settings.path:
-            left = self._in_path(_CLEAR, str(before), deadline=_CLEARING).strip()
-            if left != "0":
+            left, closed = map(int, self._in_path(_CLEAR, str(before), deadline=_CLEARING).split())
+            if left or closed:
                 raise NotConvergedError(
-                    f"{self.name}: {left} files of {self.settings.path} could not be removed.",
+                    f"{self.name}: files in {self.settings.path} that could not be removed: {left}; directories that "
+                    f"could not be looked into: {closed}.",
                     safe="nothing else was removed",
                     hint=f"ls -la {self.settings.path}; does run_as own them?",
                 )
