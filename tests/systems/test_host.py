@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from salvor import clock, shell
-from salvor.change import Level, Reachable
+from salvor.change import Level, Reachable, State
 from salvor.errors import CannotError, NotConvergedError
 from salvor.host import facts, fence, health, services
 from salvor.host.facts import Disk
@@ -159,6 +159,23 @@ def test_a_fence_that_would_lock_everybody_out_is_refused(old_machine: Machine, 
         host.fence("machine of another")
     assert old_machine.answers(source=old_machine.stranger)
     assert host.observe().writable is True
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs as somebody else")
+def test_who_is_not_root_sees_no_fence_and_does_not_say_that_there_is_none() -> None:
+    there = shell.local("nobody")
+    _, seen = facts.who(there, deadline=10)
+    assert (seen.stands, seen.open) == (None, None)
+    web = Host("web", HostSettings(kind="host"), Context("i", Path("/nowhere"), dict))
+    hidden = State(Reachable.UP, "machine x", seen.open, "it runs", details={"fence": asdict(seen)})
+    refused: list[Callable[[], object]] = [
+        lambda: fence.raise_it(there, seen, (), ""),
+        lambda: work.fence(web, hidden),
+        lambda: work.unfence(web, hidden),
+    ]
+    for one in refused:
+        with pytest.raises(CannotError, match="do not run as root"):
+            one()
 
 
 def test_a_fence_that_nothing_keeps_is_not_said_to_be_kept(old_machine: Machine, context: Context) -> None:

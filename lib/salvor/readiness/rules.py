@@ -88,7 +88,9 @@ def verdict(reasons: tuple[Reason, ...]) -> str:
 
 
 def it_works_now(facts: Facts) -> Iterator[Reason]:
-    """A system that is down, or an incident that has not recovered: not ready. One that gives no answer: at risk."""
+    """A system that is down, takes no writes or has a second primary beside it, or an incident that has not recovered:
+    not ready. One that gives no answer: at risk.
+    """
     for incident, purpose in facts.open:
         if purpose == "incident":
             text = f"the incident {incident} has not recovered"
@@ -101,6 +103,10 @@ def it_works_now(facts: Facts) -> Iterator[Reason]:
             yield Reason(NOT_READY, f"{name} is down: {state.summary}", facts.command("assess"))
         elif state.reachable is Reachable.UNKNOWN:
             yield Reason(AT_RISK, f"{name} gives no answer: {state.summary}", facts.command("assess"))
+        elif state.writable is False:
+            yield Reason(NOT_READY, f"{name} takes no writes: {state.summary}", facts.command("assess"))
+        for rival in state.rivals:
+            yield Reason(NOT_READY, f"{rival} runs beside {name}, not fenced", facts.command("assess"))
 
 
 def it_can_be_restored(facts: Facts) -> Iterator[Reason]:
