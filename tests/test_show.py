@@ -90,6 +90,21 @@ def test_a_table_has_columns_whatever_is_in_it() -> None:
     assert len({line.index(word) for line, word in zip(lines, ["what", "one"], strict=False)}) == 1
 
 
+def test_a_table_is_as_narrow_as_its_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [("20261122-123414F", "31 min 20 s", "in pgBackRest 1"), ("b", "", "")]
+    wide = ["id                age", "20261122-123414F  31 min 20 s  in pgBackRest 1", "b"]
+    monkeypatch.setenv("COLUMNS", "38")
+    assert show.table(("id", "age", ""), rows) == wide, "a pipe has no width"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert show.table(("id", "age", ""), rows) == [
+        "id                age",
+        "20261122-123414F  31 min  in",
+        "                  20 s    pgBackRest",
+        "                          1",
+        "b",
+    ]
+
+
 @pytest.mark.parametrize(
     ("count", "text"),
     [

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from salvor import clock
+from salvor import aligned, clock
 from salvor.change import Change, Finding, Level, Progress
 from salvor.journal.line import plain
 from salvor.plain import amount
@@ -343,11 +345,7 @@ def choose(*, as_json: bool = False) -> Shown:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned columns as plain lines; the last column is not padded."""
+    """Aligned columns as plain lines, and as narrow as the terminal where there is one, indented by two at most."""
     cleaned = [[" ".join(clean(cell).split()) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in [list(header), *cleaned]) for column in range(len(header))]
-
-    def line(row: Sequence[str]) -> str:
-        return "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-
-    return [line(header), *map(line, cleaned)]
+    room = shutil.get_terminal_size().columns - 2 if sys.stdout.isatty() else math.inf
+    return aligned.lines([header, *cleaned], room)
