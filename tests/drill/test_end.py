@@ -22,6 +22,7 @@ from salvor.notebook.paper import Paper
 from salvor.sandbox import disasters
 from salvor.session import aftermath
 from salvor.show import Plain
+from salvor.system import Restorable
 
 from tests import told, trouble, world
 from tests.faults.test_kill_every_line import in_child
@@ -111,6 +112,16 @@ def test_what_a_drill_leaves_is_found(place: World, monkeypatch: pytest.MonkeyPa
     assert "what is live was not touched" in refused.value.safe
     (report,) = reports(place)
     assert report.verdict is Level.FAIL and report.mends[0].what.startswith("store: nothing runs or listens")
+
+
+def test_what_could_not_be_looked_at_is_not_called_untouched(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Restorable) -> list[str]:
+        raise CannotError("It gives no list of its processes.")
+
+    monkeypatch.setattr(Restorable, "side_servers", refuse)
+    with pytest.raises(NotProvenError, match="closing look") as refused:
+        rehearse(place)
+    assert refused.value.safe == ""
 
 
 def test_a_stage_that_cannot_be_dropped_is_told(place: World) -> None:

@@ -22,7 +22,7 @@ from salvor.notebook import executed
 from salvor.review import lessons
 from salvor.review import text as review_text
 
-from tests import page_reader, told
+from tests import page_reader, past, told
 from tests.told import Teller
 
 FIRST, SECOND, THIRD = (f"2026112{day}T003300Z-orders-aaaa" for day in (1, 2, 3))
@@ -294,6 +294,13 @@ def test_the_impact_is_counted_from_the_failure(incidents: Path) -> None:
     assert impact["Without the service"] == "4 h 17 min" and impact["Noticed after"] == "3 h 00 min"
     assert impact["Brought back after"] == "1 h 17 min"
     assert impact["People told"] == "declared on-call (failed), recovered on-call"
+
+
+def test_what_nobody_measured_is_not_said_to_be_still_away(tmp_path: Path) -> None:
+    folder = past.write(tmp_path, past.NOW, back=None)  # brought back by hand, and closed
+    assert dict(review.read(folder).impact)["Without the service"] == "it is not known to be back"
+    folder = past.write(tmp_path, past.NOW, back=0.0)
+    assert dict(review.read(folder).impact)["Without the service"] == "0.0 s, as far as is known"
 
 
 def test_the_markdown_is_what_the_page_says(incidents: Path) -> None:

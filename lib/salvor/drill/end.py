@@ -21,6 +21,8 @@ from salvor.notebook import record
 from salvor.session import Session, aftermath
 from salvor.show import Shown
 
+_LOOK = "closing look"
+_UNTOUCHED = "what is live was not touched"
 INTERRUPTED = "It was interrupted; the next drill of the service took away what it left."
 
 
@@ -48,7 +50,7 @@ def rehearsed(sitting: Session, shown: Shown) -> None:
     if left := [finding for finding in seen if finding.level is not Level.PASS]:
         raise NotProvenError(
             f"The drill {folder.name} may have left something: {left[0].subject}: {left[0].check}: {left[0].figure}",
-            safe="what is live was not touched" if not _is_touched(left) else "",
+            safe="" if any(finding.check in (_UNTOUCHED, _LOOK) for finding in left) else _UNTOUCHED,
             hint=f"inv undo --incident={folder.name}, then: inv assess {sitting.incident.options}",
         )
 
@@ -58,14 +60,7 @@ def _look(incident: str, shown: Shown) -> list[Finding]:
     try:
         return list(closing_look(looking))
     except SalvorError as error:
-        return [Finding(looking.service.name, "closing look", Level.UNKNOWN, detail=error.what)]
-
-
-_UNTOUCHED = "what is live was not touched"
-
-
-def _is_touched(left: Sequence[Finding]) -> bool:
-    return any(finding.check == _UNTOUCHED for finding in left)
+        return [Finding(looking.service.name, _LOOK, Level.UNKNOWN, detail=error.what)]
 
 
 def closing_look(incident: Incident) -> Iterator[Finding]:

@@ -88,7 +88,7 @@ class Review:
 
     @property
     def outage(self) -> float | None:
-        """Seconds without the service; None when it did not come back."""
+        """Seconds without the service; None when it is not known to be back."""
         return (self.until - self.from_).total_seconds() if self.until and self.from_ else None
 
     @property
@@ -98,7 +98,9 @@ class Review:
         facts = [
             (
                 "Without the service",
-                f"{clock.write_duration(self.outage)}{unknown}" if self.outage else "it did not come back",
+                f"{clock.write_duration(self.outage)}{unknown}"
+                if self.outage is not None
+                else "it is not known to be back",
             ),
             ("Noticed after", clock.write_duration(_between(told.failed_at, told.detected_at))),
             ("Brought back after", clock.write_duration(told.measured.get("rto"))),
