@@ -11,12 +11,15 @@ import pytest
 import salvor.inventory
 from salvor import shell
 from salvor.errors import CannotError
+from salvor.schedule import stamp
+from salvor.schedule.crontab import Crontab
 from salvor.schedule.entry import Caller
 from salvor.schedule.systemd import Systemd
 from salvor.shell import Shell
 
 from tests import machine
 from tests.machine import Machine
+from tests.past import NOW
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
@@ -217,6 +220,30 @@ def test_a_block_that_somebody_cut_is_left_alone(on_cron: On) -> None:
     assert "begin of our block and not its end" in said and "HINT:" in said
     assert crontab(on_cron) == cut
     on_cron.shell.run(["crontab", "-"], input=whole)
+
+
+def test_a_crontab_that_cannot_be_read_is_not_an_empty_one(on_cron: On) -> None:
+    on_cron.shell.run(["crontab", "-"], input=FOREIGN)
+    refusing = on_cron.machine.root / "usr/local/bin/crontab"
+    refusing.write_text(
+        "#!/bin/sh\n[ $1 != -l ] || { echo 'Input/output error' >&2; exit 1; }\nexec /usr/bin/crontab $@\n"
+    )
+    refusing.chmod(0o755)
+    assert "Input/output error" in on_cron.inv("schedule.install", "--yes", good=False)
+    refusing.unlink()
+    assert crontab(on_cron) == FOREIGN
+    spool = on_cron.machine.root / "var/spool/cron/crontabs/root"
+    spool.write_bytes(b"5 4 * * * root-backup")  # an editor that writes no newline, and no crontab between
+    on_cron.inv("schedule.install", "--yes")
+    assert crontab(on_cron).startswith(b"5 4 * * * root-backup\n# BEGIN")
+    on_cron.do("crontab -r")
+    table = Crontab(on_cron.shell, Caller(platform="shop", python="", folder="/", stamps="/tmp/stamps"))
+    table.remove("look")
+    table.put("look", "03:00", ["status"])
+    (on_cron.machine.root / "tmp/stamps/shop.look.json").write_text(stamp.Stamp(NOW, NOW, 0).text())
+    table.put("look", "04:30", ["status"])
+    assert (table.installed()["look"].last, table.installed()["look"].result) == (NOW, "success"), "another time only"
+    table.remove("look")
 
 
 def test_what_somebody_put_into_the_block_is_kept_behind_it(on_cron: On) -> None:
