@@ -177,15 +177,19 @@ class Shell(ABC):
         full = [line.strip() for line in lines if os.strerror(errno.ENOSPC) in line]
         tail = mask("\n".join(full[-1:] or lines[-12:]))
         how = f"ended with exit code {code}" if code >= 0 else f"was ended by {_signal(-code)}"
-        who = f" as {self.user}" if self.user else ""
         return CommandError(
             f"{_name(argv)} on {self.where} {how}{': ' + tail if tail else '.'}",
             exit_code_of_command=code,
             stderr=mask(said),
             hint=f"make room on {self.where} (df -h shows where), then the same command again"
             if full
-            else f"by hand, on {self.where}{who}: {mask(shlex.join(argv))}",
+            else f"by hand, {self.by_hand(argv)}",
         )
+
+    def by_hand(self, argv: Sequence[str]) -> str:
+        """Where, as whom and how an operator runs it, masked: `on this machine as postgres: pgbackrest info`."""
+        who = f" as {self.user}" if self.user else ""
+        return f"on {self.where}{who}: {mask(shlex.join(argv))}"
 
     def succeeds(self, argv: Sequence[str]) -> bool:
         """Whether the command ends with exit code 0."""

@@ -110,7 +110,7 @@ class Repository:
         except OutcomeUnknownError as error:
             raise CannotError(
                 f"The {self.title} gave no answer within {clock.write_duration(deadline)}.",
-                hint=f"by hand, on {self.shell.where}: {shlex.join(argv)}",
+                hint=f"by hand, {self.shell.by_hand(argv)}",
             ) from error
 
     # --- what it holds -------------------------------------------------------------------------------------------
@@ -199,7 +199,7 @@ class Repository:
             raise CannotError(
                 f"restic restored {watch.label}, and did not say that it read the files back.",
                 safe="what is live is as it was",
-                hint=f"by hand, on {self.shell.where}: {shlex.join(argv)}",
+                hint=f"by hand, {self.shell.by_hand(argv)}",
             )
         if snapshot.sparse and self.version < (0, 15):
             self.shell.run(["sh", "-c", _DIG, "sh", target], deadline=_READING)
@@ -321,7 +321,7 @@ class Repository:
             said += self.shell.run(self.login, deadline=ANSWERING, check=False).stderr
         lines = [plain(line) for line in said.strip().splitlines() if not is_trace(line)]
         said = secrets.mask("\n".join(lines))
-        by_hand = f"by hand, on {self.shell.where}: {shlex.join(argv)}"
+        by_hand = f"by hand, {self.shell.by_hand(argv)}"
         return meaning(said, f"the {self.title}", self.shell.where, by_hand)
 
 

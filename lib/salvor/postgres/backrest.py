@@ -115,7 +115,7 @@ class Repository:
                 safe="nothing was changed",
                 hint=self._begun_anew
                 if status["code"] == _NO_STANZA
-                else f"{passphrase}on {self.shell.where}: {shlex.join(self.argv('info'))}",
+                else f"{passphrase}{self.shell.by_hand(self.argv('info'))}",
             )
         return stanza
 
@@ -141,8 +141,8 @@ class Repository:
     @property
     def _begun_anew(self) -> str:
         """What mends a repository that lacks its stanza."""
-        create = shlex.join(self.argv("stanza-create"))
-        return f"see that its disk is mounted; if it was lost, on {self.shell.where}: {create}; then inv backup"
+        create = self.shell.by_hand(self.argv("stanza-create"))
+        return f"see that its disk is mounted; if it was lost, {create}; then inv backup"
 
     @cached_property
     def stored(self) -> list[Stored]:
@@ -349,8 +349,8 @@ class Repository:
                 f"Backup {label} cannot be restored: {wrong.partition('ERROR: ')[2] or wrong}",
                 safe="what is live was not touched; what was copied so far stays beside it",
                 hint="the same command tries again where it stopped; another backup instead (inv backups lists them): "
-                f"inv undo, then inv restore --from=ID. On {self.shell.where}, what is damaged: "
-                f"{shlex.join(self.argv(f'--set={label}', '--output=text', '--verbose', 'verify'))}",
+                "inv undo, then inv restore --from=ID. What is damaged: "
+                f"{self.shell.by_hand(self.argv(f'--set={label}', '--output=text', '--verbose', 'verify'))}",
             ) from error
 
     def _follow(self, argv: list[str], deadline: float, total: int | None, label: str) -> Iterator[Progress]:

@@ -246,6 +246,7 @@ def test_a_backup_goes_to_every_repository(cluster: Cluster) -> None:
     configuration.write_text(text.replace("[global]\n", f"[global]\nrepo2-path={root}/a/second\n"))
     lacks = "no backup of this cluster in pgBackRest 2"
     assert ("stanza-create; then inv backup" in found(cluster)[lacks]) and lacking(cluster) == {lacks: "incr"}
+    assert not shell.user or f"on this machine as {shell.user}: pgbackrest" in found(cluster)[lacks]
     shell.run(["pgbackrest", f"--config={configuration}", "--stanza=orders", "stanza-create"], deadline=60.0)
     assert (found(cluster)[lacks], lacking(cluster)) == ("inv backup", {lacks: "incr"})
     shell.run(["chmod", "000", f"{root}/a/second/backup/orders"])
