@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import time
@@ -11,9 +12,9 @@ from dataclasses import replace
 import psycopg
 from psycopg import conninfo
 
-from salvor import clock
+from salvor import clock, secrets
 from salvor.change import Progress, Reachable
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.postgres import beside, fence
 from salvor.postgres.asking import ask
 from salvor.postgres.cluster import Member, Sighting, View, ask_facts
@@ -118,7 +119,7 @@ def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:
         server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
         size = ask(primary.member.server, "postgres", "select sum(pg_database_size(oid))::bigint from pg_database")
         beside.room_for(server, int(size))
-        yield from _copy(server, copy, connection, incident)
+        yield from _copy(primary.member.server, server, copy, connection, incident)
         _make_a_standby(copy, connection)
         beside.write_marker(copy, {_MARK: incident})
     yield Progress(0, None, "", "stopping what is replaced")
@@ -143,18 +144,32 @@ def _connection_to(primary: Sighting, seen: View, member: Member) -> dict[str, s
     )
 
 
-def _copy(server: Server, copy: Server, connection: dict[str, str], incident: str) -> Iterator[Progress]:
+def _copy(
+    primary: Server, server: Server, copy: Server, connection: dict[str, str], incident: str
+) -> Iterator[Progress]:
     """pg_basebackup. A password goes by the environment; its output tells how far it is."""
     public = {name: value for name, value in connection.items() if name not in ("password", "application_name")}
     password = {"PGPASSWORD": connection["password"]} if "password" in connection else {}
     argv = [server.program("pg_basebackup"), "-D", copy.data, "-d", conninfo.make_conninfo(**public)]
-    argv += ["-X", "stream", "-c", "fast", "--progress", "--no-password", *_tablespaces(server, copy)]
+    argv += ["-X", "stream", "-c", "fast", "--progress", "--no-password", *_tablespaces(primary, server, incident)]
     argv += _wal(server, incident)
     script = 'exec "$@" 2>&1'
-    for line in server.shell.stream(["sh", "-c", script, "sh", *argv], deadline=_COPY_SECONDS, environment=password):
-        if found := list(_COPIED.finditer(line)):
-            done, total = int(found[-1][1]), int(found[-1][2])
-            yield Progress(done * 1024, max(done, total) * 1024, "bytes", f"copying to {copy.data}")
+    told: list[str] = []
+    try:
+        for line in server.shell.stream(
+            ["sh", "-c", script, "sh", *argv], deadline=_COPY_SECONDS, environment=password
+        ):
+            if found := list(_COPIED.finditer(line)):
+                done, total = int(found[-1][1]), int(found[-1][2])
+                yield Progress(done * 1024, max(done, total) * 1024, "bytes", f"copying to {copy.data}")
+            else:
+                told = [*told[-2:], line.strip()]
+    except CommandError as error:
+        raise CannotError(
+            f"The primary cannot be copied to {copy.data}: {secrets.mask('; '.join(told)) or error.what}",
+            safe="what was there is as it was",
+            hint="mend that, then inv protect again",
+        ) from error
 
 
 def _wal(server: Server, incident: str) -> list[str]:
@@ -169,14 +184,31 @@ def _wal(server: Server, incident: str) -> list[str]:
     return [f"--waldir={place}"] if place else []
 
 
-def _tablespaces(server: Server, copy: Server) -> list[str]:
-    """Mappings beside the paths that the old copy has: two servers on one machine cannot share a tablespace."""
-    script = 'for link in "$1"/pg_tblspc/*; do [ -L "$link" ] && readlink "$link"; done; :'
-    paths = server.shell.run(["sh", "-c", script, "sh", server.data]).stdout.splitlines()
-    suffix = copy.data.rpartition(".")[2]
-    return [
-        f"--tablespace-mapping={path}={re.sub(r'[.](?:salvor-[^/]*|rebuilt)$', '', path)}.{suffix}" for path in paths
-    ]
+_PLACES = r"""
+data=$1 incident=$2
+shift 2
+while [ $# -gt 0 ]; do
+    link=$data/pg_tblspc/$1
+    place_beside "$(readlink -- "$link" || echo "$2")" "$incident"
+    if [ "$link" -ef "$place" ]; then place=$place-again; fi
+    rm -rf -- "$place" && mkdir -p -m 700 -- "$place" && echo "$place" || exit
+    shift 2
+done
+"""
+
+
+def _tablespaces(primary: Server, server: Server, incident: str) -> list[str]:
+    """Mappings of the primary's tablespaces to places beside those of the old copy: that one is kept, and two servers
+    on one machine cannot share any.
+    """
+    question = (
+        "select oid::text, pg_tablespace_location(oid) from pg_tablespace where pg_tablespace_location(oid) ~ '^/'"
+    )
+    with primary.session() as connection:
+        found = connection.execute(question).fetchall()
+    argv = ["sh", "-c", beside.PLACE + _PLACES, "sh", server.data, beside.check_incident(incident)]
+    places = server.shell.run([*argv, *itertools.chain(*found)], deadline=3600.0).stdout.splitlines()
+    return [f"--tablespace-mapping={path}={place}" for (_, path), place in zip(found, places, strict=True)]
 
 
 def _make_a_standby(copy: Server, connection: dict[str, str]) -> None:

@@ -95,6 +95,24 @@ def test_a_standby_that_is_copied_anew_has_its_wal_on_its_own_disk(cluster: Clus
     assert not list(cluster.system.redundancy())
 
 
+def test_a_standby_is_copied_anew_again_and_again_with_its_tablespaces_beside(cluster: Cluster) -> None:
+    cluster.server("b").stop("fast")  # on the same machine it cannot have the same path
+    space = cluster.sandbox.root / "a/space"
+    cluster.sandbox.shell.run(["mkdir", "-m", "700", str(space)])
+    with cluster.server("a").session("orders", writes=True, deadline=20) as connection:
+        connection.execute(f"create tablespace quick location '{space}'".encode())
+        connection.execute("create table elsewhere tablespace quick as select generate_series(1, 1000) as n")
+    turns = [cluster, cluster.other_incident()]
+    for turn in turns:
+        turn.do("rebuild_standby", member="b")
+        assert turn.system.ask("select count(*) from elsewhere", "standby b") == 1000
+        cluster.server("b").stop("fast")
+    for kept in turns[-1].observe().kept:
+        cluster.do("discard", identity=kept.identity, kept=kept.name)
+    left = sorted(one.name for one in space.parent.glob("space*"))
+    assert left == ["space", f"space.salvor-{turns[-1].system.context.incident}"]
+
+
 def test_a_lost_data_directory_has_its_wal_where_the_backup_had_it(cluster: Cluster) -> None:
     place = cluster.sandbox.root / "a/wal/pg_wal"
     lead_wal_to(cluster, place)
