@@ -6,12 +6,14 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from salvor.change import Finding, Level
 from salvor.plain import amount
 from salvor.postgres import fence
 from salvor.postgres.physical import Physical, without_recovery
 from salvor.postgres.server import Server
+from salvor.postgres.stage_wal import WAL_WAS_AT
 
 
 def port(subject: str, staged: Physical, evidence: str) -> Iterator[Finding]:
@@ -21,6 +23,13 @@ def port(subject: str, staged: Physical, evidence: str) -> Iterator[Finding]:
         level = Level.WARN if live.start_command else Level.FAIL  # a service manager may name another one
         detail = f"HINT: set port in {staged.stage.configuration_file}, then the same command again"
         yield Finding(subject, "port", level, its, str(live.port), detail, evidence)
+
+
+def wal(subject: str, marker: Mapping[str, Any], evidence: str) -> Iterator[Finding]:
+    """Whether its pg_wal could not be on the disk where the live one is, by its marker."""
+    if was_at := marker.get(WAL_WAS_AT):
+        detail = f"it was a link to {was_at}, where nothing could be placed or too little is free; now the data's disk"
+        yield Finding(subject, "pg_wal", Level.WARN, "with the data", "", detail, evidence)
 
 
 _ACCESS = ("pg_hba.conf", "pg_ident.conf")

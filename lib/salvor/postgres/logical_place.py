@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,20 +51,22 @@ def staged_side_cluster(system: Postgres) -> SideCluster:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage is, and what was left out of the dump when it was loaded."""
+    """Where a stage is, what was left out of the dump when it was loaded, and what the stage says of itself."""
 
     server: Server
     database: str
     identity: str
     left_out: list[str]
+    marker: Mapping[str, Any] = field(default_factory=dict)
 
 
 def place_of(system: Postgres, stage: str) -> Place:
     """Where that stage is. Raises CannotError."""
     if stage == side_cluster.STAGE:
         cluster = staged_side_cluster(system)
-        left_out = list(cluster.marker().get("left_out") or ())
-        return Place(cluster.stage, system.settings.database, cluster.stage.identity(), left_out)
+        marker = cluster.marker()
+        left_out = list(marker.get("left_out") or ())
+        return Place(cluster.stage, system.settings.database, cluster.stage.identity(), left_out, marker)
     side = side_database_of(system, system.site.view())
     seen = side.look().get(side.stage)
     left_out = json.loads(seen.marks.get(side_database.LEFT_OUT, "[]")) if seen else []

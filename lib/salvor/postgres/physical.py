@@ -17,14 +17,12 @@ from salvor.postgres.look import Look
 from salvor.postgres.promotion import promote_server
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
 from salvor.postgres.side_directory import APART, SideDirectory
-from salvor.postgres.stage_wal import salvage
+from salvor.postgres.stage_wal import WAL_WAS_AT, salvage
 from salvor.postgres.wal import read_lsn
 
 STAGE = "side-data"
 EVERYTHING = "has_everything"
 """In the marker of a stage: it has all that the primary wrote, and nothing was committed after the time asked for."""
-WAL_WAS_AT = "wal_was_at"
-"""In the marker of a stage: pg_wal was a link to there, and is a folder in the stage."""
 _WRITTEN = "primary_wrote"
 _FLUSHED = """
     select pg_current_wal_flush_lsn()::text where not pg_is_in_recovery() and now() >= %s::timestamptz

@@ -18,7 +18,7 @@ from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask
 from salvor.postgres.connection import LOCK_MILLISECONDS
 from salvor.postgres.failover import lag_of, missing_commits
 from salvor.postgres.look import Look
-from salvor.postgres.physical import EVERYTHING, WAL_WAS_AT
+from salvor.postgres.physical import EVERYTHING
 from salvor.postgres.server import Server
 from salvor.postgres.site import Site
 from salvor.wish import Wish
@@ -80,9 +80,7 @@ def stage(
     yield from carried.configuration(subject, site.physical(member), evidence)
     yield from libraries.check(subject, server, evidence)
     yield from carried.slots(subject, member.server, evidence)
-    if was_at := marker.get(WAL_WAS_AT):
-        detail = f"it was a link to {was_at}, where nothing could be placed or too little is free; now the data's disk"
-        yield Finding(subject, "pg_wal", Level.WARN, figure="with the data", detail=detail, evidence=evidence)
+    yield from carried.wal(subject, marker, evidence)
     stored = next((one for one in repository.stored if one.label == backup), None)
     if stored:
         yield from restore_point.compare(stored, server, site.database, target, subject, evidence)

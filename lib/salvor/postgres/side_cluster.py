@@ -20,6 +20,7 @@ from salvor.postgres import beside, surroundings
 from salvor.postgres.asking import ask
 from salvor.postgres.side_database import Load, Said
 from salvor.postgres.side_directory import APART, SideDirectory
+from salvor.postgres.stage_wal import WAL_WAS_AT, follow
 
 STAGE = "side-cluster"
 
@@ -67,11 +68,16 @@ class SideCluster(SideDirectory):
             surroundings.dress_database(connection, self.database, database)
         yield Progress(0, None, "", "flushing it to disk")
         self.stage.stop("fast", deadline=3600.0)
+        # Not before: the WAL of a load is many times that of a cluster at rest, and what is live needs its disk.
+        control = self.stage.look().control or {}
+        apart = follow(self.live, self.stage, self.incident, int(control.get("Bytes per WAL segment", 16 << 20)))
         self._run("initdb", "--sync-only", "-D", self.stage.data, deadline=3600.0)
         self._start(_SERVING)
         stamp: dict[str, Any] = {"left_out": left_out, "completed_at": clock.write_time(clock.now())}
         if taken:
             stamp["newest_commit"] = clock.write_time(taken)
+        if apart:
+            stamp[WAL_WAS_AT] = apart
         beside.write_marker(self.stage, self._marker(source, "complete") | stamp)
 
     @contextmanager

@@ -7,13 +7,33 @@ from salvor.errors import CannotError
 from salvor.postgres.beside import PLACE
 from salvor.postgres.server import Server
 
+WAL_WAS_AT = "wal_was_at"
+"""In the marker of a stage: pg_wal was a link to there, and is a folder in the stage."""
+
 # PostgreSQL's manual, "Recovering Using a Continuous Archive Backup", steps 2 and 6: recovery takes what the archive
 # has from there, and the rest from pg_wal, up to the last whole record of the last, partial segment.
 # Old segments that PostgreSQL renamed for later use look like unarchived ones, and may be gigabytes. A segment's first
 # page says where it belongs (xlp_pageaddr in xlog_internal.h): theirs say elsewhere.
 # pg_wal is often a link to a disk of its own, and pgBackRest restores a link as a folder.
-_SALVAGE = (
+_LEAD = (
     PLACE
+    + r"""
+lead() { # has the stage's pg_wal beside $1 when $2 bytes are free there, else it stays, and `apart $1` is said
+    place_beside "$1" "$incident"
+    if ! [ "$live" -ef "$place" ] && rm -rf -- "$place" && mkdir -m 700 -- "$place" 2>/dev/null &&
+        [ "$(($(df -k --output=avail -- "$place" | tail -n 1) * 1024))" -ge "$2" ]
+    then
+        find "$stage/" -mindepth 1 -maxdepth 1 -exec mv -t "$place" -- {} + && rmdir -- "$stage" &&
+            ln -s -- "$place" "$stage" || exit 45
+    else
+        rmdir -- "$place" 2>/dev/null
+        echo "apart $1"
+    fi
+}
+"""
+)
+_SALVAGE = (
+    _LEAD
     + r"""
 words() { echo $#; }
 live=$1/pg_wal stage=$2/pg_wal target=$3 incident=$4
@@ -42,19 +62,7 @@ for name in $segments; do
 done
 
 if [ -L "$live" ]; then target=$(readlink -m -- "$live"); elif [ -e "$live" ]; then target=; fi
-if [ "$target" ]; then
-    place_beside "$target" "$incident"
-    need=$((($(words $copied) + 4) * size))
-    if ! [ "$live" -ef "$place" ] && rm -rf -- "$place" && mkdir -m 700 -- "$place" 2>/dev/null &&
-        [ "$(($(df -k --output=avail -- "$place" | tail -n 1) * 1024))" -ge "$need" ]
-    then
-        find "$stage/" -mindepth 1 -maxdepth 1 -exec mv -t "$place" -- {} + && rmdir -- "$stage" &&
-            ln -s -- "$place" "$stage" || exit 45
-    else
-        rmdir -- "$place" 2>/dev/null
-        echo "apart $target"
-    fi
-fi
+[ -z "$target" ] || lead "$target" $((($(words $copied) + 4) * size))
 
 for name in $copied; do
     if cp -p --reflink=auto -- "$name" "$stage/$name.new" && mv -- "$stage/$name.new" "$stage/$name"; then continue; fi
@@ -62,6 +70,15 @@ for name in $copied; do
     if cat -- "$name" > /dev/null 2>&1; then echo "full $name"; else echo "unreadable $name"; fi
 done
 sync -- "$stage/" "$stage"/*
+"""
+)
+_FOLLOW = (
+    _LEAD
+    + r"""
+live=$1/pg_wal stage=$2/pg_wal incident=$3
+[ ! -L "$live" ] || [ -L "$stage" ] ||
+    lead "$(readlink -m -- "$live")" $(($(du -s -k -- "$stage" | cut -f 1) * 1024 + 4 * $4))
+:
 """
 )
 _COPY_SECONDS = 24 * 3600.0
@@ -98,3 +115,11 @@ def salvage(live: Server, stage: Server, incident: str, linked: str, *, needs_al
             "--override='accept-missing-wal=REASON'",
         )
     return "".join(told["apart"])
+
+
+def follow(live: Server, stage: Server, incident: str, segment: int) -> str:
+    """Have the pg_wal of a stage that does not run on the disk where the live one is, when that is a link; `segment` is
+    the size of one, in bytes. Gives where to, when it could not be there.
+    """
+    argv = ["sh", "-c", _FOLLOW, "sh", live.data, stage.data, incident, str(segment)]
+    return live.shell.run(argv, deadline=_COPY_SECONDS).stdout.strip().removeprefix("apart ")

@@ -248,11 +248,16 @@ def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(
     small_too = side_cluster._FLUSH.replace("+1024k", "+1k")
     monkeypatch.setattr(side_cluster, "_FLUSH", f'{small_too} && echo once > "$1.flushed"')
     monkeypatch.setattr(side_cluster, "_FLUSHED_EVERY", 0.01)
-    before = alone.describe()
+    before, disk = alone.describe(), alone.home / "wal-disk"
+    alone.server.stop("fast")
+    script = 'mkdir -m 700 "$2"; mv -T "$1/pg_wal" "$2/pg_wal" && ln -s "$2/pg_wal" "$1/pg_wal"'
+    alone.run("sh", "-c", script, "sh", alone.data, disk)
+    alone.server.start()
     state = alone.system.observe()
     way = alone.way()
     assert way.possible and way.stage == side_cluster.STAGE, way.why
     cut_over(alone, way, state)
+    assert (alone.data / "pg_wal").readlink() == disk / f"pg_wal.salvor-{alone.system.context.incident}"
     assert [path.read_text() for path in alone.home.glob("data.salvor-*.flushed")] == ["once\n"]
     after = alone.system.observe()
     assert (after.reachable, after.writable, after.origin) == (Reachable.UP, True, alone.system.context.incident)
@@ -275,6 +280,7 @@ def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(
         alone.undo(way.promote_undo)
     assert alone.system.observe().identity == state.identity
     alone.do("drop", stage=way.stage)
+    assert [one.name for one in disk.iterdir()] == ["pg_wal"]
     alone.do("unfence", identity=state.identity)
     assert alone.describe() == before
     assert alone.count() == 500
