@@ -267,6 +267,9 @@ def test_machines_that_are_down_are_no_success(describe: Any, servers: list[Serv
         "        it cannot be reached over SSH: Connection refused.",
     ]
     assert error == "CannotError"
+    platform = describe({**down, "up": {"kind": "host", **reached(servers[0])}})
+    said, _ = said_by(platform, "echo up", how=rolling.rolling(1, 1, "20s"))
+    assert "not begun on 1: up" in said, "who cannot be reached has failed, too"
 
 
 def test_wrong_ways_to_roll_are_refused() -> None:

@@ -82,6 +82,21 @@ def test_what_no_run_came_through_is_named(tmp_path: Path, steps: dict[str, floa
     assert reckoned(tmp_path, size=GB).missing == missing
 
 
+def test_a_program_brings_no_data_back_and_a_plan_that_overlaps_takes_no_time_away(tmp_path: Path) -> None:
+    write(tmp_path, NOW, steps={"assess": 5.0, "reroute": 1.0}, back=2.0)
+    found = reckoned(tmp_path, size=0)
+    assert found.missing == ()
+    assert step(found, PEOPLE)[:2] == (0.0, 0.0)
+
+
+def test_a_run_in_which_another_system_came_back_otherwise_does_not_count(tmp_path: Path) -> None:
+    past(tmp_path, 8.0)
+    (run,) = runs(tmp_path)
+    run.ways["media"] = "archive"
+    assert expected.reckon([run], {**WAYS, "media": "archive"}, 0)
+    assert expected.reckon([run], {**WAYS, "media": "snapshot"}, 0) is None
+
+
 def test_without_a_run_nothing_is_expected(tmp_path: Path) -> None:
     assert expected.reckon([], WAYS, GB) is None
     write(tmp_path, NOW, steps={}, back=None)

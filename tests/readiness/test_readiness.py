@@ -17,8 +17,10 @@ from pydantic import TypeAdapter
 from salvor import clock, console, prometheus
 from salvor.change import Backup
 from salvor.errors import NotProvenError, UsageError
+from salvor.journal.brief import newest_first
 from salvor.readiness import looks, report, telling
 from salvor.readiness.report import Report, Row
+from salvor.readiness.rules import Proof
 from salvor.show import Json, Plain
 
 from tests import past, world
@@ -122,6 +124,9 @@ def test_what_is_expected_is_of_the_way_that_a_restore_of_now_would_go() -> None
     found = looks._newest("db", [dump, wal])
     assert (found.id, found.kind, found.taken_seconds_ago) == ("D", "dump", 3600.0)
     assert (found.way, found.size, found.loses) == ("physical", 9, 7.0)
+    spoilt = replace(dump, usable=False)
+    assert looks._newest("db", [spoilt, wal]).id == "F"
+    assert looks._newest("db", [spoilt]).problem == "db has no usable backup, and 1 that cannot be used"
     stopped = replace(wal, window=(taken, taken))
     assert (looks._newest("db", [stopped, dump]).way, looks._newest("db", [dump]).size) == ("logical", 1)
 
@@ -166,6 +171,27 @@ def test_an_old_proof_is_at_risk(drilled: World) -> None:
         assert "the last proven restore of store was 36 d 0 h ago, and 35 d 0 h are allowed" in reasons()
 
 
+def test_the_last_proof_of_a_backup_counts_and_of_several_systems_the_oldest(drilled: World) -> None:
+    kwargs: dict[str, Any] = {"platform": "world", "service": "things", "system": "store"}
+    past.write(drilled.root / "incidents", NOON + timedelta(hours=1), way="standby", backup="", **kwargs)
+    (incident, _) = sorted(drilled.journals(), key=lambda one: str(one.lines[0]["detected_at"]))
+    found = row()
+    assert found.proof and found.proof.incident == incident.folder.name, "a standby that took over proves no backup"
+    (run,) = [
+        each for each in newest_first(drilled.root / "incidents") if each and each.incident == found.proof.incident
+    ]
+    again = run.proofs[0]._replace(at=NOON + timedelta(minutes=5))
+    assert report._proof("store", [replace(run, proofs=[*run.proofs, again])]).at == again.at
+    never, newer = Proof("b"), Proof("c", at=NOON)
+    older = Proof("a", at=NOON - timedelta(days=1))
+    assert replace(found, proofs=(newer, older)).proof == older
+    assert replace(found, proofs=(newer, never, older)).proof == never
+    (backup,) = found.backups
+    old, missing = replace(backup, taken_seconds_ago=10e6), replace(backup, id="")
+    assert replace(found, backups=(backup, old)).backup == old
+    assert replace(found, backups=(old, missing, backup)).backup == missing
+
+
 def test_what_is_down_is_not_ready(drilled: World) -> None:
     (drilled.store / "live" / "data").unlink()
     assert (row().verdict, reasons()[0]) == ("not ready", "store is down: a folder")
@@ -175,6 +201,8 @@ def test_what_is_down_is_not_ready(drilled: World) -> None:
 def test_an_open_incident_is_not_ready_and_an_open_drill_at_risk(drilled: World) -> None:
     at = NOON + timedelta(seconds=1)
     kwargs: dict[str, Any] = {"platform": "world", "service": "things", "system": "store", "way": "copy", "end": ""}
+    past.write(drilled.root / "incidents", at, purpose="maintenance", back=None, owed=("a backup",), **kwargs)
+    assert row().verdict == "ready", "what is done between incidents is none"
     drill = past.write(drilled.root / "incidents", at, purpose="drill", back=None, **kwargs)
     assert row().verdict == "at risk"
     assert (row().reasons[0].text, row().reasons[0].hint) == (
@@ -221,9 +249,13 @@ def test_one_service_alone_is_looked_at_alone(drilled: World) -> None:
     describe(
         drilled,
         systems=f"  run: {{kind: daemon, path: {drilled.root}/sign}}\n",
-        services="  shop: {rto: 5m, rpo: 1d, depends_on: [things], applications: [run]}\n",
+        services=(
+            "  shop: {rto: 5m, rpo: 1d, depends_on: [things], applications: [run]}\n"
+            "  office: {rto: 5m, rpo: 1d, depends_on: [shop], applications: [run]}\n"
+        ),
     )
     assert [each.service for each in report.look("world", "things").rows] == ["things"]
+    assert [each.service for each in report.look("world", "office").rows] == ["things", "shop", "office"]
     with pytest.raises(UsageError, match="no service 'nothing'"):
         report.look("world", "nothing")
 
@@ -234,8 +266,11 @@ def test_a_system_that_hangs_holds_up_no_other(drilled: World, monkeypatch: pyte
     os.mkfifo(fifo)  # whoever reads it waits
     describe(
         drilled,
-        systems=f"  stuck: {{kind: folder, root: {fifo.parent}}}\n",
-        services="  frozen: {rto: 5m, rpo: 1d, systems: [stuck]}\n",
+        systems=(
+            f"  stuck: {{kind: folder, root: {fifo.parent}}}\n"
+            f"  door: {{kind: pointer, path: {fifo}, leads_to: stuck}}\n"
+        ),
+        services="  frozen: {rto: 5m, rpo: 1d, systems: [stuck], routes: [door]}\n",
     )
     monkeypatch.setattr(looks, "DEADLINE", 0.5)
     begun = clock.monotonic()
@@ -246,7 +281,9 @@ def test_a_system_that_hangs_holds_up_no_other(drilled: World, monkeypatch: pyte
             os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))  # lets the reader go
     assert clock.monotonic() - begun < 5.0
     assert rows["things"].verdict == "ready"
-    assert "stuck gives no answer: no answer within 0.5 s" in [reason.text for reason in rows["frozen"].reasons]
+    told = {reason.text for reason in rows["frozen"].reasons}
+    silence = "no answer within 0.5 s"
+    assert {f"stuck gives no answer: {silence}", f"door gives no answer: {silence}", f"door: {silence}"} <= told
 
 
 def test_the_inventory_is_held_against_reality(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,6 +297,10 @@ def test_the_inventory_is_held_against_reality(drilled: World, monkeypatch: pyte
         services="  shop: {rto: 5m, rpo: 1d, applications: [gone], messages: people}\n",
     )
     assert reasons() == ["sign: it leads nowhere: leads to "]
+    (drilled.root / "sign").unlink()
+    (drilled.root / "sign").mkdir()
+    (reason,) = reasons()
+    assert "gives no answer" in reason, "where it leads cannot be told"
     found = "\n".join(reasons("shop"))
     assert "people: oncall: The secret 'env:NOBODY_SET_THIS' is empty or not set." in found
     assert "gone: the SSH key /no/such/key is not there" in found

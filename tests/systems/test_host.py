@@ -136,7 +136,40 @@ def test_another_network_may_be_let_in(old_machine: Machine, context: Context) -
         assert not old_machine.sends(old_machine.stranger)
         opened(old_machine, context).fence(identity)
         assert not old_machine.answers(source=old_machine.stranger), "it may no more"
+        host.unfence(identity)
+        with without(old_machine, "nft"):
+            host.fence(identity)
+            assert old_machine.answers(address=old_machine.address6)
     finally:
+        host.unfence(identity)
+
+
+@contextmanager
+def without(made: Machine, program: str) -> Iterator[None]:
+    path = made.root / "usr" / "sbin" / program
+    away = path.rename(path.with_name(f"{program}-away"))
+    try:
+        yield
+    finally:
+        away.rename(path)
+
+
+def test_where_rc_local_alone_is_read_at_boot_the_fence_is_in_it_once(old_machine: Machine, context: Context) -> None:
+    host, place = opened(old_machine, context), old_machine.root / "etc" / "rc.local"
+    identity = host.observe().identity
+    try:
+        with without(old_machine, "update-rc.d"):
+            place.write_text("")
+            with pytest.raises(CannotError, match="until its next reboot only"):
+                host.fence(identity)
+            place.write_text("#!/bin/sh\n/opt/ledger/start &\n")
+            for _ in range(2):
+                host.fence(identity)
+                assert place.read_text() == "#!/bin/sh\nsh /etc/salvor-fence start\n/opt/ledger/start &\n"
+            host.unfence(identity)
+            assert place.read_text() == "#!/bin/sh\n/opt/ledger/start &\n"
+    finally:
+        place.unlink()
         host.unfence(identity)
 
 
@@ -155,8 +188,9 @@ def test_a_fence_that_would_lock_everybody_out_is_refused(old_machine: Machine, 
         fence.raise_it(shell_of(host), replace(seen, operator="::ffff:127.0.0.1"), (), "root")
     with pytest.raises(CannotError, match="comes from a directory"):
         fence.raise_it(shell_of(host), seen, (), "somebody.of.the.directory")
-    with pytest.raises(CannotError, match="is another machine now"):
-        host.fence("machine of another")
+    for verb in (host.fence, host.unfence):
+        with pytest.raises(CannotError, match="is another machine now"):
+            verb("machine of another")
     assert old_machine.answers(source=old_machine.stranger)
     assert host.observe().writable is True
 
@@ -196,6 +230,10 @@ def test_a_fence_that_nothing_keeps_is_not_said_to_be_kept(old_machine: Machine,
         looked = host.look()
         hidden = replace(looked, fence=replace(looked.fence, stands=None, kept=False))  # from who is not root
         assert ("fence", Level.UNKNOWN) in {(one.check, one.level) for one in health.findings("web", hidden)}
+        shell_of(host).run(["nft", "flush", "ruleset"])
+        gone = host.observe()
+        assert gone.writable is True and "rules are gone" in str(gone.details["findings"])
+        assert work.fence(host, gone) and work.unfence(host, gone), "its script would come back at the next boot"
     finally:
         program.unlink(missing_ok=True)
         host.unfence(identity)

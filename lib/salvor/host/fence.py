@@ -102,6 +102,7 @@ keep() {
         ln -sf FILE SCRIPT && chkconfig --add salvor-fence
     elif [ -f /etc/rc.local ]; then # often a link, which `sed -i` would put a file in the place of
         grep -q salvor-fence /etc/rc.local || sed -i '1a sh FILE start' "$(readlink -f /etc/rc.local)"
+        grep -q salvor-fence /etc/rc.local # an empty one has no first line
     else
         echo "found neither systemd, update-rc.d, chkconfig nor /etc/rc.local" >&2
         return 1
