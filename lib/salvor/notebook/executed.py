@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salvor import inventory, pages
+from salvor import pages
 from salvor.errors import UsageError
 from salvor.secrets import mask_data
 
@@ -24,7 +24,7 @@ BODY = "body.html"
 
 def template(name: str = "incident") -> Path:
     """A notebook as it is stored: without outputs."""
-    return inventory.root() / "notebooks" / f"{name}.ipynb"
+    return Path(__file__).absolute().parents[3] / "notebooks" / f"{name}.ipynb"
 
 
 def execute(parameters: Mapping[str, Any], output: Path, name: str = "incident", **options: Any) -> None:
@@ -34,15 +34,17 @@ def execute(parameters: Mapping[str, Any], output: Path, name: str = "incident",
     Raises UsageError for a parameter that the notebook does not know, before anything runs; papermill's
     PapermillExecutionError when a cell raised; RuntimeError when the kernel ended.
     """
-    # jsonschema would import it for one format of text, and it builds a grammar for more than a second at its import.
-    sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
+    # Nothing here asks for these, and they take long to import: a format of text that jsonschema knows, whose grammar
+    # takes more than a second, and papermill's way to S3.
+    for unused in ("rfc3987_syntax", "papermill.s3"):
+        sys.modules.setdefault(unused, None)  # type: ignore[arg-type]
     import papermill
     from traitlets.config import Config
 
-    from salvor.notebook.cells import unknown_parameter
-
     known = papermill.inspect_notebook(str(template(name)))
     if unknown := [each for each in parameters if each not in known]:
+        from salvor.notebook.cells import unknown_parameter
+
         hint = f"the parameters are {', '.join(known)}"
         raise UsageError(unknown_parameter(unknown[0], known), safe="nothing was changed", hint=hint)
     # By default a kernel talks over TCP on loopback, without encryption, where any user of the machine can listen.
@@ -100,7 +102,7 @@ def incident_of(executed: bytes) -> str:
 
 def _execute_apart(name: str, parameters: Mapping[str, Any], folder: Path) -> None:
     executed = folder / NOTEBOOK
-    execute(parameters, executed, name)
+    execute(parameters, executed, name, request_save_on_cell_execute=False)
     notebook = masked(executed)
     executed.write_bytes(notebook)
     (folder / BODY).write_text(body(notebook), encoding="utf-8")
