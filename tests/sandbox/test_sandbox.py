@@ -488,6 +488,16 @@ def test_a_recycled_pid_is_never_signalled(tmp_path: Path) -> None:
     assert processes.find(argv) == []
 
 
+def test_a_daemon_is_known_as_soon_as_it_is_started(tmp_path: Path) -> None:
+    argvs = [["/bin/sleep", f"31415.{number}"] for number in range(60)]
+    found = []
+    for argv in argvs:
+        processes.start(argv, tmp_path / "log")
+        found.append(processes.find(argv))
+    processes.kill([process for each in found for process in each])
+    assert [len(each) for each in found] == [1] * 60
+
+
 def test_a_deaf_and_a_frozen_process_are_stopped_all_the_same(tmp_path: Path) -> None:
     deaf = [
         sys.executable,

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,23 +62,19 @@ def start(argv: Sequence[str], log: Path) -> None:
     finally:
         os.close(descriptor)
     _children[child.pid] = child
+    # Popen returns when the program is loaded, a moment before the kernel shows the arguments by which we know it.
+    until(lambda: child.poll() is not None or bool(_command_line(str(child.pid))), deadline=1.0)
 
 
 def find(argv: Sequence[str]) -> list[Process]:
     """The processes that run this argv, whatever the path of the program."""
-    return [process for process, found in _all() if found[1:] == list(argv[1:]) and len(found) == len(argv)]
+    words = [*map(os.fsencode, argv[1:]), b""]
+    return _those(lambda pid: _command_line(pid).split(b"\0")[1:] == words)
 
 
 def working_in(folder: Path) -> list[Process]:
     """The servers and the tools of backups that work in `folder` or below, also when it was removed under them."""
-    found = []
-    for process, _ in _all():
-        with suppress(OSError):
-            working = _link(process, "cwd")
-            program = _link(process, "exe")
-            if program.name in _PROGRAMS and working.is_relative_to(folder):
-                found.append(process)
-    return found
+    return _those(lambda pid: _link(pid, "exe").name in _PROGRAMS and _link(pid, "cwd").is_relative_to(folder))
 
 
 def send(processes: Iterable[Process], number: signal.Signals) -> None:
@@ -152,19 +148,25 @@ def until(holds: Callable[[], bool], deadline: float) -> bool:
     return True
 
 
-def _all() -> Iterator[tuple[Process, list[str]]]:
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
-            continue
-        with suppress(OSError):
-            argv = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
-            started = _started(int(entry.name))
-            if argv and started is not None:
-                yield Process(int(entry.name), started), argv
+def _those(is_one: Callable[[str], bool]) -> list[Process]:
+    """The processes, but us, whose pid this says yes to. It is asked once more when it is known which process the pid
+    means, as that may have changed in between.
+    """
+    found = []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):  # noqa: PTH208  Path takes longer than the looking
+        with suppress(OSError):  # it ended
+            if int(pid) != os.getpid() and is_one(pid) and (started := _started(int(pid))) is not None and is_one(pid):
+                found.append(Process(int(pid), started))
+    return found
 
 
-def _link(process: Process, name: str) -> Path:
-    return Path(str(Path(f"/proc/{process.pid}/{name}").readlink()).removesuffix(" (deleted)"))
+def _command_line(pid: str) -> bytes:
+    with open(f"/proc/{pid}/cmdline", "rb", buffering=0) as file:  # noqa: PTH123
+        return file.read()
+
+
+def _link(pid: str, name: str) -> Path:
+    return Path(os.readlink(f"/proc/{pid}/{name}").removesuffix(" (deleted)"))  # noqa: PTH115
 
 
 def _started(pid: int) -> int | None:
