@@ -165,7 +165,7 @@ def bring_back(
                     for _ in pool.map(lambda each: _plan(platform, each, shown, asked, begun), planned):
                         pass
                 for each in planned:
-                    _have_approved(each, shown, plan_only=plan_only, yes=yes)
+                    _have_approved(each, shown, begun, plan_only=plan_only, yes=yes)
                 approved += [each for each in planned if each.approved]
                 results |= {each.service.name: each for each in planned if not each.approved}
             _carry_out(approved, shown)
@@ -215,7 +215,7 @@ def _plan(platform: Platform, result: Result, shown: Shown, asked: Asked, begun:
         result.error = error
 
 
-def _have_approved(result: Result, shown: Shown, *, plan_only: bool, yes: bool) -> None:
+def _have_approved(result: Result, shown: Shown, begun: datetime, *, plan_only: bool, yes: bool) -> None:
     shown.tell("")
     shown.tell(f"{result.service.title or result.service.name} (tier {result.service.tier}):")
     try:
@@ -227,7 +227,10 @@ def _have_approved(result: Result, shown: Shown, *, plan_only: bool, yes: bool) 
             console.announce(result.session, shown)
             one = f"--service={result.service.name}"
             result.approved = console.ask(result.session, shown, result.plan, plan_only=plan_only, yes=yes, one=one)
-            result.state = "back" if result.session.incident.recovered_once else "healthy"
+            incident = result.session.incident
+            result.state = "back" if incident.recovered_once else "healthy"
+            if incident.recovered_once and incident.detected_at < begun:
+                result.state, result.told = "healthy", f"{incident.id} brought it back"
     except Exception as error:  # noqa: BLE001 - raised when the others have ended
         _failed_with(result, error, shown)
 
@@ -308,7 +311,7 @@ def report(results: list[Result], shown: Shown) -> None:
     shown.lines(show.table(header, [_row(each) for each in results]))
     if isinstance(shown, show.Json):
         for each in results:
-            measured = dict(each.session.incident.measured) if each.session else {}
+            measured = dict(each.session.incident.measured) if each.session and each.state != "healthy" else {}
             shown.write("result", service=each.service.name, state=each.state, told=each.told, measured=measured)
 
 
