@@ -21,7 +21,7 @@ from rich.console import Console
 from salvor import clock, hosts, inventory, maintenance
 from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
-from salvor.hosts import looks, rolling, work
+from salvor.hosts import looks, record, rolling, work
 from salvor.journal import Journal
 from salvor.show import Json, Plain, Terminal
 from salvor.steps.assess import assess
@@ -178,14 +178,17 @@ def test_machines_of_databases_are_hosts_too_and_each_is_there_once(describe: An
         "orders-db": database,
         "big-one": {"kind": "host", "address": "10.0.0.1"},
         "web": {"kind": "host", "address": "10.0.0.9"},
+        "behind-9": {"kind": "host", "address": "10.0.0.9", "ssh": {"port": 2201}},
+        "web-again": {"kind": "host", "address": "10.0.0.9", "run_as": "root"},
     }
     places = hosts.places(inventory.load(describe(systems, {"orders": service})))
-    assert set(places) == {"big-one", "web", "10.0.0.2", "this-machine"}
+    assert set(places) == {"big-one", "web", "behind-9", "web-again", "10.0.0.2", "this-machine"}
+    assert (places["behind-9"].host.ssh.port, places["web-again"].host.run_as) == (2201, "root")
     for limit, names in {
         "*": set(places),
         "orders": {"big-one", "10.0.0.2", "this-machine"},
-        "orders-db,web": set(places),
-        "10.0.0.*": {"big-one", "10.0.0.2", "web"},
+        "orders-db,web*,behind-9": set(places),
+        "10.0.0.*": set(places) - {"this-machine"},
         "w?b": {"web"},
     }.items():
         assert set(hosts.select(places, limit)) == names, limit
@@ -243,6 +246,22 @@ def test_what_was_run_where_is_written_down(three: str, servers: list[Server], t
         (["web-2"], "failed", 1, ["seen", "(exit code 1)"]),
     ]
     assert command in notes[0]["text"]
+
+
+def test_who_stops_it_finds_how_far_it_was(three: str, tmp_path: Path) -> None:
+    reached = {name: place.host for name, place in hosts.places(inventory.load(three)).items()}
+    with (
+        pytest.raises(KeyboardInterrupt),
+        record.kept("hosts.run", three, "true", {}, Plain(io.StringIO())) as kept,
+    ):
+        ran = rolling._rolled(reached, lambda name, there: rolling.Said(name), rolling.rolling(3, 0, "20s"), kept)
+        first = next(ran)
+        ran.close()  # type: ignore[attr-defined]
+        raise KeyboardInterrupt
+    (folder,) = (tmp_path / "incidents").glob("*-hosts-*")
+    *_, ended, closed = Journal.read(folder).lines
+    assert (ended["machines"], ended["outcome"]) == ([first.host], "done")
+    assert closed["result"] == "interrupted: how it ended where is not known"
 
 
 def test_what_does_not_end_is_unknown(three: str) -> None:

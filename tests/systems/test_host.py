@@ -25,7 +25,7 @@ from salvor.host.facts import Disk
 from salvor.host.health import Look
 from salvor.hosts import work
 from salvor.shell import Shell
-from salvor.ssh.settings import SshSettings
+from salvor.ssh.settings import JumpSettings, SshSettings
 from salvor.system import Context
 from salvor.systems.host import Host, HostSettings
 
@@ -406,6 +406,10 @@ def test_refused_is_down_and_silence_is_unknown(context: Context) -> None:
             state = Host("web", HostSettings(kind="host", address="127.0.0.17", ssh=settings), context).observe()
             assert (state.reachable, state.writable) == (reachable, None)
             assert "127.0.0.17" in state.summary
+    jump = (JumpSettings(address="127.0.0.17", port=1, user="nobody", agent=False),)
+    settings = SshSettings(user="nobody", agent=False, jump=jump)
+    state = Host("web", HostSettings(kind="host", address="127.0.0.18", ssh=settings), context).observe()
+    assert (state.reachable, "on the way to" in state.summary) == (Reachable.UNKNOWN, True), "another one refused"
 
 
 # ------------------------------------------------------------------------------------------ services

@@ -18,6 +18,7 @@ from salvor.hosts import show as show_hosts
 from salvor.journal.folders import incidents_folder
 from salvor.shell import Shell
 from salvor.show import Shown
+from salvor.ssh.host import refuses
 
 _DAYS_KEPT = 8
 
@@ -71,7 +72,7 @@ def _health(answered: Answered[Facts], earlier: Sequence[Look]) -> Health:
     if answered.answer is not None:
         return Health(name, Reachable.UP, tuple(health.findings(name, answered.answer, earlier)), answered.answer)
     assert error is not None
-    reachable = Reachable.DOWN if "Connection refused" in error.what else Reachable.UNKNOWN
+    reachable = Reachable.DOWN if refuses(error) else Reachable.UNKNOWN
     level = Level.FAIL if reachable is Reachable.DOWN else Level.UNKNOWN
     return Health(name, reachable, (Finding(name, "SSH", level, error.what.rstrip("."), detail=error.hint),), None)
 

@@ -8,10 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from salvor import shell, ssh
+from salvor.errors import SalvorError
 from salvor.shell import Shell
 from salvor.ssh.remote import Remote
 from salvor.ssh.route import Route, plan
 from salvor.ssh.settings import SshSettings
+
+
+def refuses(error: SalvorError) -> bool:
+    """Whether the machine itself refused the connection, so that it is down: of one on the way there that does, and of
+    every other error, nothing follows for it.
+    """
+    return "Connection refused" in error.what and ", on the way to " not in error.what
 
 
 @dataclass(frozen=True)

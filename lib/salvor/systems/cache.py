@@ -15,6 +15,7 @@ from salvor.errors import CannotError, CommandError, NotConvergedError, SalvorEr
 from salvor.host import PATH
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.secrets import SecretReference
+from salvor.ssh.host import refuses
 from salvor.ssh.settings import Address
 from salvor.system import Cache as Role
 from salvor.system import verb
@@ -99,7 +100,7 @@ class Cache(OnAMachine, Role):
         try:
             now, entries, identity = self._look()
         except SalvorError as error:
-            reachable = Reachable.DOWN if "Connection refused" in error.what else Reachable.UNKNOWN
+            reachable = Reachable.DOWN if refuses(error) else Reachable.UNKNOWN
             return State(reachable, UNSEEN, None, error.what, address=self.settings.address or None)
         what = "files" if self.settings.path else "keys"
         details = {"now": now, "entries": entries}

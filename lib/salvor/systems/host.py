@@ -13,6 +13,7 @@ from salvor.host import facts, fence, health, once, services
 from salvor.host.facts import Facts
 from salvor.host.services import Service
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
+from salvor.ssh.host import refuses
 from salvor.system import Context, Machine, verb
 
 _LOOKING = 8.0
@@ -73,7 +74,7 @@ class Host(OnAMachine, Machine):
         except OutcomeUnknownError as error:
             return self._who_at_least(error.what)
         except SalvorError as error:
-            reachable = Reachable.DOWN if "Connection refused" in error.what else Reachable.UNKNOWN
+            reachable = Reachable.DOWN if refuses(error) else Reachable.UNKNOWN
             return State(reachable, UNSEEN, None, error.what, address=address)
         earlier = [self._first_look] if self._first_look else []
         self._first_look = self._first_look or health.look(seen)
