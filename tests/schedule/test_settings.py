@@ -50,6 +50,7 @@ def describe(folder: Path, schedule: str, monkeypatch: pytest.MonkeyPatch) -> No
         ("{run: [--yes], at: '02:00'}", "12:", "is no command of inv"),
         ("{run: [backup, --service=ship], at: '02:00'}", "12:27", "there is no service 'ship'"),
         ("{run: [backup, --password=hunter2], at: '02:00'}", "12:", "looks like a secret"),
+        ("{run: [note, 'password:', hunter22], at: '02:00'}", "12:", "looks like a secret"),
         ("{run: [backup], at: '02:00', often: true}", "12:", "there is no such setting"),
         ("{run: [backup, \"--service=a\\n* * * * * x\"], at: '02:00'}", "12:", "a character that cannot be seen"),
     ],
@@ -62,6 +63,12 @@ def test_a_mistake_is_named_with_its_place(
         inventory.load("shop")
     assert f"shop.yaml:{where}" in str(caught.value) and wrong in str(caught.value), caught.value
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_schedule_of_another_platform_keeps_its_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    describe(tmp_path, "{run: [backup, --service=ship, --platform=fleet], at: '02:00'}", monkeypatch)
+    words = inventory.load("shop").schedules["nightly"].words("shop")
+    assert words == ("backup", "--service=ship", "--platform=fleet")
 
 
 def test_words_that_inv_would_not_take_are_refused_when_they_are_installed(
@@ -123,6 +130,19 @@ def test_what_was_missed_runs_once_and_how_it_ended_is_kept(caller: Caller, nigh
     assert (said.code, said.ended) == (6, NOW + timedelta(days=3))
 
 
+def test_one_that_does_not_end_is_ended_and_noted(
+    caller: Caller, nightly: Schedule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (Path(caller.folder) / "invoke.py").write_text("import time\ntime.sleep(60)")
+    monkeypatch.setattr(stamp, "_DAY", 0.3)
+    path = Path(caller.stamp("nightly"))
+    path.parent.mkdir()
+    path.write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
+    with pytest.raises(CannotError, match="backup --service=shop --platform=shop did not end within a day"):
+        stamp.run_if_due(caller, "nightly", nightly)
+    assert stamp.read(path.read_text()).result == "exit code -9"
+
+
 def test_one_that_filled_the_disk_was_run_nonetheless(caller: Caller, nightly: Schedule) -> None:
     program = Path(caller.folder) / "invoke.py"
     program.write_text(f"import shutil\nshutil.rmtree({caller.stamps!r})")  # nothing can be noted there any more
@@ -146,10 +166,15 @@ def test_one_that_still_runs_is_not_begun_again(caller: Caller, nightly: Schedul
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert stamp.run_if_due(caller, "nightly", nightly) is None
     assert not (Path(caller.folder) / "called").exists()
-    assert stamp.run_if_due(caller, "nightly", nightly) == 6
+    with pytest.MonkeyPatch.context() as by:
+        by.setenv("SALVOR_OPERATOR", "kim@here")
+        assert stamp.run_if_due(caller, "nightly", nightly) == 6
+    assert (Path(caller.folder) / "called").read_text().endswith(" kim@here\n"), "who runs it by hand is named"
 
 
-@pytest.mark.parametrize("said", [b'{"begun": "2036-01-01T00:00:00+00:00"}', b"\xff\xfe", b"[]", b'{"begun": "20'])
+@pytest.mark.parametrize(
+    "said", [b'{"begun": "2036-01-01T00:00:00+00:00"}', b"\xff\xfe", b"[]", b'{"begun": "20', b'{"begun": "soon"}']
+)
 def test_a_clock_that_was_ahead_or_a_damage_holds_nothing_up_for_ever(
     caller: Caller, nightly: Schedule, said: bytes
 ) -> None:

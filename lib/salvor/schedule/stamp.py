@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -81,8 +83,7 @@ def run_if_due(caller: Caller, name: str, schedule: Schedule) -> int | None:
 
 def _run_if_due(caller: Caller, path: Path, name: str, schedule: Schedule) -> int | None:
     begun = clock.now()
-    before = read(path.read_text(encoding="utf-8", errors="replace") if path.exists() else None)
-    last = before.begun
+    last = read(path.read_text(encoding="utf-8", errors="replace") if path.exists() else None).begun
     if last is None or last > begun:  # not installed by us, or the clock was wrong: it counts from now on
         durable.replace(path, Stamp(begun).text().encode())
         return None
@@ -92,19 +93,24 @@ def _run_if_due(caller: Caller, path: Path, name: str, schedule: Schedule) -> in
     words = schedule.words(caller.platform)
     by = {**caller.own(name), **os.environ}
     try:
-        done = subprocess.run(caller.argv(*words), cwd=caller.folder, env=by, timeout=_DAY, check=False)
+        code = subprocess.run(caller.argv(*words), cwd=caller.folder, env=by, timeout=_DAY, check=False).returncode
     except subprocess.TimeoutExpired as error:
+        _note_end(path, begun, words, -signal.SIGKILL)
         raise CannotError(
             f"{line(words)} did not end within a day; it was ended.",
             safe="what it had done stays",
             hint="inv incidents",
         ) from error
+    _note_end(path, begun, words, code)
+    return code
+
+
+def _note_end(path: Path, begun: datetime, words: Sequence[str], code: int) -> None:
     try:
-        durable.replace(path, Stamp(begun, clock.now(), done.returncode).text().encode())
+        durable.replace(path, Stamp(begun, clock.now(), code).text().encode())
     except OSError as error:
         raise CannotError(
-            f"{line(words)} was run and ended with exit code {done.returncode}; that cannot be noted: {error}.",
+            f"{line(words)} was run and ended with exit code {code}; that cannot be noted: {error}.",
             safe="it is not run again before it is due again",
             hint=f"df -h {shlex.quote(str(path.parent))}",
         ) from error
-    return done.returncode
