@@ -27,6 +27,7 @@ from moto import mock_aws
 from salvor import clock, console, inventory
 from salvor.change import Finding, Level, Reachable, State
 from salvor.errors import CannotError, NotProvenError, UsageError
+from salvor.incident import Incident
 from salvor.inventory import Platform
 from salvor.show import Json, Plain
 from salvor.status import look, page, publish, told
@@ -35,6 +36,7 @@ from salvor.status.states import Seen, Status, judge, worst
 
 from tests import page_reader, past, world
 from tests.browser import CHROMIUM, chromium
+from tests.waiting import until
 from tests.world import GOOD, World
 
 STATUS = """
@@ -374,6 +376,42 @@ def test_to_a_bucket(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
             publish.publish(platform(), "s3://nowhere/world")
 
 
+def test_a_bucket_that_hangs_is_given_up(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(publish, "_DEADLINE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        begun = time.monotonic()
+        with pytest.raises(CannotError, match="it gave no answer in time"):
+            publish.publish(platform(), "s3://status/world")
+        assert time.monotonic() - begun < 5
+
+
+def test_an_earlier_look_never_replaces_a_later_one(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, go_on = threading.Event(), threading.Event()
+    observe_all = Incident.observe_all
+
+    def slowly(self: Incident, systems: Any) -> Any:
+        if not looks.is_set():
+            looks.set()
+            go_on.wait(20)
+        return observe_all(self, systems)
+
+    monkeypatch.setattr(Incident, "observe_all", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        earlier = pool.submit(publish.publish, platform())
+        assert looks.wait(10)
+        later = pool.submit(publish.publish, platform())
+        with pytest.raises(TimeoutError):
+            later.result(0.5)
+        go_on.set()
+        earlier.result(20)
+        seen, _ = later.result(20)
+    assert f'data-made="{clock.write_time(seen.as_of)}"' in published(place)
+
+
 @pytest.mark.parametrize("wrong", ["s3:///x", "s3://b/x?y=1"])
 def test_what_is_no_place_is_refused(place: World, wrong: str) -> None:
     with pytest.raises(UsageError, match="--publish"):
@@ -426,6 +464,24 @@ def test_a_place_that_hangs_holds_no_recovery_up_and_is_owed(place: World, monke
     hold.set()
 
 
+def test_what_is_late_is_owed_once(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its journal is closed by the time at which it fails at last."""
+    hold = threading.Event()
+
+    def late(where: str, content: bytes) -> str:
+        hold.wait(20)
+        raise CannotError("The disk is gone.")
+
+    monkeypatch.setattr(publish, "_put", late)
+    owed: list[str] = []
+    refresher = publish.Refresher("world", lambda what, why: owed.append(why))
+    refresher.ask()
+    refresher.finish(0.2)
+    hold.set()
+    assert until(lambda: "status page" not in [each.name for each in threading.enumerate()])
+    assert owed == ["it was not published within 0 s"]
+
+
 def test_a_place_that_is_gone_is_owed(place: World) -> None:
     (place.root / "www").rmdir()
     place.damage()
@@ -452,6 +508,9 @@ def given(**more: Any) -> Mapping[str, object]:
 def test_a_notice_by_command_is_told_at_once_until_its_end(place: World) -> None:
     told.notice("world", "move-1", given(), Plain(io.StringIO()), remove=False)
     assert "We move." in published(place) and "점검 중" in published(place)
+    place.damage()
+    told.status("world", Plain(io.StringIO()), publish=False, place="", check=True)  # nobody is called
+    (place.store / "live/data").write_text(GOOD)
     later = clock.now() + timedelta(hours=2)
     with clock.use(lambda: later):
         assert "We move." not in published_now(place)
@@ -479,10 +538,18 @@ def test_a_notice_by_command_is_told_at_once_until_its_end(place: World) -> None
 def test_a_notice_that_makes_no_sense_is_refused(place: World, wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         told.notice("world", "move-1", given(**wrong), Plain(io.StringIO()), remove=False)
-    for name in ("../x", "", "a b"):
+    for name in ("../x", "", "a b", "a" * 64):
         with pytest.raises(UsageError, match="no name"):
             told.notice("world", name, given(), Plain(io.StringIO()), remove=False)
     assert not list(place.root.rglob("move-1.json"))
+
+
+def test_a_notice_stands_although_its_page_cannot_be_put_anywhere(place: World) -> None:
+    (place.root / "www").rmdir()
+    said = io.StringIO()
+    told.notice("world", "move-1", given(), Plain(said), remove=False)
+    assert "The notice move-1 stands until" in said.getvalue() and "owed: the status page" in said.getvalue()
+    assert status_of_things() is Status.MAINTENANCE
 
 
 def test_a_damaged_notice_stops_no_page(place: World) -> None:
@@ -498,6 +565,7 @@ def test_a_damaged_notice_stops_no_page(place: World) -> None:
     [
         ("status: {publish: www}", "status.publish|publish: write a folder's whole path"),
         ("status: {follow: http://plain.example}", "https://HOST"),
+        ("status: {follow: https:///status}", "https://HOST"),
         ("status: {services: {nothing: x}}", "there is no service 'nothing'"),
         ("status: {colour: red}", "no such setting"),
         ("notices: {n: {from: 2026-01-02T00:00Z, until: 2026-01-01T00:00Z, text: x}}", "ends before it begins"),
