@@ -268,7 +268,8 @@ def test_2_usage(place: World) -> None:
     wrong = {
         ("verify",): ("--service is missing", "HINT: add --service=NAME"),
         ("restore", "--service=nope", "--platform=world"): ("no service 'nope'", "its services are: things"),
-        ("restore", *SERVICE, "--at=yesterday"): ("--at: 'yesterday' is not a time", "ISO 8601"),
+        ("restore", *SERVICE, "--at=yesterday"): ("--at: 'yesterday' is not a time.", "ISO 8601"),
+        ("backup", *SERVICE, "--kind=FULL"): ("--kind: there is no backup of kind 'FULL'", "it is full, "),
         ("restore", *SERVICE, "--runbook=nope"): ("--runbook: there is no runbook 'nope'", "from_backup"),
         ("undo", "--incident=nope"): ("--incident: there is no incident 'nope'",),
         ("restore", "things"): ("takes no 'things'", "HINT: inv restore --service=things\n"),

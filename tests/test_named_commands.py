@@ -162,6 +162,8 @@ def test_the_hint_of_a_command_that_fails_can_be_typed(capsys: pytest.CaptureFix
         ),
         ("restore --service=orders now", "inv restore takes no 'now'.", "inv --help restore tells what it takes"),
         ("restore --form=latest", "inv restore has no option --form.", "did you mean --from?"),
+        ("undo --service=orders", "inv undo has no option --service.", "inv undo --incident=ID; inv incidents lists"),
+        ("--service=orders restore", "There is no inv --service.", "options follow the command: inv restore --serv"),
         ("restore --service=", "--service= is empty.", "leave it out, or say which"),
         ("restore --failed-at ''", "--failed-at= is empty.", "leave it out, or say which"),
         ("restore --override --plan", "--override needs a value.", "--override=VALUE; inv --help restore"),

@@ -64,8 +64,9 @@ def read_time(text: str, *, argument: str = "time") -> datetime:
             )
         return moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:  # overflow: the first or the last day of the calendar, moved out of it
+        why = f" ({error})" if "isoformat" not in str(error) else ""  # what says no more than that
         raise UsageError(
-            f"{argument}: {text!r} is not a time ({error}).",
+            f"{argument}: {text!r} is not a time{why}.",
             hint=f"write it as ISO 8601 with an offset, for example {argument}={now():%Y-%m-%dT%H:%M:%S}+00:00",
         ) from error
 

@@ -30,6 +30,7 @@ from salvor.system import Restorable
 from salvor.wish import Wish
 
 ARCHIVE = "archive"
+_KINDS = ("full", "diff", "incr", "dump", "snapshot")
 
 
 def _session(service: str, platform: str, shown: Shown) -> Session:
@@ -114,6 +115,12 @@ def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
 
     Raises WarnedError when every system has its backup, and a repository did not take it.
     """
+    if kind not in (*_KINDS, ARCHIVE):
+        raise UsageError(
+            f"--kind: there is no backup of kind {kind!r}.",
+            safe="nothing was changed",
+            hint=f"it is {', '.join(_KINDS)} or {ARCHIVE}",
+        )
     session = _session(service, platform, shown)
     if kind == ARCHIVE:
         changes: tuple[Change, ...] = (_archive(session),)

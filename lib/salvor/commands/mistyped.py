@@ -54,10 +54,14 @@ def _in_words(error: ParseError, typed: Sequence[str]) -> UsageError:
     if unknown := re.fullmatch(r"No idea what '(.*)' is!", said, re.DOTALL):
         word = unknown[1]
         if not task:
+            if word.startswith("-"):
+                return _mistake(f"There is no inv {word}.", "options follow the command: inv restore --service=NAME")
             names = [name for context in namespace.to_contexts() for name in (context.name or "", *context.aliases)]
             return _mistake(f"There is no inv {word}.", _meant("inv ", word, names) or more)
         options = list(flags)
         if word.startswith("-"):
+            if word.split("=")[0] == "--service" and "--incident" in options:
+                more = f"inv {task} --incident=ID; inv incidents lists them"
             return _mistake(f"inv {task} has no option {word}.", _meant("", word, options) or more)
         option = "--incident" if _INCIDENT.fullmatch(word) else "--service"
         lacks = option in options and not any(each.split("=")[0] == option for each in typed)
