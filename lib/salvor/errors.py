@@ -20,7 +20,7 @@ class SalvorError(Exception):
     @property
     def reason(self) -> str:
         """What happened, with its hint, on one line: why something else cannot be."""
-        return f"{self.what.removesuffix('.')} (HINT: {self.hint})" if self.hint else self.what
+        return f"{self.what.removesuffix('.')} ({self.hint})" if self.hint else self.what
 
     def __str__(self) -> str:
         parts = [self.what]

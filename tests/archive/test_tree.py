@@ -241,4 +241,4 @@ def test_a_tree_that_is_in_no_archive_says_so(root: Path) -> None:
     assert "names no archives" in way_of(opened(root, archives=None)).why
     assert "no archive of before" in way_of(opened(root), Wish(at=datetime(2020, 1, 1, tzinfo=UTC))).why
     nowhere = way_of(opened(root), Wish(source="/nowhere.tar.gz")).why
-    assert "no file" in nowhere and nowhere.endswith("(HINT: inv backups lists what there is)")
+    assert "no file" in nowhere and nowhere.endswith("(inv backups lists what there is)")
