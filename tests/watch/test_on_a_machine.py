@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
-from salvor.host import instances, releases, services
+from pydantic import ValidationError
+from salvor.change import Reachable
+from salvor.errors import CannotError, CommandError, NotConvergedError, OutcomeUnknownError
+from salvor.host import instances, once, releases, services
 from salvor.journal import Journal
 from salvor.session import aftermath
 from salvor.shell import Shell
 from salvor.show import Plain
 from salvor.ssh.host import Host
+from salvor.system import Context
+from salvor.systems.application import Application, ApplicationSettings
 
 from tests import machine
 from tests.machine import Machine
@@ -118,9 +123,6 @@ def test_memory_over_its_limit_restarts_runs_scales_and_rolls_back(place: Place,
 
 
 def test_a_command_runs_once_for_its_token(made: Machine, there: Shell) -> None:
-    from salvor.errors import CommandError, OutcomeUnknownError
-    from salvor.host import once
-
     count = ["sh", "-c", "echo once >> /root/once; exit $0", "0"]
     for _ in range(2):
         once.run(there, count, "a-1", deadline=10)
@@ -129,9 +131,52 @@ def test_a_command_runs_once_for_its_token(made: Machine, there: Shell) -> None:
         with pytest.raises(CommandError, match="exit code 3"):
             once.run(there, [*count[:-1], "3"], "a-2", deadline=10)
     assert there.read("/root/once") == "once\nonce\n"
+    with pytest.raises(CommandError, match="exit code 75"):  # it says so itself
+        once.run(there, ["sh", "-c", "exit 75"], "a-4", deadline=10)
+    for occasion in ("", "../once", "a b"):
+        with pytest.raises(CannotError, match="cannot name a run"):
+            once.run(there, ["true"], occasion, deadline=10)
     for said in (r"did not end within", "nobody saw its end"):
         with pytest.raises(OutcomeUnknownError, match=said):
             once.run(there, ["sleep", "100"], "a-3", deadline=1.0)
+
+
+def test_a_program_is_restarted_once_and_one_of_which_nobody_can_tell_is_not_down(
+    made: Machine, there: Shell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("_STAYS", "_SETTLES"):
+        monkeypatch.setattr(services, name, 0.1)
+
+    def opened(**more: object) -> Application:
+        way = {"address": made.address, "ssh": made.settings}
+        said = {"kind": "application", **way, "service": "shop", **more}
+        return Application("api", ApplicationSettings.model_validate(said), Context("i", tmp_path, dict))
+
+    api = opened()
+    api.start()
+    first = api.look().run
+    api.restart(first)
+    assert api.observe().reachable is Reachable.UP
+    second = api.look().run
+    assert second not in ("", first)
+    api.restart(first)
+    ill = opened(healthy={"name": "it is well", "tcp": "127.0.0.1:1"}, starts_within=0.3)
+    with pytest.raises(OutcomeUnknownError, match="is not healthy after"):
+        ill.start()
+    ill.start(await_health=False)
+    with pytest.raises(NotConvergedError, match="is not healthy after"):
+        ill.restart(first)
+    assert api.look().run == second, "it was restarted before"
+    with pytest.raises(CannotError, match="has no service 'no-such'"):
+        opened(service="no-such", releases="/srv/shop/releases").roll_back("2026-9", "")
+    assert releases.look(there, "/srv/shop/releases").current == "2026-11"
+    there.write("/usr/local/bin/supervisorctl", "#!/bin/sh\necho unix:///run/socket no such file\n", mode=0o755)
+    assert opened(service="worker").observe().reachable is Reachable.UNKNOWN
+    there.run(["rm", "/usr/local/bin/supervisorctl"])
+    assert opened(service="worker").observe().reachable is Reachable.DOWN
+    for wrong in ({"template": "shop"}, {"template": "a b@"}, {"releases": "srv/x"}, {"releases": "/srv/../etc"}):
+        with pytest.raises(ValidationError):
+            opened(**wrong)
 
 
 def test_instances_of_a_template_go_up_and_down(made: Machine, there: Shell) -> None:
@@ -146,8 +191,6 @@ def test_instances_of_a_template_go_up_and_down(made: Machine, there: Shell) -> 
 def test_a_release_is_swapped_at_once_and_only_to_one_that_is_there(
     made: Machine, there: Shell, tmp_path: Path
 ) -> None:
-    from salvor.errors import CannotError, CommandError
-
     folder = "/srv/shop/releases"
     found = releases.look(there, folder)
     assert (found.names, found.current, found.before) == (("2026-9", "2026-10", "2026-11"), "2026-11", "2026-10")
