@@ -380,12 +380,14 @@ def write_target_time(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00"
 
 
-def recovery_options(target: str, timeline: int) -> list[str]:
+def recovery_options(target: str, timeline: int, begins_on: int) -> list[str]:
     """pgBackRest's options for `latest`, `immediate`, `time:...`, `before:...` (exclusive), `name:...`, `lsn:...`, or
-    `before-lsn:...` (exclusive).
+    `before-lsn:...` (exclusive), from a backup of the timeline `begins_on`.
+
+    Named by its number a timeline needs its history file, which a repository that was begun anew does not have.
     """
     kind, _, value = target.partition(":")
-    along = f"--target-timeline={timeline}"
+    along = f"--target-timeline={'current' if timeline == begins_on else timeline}"
     match kind:
         case "latest":
             return ["--type=standby", along]

@@ -113,7 +113,7 @@ class Physical(SideDirectory):
         """
         with ThreadPoolExecutor(4) as pool:
             written = pool.submit(self._written, target, timeline)
-            size = pool.submit(lambda: self.repository.backup(backup).size)
+            chosen = pool.submit(self.repository.backup, backup)
             elsewhere = pool.submit(self.repository.elsewhere, backup)
             if look.processes:
                 self.stage.kill()
@@ -126,13 +126,13 @@ class Physical(SideDirectory):
         if look.directory is not None:
             self.stage.remove_locks()  # pgBackRest takes those of the killed for a server that runs
         if look.directory is None:
-            beside.room_for(self.live, size.result(), elsewhere.result().tablespaces.values())
+            beside.room_for(self.live, chosen.result().size, elsewhere.result().tablespaces.values())
         tablespaces = beside.places_of(self.live, elsewhere.result().tablespaces, self.incident)
         self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data])
         yield from self.repository.restore(
             backup,
             self.stage.data,
-            target=recovery_options(target, timeline),
+            target=recovery_options(target, timeline, chosen.result().timeline),
             tablespaces=tablespaces,
             resume=look.directory is not None and not look.empty,
         )

@@ -238,6 +238,25 @@ def test_a_timeline_that_only_the_second_repository_has_is_followed(cluster: Clu
     assert way.arguments and way.arguments["timeline"] == 2
 
 
+def test_a_repository_that_was_begun_anew_after_a_failover_is_restored_from(cluster: Cluster) -> None:
+    """It has no history file of the timeline that is live: that was archived to the one that was lost."""
+    server, shell = cluster.server("a"), cluster.sandbox.shell
+    cluster.server("b").stop("fast")
+    with server.session(writes=True) as connection:
+        connection.execute("alter system set restore_command = 'false'")
+    server.stop("fast")
+    shell.run(["touch", f"{server.data}/recovery.signal"])
+    server.start()
+    wait_until_archived(cluster)
+    (history,) = (cluster.sandbox.root / "repository").glob("archive/orders/15-1/00000002.history*")
+    history.unlink()
+    cluster.do("backup", kind="full")
+    cluster.write("a", 5)
+    wait_until_archived(cluster)
+    assert Level.FAIL not in {finding.level for finding in stage(cluster)}
+    assert cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE) == 5
+
+
 def test_a_backup_goes_to_every_repository(cluster: Cluster) -> None:
     """pgBackRest alone takes the first one, and the second would have WAL and nothing to replay it onto."""
     root, shell = cluster.sandbox.root, cluster.sandbox.shell
