@@ -1,19 +1,21 @@
 """Fixtures for every test: a sandbox of its own, torn down whatever happens.
 
-`sandbox` serves a whole module, `fresh_sandbox` one test. The cluster and its first backup are made once a session, and
-each sandbox begins with a copy.
+`sandbox` serves a whole module, `fresh_sandbox` one test. The cluster and its first backup are made once, and each
+sandbox begins with a copy.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import pytest
 import salvor.sandbox
@@ -113,10 +115,33 @@ def a_cluster() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Path]:
-    """A cluster for all tests of the session."""
-    with a_cluster() as made:
-        yield made
+def cluster(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Path]:
+    """A cluster for all tests of the session, which its workers share: they only copy it. Of two that come at once the
+    second waits for the first to make it, and the last one that leaves removes it.
+    """
+    own = tmp_path_factory.getbasetemp()
+    place = (own if worker_id == "master" else own.parent) / "cluster"
+    with Path(f"{place}.changed").open("w") as changed, Path(f"{place}.used").open("w") as used:
+        with locked(changed):
+            fcntl.flock(used, fcntl.LOCK_SH)
+            if not place.exists():
+                with a_cluster() as made:
+                    subprocess.run(["cp", "-a", "--reflink=auto", made, f"{place}.new"], check=True)
+                Path(f"{place}.new").rename(place)
+        yield place
+        with locked(changed), suppress(BlockingIOError):
+            fcntl.flock(used, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(place)
+
+
+@contextmanager
+def locked(file: IO[str]) -> Iterator[None]:
+    """No other process has this file locked."""
+    fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 @contextmanager
