@@ -242,7 +242,7 @@ def struck(sandbox: Layout, name: str) -> None:
     begun = clock.now()
     moment = disasters.strike(name)
     assert begun <= moment <= clock.now()
-    assert disasters.struck(sandbox) == [disasters.Struck(name, moment, "a")]
+    assert disasters.struck(sandbox)[-1] == disasters.Struck(name, moment, "a")
 
 
 def test_drop_table(fresh_sandbox: Layout) -> None:
@@ -271,25 +271,25 @@ def test_wrong_update_while_orders_come_in(fresh_sandbox: Layout) -> None:
     assert seen.lost == 0
 
 
-def test_kill_primary(fresh_sandbox: Layout) -> None:
-    struck(fresh_sandbox, "kill-primary")
-    assert processes.working_in(fresh_sandbox.data("a")) == []
-    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
+def test_kill_primary(sandbox: Layout) -> None:
+    struck(sandbox, "kill-primary")
+    assert processes.working_in(sandbox.data("a")) == []
+    assert until(lambda: get(sandbox.shop_port, "/health")[0] == 503)
     assert up_of(salvor.sandbox.status())["database a"] is False
     with pytest.raises(CannotError, match="nothing left to break"):
         disasters.strike("drop-table")
     salvor.sandbox.up(tell=lambda text: None)
     assert all(up_of(salvor.sandbox.status()).values())
-    seen = survivors.survivors(disasters.struck(fresh_sandbox)[0].moment)
+    seen = survivors.survivors(disasters.struck(sandbox)[0].moment)
     assert seen.lost == 0  # what PostgreSQL acknowledged is on the disk
     assert seen.before > 0
     assert seen.newest
 
 
-def test_a_killed_server_starts_again_although_its_number_is_taken(fresh_sandbox: Layout) -> None:
+def test_a_killed_server_starts_again_although_its_number_is_taken(sandbox: Layout) -> None:
     disasters.strike("kill-primary")
-    (other,) = database.server(fresh_sandbox, "b").processes()
-    for path in (fresh_sandbox.data("a") / "postmaster.pid", *(fresh_sandbox.root / "a").glob(".s.PGSQL.*.lock")):
+    (other,) = database.server(sandbox, "b").processes()
+    for path in (sandbox.data("a") / "postmaster.pid", *(sandbox.root / "a").glob(".s.PGSQL.*.lock")):
         path.write_text(re.sub(r"\A\d+", str(other), path.read_text()))
     salvor.sandbox.up(tell=lambda text: None)
     assert all(up_of(salvor.sandbox.status()).values())
@@ -316,17 +316,17 @@ def test_corrupt_pages(fresh_sandbox: Layout) -> None:
     assert acknowledged(fresh_sandbox) <= stopped + 2
 
 
-def test_freeze_primary_and_wake(fresh_sandbox: Layout) -> None:
-    struck(fresh_sandbox, "freeze-primary")
-    tree = processes.working_in(fresh_sandbox.data("a"))
+def test_freeze_primary_and_wake(sandbox: Layout) -> None:
+    struck(sandbox, "freeze-primary")
+    tree = processes.working_in(sandbox.data("a"))
     assert len(tree) > 5
     for process in tree:
         assert "State:\tT" in Path(f"/proc/{process.pid}/status").read_text()
-    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 503)
+    assert until(lambda: get(sandbox.shop_port, "/health")[0] == 503)
     # the kernel still accepts for it: it looks neither up nor down
-    socket.create_connection(("127.0.0.11", fresh_sandbox.database_port), timeout=2).close()
+    socket.create_connection(("127.0.0.11", sandbox.database_port), timeout=2).close()
     disasters.wake()
-    assert until(lambda: get(fresh_sandbox.shop_port, "/health")[0] == 200)
+    assert until(lambda: get(sandbox.shop_port, "/health")[0] == 200)
     disasters.wake()
 
 
@@ -385,21 +385,21 @@ def test_a_full_folder_is_refused_and_left_alone() -> None:
             folder.rmdir()
 
 
-def test_a_port_that_was_taken_meanwhile_is_named(fresh_sandbox: Layout) -> None:
-    processes.stop(processes.find(processes.module("shop", fresh_sandbox.place)))
-    with socket.create_server(("127.0.0.1", fresh_sandbox.shop_port)):
-        with pytest.raises(CannotError, match=f"port {fresh_sandbox.shop_port}.*taken") as error:
+def test_a_port_that_was_taken_meanwhile_is_named(sandbox: Layout) -> None:
+    processes.stop(processes.find(processes.module("shop", sandbox.place)))
+    with socket.create_server(("127.0.0.1", sandbox.shop_port)):
+        with pytest.raises(CannotError, match=f"port {sandbox.shop_port}.*taken") as error:
             salvor.sandbox.up(tell=lambda text: None)
         assert "--fresh" in error.value.hint
     salvor.sandbox.up(tell=lambda text: None)
     assert up_of(salvor.sandbox.status())["shop"]
 
 
-def test_after_a_power_cut_it_comes_up_with_every_acknowledged_order(fresh_sandbox: Layout) -> None:
-    assert until(lambda: acknowledged(fresh_sandbox) > 30)
-    daemons = [processes.module(part, fresh_sandbox.place) for part in ("writer", "shop", "receiver")]
-    everything = [process for argv in (*daemons, names.argv(fresh_sandbox)) for process in processes.find(argv)]
-    processes.kill(everything + processes.working_in(fresh_sandbox.root))
+def test_after_a_power_cut_it_comes_up_with_every_acknowledged_order(sandbox: Layout) -> None:
+    assert until(lambda: acknowledged(sandbox) > 30)
+    daemons = [processes.module(part, sandbox.place) for part in ("writer", "shop", "receiver")]
+    everything = [process for argv in (*daemons, names.argv(sandbox)) for process in processes.find(argv)]
+    processes.kill(everything + processes.working_in(sandbox.root))
     assert not any(up_of(salvor.sandbox.status()).values())
     moment = clock.now()
     salvor.sandbox.up(tell=lambda text: None)
@@ -464,10 +464,10 @@ def test_a_home_that_takes_nothing_is_told() -> None:
         base.chmod(0o700)
 
 
-def test_two_commands_at_once_do_not_meet(fresh_sandbox: Layout) -> None:
+def test_two_commands_at_once_do_not_meet(sandbox: Layout) -> None:
     with parts.alone(Layout), pytest.raises(HeldError):
         salvor.sandbox.down()
-    assert fresh_sandbox.variables.exists()
+    assert sandbox.variables.exists()
 
 
 # ------------------------------------------------------------------------------------------------------- processes
@@ -489,13 +489,13 @@ def test_a_recycled_pid_is_never_signalled(tmp_path: Path) -> None:
 
 
 def test_a_daemon_is_known_as_soon_as_it_is_started(tmp_path: Path) -> None:
-    argvs = [["/bin/sleep", f"31415.{number}"] for number in range(60)]
+    argvs = [["/bin/sleep", f"31415.{number}"] for number in range(30)]
     found = []
     for argv in argvs:
         processes.start(argv, tmp_path / "log")
         found.append(processes.find(argv))
     processes.kill([process for each in found for process in each])
-    assert [len(each) for each in found] == [1] * 60
+    assert [len(each) for each in found] == [1] * 30
 
 
 def test_a_deaf_and_a_frozen_process_are_stopped_all_the_same(tmp_path: Path) -> None:
