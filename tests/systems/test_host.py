@@ -353,6 +353,20 @@ def test_levels_of_a_disk() -> None:
     assert level(Disk("/", 100, 60, 40), [day_ago]) == [Level.FAIL]
 
 
+def test_levels_of_memory_load_and_clock() -> None:
+    limits: dict[str, Any] = {"processors": 2, "load": 8.0, "memory": 100, "memory_free": 5, "clock_error": 0.0}
+    here = replace(facts.ask(shell.local()), **limits, clock_offset=2.0, disks=(), failed_units=())
+
+    def wrong(**more: float) -> list[tuple[str, Level]]:
+        return [(one.check, one.level) for one in health.findings("web", replace(here, **more))]  # type: ignore[arg-type]
+
+    assert wrong() == []
+    assert wrong(load=8.1) == [("load", Level.WARN)]
+    assert wrong(memory_free=4) == [("memory", Level.WARN)]
+    assert wrong(clock_offset=-2.1) == [("clock", Level.WARN)]
+    assert wrong(clock_offset=60.0, clock_error=58.0) == [], "it answered late: nobody can tell"
+
+
 @pytest.mark.skipif(shutil.which("busybox") is None, reason="no busybox here: apt-get install busybox")
 @pytest.mark.skipif(ssh_server.SSHD is None, reason="no sshd here: apt-get install openssh-server")
 def test_busybox_alone_says_as_much(context: Context) -> None:

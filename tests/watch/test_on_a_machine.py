@@ -18,6 +18,7 @@ from salvor.session import aftermath
 from salvor.shell import Shell
 from salvor.show import Plain
 from salvor.ssh.host import Host
+from salvor.ssh.settings import SshSettings
 from salvor.system import Context
 from salvor.systems.application import Application, ApplicationSettings
 
@@ -174,6 +175,8 @@ def test_a_program_is_restarted_once_and_one_of_which_nobody_can_tell_is_not_dow
     assert opened(service="worker").observe().reachable is Reachable.UNKNOWN
     there.run(["rm", "/usr/local/bin/supervisorctl"])
     assert opened(service="worker").observe().reachable is Reachable.DOWN
+    nowhere = SshSettings(port=1, user="nobody", agent=False)
+    assert opened(address="127.0.0.1", ssh=nowhere).observe().reachable is Reachable.UNKNOWN
     for wrong in ({"template": "shop"}, {"template": "a b@"}, {"releases": "srv/x"}, {"releases": "/srv/../etc"}):
         with pytest.raises(ValidationError):
             opened(**wrong)
@@ -197,11 +200,20 @@ def test_a_release_is_swapped_at_once_and_only_to_one_that_is_there(
     releases.turn_to(there, folder, "2026-9")
     assert (made.root / "srv/shop/current").readlink() == Path("releases/2026-9")
     assert releases.look(there, folder).before is None
-    for name in ("2026-1", "../..", "-n", ""):
-        with pytest.raises((CannotError, CommandError)):
+    with pytest.raises(CannotError, match=r"no release '2026-1' in /srv/shop/releases(.|\n)*HINT: there: ls -l"):
+        releases.turn_to(there, folder, "2026-1")
+    for name in ("../..", "-n", ""):
+        with pytest.raises(CannotError, match="is no release's name"):
             releases.turn_to(there, folder, name)
     assert releases.look(there, folder).current == "2026-9"
     releases.turn_to(there, folder, "2026-11")
     assert not (made.root / "srv/shop/current.salvor-new").exists()
     with pytest.raises(CannotError, match="no releases"):
         releases.look(there, "/srv")
+    there.run(["sh", "-c", "mkdir -p /srv/other/2026-11 && ln -sfn ../other/2026-11 /srv/shop/current"])
+    elsewhere = pytest.raises(CannotError, match=r"no releases (.|\n)*current leads to \.\./other/2026-11")
+    with elsewhere:
+        releases.look(there, folder)
+    with elsewhere:
+        releases.turn_to(there, folder, "2026-11")
+    there.run(["ln", "-sfn", "releases/2026-11", "/srv/shop/current"])

@@ -15,14 +15,18 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,127}")
 
 _LOOK = r"""
 cd -- "$1" || exit
-readlink -- ../current || exit 44
+target=$(readlink -- ../current) || exit 44
+if [ "$(cd .. && cd -P -- "$(dirname -- "$target")" && pwd -P)" != "$(pwd -P)" ]; then
+    echo "current leads to $target" >&2
+    exit 45
+fi
+printf '%s\n' "$target"
 for name in *; do [ ! -d "$name" ] || [ -L "$name" ] || printf '%s\n' "$name"; done
 """
 _SWAP = r"""
-cd -- "$1/.." && [ -d "$1/$2" ] || exit 44
-old=$(readlink current) || exit 44
-new=$(dirname "$old")/$2
-[ -d "$new" ] || exit 45
+cd -- "$1/.." && old=$(readlink current) || exit
+new=$(dirname -- "$old")/$2
+[ -d "$new" ] || exit 44
 # A rename over the old link: whoever opens `current` finds one release or the other.
 rm -rf current.salvor-new && ln -s "$new" current.salvor-new && mv -fT current.salvor-new current
 """
@@ -68,4 +72,11 @@ def turn_to(shell: Shell, folder: str, name: str) -> None:
         return
     if not NAME.fullmatch(name):
         raise CannotError(f"{name!r} is no release's name.", safe="nothing was changed")
-    shell.run(["sh", "-c", PATH + _SWAP, "sh", folder, name], deadline=_DEADLINE)
+    said = shell.run(["sh", "-c", PATH + _SWAP, "sh", folder, name], deadline=_DEADLINE, check=False)
+    if said.exit_code:
+        why = f"there is no release {name!r} in {folder}" if said.exit_code == 44 else said.stderr.strip()[-300:]
+        raise CannotError(
+            f"{shell.where} was not turned to another release: {why}.",
+            safe="nothing was changed",
+            hint=f"there: ls -l {folder} {PurePosixPath(folder).parent}",
+        )
