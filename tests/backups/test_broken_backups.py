@@ -124,6 +124,13 @@ def test_the_next_drill_finds_a_backup_with_another_byte(sound: Layout, monkeypa
     assert {each.level for each in report.cleaning} == {Level.PASS}, "what was staged of it is gone"
 
 
+def test_a_rehearsed_failover_restores_no_backup(sound: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paper, "make", lambda self, folder: "")
+    said = io.StringIO()
+    rehearsal.run("orders", "sandbox", Plain(said), "failover")
+    assert said.getvalue().splitlines()[-1] == "orders: standby b was proven; failover restores nothing."
+
+
 def test_a_dump_that_vanished(sound: Layout) -> None:
     folder = dumps(sound)[-1]
     folder.rename(sound.root / "away")

@@ -18,8 +18,10 @@ import pytest
 from salvor import clock, inventory, journal, maintenance
 from salvor.backups import report, retention_work
 from salvor.change import Change, Level
+from salvor.drill import rehearsal
 from salvor.errors import CannotError, WarnedError
 from salvor.journal import brief, lock
+from salvor.notebook.paper import Paper
 from salvor.readiness import looks
 from salvor.show import Plain
 
@@ -96,6 +98,15 @@ def test_what_not_every_repository_holds_is_not_called_protected_again(place: La
     with pytest.raises(WarnedError, match="Not every repository took the backup: media: off-site") as warned:
         maintenance.protect("shop", "small", Plain(said), yes=True)
     assert "inv protect --service=shop" in warned.value.hint and "protected again" not in said.getvalue()
+
+
+def test_a_way_that_is_not_open_is_refused_with_those_that_can_be_rehearsed(
+    place: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Paper, "make", lambda self, folder: "")  # a kernel takes seconds
+    with pytest.raises(CannotError, match="no way back is open") as refused:
+        rehearsal.run("shop", "small", Plain(io.StringIO()), "failover")
+    assert "rehearses the best way that is open, or with --scenario= one of snapshot, archive; " in refused.value.hint
 
 
 def test_what_cannot_be_read_may_hold_the_backup_that_is_missed(place: Lab) -> None:

@@ -67,6 +67,12 @@ def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> Non
         if sitting.incident.folder.exists():
             drill_end.rehearsed(sitting, shown)
     drill_end.refuse_failed([sitting.incident.folder])
+    decided = [decision.way for decision in sitting.incident.decisions.values()]
+    if decided and not any(one.arguments for one in decided):
+        shown.tell(
+            f"{service}: {', '.join(one.stage for one in decided)} was proven; {decided[0].name} restores nothing."
+        )
+        return
     proofs = sitting.journal.of("proven") if sitting.journal else ()
     backups = sorted({str(line["backup"]) for line in proofs if line["backup"]})
     shown.tell(

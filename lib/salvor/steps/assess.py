@@ -99,7 +99,8 @@ def _look_at(
         raise CannotError(
             f"{system.name} looks healthy, and no way back is open to another state of its data: {_told({'': ways})}.",
             safe="nothing was changed",
-            hint=f"inv backups {incident.options} shows what there is; inv backup {incident.options} makes a backup",
+            hint=f"{_other_drills(incident, ways)}inv backups {incident.options} shows what there is; inv backup "
+            f"{incident.options} makes a backup",
         )
     else:
         seen = "cannot be looked at" if state.reachable is Reachable.UNKNOWN else "is broken"
@@ -176,6 +177,14 @@ def _hint(incident: Incident, *, sound: bool) -> str:
         "mend what keeps each way from being open, then the same command again; or take another backup: "
         f"inv backups {incident.options}, then inv restore {incident.options} --from=BACKUP"
     )
+
+
+def _other_drills(incident: Incident, ways: list[WayBack]) -> str:
+    """What else can be rehearsed when one way was asked for; empty when there is nothing."""
+    others = ", ".join(way.name for way in ways if incident.wish.ways and way.name not in incident.wish.ways)
+    if incident.purpose != "drill" or not others:
+        return ""
+    return f"inv drill {incident.options} rehearses the best way that is open, or with --scenario= one of {others}; "
 
 
 def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
