@@ -10,15 +10,17 @@ from salvor.shell import Shell
 
 _PATIENCE = 10.0
 
+# Neither its own shell nor its own grep, whose arguments have it, too.
 _FIND = r"""
 grep -l -s -F -e "$1" /proc/[0-9]*/cmdline | while read -r line; do
-    process=${line%/cmdline}
-    process=${process#/proc/}
-    [ "$(cat "/proc/$process/comm" 2>/dev/null)" != grep ] || continue  # our own
-    tr '\0' '\n' < "$line" 2>/dev/null | grep -q -x -F -e "$1" || continue
-    tr '\0' '\n' < "$line" 2>/dev/null | grep -q -x -F -e salvor-leftovers && continue
-    echo "$process"
-done
+    case "|$(tr '\0' '|' < "$line")" in
+    *"|salvor-leftovers|"* | "|grep|-l|-s|-F|"*) ;;
+    *"|$1|"*)
+        process=${line%/cmdline}
+        echo "${process#/proc/}"
+        ;;
+    esac
+done 2>/dev/null
 """
 
 
