@@ -384,8 +384,9 @@ def test_a_link_that_restic_spoils_is_told(lab: Lab) -> None:
 
 
 _TOLD = """#!/bin/sh
-for word; do case $word in snapshots|restore|ls|--long|stats) printf '%s ' "$word"; esac; done >> "$LOG"
-printf '%s\\n' "${GOGC:-} ${GOMEMLIMIT:-}" >> "$LOG"
+said=
+for word; do case $word in snapshots|restore|ls|--long|stats) said="$said$word " ;; esac; done
+printf '%s%s\\n' "$said" "${GOGC:-} ${GOMEMLIMIT:-}" >> "$LOG"
 exec "$RESTIC" "$@"
 """
 
@@ -411,6 +412,7 @@ def test_restic_is_started_once_for_each_thing_that_it_is_asked(lab: Lab, monkey
     said = log.read_text()
     if system.repositories[0].version >= (0, 14):
         assert re.search(r"^restore 400 \d+KiB$", said, re.MULTILINE)  # less of its time goes into collecting garbage
+        assert re.search(r"^ls 400 \d+KiB$", said, re.MULTILINE)
     assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
     assert system.ask("changed", "side-tree") == 0
     assert asked() == ["ls", "ls --long", "restore", "snapshots", "stats"]
