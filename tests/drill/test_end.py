@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_a_broken_backup_is_found_and_the_report_says_so(place: World) -> None:
     (report,) = reports(place)
     assert report.verdict is Level.FAIL and report.rto is None
     assert any("store is good" in lesson.what and lesson.level is Level.FAIL for lesson in report.mends)
+    assert len(place.journals()[0].of("failed")) == 1
     assert left_in(place) == [], "what was staged is removed all the same"
     assert "the newest drill failed" in (place.root / "incidents" / drill_index.PAGE).read_text()
 
@@ -112,6 +114,53 @@ def test_what_a_drill_leaves_is_found(place: World, monkeypatch: pytest.MonkeyPa
     assert "what is live was not touched" in refused.value.safe
     (report,) = reports(place)
     assert report.verdict is Level.FAIL and report.mends[0].what.startswith("store: nothing runs or listens")
+
+
+def test_what_is_kept_or_live_and_another_is_found(place: World) -> None:
+    rehearse(place)
+    (folder,) = journal.incidents(place.root / "incidents")
+    for left in (f"kept-{folder.name}", "kept-20261121T003300Z-things-aaaa"):
+        (place.store / left).mkdir()
+    (place.store / "live").rename(place.store / "away")
+    shutil.copytree(place.store / "away", place.store / "live")
+    seen = drill_end.closing_look(aftermath.of_id(folder.name, Plain()).incident)
+    assert {one.check: one.figure for one in seen if one.level is Level.FAIL} == {
+        "nothing is kept": f"kept-{folder.name}",
+        "what is live was not touched": f"inode:{(place.store / 'live').stat().st_ino}",
+    }
+
+
+def test_a_copy_that_takes_too_long_fails_the_rehearsal(place: World) -> None:
+    inventory = place.root / "inventory/world.yaml"
+    inventory.write_text(inventory.read_text().replace("rto: 5m", "rto: 0.001s"))
+    with pytest.raises(NotProvenError, match="failed: The RTO was missed"):
+        rehearse(place)
+
+
+def test_every_service_with_data_is_rehearsed_although_one_fails(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = place.root / "inventory/world.yaml"
+    more = """services:
+  again: {rto: 5m, rpo: 9000d, systems: [store], depends_on: [things]}
+  things:
+"""
+    inventory.write_text(inventory.read_text().replace("services:\n  things:\n", more))
+    (place.store / "backups/b1/data").write_text("nothing of the kind\n")
+    with pytest.raises(NotProvenError, match=r"The rehearsal failed for things\."):
+        rehearsal.run("", "world", Plain(), "copy")
+    said = capsys.readouterr().out
+    assert "again: b1 was restored beside what is live" in said
+
+
+def test_a_key_that_cannot_sign_is_owed(
+    place: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key = place.root / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "passphrase", "-f", str(key)], check=True, timeout=20)
+    monkeypatch.setenv("SALVOR_SIGNING_KEY", str(key))
+    rehearse(place)
+    assert "owed: the signature: " in capsys.readouterr().out and reports(place)[0].verdict is Level.PASS
 
 
 def test_what_could_not_be_looked_at_is_not_called_untouched(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,9 +220,16 @@ def test_an_open_drill_with_a_cutover_is_left_to_its_stand_in(place: World) -> N
         pass
     drill_end.end_interrupted("things", "world", Plain())
     assert not Journal.read(sitting.incident.folder).of("closed")
-    drill_end.end_interrupted("things", "world", Plain(), gone="its sandbox was removed")
+    drill_end.end_interrupted("things", "moon", Plain(), gone="another sandbox was removed")
+    assert not Journal.read(sitting.incident.folder).of("closed")
+    real = place.session()
+    with real.begin():
+        pass
+    for _ in range(2):
+        drill_end.end_interrupted("things", "world", Plain(), gone="its sandbox was removed")
     closed = Journal.read(sitting.incident.folder)
-    assert closed.of("failed")[-1]["text"] == drill_end.INTERRUPTED and closed.of("closed")
+    assert closed.of("failed")[-1]["text"] == drill_end.INTERRUPTED and len(closed.of("closed")) == 1
+    assert not Journal.read(real.incident.folder).of("closed"), "an incident is no drill"
 
 
 def test_a_disaster_that_is_none_starts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

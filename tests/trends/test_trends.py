@@ -99,7 +99,7 @@ def test_overlaps_count_once(tmp_path: Path) -> None:
 
 
 def test_an_open_incident_counts_until_now_and_an_ended_one_until_its_end(tmp_path: Path) -> None:
-    write(tmp_path, NOW - timedelta(hours=2), back=None, end="failed", end_after=60.0)
+    write(tmp_path, NOW - timedelta(hours=2), back=None, end="")
     write(tmp_path, NOW - DAY, back=None, end="undone", end_after=1800.0, service="shop")
     found = of(tmp_path, promised={"orders": 99.99})
     assert last(found).downtime == 7200.0

@@ -66,7 +66,7 @@ def report(platform: Platform) -> Report:
     as_of = clock.now()
     shown = names(platform)
     told = {name: one for name, one in notices.all_of(platform).items() if as_of < one.until}
-    incidents = [one for one in _incidents(platform.name, as_of - _OLDEST) if one.service in platform.services]
+    incidents = list(_incidents(platform.name, as_of - _OLDEST))
     open_ones = {one.service for one in incidents if _ended(one) is None}
     affected = {name for one in told.values() if one.from_ <= as_of for name in one.affects}
     services = platform.in_order()

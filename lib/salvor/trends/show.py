@@ -30,7 +30,7 @@ def run(platform: str, service: str, by: str, shown: Shown, *, report: bool = Fa
     found = trends.of(platform, service, by)
     if isinstance(shown, show.Json):
         shown.write("trends", **to_json(found))
-    shown.lines(map(show.clean, lines(found)))
+    shown.lines(lines(found))
     if report:
         folder = report_folder(platform, service)
         try:
@@ -53,7 +53,7 @@ def to_json(found: Trends) -> dict[str, Any]:
 
 
 def lines(found: Trends) -> Iterator[str]:
-    """The trends for a screen, not cleaned for a terminal yet: the newest periods, each service now, the steps."""
+    """The trends for a screen: the newest periods, each service now, the steps."""
     if not found.all:
         yield f"No incident and no drill of {found.platform} is written down yet."
         yield f"HINT: inv drill --platform={found.platform}"
