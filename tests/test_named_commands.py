@@ -130,6 +130,10 @@ def test_every_override_that_is_named_is_taken() -> None:
         ),
         ("inv backups --check --platform=other", "inv backups --check --platform=other"),
         ("inv checklist daily --platform=other", "inv checklist daily --platform=other"),
+        (
+            "inv undo, then inv restore without --at, or later",
+            "inv undo --incident=I, then inv restore --service=orders --platform=shop without --at, or later",
+        ),
         ("inv hosts.run -- uptime", "inv hosts.run --platform=shop -- uptime"),
         ("inv incidents lists them", "inv incidents lists them"),
         ("inv incident.show --incident=J", "inv incident.show --incident=J"),
