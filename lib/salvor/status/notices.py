@@ -45,6 +45,12 @@ def write(platform: Platform, name: str, settings: Mapping[str, object]) -> Noti
             safe="no notice was written",
             hint=f"inv status.notice {name} --from=TIME --until=TIME --affects=SERVICE,... --en=TEXT --ko=TEXT",
         ) from error
+    if notice.until <= clock.now():
+        raise UsageError(
+            f"--until: {clock.write_time(notice.until)} is over already, so nobody would see it.",
+            safe="no notice was written",
+            hint=f"date -u tells the time; inv status.notice {name} --remove takes one away",
+        )
     for affected in notice.affects:
         platform.service(affected)
     content = {
