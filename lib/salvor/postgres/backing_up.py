@@ -86,10 +86,10 @@ def lacking(system: Postgres) -> Iterator[Change]:
     if lacking:
         others = set(repository.numbers) - lacking.keys()
         named = f" in {', '.join(f'{backrest.NAME} {number}' for number in lacking)}" if others else ""
-        begun = any(one.repository in lacking and one.system_identifier == identifier for one in repository.stored)
+        empty = not any(one.repository in lacking for one in repository.stored)
         yield system.change(
             "backup",
-            kind="incr" if others and not begun else "full",  # the first one in a repository is full, whatever is asked
+            kind="incr" if others and empty else "full",  # the first one in a repository is full, whatever is asked
             why=f"there is no backup of this cluster{named}",
             no_undo="it only adds a backup; the policy removes it",
         )
