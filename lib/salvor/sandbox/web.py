@@ -50,7 +50,13 @@ class Database:
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """One transaction: committed at the end of the block, or not at all.
+        """One transaction: committed at the end of the block, or not at all. Raises as `connection`."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection on which each statement is a transaction of its own.
 
         Raises CannotError or psycopg.Error; the connection is not used again after either.
         """
@@ -61,8 +67,7 @@ class Database:
             # socket ends the wait whatever it was for.
             alarm = asyncio.get_running_loop().call_later(_DEADLINE, _hang_up, connection)
             try:
-                async with connection.transaction():
-                    yield connection
+                yield connection
             except BaseException:
                 await connection.close()
                 raise
