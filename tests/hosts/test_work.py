@@ -110,6 +110,41 @@ def test_who_does_not_answer_hinders_nobody_and_is_told(made: Machine, incidents
         do(host_work.restart("no-such"), yes=True)
 
 
+LEAVES = """#!/bin/sh
+case $1 in
+stop) touch /run/leaves ;;
+status) [ -e /run/leaves ] || exit 0; rm "$0"; exit 3 ;;
+esac
+"""
+"""A service that nobody finds any more once it was seen to be stopped."""
+
+
+def test_what_was_done_where_nobody_could_look_again_is_not_said_to_be_undone(made: Machine, incidents: Path) -> None:
+    script = made.root / "etc" / "init.d" / "leaves"
+    script.write_text(LEAVES)
+    script.chmod(0o755)
+    with pytest.raises(CannotError, match="done on web, and nobody could look there since") as told:
+        do(host_work.stop("leaves"), yes=True)
+    assert not script.exists() and "nothing was" not in str(told.value)
+
+
+MUTE = (
+    "#!/bin/sh\n[ $1 != restart ] || { echo x >>/run/mute; exit 0; }\necho 'Usage: mute {start|stop|restart}'\nexit 3\n"
+)
+
+
+def test_a_script_that_tells_no_run_is_restarted_once(
+    made: Machine, incidents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_STAYS", "_SETTLES"):
+        monkeypatch.setattr(services, name, 0.1)
+    script = made.root / "etc" / "init.d" / "mute"
+    script.write_text(MUTE)
+    script.chmod(0o755)
+    do(host_work.restart("mute"), yes=True)
+    assert Host(made.address, made.settings).open().read("/run/mute") == "x\n"
+
+
 def test_a_selection_is_needed(incidents: Path) -> None:
     for limit in ("", "no-such"):
         with pytest.raises(UsageError, match="--limit"):

@@ -104,15 +104,21 @@ def carry_out(
     platform = inventory.load(platform_name)
     chosen = _described(platform, hosts.select(hosts.places(platform), required("limit", limit)))
     unreached: dict[str, str] = {}
-    step = _step(name, plan, chosen, unreached)
+    keys: dict[str, str] = {}
+    step = _step(name, plan, chosen, unreached, keys)
     session = sitting(Service(name="hosts", rto=0, rpo=0, systems=tuple(chosen)), platform, shown)
     changed = work(session, step, shown, plan_only=plan_only, approve=approve, yes=yes)
     if changed and name in _BACK:
         shown.tell(f"  go back: inv hosts.{_BACK[name]} --platform={platform.name} --limit={shlex.quote(limit)}")
     if unreached:
+        outcomes = session.incident.outcomes
+        done = [one for one in unreached if outcomes.get(keys.get(one, "")) == "done"]
+        left = [one for one in unreached if one not in done]
         nothing = "nothing can be planned" if plan_only else "nothing was done"
+        told = [f"{nothing} on {len(left)} of {len(chosen)} machines: {', '.join(left)}"] if left else []
+        told += [f"done on {', '.join(done)}, and nobody could look there since"] if done else []
         raise CannotError(
-            f"{name}: {nothing} on {len(unreached)} of {len(chosen)} machines: {', '.join(unreached)}.",
+            f"{name}: {'; '.join(told)}.",
             safe="the others are done" if changed else "nothing was changed",
             hint=f"inv hosts --limit={','.join(unreached)}",
         )
@@ -129,7 +135,9 @@ def _described(platform: Platform, chosen: Mapping[str, object]) -> list[str]:
     return list(chosen)
 
 
-def _step(name: str, plan: _Plan, names: Sequence[str], unreached: dict[str, str]) -> Step:
+def _step(name: str, plan: _Plan, names: Sequence[str], unreached: dict[str, str], keys: dict[str, str]) -> Step:
+    """Notes why a machine could not be looked at the last time, and the key of what is to be done to each."""
+
     def step(incident: Incident) -> Iterator[Change | Finding]:
         """On each machine that answers."""
         from salvor.systems.host import Host
@@ -145,11 +153,13 @@ def _step(name: str, plan: _Plan, names: Sequence[str], unreached: dict[str, str
                 if state.identity == UNSEEN:
                     raise CannotError(state.summary)
                 change = plan(host, state)
+                unreached.pop(host.name, None)
             except SalvorError as error:
                 unreached[host.name] = error.what
                 yield Finding(host.name, name, Level.UNKNOWN, detail=f"{error.what} {error.hint}".strip())
             # Of some runs it cannot be told that they are new ones.
             if change and not (change.verb == "restart" and incident.outcomes.get(change.key) == "done"):
+                keys[host.name] = change.key
                 yield change
 
     step.__name__ = name
