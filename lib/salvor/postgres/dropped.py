@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from salvor.errors import CannotError
 from salvor.postgres.backrest import Repository
 from salvor.postgres.server import Server
-from salvor.postgres.wal import Lineage, read_lsn, write_lsn
+from salvor.postgres.wal import read_lsn, write_lsn
 
 _MOST_SEGMENTS = 64
 """How far to look back for its beginning: it waits for a checkpoint, while others go on writing WAL."""
@@ -61,10 +61,10 @@ class _Broken:
         return bool(re.match(rf"DROP dir \S*/{self.oid}\b", what))
 
 
-def began(stage: Server, repository: Repository, lineage: Lineage) -> tuple[str, str] | None:
+def began(stage: Server, repository: Repository, timeline: int, live: Server) -> tuple[str, str] | None:
     """The database that a staged, paused server lacks because its DROP was under way, and the LSN before which that
-    began; None when every database is whole. Reads WAL of the timelines that were replayed from the archive into the
-    stage's folder.
+    began; None when every database is whole. Reads WAL of the timelines that were replayed, those that lead to
+    `timeline`, from the archive into the stage's folder. `live`: what is replaced, for a history that is not archived.
 
     Raises CannotError when its beginning is not in the WAL.
     """
@@ -74,6 +74,7 @@ def began(stage: Server, repository: Repository, lineage: Lineage) -> tuple[str,
         return None
     oid, name, is_marked, replayed, size = found
     broken = _Broken(oid, is_marked, read_lsn(replayed))
+    lineage = repository.archive.lineage(timeline, live)
     number = broken.replayed // size
     try:
         for back in range(min(_MOST_SEGMENTS, number)):

@@ -93,8 +93,7 @@ class Physical(SideDirectory):
 
     def _before_a_drop(self, backup: str, timeline: int, wanted: Mapping[str, Any]) -> Iterator[Progress]:
         """When a DROP DATABASE was under way at the target, restore once more, to the position where it began."""
-        lineage = self.repository.archive.lineage(timeline, self.live)
-        while found := dropped.began(self.stage, self.repository, lineage):
+        while found := dropped.began(self.stage, self.repository, timeline, self.live):
             database, lsn = found
             yield Progress(0, None, "", f"once more, to just before the DROP of {database} began")
             noted = yield from self._restore(

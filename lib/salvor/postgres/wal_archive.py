@@ -103,15 +103,15 @@ class WalArchive:
     @cached_property
     def timelines(self) -> dict[int, datetime]:
         """When the history of each timeline but the first was archived (UTC), which is when it went live."""
-        files = self._list()
-        return {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
+        return _begun(self._list())
 
     def lineage(self, current: int | None, server: Server) -> Lineage:
         """The timelines that lead to `current` (None: to the newest in the archive).
 
         A history that is not archived is read from the pg_wal of `server`.
         """
-        files, times = self._list(), self.timelines
+        files = self._list()
+        times = _begun(files)
         newest = max([timeline_of(name) for name in files if re.fullmatch(r"[0-9A-F]{16}", name)] + [*times, 1])
         wanted = current or newest
         name = f"{wanted:08X}.history"
@@ -121,3 +121,7 @@ class WalArchive:
         else:
             history = server.shell.read(f"{server.data}/pg_wal/{name}") or ""
         return Lineage.of(wanted, history, times)
+
+
+def _begun(files: Mapping[str, datetime | None]) -> dict[int, datetime]:
+    return {int(name[:8], 16): time for name, time in files.items() if name.endswith(".history") and time}
