@@ -13,6 +13,7 @@ from salvor import clock, secrets
 from salvor.change import Finding, Level
 from salvor.errors import CannotError
 from salvor.postgres import asking, carried, libraries, restore_point
+from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
 from salvor.postgres.connection import LOCK_MILLISECONDS
@@ -58,7 +59,8 @@ def stage(
     """A restored copy: of this cluster, at its target, every table readable."""
     import psycopg
 
-    server = site.physical(member).stage
+    staged = site.physical(member)
+    server = staged.stage
     look = server.look()
     evidence = look.identity
     try:
@@ -66,25 +68,33 @@ def stage(
     except psycopg.Error as error:
         yield Finding(subject, "answers", Level.FAIL, detail=secrets.mask(str(error)), evidence=evidence)
         return
-    repository = site.repository(member)
-    known = {one.system_identifier for one in repository.stored}
-    mine = look.identity.partition("@")[0]
-    level = Level.PASS if mine in known else Level.FAIL
-    limit = ", ".join(sorted(known))
-    yield Finding(subject, "system identifier", level, figure=mine, limit=limit, evidence=evidence)
     marker = read_marker(look.marker)
     yield _recovered(subject, facts, target, marker, evidence)
     yield _fresh(subject, facts, target, marker, view.primary, wish, evidence)
     yield _checksums(subject, look, facts, evidence)
-    yield from carried.port(subject, site.physical(member), evidence)
-    yield from carried.configuration(subject, site.physical(member), evidence)
-    yield from libraries.check(subject, server, evidence)
-    yield from carried.slots(subject, member.server, evidence)
+    repository = site.repository(member)
+    short = (
+        _is_of_the_repository(subject, look, repository, evidence),
+        carried.port(subject, staged, evidence),
+        carried.configuration(subject, staged, evidence),
+        libraries.check(subject, server, evidence),
+        carried.slots(subject, member.server, evidence),
+    )
+    with ThreadPoolExecutor(len(short)) as pool:
+        for found in pool.map(list[Finding], short):
+            yield from found
     yield from carried.wal(subject, marker, evidence)
     stored = next((one for one in repository.stored if one.label == backup), None)
     if stored:
         yield from restore_point.compare(stored, server, site.database, target, subject, evidence)
     yield from _integrity(subject, server, look, evidence)
+
+
+def _is_of_the_repository(subject: str, look: Look, repository: Repository, evidence: str) -> Iterator[Finding]:
+    known = {one.system_identifier for one in repository.stored}
+    mine = look.identity.partition("@")[0]
+    level = Level.PASS if mine in known else Level.FAIL
+    yield Finding(subject, "system identifier", level, figure=mine, limit=", ".join(sorted(known)), evidence=evidence)
 
 
 def _same_cluster(subject: str, look: Look, primary: Look | None, evidence: str) -> Finding:
