@@ -21,6 +21,7 @@ from salvor.readiness.report import Report
 from salvor.show import Plain
 
 from tests import page_reader, past
+from tests.browser import CHROMIUM, chromium
 
 PLATFORM = """
 title: Shops
@@ -117,6 +118,25 @@ def test_the_page_is_valid_and_readable_without_seeing_it(page: str) -> None:
         "Detection and recovery, over time", "Availability", "How long the steps take",
     ]  # fmt: skip
     assert len(list(root.iter("{http://www.w3.org/2000/svg}svg"))) == 4
+
+
+_AS_OF_O4O = """(() => {
+    const [backup, proof, rto, rpo, needs] = [...document.querySelectorAll("tbody tr")[0].cells].slice(2);
+    backup.textContent = "archive o4o_backup_20261122_123527.tar.gz, 36 min 40 s old";
+    proof.innerHTML = "7 min ago, incident <span class=evidence><code>20261122T130427Z-media-38b3</code></span>";
+    rto.innerHTML = "8 min 07 s<span class=evidence>at worst 16 min 06 s</span>";
+    rpo.innerHTML = "36 min 40 s<span class=evidence>24 h 00 min allowed</span>";
+    needs.textContent = "database (at risk), settings (at risk), authentication (not ready), media (ready)";
+    const box = needs.closest(".scroll");
+    return box.scrollWidth - box.clientWidth;
+})()"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here: apt-get install chromium")
+def test_a_service_with_long_names_is_seen_whole(folder: Path, tmp_path: Path) -> None:
+    with chromium(tmp_path) as seen:
+        seen.open((folder / readiness_paper.PAGE).as_uri())
+        assert seen.evaluate(_AS_OF_O4O) == 0
 
 
 def test_the_page_asks_no_network_and_runs_no_script(page: str) -> None:
