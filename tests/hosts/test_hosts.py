@@ -192,6 +192,8 @@ def test_machines_of_databases_are_hosts_too_and_each_is_there_once(describe: An
         "w?b": {"web"},
     }.items():
         assert set(hosts.select(places, limit)) == names, limit
+    with pytest.raises(UsageError, match=r"10\.0\.0\.2: only commands can be run there"):
+        work.carry_out("start", work.start("x"), "machines", "10.0.0.2", Plain(io.StringIO()), plan_only=True)
     for limit in ("wep", "web,ordres", "", " ", "web,"):
         with pytest.raises(UsageError, match="selects no machine"):
             hosts.select(places, limit)

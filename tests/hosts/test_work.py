@@ -149,3 +149,5 @@ def test_a_selection_is_needed(incidents: Path) -> None:
     for limit in ("", "no-such"):
         with pytest.raises(UsageError, match="--limit"):
             do(host_work.fence, limit, yes=True)
+    with pytest.raises(CannotError, match="nothing was done on 1 of 1 machines: down"):
+        do(host_work.fence, "down", yes=True)
