@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from salvor import clock
-from salvor.arguments import OVERRIDES, wish
+from salvor.arguments import OVERRIDES, required, wish
 from salvor.errors import UsageError
 from salvor.wish import Wish
 
@@ -44,6 +45,13 @@ def test_all_that_can_be_typed() -> None:
 @pytest.mark.parametrize("target", ["lsn:0/3000060", "lsn:FFFFFFFF/ffffffff", "name:before release 7", "name:it's; --"])
 def test_targets(target: str) -> None:
     assert wish(target=target)[0].target == target
+
+
+@pytest.mark.parametrize("name", ["incident", "episode", "service", "limit"])
+def test_what_is_missing_is_said_with_where_it_is_listed(name: str) -> None:
+    with pytest.raises(UsageError, match=f"^--{name} is missing") as missing:
+        required(name, "")
+    assert re.match(rf"add --{name}=(ID|NAME); inv [a-z.]+ ", missing.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ _WHERE_LISTED = {
     "incident": "add --incident=ID; inv incidents lists them",
     "episode": "add --episode=ID; inv watch.show names them",
     "service": "add --service=NAME; inv assess --platform=NAME lists them",
+    "limit": "add --limit=NAME; inv hosts names the machines",
 }
 
 
@@ -86,7 +87,7 @@ def required(argument: str, value: str) -> str:
     if not value:
         raise UsageError(
             f"--{argument} is missing.",
-            hint=_WHERE_LISTED.get(argument, f"add --{argument}=NAME; inv --help TASK tells what a task takes"),
+            hint=_WHERE_LISTED[argument],
         )
     return value
 
