@@ -184,6 +184,16 @@ def test_timers_of_a_user_need_that_users_systemd_which_may_end_with_the_login(o
     assert "while kim is logged in" in there.warning()
 
 
+def test_what_is_disabled_or_was_not_loaded_is_not_as_installed(on_systemd: On) -> None:
+    there = Systemd(on_systemd.shell, Caller(platform="shop", python="/bin/true", folder="/", stamps="/tmp/stamps"))
+    for trouble in ("systemctl disable salvor-shop.look.timer", "touch /etc/systemd/system/salvor-shop.look.timer"):
+        there.put("look", "03:00", ["status"])
+        assert there.installed()["look"].says("03:00", ["status"])
+        on_systemd.do(trouble)
+        assert not there.installed()["look"].says("03:00", ["status"]), trouble
+    there.remove("look")
+
+
 # ------------------------------------------------------------------------------------------------------ cron
 
 
