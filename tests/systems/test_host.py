@@ -422,8 +422,10 @@ def test_refused_is_down_and_silence_is_unknown(context: Context) -> None:
             assert "127.0.0.17" in state.summary
     jump = (JumpSettings(address="127.0.0.17", port=1, user="nobody", agent=False),)
     settings = SshSettings(user="nobody", agent=False, jump=jump)
-    state = Host("web", HostSettings(kind="host", address="127.0.0.18", ssh=settings), context).observe()
+    behind = Host("web", HostSettings(kind="host", address="127.0.0.18", ssh=settings), context)
+    state = behind.observe()
     assert (state.reachable, "on the way to" in state.summary) == (Reachable.UNKNOWN, True), "another one refused"
+    assert not behind.is_cut_off(), "that we do not reach it tells nothing of others"
 
 
 # ------------------------------------------------------------------------------------------ services
