@@ -21,9 +21,10 @@ from salvor.commands import command
 from salvor.commands.everything import namespace
 from salvor.commands.hints import whole
 from salvor.commands.mistyped import find
-from salvor.errors import CannotError
+from salvor.errors import CannotError, UsageError
 from salvor.postgres.logical import TRUST_DUMP
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
+from salvor.sandbox import platforms
 from salvor.wish import PROMOTE_WITHOUT_FENCE
 
 ROOT = Path(__file__).parents[1]
@@ -210,3 +211,13 @@ def test_every_file_that_a_page_names_is_there() -> None:
             if not (ROOT / f"{module.replace('.', '/')}.py").exists():
                 missing.append((page.name, module, ""))
     assert not missing
+
+
+def test_the_stand_in_that_is_meant_is_of_the_platform_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert platforms.package("").__name__ == "salvor.sandbox"
+    monkeypatch.setenv("SALVOR_PLATFORM", "o4o")
+    assert platforms.package("").__name__ == "salvor.sandbox.o4o"
+    assert platforms.package("sandbox").__name__ == "salvor.sandbox"
+    monkeypatch.setenv("SALVOR_PLATFORM", "prod")
+    with pytest.raises(UsageError, match="'prod' has no stand-in to be broken"):
+        platforms.package("")

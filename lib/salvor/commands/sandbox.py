@@ -6,11 +6,11 @@ from invoke.context import Context
 
 from salvor.commands import collection, command
 
-_PLATFORM = "which one: sandbox, or a platform of the inventory that has a stand-in (o4o)"
+_PLATFORM = "which one: sandbox, or a platform of the inventory that has a stand-in, o4o (default: SALVOR_PLATFORM)"
 
 
 @command(fresh="remove what stands first", platform=_PLATFORM)
-def up(c: Context, fresh: bool = False, platform: str = "sandbox") -> None:
+def up(c: Context, fresh: bool = False, platform: str = "") -> None:
     """Start the sandbox: a small real platform on loopback. Says what already runs."""
     from salvor.sandbox import platforms
 
@@ -18,7 +18,7 @@ def up(c: Context, fresh: bool = False, platform: str = "sandbox") -> None:
 
 
 @command(platform=_PLATFORM)
-def status(c: Context, platform: str = "sandbox") -> None:
+def status(c: Context, platform: str = "") -> None:
     """What of the sandbox runs."""
     from salvor import show
     from salvor.sandbox import platforms
@@ -41,7 +41,7 @@ def status(c: Context, platform: str = "sandbox") -> None:
     disaster="drop-table, kill-primary, lose-datadir, corrupt-pages, wrong-update or freeze-primary; o4o has others",
     platform=_PLATFORM,
 )
-def break_(c: Context, disaster: str, platform: str = "sandbox") -> None:
+def break_(c: Context, disaster: str, platform: str = "") -> None:
     """Throw a disaster at the sandbox; prints the moment of the damage."""
     from salvor import clock
     from salvor.sandbox import platforms
@@ -50,7 +50,7 @@ def break_(c: Context, disaster: str, platform: str = "sandbox") -> None:
 
 
 @command(platform=_PLATFORM)
-def down(c: Context, platform: str = "sandbox") -> None:
+def down(c: Context, platform: str = "") -> None:
     """Stop the sandbox and remove everything of it."""
     from salvor.sandbox import platforms
 

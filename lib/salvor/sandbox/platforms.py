@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 
 from salvor.errors import UsageError
@@ -12,7 +13,10 @@ PACKAGES = {"sandbox": "salvor.sandbox", "o4o": "salvor.sandbox.o4o"}
 
 
 def package(platform: str, room: str = "") -> ModuleType:
-    """The package of a platform's stand-in, or one of its rooms. Raises UsageError when it has none."""
+    """The package of a platform's stand-in, or one of its rooms; without a name of the platform that SALVOR_PLATFORM
+    means, else of the sandbox. Raises UsageError when it has none.
+    """
+    platform = platform or os.environ.get("SALVOR_PLATFORM") or "sandbox"
     if platform not in PACKAGES:
         raise UsageError(
             f"--platform: {platform!r} has no stand-in to be broken.", hint=f"those that have: {', '.join(PACKAGES)}"
