@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -100,12 +101,14 @@ def test_it_is_in_one_place() -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root runs as somebody else")
-def test_what_cannot_be_removed_is_said(tmp_path: Path, context: Context) -> None:
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
-    settings = CacheSettings(kind="cache", path=str(tmp_path / "pages"), run_as="nobody")
-    cache, pages = Cache("pages", settings, context), tmp_path / "pages"
+def test_what_cannot_be_removed_is_said(context: Context) -> None:
+    with tempfile.TemporaryDirectory(prefix="salvor-cache-") as folder:  # others may look into no folder of pytest's
+        Path(folder).chmod(0o755)
+        clear_as_nobody(Path(folder) / "pages", context)
+
+
+def clear_as_nobody(pages: Path, context: Context) -> None:
+    cache = Cache("pages", CacheSettings(kind="cache", path=str(pages), run_as="nobody"), context)
     old(pages / "a")
     with pytest.raises(NotConvergedError, match=r"could not be removed: 1; .*: 0"):
         cache.clear(int(time.time()))
