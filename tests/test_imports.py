@@ -36,7 +36,7 @@ MAY = {
     "running": {"clock"},
     "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
     "fleet": {"clock", "errors", "shell", "ssh"},
-    "journal": DATA | {"bucket", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},
+    "journal": DATA | {"bucket", "clone", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},
     "run": DATA | {"incident", "journal", "outgoing", "plain", "plan", "refuse", "secrets", "steps"},
     "refuse": {"change", "errors", "incident", "plan", "secrets"},
     "outgoing": {"change", "errors", "plan", "secrets"},

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from salvor import inventory
+from salvor import clone
 from salvor.errors import UsageError
 from salvor.steps import Step
 
@@ -30,7 +30,7 @@ MAINTENANCE = Runbook("maintenance", "Work between incidents.", ())
 
 def names() -> list[str]:
     """The names of the runbooks."""
-    return sorted(path.stem for path in (inventory.root() / "runbooks").glob("[a-z]*.py"))
+    return sorted(path.stem for path in (clone.root() / "runbooks").glob("[a-z]*.py"))
 
 
 def load(name: str) -> Runbook:
@@ -39,7 +39,7 @@ def load(name: str) -> Runbook:
         return MAINTENANCE
     if name not in names():
         raise UsageError(f"--runbook: there is no runbook {name!r}.", hint=f"the runbooks are {', '.join(names())}")
-    module = _load(inventory.root() / "runbooks" / f"{name}.py")
+    module = _load(clone.root() / "runbooks" / f"{name}.py")
     return Runbook(name, (module.__doc__ or "").strip(), tuple(module.STEPS), tuple(getattr(module, "WAYS", ())))
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from rich.console import Console
-from salvor import clock, hosts, inventory, maintenance
+from salvor import clock, clone, hosts, inventory, maintenance
 from salvor.change import Finding, Level
 from salvor.errors import NotProvenError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
 from salvor.hosts import looks, record, rolling, work
@@ -322,7 +322,7 @@ def test_a_plan_says_which_old_algorithms_were_opened(describe: Any) -> None:
 def test_the_words_after_two_hyphens_are_the_command(three: str) -> None:
     def typed(*words: str) -> tuple[int, str, str]:
         command = [sys.executable, "-m", "invoke", "hosts.run", f"--platform={three}", *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=inventory.root())
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, cwd=clone.root())
         return done.returncode, done.stdout, done.stderr
 
     assert typed("--limit=web-1", "--", "printf", "%s|", "a  b", "--batch=1", "*")[:2] == (

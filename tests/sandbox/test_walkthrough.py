@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import salvor.sandbox
-from salvor import clock, inventory
+from salvor import clock, clone
 from salvor.errors import CannotError, UsageError
 from salvor.notebook import walkthrough
 from salvor.sandbox import disasters, harm
@@ -78,7 +78,7 @@ def test_a_cell_that_is_run_twice_or_after_a_restart_of_the_kernel_breaks_nothin
 def test_a_platform_that_only_bears_the_name_is_never_broken(
     sandbox: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = (inventory.root() / "inventory/sandbox/platform.yaml").read_text()
+    real = (clone.root() / "inventory/sandbox/platform.yaml").read_text()
     (tmp_path / "inventory/sandbox").mkdir(parents=True)
     (tmp_path / "inventory/sandbox/platform.yaml").write_text(real.replace("${root}/a/data", "/srv/orders/data"))
     assert "/srv/orders/data" in (tmp_path / "inventory/sandbox/platform.yaml").read_text()

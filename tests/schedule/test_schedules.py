@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import salvor.inventory
-from salvor import shell
+from salvor import clone, shell
 from salvor.errors import CannotError
 from salvor.schedule import stamp
 from salvor.schedule.crontab import Crontab
@@ -23,7 +22,7 @@ from tests.past import NOW
 from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(120)
-ROOT = str(salvor.inventory.root())
+ROOT = str(clone.root())
 INVENTORY = """
 systems:
   shop-db:

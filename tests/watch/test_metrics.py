@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import ValidationError
-from salvor import inventory
+from salvor import clone, inventory
 from salvor.errors import CannotError
 from salvor.host.facts import Disk, Facts
 from salvor.host.fence import Seen
@@ -281,7 +281,7 @@ def test_a_rule_that_makes_no_sense_is_refused(change: dict[str, Any]) -> None:
 
 
 def test_the_page_that_explains_rules_shows_rules_that_are_right() -> None:
-    page = (inventory.root() / "docs/watch.md").read_text()
+    page = (clone.root() / "docs/watch.md").read_text()
     example = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])
     for rule in example["watch"].values():
         Rule.model_validate(rule)

@@ -13,7 +13,7 @@ import time
 
 import pytest
 from salvor import inventory
-from salvor.inventory import root
+from salvor.clone import root
 from salvor.show import Plain
 from salvor.watch.watcher import Watcher
 

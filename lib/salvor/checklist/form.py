@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from salvor import clock, inventory
+from salvor import clock, clone
 from salvor.errors import UsageError
 from salvor.inventory import located_yaml
 
@@ -61,7 +61,7 @@ class Checklist(BaseModel):
 
 
 def _folder() -> Path:
-    return inventory.root() / "runbooks"
+    return clone.root() / "runbooks"
 
 
 def names() -> list[str]:

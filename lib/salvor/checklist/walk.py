@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from salvor import clock, inventory, shell, show
+from salvor import clock, clone, inventory, shell, show
 from salvor.checklist import answers, form, paper
 from salvor.checklist.answers import PURPOSE, Answers
 from salvor.checklist.form import Checklist, Item
@@ -121,7 +121,7 @@ def _run(item: Item, platform: str, opened: Journal, shown: Shown) -> None:
     begun = clock.monotonic()
     try:
         argv = [sys.executable, "-m", "invoke", *words]
-        done = shell.local().run(argv, deadline=item.within, folder=str(inventory.root()), check=False)
+        done = shell.local().run(argv, deadline=item.within, folder=str(clone.root()), check=False)
         outcome = {0: "passed", _WARNS: "warned"}.get(done.exit_code, "failed")
         said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()][-_LINES:]
         exit_code: int | None = done.exit_code

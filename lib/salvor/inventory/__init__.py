@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from salvor import secrets
+from salvor import clone, secrets
 from salvor.errors import SalvorError, UsageError
 from salvor.inventory import references
 from salvor.inventory.platform import Platform, Service, check_name, is_name
@@ -26,23 +26,16 @@ from salvor.system import Settings, kind
 from salvor.watch import references as watch
 from salvor.watch.rules import Escalation, Rule
 
-__all__ = ["SANDBOX", "Platform", "Service", "home", "load", "meant", "names", "root"]
+__all__ = ["SANDBOX", "Platform", "Service", "home", "load", "meant", "names"]
 
 SANDBOX = "sandbox"
 """The platform that is there to be broken."""
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-def root() -> Path:
-    """The folder that this code was cloned to: it holds `runbooks/`, `notebooks/` and, if nothing else is said,
-    `incidents/`.
-    """
-    return Path(__file__).absolute().parents[3]
-
-
 def home() -> Path:
     """The folder of the platforms: SALVOR_INVENTORY, or `inventory/` in the project."""
-    return Path(os.environ.get("SALVOR_INVENTORY") or root() / "inventory").absolute()
+    return Path(os.environ.get("SALVOR_INVENTORY") or clone.root() / "inventory").absolute()
 
 
 def names() -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from salvor import inventory, journal
+from salvor import clone, journal
 from salvor.errors import CannotError, UsageError
 from salvor.inventory import Platform, Service
 from salvor.journal import Journal, brief, lock
@@ -32,7 +32,7 @@ def operator() -> str:
 
 def incidents_folder() -> Path:
     """Where incidents are written: SALVOR_INCIDENTS, or `incidents/` in the project."""
-    return Path(os.environ.get("SALVOR_INCIDENTS") or inventory.root() / "incidents").absolute()
+    return Path(os.environ.get("SALVOR_INCIDENTS") or clone.root() / "incidents").absolute()
 
 
 def folder_of(incident: str) -> Path:

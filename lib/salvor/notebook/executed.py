@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salvor import pages
+from salvor import clone, pages
 from salvor.errors import UsageError
 from salvor.secrets import mask_data
 
@@ -24,7 +24,7 @@ BODY = "body.html"
 
 def template(name: str = "incident") -> Path:
     """A notebook as it is stored: without outputs."""
-    return Path(__file__).absolute().parents[3] / "notebooks" / f"{name}.ipynb"
+    return clone.root() / "notebooks" / f"{name}.ipynb"
 
 
 def execute(parameters: Mapping[str, Any], output: Path, name: str = "incident", **options: Any) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from salvor import clock, inventory, show
+from salvor import clock, clone, inventory, show
 from salvor.change import Change, Finding, Level, Undo
 from salvor.errors import UsageError
 from salvor.incident import Incident
@@ -35,7 +35,7 @@ def caller(platform: Platform) -> Caller:
     for name in ("SALVOR_INVENTORY", "SALVOR_INCIDENTS"):
         if name in environment:
             environment[name] = str({"SALVOR_INVENTORY": inventory.home}.get(name, incidents_folder)())
-    folder, stamps = str(inventory.root()), str(incidents_folder() / ".schedules")
+    folder, stamps = str(clone.root()), str(incidents_folder() / ".schedules")
     return Caller(platform=platform.name, python=sys.executable, folder=folder, stamps=stamps, environment=environment)
 
 
@@ -126,7 +126,7 @@ def _check_words(name: str, words: Sequence[str]) -> None:
     from invoke.loader import FilesystemLoader
     from invoke.parser import Parser
 
-    module, _ = FilesystemLoader(start=str(inventory.root())).load("tasks")
+    module, _ = FilesystemLoader(start=str(clone.root())).load("tasks")
     try:
         Parser(contexts=Collection.from_module(module).to_contexts()).parse_argv(list(words))
     except ParseError as error:
