@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
 import sys
 import tempfile
 import traceback
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from salvor import show
-from salvor.errors import SalvorError
+from salvor.durable import NO_DISK
+from salvor.errors import CannotError, SalvorError
 from salvor.secrets import mask
 
 _Task = TypeVar("_Task", bound=Callable[..., Any])
+_SAFE = "nothing that was live has been removed; each change is journalled before it is made"
 
 
 def ends_with_exit_code(task: _Task) -> _Task:
@@ -23,6 +26,7 @@ def ends_with_exit_code(task: _Task) -> _Task:
 
     @functools.wraps(task)
     def wrapped(*arguments: Any, **named: Any) -> None:
+        _open_what_was_closed()
         try:
             task(*arguments, **named)
         except SalvorError as error:
@@ -36,10 +40,52 @@ def ends_with_exit_code(task: _Task) -> _Task:
         except BrokenPipeError:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader left; nothing more can be said
             sys.exit(141)
+        except PermissionError as error:
+            sys.exit(_not_permitted(error) if error.filename else _unexpected(error))
+        except OSError as error:
+            sys.exit(_not_shown(error) if error.errno in NO_DISK and _takes_nothing() else _unexpected(error))
         except Exception as error:  # noqa: BLE001 - the last net: words for the operator, the story to a file
             sys.exit(_unexpected(error))
 
     return wrapped  # type: ignore[return-value]
+
+
+def _open_what_was_closed() -> None:
+    """Whoever called us may have closed the standard streams, which are None then: nothing is read, or shown."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - as long as we run
+
+
+def _not_permitted(error: PermissionError) -> int:
+    """We are not who may read or write it: the wrong account, or the wrong owner of a folder on the way."""
+    path = str(error.filename)
+    return _cannot(
+        f"{path}: {error.strerror}.", f"see who may on the way there, and who you are: namei -l {shlex.quote(path)}; id"
+    )
+
+
+def _not_shown(error: OSError) -> int:
+    """The disk that the output was redirected to takes no more of it."""
+    return _cannot(
+        f"Standard output takes nothing: {error.strerror}.",
+        "the same command again goes on from here; let it write to the terminal, or to another disk",
+    )
+
+
+def _takes_nothing() -> bool:
+    """Whether standard output takes nothing."""
+    try:
+        print(flush=True)
+    except OSError:
+        return True
+    return False
+
+
+def _cannot(what: str, hint: str) -> int:
+    told = CannotError(what, safe=_SAFE, hint=hint)
+    print(f"\n{show.clean(str(told))}", file=sys.stderr)
+    return told.exit_code
 
 
 def _unexpected(error: Exception) -> int:
@@ -53,9 +99,6 @@ def _unexpected(error: Exception) -> int:
         path = "what follows"
         print(text, file=sys.stderr)
     print(f"\nSalvor met an error of its own: {type(error).__name__}: {show.clean(str(error))}", file=sys.stderr)
-    print(
-        "Safe now: nothing that was live has been removed; each change is journalled before it is made.",
-        file=sys.stderr,
-    )
+    print(f"Safe now: {_SAFE}.", file=sys.stderr)
     print(f"HINT: the same command again goes on from here; the whole story is in {path}", file=sys.stderr)
     return 1

@@ -1,0 +1,57 @@
+"""How a command ends where its surroundings are not what they should be."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from salvor import inventory
+from salvor.commands.ending import ends_with_exit_code
+
+from tests.test_console import ROOT, SERVICE, inv_command, inv_environment
+from tests.world import World
+
+NOBODY = 65534
+
+
+def ended(place: World, streams: str) -> tuple[int, str]:
+    """How `inv assess` ends with these streams, and what it said on standard error."""
+    line = ["sh", "-c", f"exec {shlex.join(inv_command('assess', *SERVICE))} {streams}"]
+    done = subprocess.run(
+        line, cwd=ROOT, env=inv_environment(place), stderr=subprocess.PIPE, text=True, timeout=60, check=False
+    )
+    return done.returncode, done.stderr
+
+
+def test_streams_that_are_closed_are_no_error(place: World) -> None:
+    assert ended(place, "<&- >&-") == (0, "")
+    assert ended(place, "<&- >&- 2>&-") == (0, "")
+
+
+def test_a_full_disk_that_the_output_goes_to_is_named(place: World) -> None:
+    code, said = ended(place, ">/dev/full")
+    assert (code, "Standard output takes nothing: No space left on device." in said) == (3, True), said
+    assert "HINT: the same command again goes on from here" in said
+
+
+def test_a_folder_that_lets_us_not_in_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0)
+    monkeypatch.setenv("SALVOR_INVENTORY", str(shut))
+    ours = os.geteuid()
+    if ours == 0:  # who may enter everywhere
+        os.seteuid(NOBODY)
+    try:
+        with pytest.raises(SystemExit) as code:
+            ends_with_exit_code(inventory.load)("ours")
+    finally:
+        os.seteuid(ours)
+    said = capsys.readouterr().err
+    assert code.value.code == 3, said
+    assert f"{shut}/ours: Permission denied." in said
+    assert f"HINT: see who may on the way there, and who you are: namei -l {shut}/ours; id" in said
