@@ -38,6 +38,8 @@ schedules:
   look: {run: [schedule.show, "--json"], at: "AT"}
   nightly: {run: [backup, --service=shop, "--kind=100% $HOME \\"a b\\""], at: "Sun 02:00"}
 """
+A_DAEMON = "cp /bin/sleep /tmp/cron; setsid /tmp/cron 100000 >/dev/null 2>&1 & echo $! > /tmp/cron.pid"
+"""Runs, and begins nothing while we look."""
 FOREIGN = b"MAILTO=ops@example.com\n# caf\xe9, in the letters of 1998\n5 4 * * *\troot-backup 2>&1 | logger  \n\n"
 
 
@@ -77,7 +79,9 @@ def booted() -> Iterator[On]:
 @pytest.fixture(scope="module")
 def old() -> Iterator[On]:
     with machine.running(systemd=False) as made:
-        yield On(made)
+        on = On(made)
+        on.do(A_DAEMON)
+        yield on
 
 
 @pytest.fixture
@@ -270,6 +274,14 @@ def test_what_somebody_put_into_the_block_is_kept_behind_it(on_cron: On) -> None
     assert crontab(on_cron) == b"".join([begin, *ours, end]) + theirs
     on_cron.inv("schedule.remove", "--yes")
     assert crontab(on_cron) == theirs
+
+
+def test_a_cron_without_its_daemon_is_said(on_cron: On) -> None:
+    there = Crontab(on_cron.shell, Caller(platform="shop", python="", folder="/", stamps="/tmp/stamps"))
+    assert there.warning() == ""
+    on_cron.do("kill $(cat /tmp/cron.pid)")
+    assert "no cron daemon runs there, so nothing begins them" in on_cron.inv("schedule.show")
+    on_cron.do(A_DAEMON)
 
 
 def run_line(on: On, by: str = "sh") -> str:

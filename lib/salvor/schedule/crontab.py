@@ -19,6 +19,11 @@ from salvor.shell import Shell
 MINUTES = 5
 """cron looks so often."""
 _SECONDS = 60.0
+_NO_DAEMON = r"""
+[ -r /proc/1/comm ] || exit 0 # mounted with hidepid: others' processes are not shown
+cat /proc/[0-9]*/comm 2>/dev/null | grep -qxE 'cron|crond|fcron|bcron-sched|busybox' || echo none
+"""
+"""Prints `none` where no cron daemon runs."""
 
 
 def _lines(block: bytes) -> list[str]:
@@ -46,7 +51,9 @@ class Crontab:
 
     def warning(self) -> str:
         """What may keep the schedules from running; empty when nothing is known of it."""
-        return ""
+        if self.shell.run(["sh", "-c", _NO_DAEMON], check=False).stdout.strip() != "none":
+            return ""
+        return "no cron daemon runs there, so nothing begins them; for example: service cron start"
 
     def installed(self) -> dict[str, Entry]:
         """What is installed for this platform, by name."""
