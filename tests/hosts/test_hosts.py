@@ -163,11 +163,29 @@ def _root() -> tuple[int, int]:
 
 
 def test_machines_of_databases_are_hosts_too_and_each_is_there_once(describe: Any) -> None:
+    gate = {"address": "gate"}
     members = [
         {"name": "a", "address": "10.0.0.1", "data": "/data/a", "host": "10.0.0.1"},
         {"name": "b", "address": "10.0.0.2", "data": "/data/b", "host": "10.0.0.2"},
         {"name": "c", "address": "127.0.0.1", "data": "/data/c"},
         {"name": "d", "address": "127.0.0.1", "port": 5433, "data": "/data/d"},
+        {"name": "e", "address": "10.0.0.2", "port": 5433, "data": "/data/e", "host": "10.0.0.2", "ssh": {"port": 22}},
+        {
+            "name": "f",
+            "address": "10.0.0.2",
+            "port": 5434,
+            "data": "/data/f",
+            "host": "10.0.0.2",
+            "ssh": {"port": 2202},
+        },
+        {
+            "name": "g",
+            "address": "10.0.0.2",
+            "port": 5435,
+            "data": "/data/g",
+            "host": "10.0.0.2",
+            "ssh": {"jump": [gate]},
+        },
     ]
     database = {
         "kind": "postgres", "database": "orders", "members": members, "side_port": 5499, "programs": "/usr/bin",
@@ -182,18 +200,23 @@ def test_machines_of_databases_are_hosts_too_and_each_is_there_once(describe: An
         "web-again": {"kind": "host", "address": "10.0.0.9", "run_as": "root"},
     }
     places = hosts.places(inventory.load(describe(systems, {"orders": service})))
-    assert set(places) == {"big-one", "web", "behind-9", "web-again", "10.0.0.2", "this-machine"}
+    at_2 = {"10.0.0.2", "10.0.0.2:2202", "10.0.0.2@gate"}
+    assert set(places) == {"big-one", "web", "behind-9", "web-again", *at_2, "this-machine"}
+    assert places["10.0.0.2:2202"].host.ssh.port == 2202
+    assert places["10.0.0.2@gate"].host.ssh.jump
     assert (places["behind-9"].host.ssh.port, places["web-again"].host.run_as) == (2201, "root")
     for limit, names in {
         "*": set(places),
-        "orders": {"big-one", "10.0.0.2", "this-machine"},
+        "orders": {"big-one", *at_2, "this-machine"},
+        "10.0.0.2": at_2,
+        "10.0.0.2:2202": {"10.0.0.2:2202"},
         "orders-db,web*,behind-9": set(places),
         "10.0.0.*": set(places) - {"this-machine"},
         "w?b": {"web"},
     }.items():
         assert set(hosts.select(places, limit)) == names, limit
-    with pytest.raises(UsageError, match=r"10\.0\.0\.2: only commands can be run there"):
-        work.carry_out("start", work.start("x"), "machines", "10.0.0.2", Plain(io.StringIO()), plan_only=True)
+    with pytest.raises(UsageError, match=r"10\.0\.0\.2:2202: only commands can be run there"):
+        work.carry_out("start", work.start("x"), "machines", "*:2202", Plain(io.StringIO()), plan_only=True)
     for limit in ("wep", "web,ordres", "", " ", "web,"):
         with pytest.raises(UsageError, match="selects no machine"):
             hosts.select(places, limit)

@@ -17,6 +17,7 @@ from salvor.ssh.host import Host
 HERE = "this-machine"
 _AT_ONCE = 50
 _CONNECTING = 10.0
+_SSH_PORT = 22
 
 _Answer = TypeVar("_Answer")
 
@@ -34,7 +35,8 @@ class Place:
 
 def places(platform: Platform) -> dict[str, Place]:
     """The machines that the inventory names, each once: systems of the kind host, and where members of a database,
-    trees of files and applications are. Raises UsageError when there is none.
+    trees of files and applications are: behind one address, each SSH port is another one, and so is each way of jump
+    hosts. Raises UsageError when there is none.
     """
     from salvor.on_a_machine import OnAMachineSettings
     from salvor.postgres.settings import PostgresSettings
@@ -54,14 +56,18 @@ def places(platform: Platform) -> dict[str, Place]:
         if isinstance(one, OnAMachineSettings) and not isinstance(one, HostSettings)
     ]
     found: dict[str, Place] = {}
-    first: dict[tuple[str, int | None], str] = {}
+    first: dict[tuple[str, int, tuple[str, ...]], str] = {}
     for name, system, host, services in (*own, *of_databases, *of_others):
         served = {one.name for one in platform.services.values() if system in (*one.systems, *one.applications)}
-        known = first.setdefault((host.address, host.ssh.port), name)
+        port, jumps = host.ssh.port or _SSH_PORT, tuple(jump.address for jump in host.ssh.jump)
+        through = "".join(f"@{jump}" for jump in jumps)
+        longer = name, f"{name}{through}", f"{name}:{port}{through}"
+        unused = next((one for one in longer if one not in found), name)
+        known = first.setdefault((host.address, port, jumps), unused)
         if name == system:  # one described twice, with other accounts: whoever names one means that one
             known = name
         place = found.get(known, Place(host, services, frozenset()))
-        names = {name, system, host.address or HERE, *served}
+        names = {known, name, system, host.address or HERE, *served}
         found[known] = Place(place.host, place.services, place.names | names)
     if not found:
         raise UsageError(
