@@ -110,6 +110,11 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
         assert post(port, alert(name="SomethingElse")) == 200
         assert "Alerts that no rule names: SomethingElse\n" in watcher.shown.stream.getvalue()
         assert not watcher.alerts.firing("SomethingElse", {})
+        nameless = {"labels": {"severity": "page"}, "status": "firing", "fingerprint": "1"}
+        another = json.loads(alert(instance="another"))["alerts"]
+        assert post(port, json.dumps({"alerts": [nameless, *another]}).encode()) == 200, "what it stands beside counts"
+        assert watcher.alerts.firing("TooManySessions", {"instance": "another"})
+        assert post(port, alert("resolved", instance="another")) == 200
         assert post(port, alert(instance="another")) == 200
         for body in (b"", b"[]", b"{}", b'{"alerts": 3}', b'{"alerts": [{}]}', b"\xff", b'{"alerts": [{"labels": 1}]}'):
             assert post(port, body) == 400

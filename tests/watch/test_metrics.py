@@ -221,6 +221,19 @@ def test_what_prometheus_answers(
     assert said[3] == "/api/v1/query?query=a%20%3E%201%20%26%20b "
 
 
+def test_of_several_series_those_beyond_the_limit_are_named_the_worst_first(
+    read: Callable[..., Reading], answers: tuple[int, list[Any]]
+) -> None:
+    """People are called once for all of them, and have to know where."""
+    port, said = answers
+    said[1] = vector("12", "3", "40")
+    for one, shop in zip(said[1]["data"]["result"], "abc", strict=True):
+        one["metric"] = {"__name__": "queue", "shop": shop, "job": "x"}
+    metric = {"prometheus": f"http://127.0.0.1:{port}", "query": "queue"}
+    assert read(metric, above=10).figure == "40 (job=x shop=c); 12 (job=x shop=a)"
+    assert read(metric, above=50).figure == "40"
+
+
 def test_prometheus_that_fails_or_is_slow_cannot_be_told(
     read: Callable[..., Reading], answers: tuple[int, list[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,8 +76,9 @@ class Alerts:
             names = Counter(one.labels.get("alertname") for one in firing.values())
             for alert in alerts:
                 labels = {str(name): str(value)[:200] for name, value in alert["labels"].items()}
-                if labels["alertname"] not in known:
-                    unknown.add(one_line(labels["alertname"], most=60))
+                name = labels.get("alertname", "")
+                if name not in known:
+                    unknown.add(one_line(name, most=60) or "one without alertname")
                     continue
                 count += 1
                 key, said = str(alert["fingerprint"])[:64], _Firing(labels, _moment(alert.get("startsAt")))
@@ -89,8 +90,8 @@ class Alerts:
                     raise ValueError(f"an alert is firing or resolved, not {alert['status']!r}")
                 elif key in firing:
                     firing[key] = firing[key].followed_by(said)
-                elif names[labels["alertname"]] < _MOST:
-                    names[labels["alertname"]] += 1
+                elif names[name] < _MOST:
+                    names[name] += 1
                     firing[key] = said
             if firing != self._firing:
                 self._kept.write({key: one.to_json() for key, one in firing.items()})

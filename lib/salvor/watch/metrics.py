@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 DEADLINE = 10.0
 """Seconds after which a metric that was not told is unknown."""
 _MOST_BYTES = 1024 * 1024
+_MOST_SHOWN = 400
+"""Letters of the series that are beyond the limit."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,10 @@ class Metrics:
             now = self._host(rule).service(metric.running)
             return Reading(None if now.state == "unknown" else not now.runs, now.state, "running")
         if metric.prometheus:
-            values = _ask_prometheus(metric)
-            value = max(values) if rule.above is not None else min(values)
-            return _judged(rule, value, f"{value:g}")
+            found = sorted(_ask_prometheus(metric), reverse=rule.above is not None)
+            beyond = [f"{value:g}{of and f' ({of})'}" for value, of in found if _is_beyond(rule, value)]
+            worst = found[0][0]
+            return _judged(rule, worst, one_line("; ".join(beyond), most=_MOST_SHOWN) or f"{worst:g}")
         value, figure = _figure(metric, self._facts(self._host(rule)))
         return _judged(rule, value, figure)
 
@@ -120,8 +123,11 @@ class Metrics:
 
 
 def _judged(rule: Rule, value: float, figure: str) -> Reading:
-    bad = value > rule.above if rule.above is not None else value < (rule.below or 0.0)
-    return Reading(bad, figure, rule.limit)
+    return Reading(_is_beyond(rule, value), figure, rule.limit)
+
+
+def _is_beyond(rule: Rule, value: float) -> bool:
+    return value > rule.above if rule.above is not None else value < (rule.below or 0.0)
 
 
 def _figure(metric: Metric, facts: Facts) -> tuple[float, str]:
@@ -143,8 +149,9 @@ def _figure(metric: Metric, facts: Facts) -> tuple[float, str]:
     return value, f"{value:.1f} %"
 
 
-def _ask_prometheus(metric: Metric) -> list[float]:
-    """The values of an instant query. Raises CannotError when there are none: that is not the same as good.
+def _ask_prometheus(metric: Metric) -> list[tuple[float, str]]:
+    """The values of an instant query, each with the labels of its series in words. Raises CannotError when there
+    are none: that is not the same as good.
     https://prometheus.io/docs/prometheus/latest/querying/api/#instant-queries
     """
     import urllib.error
@@ -165,13 +172,17 @@ def _ask_prometheus(metric: Metric) -> list[float]:
     try:
         answer: Mapping[str, Any] = json.loads(said)
         data = answer["data"]
-        found = [data["result"]] if data["resultType"] == "scalar" else [one["value"] for one in data["result"]]
-        values = [float(value) for _, value in found]
-    except (ValueError, LookupError, TypeError) as error:
+        series = [{"metric": {}, "value": data["result"]}] if data["resultType"] == "scalar" else data["result"]
+        found = [(float(one["value"][1]), _in_words(one["metric"])) for one in series]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CannotError(
             f"{metric.prometheus} answers what is no vector: {one_line(said[:300].decode(errors='replace'))}"
         ) from error
-    values = [value for value in values if not math.isnan(value)]
-    if not values:
+    found = [(value, of) for value, of in found if not math.isnan(value)]
+    if not found:
         raise CannotError(f"{metric.prometheus} has no value for {metric.query}.")
-    return values
+    return found
+
+
+def _in_words(labels: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value}" for name, value in sorted(labels.items()) if name != "__name__")
