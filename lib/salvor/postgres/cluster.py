@@ -307,18 +307,24 @@ class View:
         return bool(one.is_shut and one.block and one.block.incident not in ("", self.incident))
 
     @property
+    def live_timeline(self) -> int:
+        """The primary's timeline or, where that cannot be read, the newest that a standby follows."""
+        return self.primary.timeline or max((one.timeline for one in self._in_recovery), default=0)
+
+    @property
     def standbys(self) -> list[Sighting]:
         """The members that follow, and answer."""
-        return [one for one in self._in_recovery if one.timeline >= self.primary.timeline]
+        return [one for one in self._in_recovery if one.timeline == self.live_timeline]
 
     @property
     def left_behind(self) -> list[Sighting]:
-        """The members that answer and follow a history that ended: the primary was restored, and they were not rebuilt.
+        """The members that answer and follow a history that ended: the primary was restored, or a restore of it was
+        undone, and they were not rebuilt.
 
         They tell nothing of what is live: not what was written since, and not whether that is damaged. Their LSNs may
         be higher than the primary's.
         """
-        return [one for one in self._in_recovery if one.timeline < self.primary.timeline]
+        return [one for one in self._in_recovery if one.timeline != self.live_timeline]
 
     @property
     def _in_recovery(self) -> list[Sighting]:

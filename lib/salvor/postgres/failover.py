@@ -93,7 +93,7 @@ def way(view: View, wish: Wish) -> WayBack:
         which = f" but on {', '.join(wish.given_up)}, which is given up" if wish.given_up else ""
         left = "".join(
             f"; {one.member.name} was left behind on timeline {one.timeline}, and lacks what was written on timeline "
-            f"{primary.timeline}: inv protect rebuilds it, once the primary is back"
+            f"{view.live_timeline}: inv protect rebuilds it, once the primary is back"
             for one in view.left_behind
         )
         return WayBack("failover", False, f"no standby answers{which}" if not left else f"no standby follows{left}")

@@ -24,7 +24,7 @@ from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
-from tests.postgres.recovery.test_physical import wait_until_archived
+from tests.postgres.recovery.test_physical import now, wait_until_archived
 
 WISH = Wish(rpo=30.0)
 
@@ -194,21 +194,50 @@ def test_a_primary_that_dies_right_after_its_promotion_is_restored_on_its_own_ti
     assert is_up(again.observe()) and again.missing("b") == set()
 
 
+def add_standby(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, copied: str, follows: str) -> None:
+    """A third member `c`, copied from the data of one that is stopped meanwhile."""
+    monkeypatch.setitem(layout.ADDRESSES, "c", "127.0.0.13")
+    cluster.server(copied).stop("fast")
+    folder = cluster.sandbox.root / "c"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    shutil.copystat(cluster.sandbox.root / "b", folder)
+    cluster.sandbox.give(folder)
+    subprocess.run(["cp", "-a", cluster.sandbox.data(copied), folder / "data"], check=True)
+    cluster.sandbox.shell.run(["touch", f"{folder}/data/standby.signal"])
+    its, upstream = cluster.server("c").address, cluster.server(follows).address
+    settings = (cluster.sandbox.root / "b" / "member.conf").read_text()
+    settings = settings.replace("127.0.0.12", its).replace("127.0.0.11", upstream)
+    cluster.sandbox.shell.write(f"{folder}/member.conf", settings.replace(f"{cluster.sandbox.root}/b", str(folder)))
+    for member in (copied, "c"):
+        cluster.server(member).start()
+
+
+def test_a_standby_that_was_left_behind_with_more_wal_than_the_one_that_follows_is_not_promoted(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = now(cluster)
+    cluster.write("a", 1)
+    given_up = set(cluster.acknowledged)
+    with cluster.shop("a") as connection:
+        connection.execute("update orders set amount = amount + 1 where id % 4 = 0")  # more WAL than is written later
+    cluster.recover(cluster.way("physical", Wish(at=moment)), cluster.observe().identity)
+    cluster.write("a", 5)
+    add_standby(cluster, monkeypatch, copied="a", follows="a")
+    again = cluster.other_incident()
+    again.crash("a")
+    shutil.rmtree(cluster.sandbox.data("a"))
+    way = again.way("failover", WISH)
+    assert way.possible and way.stage == "standby c", way.why
+    again.recover(way, again.observe().identity)
+    assert again.missing("c") == given_up
+
+
 def test_a_second_standby_takes_over_when_the_first_dies_right_after_its_promotion(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same is true of the control file of who follows: it is on the new timeline all the same, not left behind."""
-    monkeypatch.setitem(layout.ADDRESSES, "c", "127.0.0.13")
-    cluster.server("b").stop("fast")
-    folder = cluster.sandbox.root / "c"
-    shutil.rmtree(folder, ignore_errors=True)
-    subprocess.run(["cp", "-a", cluster.sandbox.root / "b", folder], check=True)
-    settings = (
-        (folder / "member.conf").read_text().replace("127.0.0.12", "127.0.0.13").replace("127.0.0.11", "127.0.0.12")
-    )
-    (folder / "member.conf").write_text(settings.replace(str(cluster.sandbox.root / "b"), str(folder)))
-    for member in ("b", "c"):
-        cluster.server(member).start()
+    add_standby(cluster, monkeypatch, copied="b", follows="b")
     cluster.write("a", 5)
     first = cluster.other_incident()
     first.crash("a")

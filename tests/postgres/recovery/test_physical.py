@@ -14,6 +14,7 @@ from salvor.change import ABSENT, Level, Reachable
 from salvor.errors import CannotError
 from salvor.postgres import replay
 from salvor.postgres.physical import STAGE
+from salvor.sandbox import processes
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
@@ -328,6 +329,18 @@ def test_after_an_undone_restore_the_newest_state_is_that_of_the_old_timeline(cl
     again = cluster.other_incident()
     again.recover(again.way("physical", WISH), again.observe().identity)
     assert again.missing("a") == set()
+
+
+def test_a_standby_that_follows_a_restore_is_none_of_the_primary_that_its_undo_brings_back(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    cluster.crash("a")
+    way, identity = cluster.way("physical", WISH), cluster.observe().identity
+    cluster.recover(way, identity)
+    assert processes.until(lambda: cluster.system.site.view().of("b").timeline == 2, 20)
+    cluster.undo(way.promote_undo)
+    cluster.do("unfence", identity=identity)
+    failover = cluster.other_incident().way("failover", WISH)
+    assert not failover.possible and "b was left behind on timeline 2" in failover.why, failover.why
 
 
 def test_a_closed_way_says_why(cluster: Cluster) -> None:
