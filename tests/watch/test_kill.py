@@ -13,6 +13,7 @@ import salvor.systems
 from salvor.change import Level
 from salvor.journal import evidence
 from salvor.systems.cache import Cache
+from salvor.watch.episode import tell
 
 from tests import world
 from tests.faults import test_kill_every_line
@@ -84,6 +85,8 @@ def wrong_with(place: Place) -> list[str]:
         keys = {line["change"]["key"] for line in journal.of("intent") if line["step"] in ("immediately", "then")}
         if len(keys) != 2:
             found.append(f"{len(keys)} actions were begun")
+        if len(acts := getattr(tell(journal.lines), "acts", ())) != 2:
+            found.append(f"{len(acts)} actions count for the cap")
         ends = Counter(line["key"] for line in journal.of("outcome") if line["key"] in keys)
         if set(ends.values()) != {1}:
             found.append(f"actions ended more than once: {ends}")

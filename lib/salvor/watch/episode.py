@@ -96,7 +96,7 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
     told = Told(first["incident"], first["cause"], clock.read_time(first["failed_at"] or first["detected_at"]))
     stages: dict[str, Stage] = {}
     calls: dict[str, tuple[datetime, str]] = {}
-    acts: list[datetime] = []
+    acts: dict[str, datetime] = {}
     approved: tuple[Change, ...] = ()
     sent: dict[str, str] = {}
     for line in lines:
@@ -109,7 +109,7 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
             case "step":
                 stages[step] = replace(stages[step], ended=at)
             case "intent" if step in ACTING and not line.get("undoing"):
-                acts.append(at)
+                acts.setdefault(line["change"]["key"], at)  # one that was cut off is written down twice
             case "intent" if step == ESCALATE and line["change"]["arguments"].get("moment") == "called":
                 channel = str(line["change"]["arguments"].get("channel", ""))
                 sent[line["change"]["key"]] = channel
@@ -126,7 +126,9 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
                 told = replace(told, is_taken=True)
             case kind if kind in brief.OVER:
                 told = replace(told, is_over=True)
-    return replace(told, stages=stages, calls=calls, acts=tuple(acts), last_at=clock.read_time(lines[-1]["at"]))
+    return replace(
+        told, stages=stages, calls=calls, acts=tuple(acts.values()), last_at=clock.read_time(lines[-1]["at"])
+    )
 
 
 def _change(data: Mapping[str, Any]) -> Change:
