@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from salvor import journal
 from salvor.errors import CannotError, PlanMovedError, UsageError
 from salvor.host import services
+from salvor.host.fence import Seen, refuse_another_way_in
 from salvor.hosts import work as host_work
 from salvor.journal import Journal
 from salvor.session import aftermath
@@ -75,10 +77,28 @@ def test_a_fence_is_planned_then_made_once_and_lifted(made: Machine, incidents: 
         assert kinds[0] == "opened"
         assert {"approved", "intent", "outcome", "closed"} <= set(kinds)
         assert "Nothing to do" in do(host_work.fence, yes=True)
+        inventory = incidents.parent / "machines.yaml"
+        described = yaml.safe_load(inventory.read_text())
+        described["systems"]["web"]["management"] = ["10.9.0.0/24"]
+        inventory.write_text(yaml.safe_dump(described))
+        stream = io.StringIO()
+        with pytest.raises(CannotError, match="nothing was done on 1 of 1 machines: web"):
+            host_work.carry_out("fence", host_work.fence, "machines", "web", Plain(stream), yes=True)
+        assert f"stays reachable from {made.operator}/32, which is not what" in stream.getvalue()
     finally:
         do(host_work.unfence, yes=True)
     assert made.answers(source=made.stranger)
     assert "Nothing to do" in do(host_work.unfence, yes=True)
+
+
+def test_a_fence_that_lets_in_others_than_the_inventory_says_now_is_named() -> None:
+    seen = Seen(True, True, True, reached_from=("10.9.0.0/24", "198.18.0.1/32"))
+    same, other = ipaddress.ip_network("10.9.0.0/24"), ipaddress.ip_network("10.8.0.0/24")
+    refuse_another_way_in("web", seen, [same])  # besides it, whoever raised the fence
+    refuse_another_way_in("web", Seen(True, True, True), [other])  # one that an older Salvor raised does not say it
+    for now in ([], [other], [same, other]):
+        with pytest.raises(CannotError, match="which is not what its management: says now"):
+            refuse_another_way_in("web", seen, now)
 
 
 def test_the_journal_of_a_fence_can_be_taken_back(made: Machine, incidents: Path) -> None:

@@ -24,6 +24,9 @@ _SCRIPT = "/etc/init.d/salvor-fence"
 _KEPT = "# kept"
 """The last line of the script, once everything that starts it at boot is in its place."""
 
+_FROM = "# Reached from: "
+"""Begins the line of the script that says which networks still reach the machine."""
+
 _EVERY = 2
 """Seconds after which rules that somebody took away stand again, where systemd is."""
 
@@ -40,6 +43,7 @@ stands() {{
 LOOK = rf"""{_STANDS}
 [ ! -e {FILE} ] || echo 'fence written'
 ! grep -q '^{_KEPT}' {FILE} 2>/dev/null || echo 'fence kept'
+sed -n 's/^{_FROM}/from /p' {FILE} 2>/dev/null
 if stands; then echo 'fence stands'; elif [ "$(id -u)" != 0 ]; then echo 'fence hidden'; fi
 came=${{SSH_CONNECTION:-}}
 process=$$
@@ -174,7 +178,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 class Seen:
     """What a machine says of its fence: whether its rules stand (None: hidden from who is not root), whether its script
     is there, whether it is kept over a reboot (False for who is not root), and where our SSH session comes from (an
-    address) and to (a port); empty and 0 when it is none.
+    address) and to (a port); empty and 0 when it is none. `reached_from`: the networks that its script lets in; empty
+    when it does not say so.
     """
 
     stands: bool | None
@@ -182,6 +187,7 @@ class Seen:
     kept: bool
     operator: str = ""
     port: int = 0
+    reached_from: tuple[str, ...] = ()
 
     @property
     def open(self) -> bool | None:
@@ -197,7 +203,8 @@ def read(lines: Mapping[str, list[str]]) -> Seen:
     came = (lines.get("came") or [""])[0].split()
     stands = True if "stands" in said else None if "hidden" in said else False
     operator = (came[0].partition("%")[0], int(came[3])) if len(came) == 4 else ()
-    return Seen(stands, "written" in said, "kept" in said, *operator)
+    reached_from = tuple(" ".join(lines.get("from", [])).split())
+    return Seen(stands, "written" in said, "kept" in said, *(operator or ("", 0)), reached_from)
 
 
 def refuse_without_root(where: str, seen: Seen) -> None:
@@ -207,6 +214,23 @@ def refuse_without_root(where: str, seen: Seen) -> None:
             f"Commands do not run as root on {where}, so that no fence can be seen, set or lifted there.",
             safe="nothing was changed",
             hint="write run_as: root in the inventory",
+        )
+
+
+def refuse_another_way_in(where: str, seen: Seen, management: Sequence[Network]) -> None:
+    """A fence that stands lets in whom the inventory named when it was raised, and the one address that its operator
+    came from. Raises CannotError when the inventory names other networks now.
+    """
+    now = set(map(str, management))
+    then = set(seen.reached_from)
+    gone = {one for one in then - now if ipaddress.ip_network(one).num_addresses != 1}
+    if then and (gone or now - then):
+        raise CannotError(
+            f"{where} is fenced already, and stays reachable from {', '.join(sorted(then))}, which is not what its "
+            f"management: says now ({', '.join(sorted(now)) or 'nothing'}).",
+            safe="the fence stands as it was",
+            hint=f"to fence it anew, with nothing before it for a moment: inv hosts.unfence --limit={where}, "
+            f"then inv hosts.fence --limit={where}",
         )
 
 
@@ -273,6 +297,7 @@ def _from_outside(address: str) -> Iterator[Network]:
 def _script(allowed: Sequence[Network], port: int) -> str:
     parts = [
         _HEAD,
+        f"{_FROM}{' '.join(map(str, allowed))}\n",
         PATH,
         _function("nft_rules", _nft(allowed, port)),
         *(_function(f"rules{version}", _iptables(version, allowed, port)) for version in (4, 6)),

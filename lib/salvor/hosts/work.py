@@ -14,7 +14,7 @@ from salvor import hosts, inventory
 from salvor.arguments import required
 from salvor.change import UNSEEN, Change, Finding, Level, State, Undo
 from salvor.errors import CannotError, SalvorError, UsageError
-from salvor.host.fence import Seen, refuse_without_root
+from salvor.host.fence import Seen, refuse_another_way_in, refuse_without_root
 from salvor.incident import Incident
 from salvor.inventory import Platform, Service
 from salvor.maintenance import sitting, work
@@ -31,9 +31,11 @@ _Plan = Callable[["Host", State], Change | None]
 
 def fence(host: Host, state: State) -> Change | None:
     """Cut it off from everybody but its operator."""
+    seen = Seen(**state.details["fence"])
     if state.writable is False:
+        refuse_another_way_in(host.name, seen, host.settings.management)
         return None
-    refuse_without_root(host.name, Seen(**state.details["fence"]))
+    refuse_without_root(host.name, seen)
     undo = Undo("unfence", {"identity": state.identity})
     return host.change("fence", why="others can reach it", undo=undo, identity=state.identity)
 
