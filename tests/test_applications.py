@@ -109,6 +109,15 @@ def test_a_program_of_which_nobody_can_tell_whether_it_runs_is_not_called_back(p
     assert place.live == GOOD and not sitting.incident.recovered_once
 
 
+def test_a_service_that_fails_is_not_put_down_to_others_while_its_program_gives_no_answer(place: World) -> None:
+    shop = place.root / "shop"
+    shop.unlink()
+    shop.mkdir()
+    with pytest.raises(CannotError, match=r"what may be why gives no answer: shop: it gives no answer\.") as refused:
+        recover("shop")
+    assert "by hand" not in refused.value.hint
+
+
 def test_programs_are_stopped_before_the_swap_and_started_after_in_their_order(place: World) -> None:
     place.damage()
     starts = [change for change in session("things").plan().changes if change.verb == "start"]

@@ -115,6 +115,13 @@ def _refuse_what_is_not_its_own(session: Session, plan: Plan) -> None:
         return
     broken = [one for one in session.incident.needs if failed.keys() & {*one.systems, *one.applications}]
     told = "; ".join(f"{each.subject}: {each.check}: {each.figure or each.detail}" for each in failed.values())
+    if unseen := sorted(_unseen(plan)):
+        why = "; ".join(f"{name}: {session.incident.observe(session.incident.system(name)).summary}" for name in unseen)
+        raise CannotError(
+            f"{service.name} does not do its work ({told}), and what may be why gives no answer: {why}.",
+            safe="nothing was changed",
+            hint="mend what keeps it from answering, then the same command again",
+        )
     raise CannotError(
         f"Nothing that {service.name} is made of is broken, and it does not do its work: {told}.",
         safe="nothing was changed",

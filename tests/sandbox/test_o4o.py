@@ -365,9 +365,30 @@ def test_kill_applications_and_start_two_of_them_at_once(whole: Layout) -> None:
     services.act(here, "web", "restart", deadline=30.0, environment=home)
     # what runs on without its daemon holds its port: another must not be started
     processes.kill([process for process in pm2.running(whole) if _is_daemon(process)])
-    assert services.see(here, "web", home).state == "unknown"
-    with pytest.raises(CannotError, match="pm2 is there and does not answer"):
-        services.act(here, "web", "start", deadline=30.0, environment=home)
+    before = {name: services.see(here, name, home) for name in ("auth", "web")}
+    assert [one.state for one in before.values()] == ["running"] * 2
+    services.act(here, "web", "start", deadline=30.0, environment=home)
+    services.act(here, "api", "restart", deadline=30.0, environment=home)  # by a new daemon, which knows api alone
+    assert {name: services.see(here, name, home) for name in before} == before
+    services.act(here, "web", "restart", deadline=30.0, environment=home)
+    assert services.see(here, "web", home).run != before["web"].run
+    assert len(processes.find(pm2.commands(whole)["web"])) == 1
+    services.act(here, "auth", "stop", deadline=30.0, environment=home)
+    assert processes.find(pm2.commands(whole)["auth"]) == []
+
+
+def test_pm2_that_is_frozen_is_given_up_and_named(whole: Layout) -> None:
+    limit = whole.root / "bin" / "timeout"
+    limit.write_text('#!/bin/sh\nshift; exec /usr/bin/timeout 1 "$@"\n')
+    limit.chmod(0o700)
+    (daemon,) = [process for process in pm2.running(whole) if _is_daemon(process)]
+    os.kill(daemon.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(CannotError, match="pm2 is there and does not answer") as refused:
+            services.act(shell.local(), "web", "start", deadline=30.0, environment=pm2_of(whole))
+        assert "kill -9 $(cat ${PM2_HOME:-~/.pm2}/pm2.pid)" in refused.value.hint
+    finally:
+        os.kill(daemon.pid, signal.SIGCONT)
 
 
 def test_a_program_is_scaled_by_the_real_pm2(standing: Layout) -> None:

@@ -51,6 +51,18 @@ rc_local_of() { # the line that starts it
 # Two that find no server would start two: one at a time, and who looks waits for it.
 pm2_is_started() { [ ! -d "$1" ] || (exec 9<"$1" && flock 9) 2>/dev/null; }
 pm2_saved() { grep -Fq '"name": "'"$2"'"' "$1/dump.pm2" 2>/dev/null; }
+pm2_runs() { lives_as "$1/pm2.pid" cmdline 'God Daemon'; }
+# Where the daemon died alone, its programs run on and hold their ports, and a new daemon does not know them.
+pm2_lost() { # pm2_lost HOME NAME
+    daemon=none
+    ! pm2_runs "$1" || daemon=$process
+    for file in "$1/pids/$2"-*.pid; do
+        ! lives_as "$file" environ "^name=$2\$" || grep -q "^PPid:[[:space:]]*$daemon\$" "/proc/$process/status" ||
+            echo "$process"
+    done
+}
+# One whose daemon is frozen waits for ever.
+pm2_list() { if timeout 9 true 2>/dev/null; then timeout 9 pm2 jlist; else pm2 jlist; fi 2>/dev/null </dev/null; }
 # A program of several processes is a group, and its name alone is nothing to supervisor.
 # A program of it alone, as in somebody's virtual environment, is no supervisor, and takes its time to say so: it runs,
 # or has a configuration where its program looks, or that program is a wrapper, which knows where it is.
@@ -100,23 +112,22 @@ look() {
         said=$(chkconfig --list "$1" 2>/dev/null)
         case $(echo $said) in "$1 on" | "$1 off") echo "service $1 xinetd" ${said#"$1"} $(pidof xinetd); return ;; esac
     fi
-    # pm2 starts a server of its own when asked and none runs; what it ran goes on without it, and holds the ports.
-    # What it saved (dump.pm2) is known to it, whether it runs or not.
+    # pm2 starts a server of its own when asked and none runs. What it saved (dump.pm2) is known to it, whether it runs
+    # or not.
     home=${PM2_HOME:-$HOME/.pm2}
     pm2_is_started "$home"
-    if lives_as "$home/pm2.pid" cmdline 'God Daemon'; then
-        said=$(pm2 jlist 2>/dev/null </dev/null | grep '^\[')
-        case $said in
-        *'"name":"'"$1"'"'*) echo "service $1 pm2 $said"; return ;;
-        '['*) pm2_saved "$home" "$1" && echo "service $1 pm2 saved" && return ;;
-        *) silent='pm2 does not answer' ;;
-        esac
+    said=
+    if pm2_runs "$home"; then
+        said=$(pm2_list | grep '^\[')
+        case $said in *'"name":"'"$1"'"'*) echo "service $1 pm2 $said"; return ;; esac
+        [ "$said" ] || silent='pm2 does not answer'
     elif command -v pm2 >/dev/null; then
-        silent='pm2 does not answer'
-        for file in "$home/pids/$1"-*.pid; do
-            lives_as "$file" environ "^name=$1\$" && echo "service $1 $silent" && return
-        done
-        pm2_saved "$home" "$1" && echo "service $1 pm2 saved" && return
+        said=dead silent='pm2 does not answer'
+    fi
+    if [ "$said" ] && pm2_saved "$home" "$1"; then
+        lost=$(pm2_lost "$home" "$1")
+        if [ "$lost" ]; then echo "service $1 pm2 lost" $lost; else echo "service $1 pm2 saved"; fi
+        return
     fi
     if [ "$silent" = none ] && said=$(rc_local_of "$1"); then
         silent="rc.local $(process_of "$1" | tr '\n' ' ')| $said"
@@ -136,6 +147,15 @@ pm2)
     home=${PM2_HOME:-$HOME/.pm2}
     # dash becomes the last command of a subshell, and would let the lock go
     (exec 9<"$home" && flock 9; pm2 ping 9<&-; true) >/dev/null 2>&1
+    lost=$(pm2_lost "$home" "$1") # two of one program would not both get its port
+    [ -z "$lost" ] || kill $lost
+    until=$(($(date +%s) + 10))
+    for process in $lost; do
+        while grep -q '^State:.[^Z]' "/proc/$process/status" 2>/dev/null; do
+            [ "$(date +%s)" -lt "$until" ] || kill -9 "$process"
+            sleep 0.1
+        done
+    done
     if [ "$3" = stop ] || pm2 jlist 2>/dev/null | grep -Fq '"name":"'"$1"'"'; then
         pm2 "$3" "$1"
     else # of what it saved, this one alone
@@ -182,6 +202,11 @@ class Service:
         """Whether it does."""
         return self.state == "running"
 
+    @property
+    def silent(self) -> bool:
+        """Whether its manager is there and does not answer."""
+        return self.state == "unknown" and self.manager in ("pm2", "supervisor")
+
 
 def read(lines: Mapping[str, list[str]]) -> tuple[Service, ...]:
     """What the lines of `look` say."""
@@ -223,6 +248,8 @@ def _of_pm2(name: str, said: str) -> tuple[str, str]:
     """The state and processes of an application; there may be several of one name."""
     if said == "saved":
         return "stopped", ""
+    if said.startswith("lost "):
+        return "running", said.removeprefix("lost ")
     try:
         found: list[Any] = [one for one in json.loads(said or "[]") if one["name"] == name]
         states = {_PM2.get(one["pm2_env"]["status"], "stopped") for one in found}
@@ -274,11 +301,11 @@ def see_surely(shell: Shell, name: str, environment: Environment = NOTHING, acti
             safe="nothing was changed",
             hint="what hangs is xinetd itself, if anything: restart that",
         )
-    if seen.state == "unknown" and seen.manager != "sysvinit":
+    if seen.silent:
         raise CannotError(
             f"{name} on {shell.where} was not touched: {seen.manager} is there and does not answer.",
             safe="nothing was changed",
-            hint=f"start {seen.manager} there, then the same command again",
+            hint=_MUTE.get(seen.manager, "start {} there, then the same command again").format(seen.manager),
         )
     return seen
 
@@ -336,3 +363,9 @@ WHY = {
     "xinetd": "does xinetd run? grep xinetd /var/log/messages",
 }
 """Where each manager keeps what a service said last."""
+
+_MUTE = {
+    "pm2": "there: pm2 ping; where that hangs, kill -9 $(cat ${{PM2_HOME:-~/.pm2}}/pm2.pid): its programs run on "
+    "without it; then the same command again"
+}
+"""What to do about a manager that does not answer."""
