@@ -15,6 +15,8 @@ class Lane(Enum):
 
     SKIP = "skip"
     """Not at all."""
+    SUBSCRIPTION = "subscription"
+    """Not at all, which is said: it would fetch data from another server."""
     NOW = "now"
     """In its order, when all before it is done."""
     COPY = "copy"
@@ -71,7 +73,6 @@ REFUSED = _patterns(
         "it is about a role, not a database",
     ),
     (r"(?:CREATE|ALTER|DROP|COMMENT ON) TABLESPACE\b", "it is about a tablespace"),
-    (r"(?:CREATE|ALTER|DROP|COMMENT ON) SUBSCRIPTION\b", "it would fetch data from another server"),
     (r"LOAD\b", "it loads a library into the server"),
     (r"(?:GRANT|REVOKE) (?!.* ON )", "it changes the membership of roles"),
     (r"SECURITY LABEL .*\bON (?:ROLE|TABLESPACE|DATABASE|SUBSCRIPTION)\b", "it labels what is not in the database"),
@@ -154,6 +155,8 @@ ADMITTED = tuple(
         (rf"ALTER TABLE (?:ONLY )?{NAME} (?:CLUSTER ON|REPLICA IDENTITY) ", Lane.FOLLOW),
         (rf"ALTER TABLE (?:ONLY )?{NAME} (?:ENABLE|FORCE) ROW LEVEL SECURITY$", Lane.LATE),
         (rf"(?:CREATE|ALTER) PUBLICATION {_PART} (?!OWNER TO )", Lane.PUBLICATION),
+        (rf"CREATE SUBSCRIPTION (?P<subscription>{_PART}) CONNECTION '' PUBLICATION ", Lane.SUBSCRIPTION),
+        (rf"(?:ALTER SUBSCRIPTION {_PART} OWNER TO|COMMENT ON SUBSCRIPTION) ", Lane.SKIP),
         (r"(?:CREATE|ALTER) EVENT TRIGGER (?!.* OWNER TO )", Lane.EVENT_TRIGGER),
         (rf"ALTER {_OBJECT}(?: USING {_PART})? {_TO_ROLE}", Lane.OWNER),
         (rf"ALTER OPERATOR (?P<object>{_OPERATOR}){_ARGUMENTS} {_TO_ROLE}", Lane.OWNER),

@@ -75,7 +75,7 @@ class Order:
     table: bytes = b""
     """The table of a COPY, as SQL."""
     name: str = ""
-    """The extension it is about."""
+    """The extension or subscription it is about."""
     roles: tuple[Span, ...] = ()
     database: Span | None = None
     """Where it names the dumped database, which the stage stands in for."""
@@ -228,13 +228,13 @@ class Screen:
         if lane in {Lane.OWNER, Lane.PRIVILEGE} and not self.trusted:
             self._refuse_system_object(statement, groups)
         tables = tuple(span.name for key in ("table", "other") for span in groups.get(key, ()))
-        extension = groups["extension"][0].name if "extension" in groups else ""
+        name = next((groups[key][0].name for key in ("extension", "subscription") if key in groups), "")
         roles = tuple(span for key in ("role", "roles") for span in groups.get(key, ()) if span.name not in _NO_ROLES)
         sql, table = statement.sql, b""
         if lane is Lane.COPY:
             sql, table = joined(statement.tokens), joined(statement.tokens[1 : found["table"].count(" ") + 2])
         key = groups["key"][0] if "key" in groups else None
-        return Order(sql, statement.line, lane, self._settings, tables, table, extension, roles, database, key)
+        return Order(sql, statement.line, lane, self._settings, tables, table, name, roles, database, key)
 
     def _names(self, statement: Statement, found: re.Match[str], group: str) -> list[Span]:
         """The names in a group of the pattern, a qualified name as one. Each token of a shape is one word of it."""

@@ -124,6 +124,12 @@ class Target:
         """The order as it is to be carried out here; None when it is left out. Raises CannotError when it cannot be."""
         if order.lane is Lane.EXTENSION:
             return self._extension(order, error)
+        if order.lane is Lane.SUBSCRIPTION:
+            note = (
+                "what it fetched since the dump is lost to it: empty its tables and create it again, which copies them"
+            )
+            self.left_out.append(f"subscription {order.name} ({note})")
+            return None
         if order.sql == b"CREATE SCHEMA public":
             return None  # template0 has it
         if why := self._needs_administrator(order):

@@ -123,7 +123,16 @@ class SideDatabase:
 
     def _drop(self, name: str) -> None:
         with self._administrator(deadline=600.0) as connection:
-            _run(connection, "drop database if exists {} with (force)", name)
+            try:
+                _run(connection, "drop database if exists {} with (force)", name)
+            except psycopg.errors.ObjectInUse as error:  # no force removes these
+                raise CannotError(
+                    f"{name} cannot be removed: {' '.join(str(error).split())}",
+                    safe="it was not removed",
+                    hint="end what uses it, then the same command again. Of a subscription, in that database: "
+                    "alter subscription NAME disable; alter subscription NAME set (slot_name = none); drop "
+                    "subscription NAME. Its slot on the publisher keeps WAL there until it is used again, or dropped",
+                ) from error
             asking.forget(self.server, connection)
 
     # --- fence ---------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -111,8 +111,7 @@ class Site:
         ]
         lines = [one.describe() for one in seen.sightings]
         if seen.rivals:
-            names = ", ".join(one.member.name for one in seen.rivals)
-            lines.insert(0, f"SPLIT BRAIN: {primary.member.name} and {names} take writes")
+            lines.insert(0, _describe_split(primary, seen.rivals))
         return State(
             reachable=primary.reachable,
             identity=primary.identity,
@@ -165,3 +164,15 @@ class Site:
             return member
         names = ", ".join(member.server.shell.where for member in self.members)
         raise CannotError(f"{self.name}: no machine of a member answers ({names}).", hint="check the network and SSH")
+
+
+def _describe_split(primary: Sighting, rivals: Sequence[Sighting]) -> str:
+    """One line for people about a split brain: which one counts as live, and what to do when it is the wrong one."""
+    both = " and ".join(
+        f"{one.member.name} ({one.facts.sessions if one.facts else 'unknown'} sessions)" for one in (primary, *rivals)
+    )
+    name = primary.member.name
+    return (
+        f"SPLIT BRAIN: {both} take writes; {name} counts as live, on timeline {primary.timeline}. If users are to stay "
+        f"on another one, stop {name} before anything is fenced: inv protect then rebuilds it"
+    )

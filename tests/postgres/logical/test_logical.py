@@ -95,6 +95,32 @@ def test_what_was_kept_is_discarded_by_identity_only(shared: World) -> None:
     assert shared.count() == 500
 
 
+def test_a_subscription_is_left_out_of_a_restored_dump_and_holds_what_was_kept(shared: World) -> None:
+    with shared.server.connect("orders", writes=True) as connection:
+        connection.execute(
+            "create subscription fetches connection 'host=nowhere password=its-secret' publication p "
+            "with (connect = false, slot_name = 's')"
+        )
+    before = set((shared.home / "dumps").iterdir())
+    shared.do("backup", kind="dump")
+    way = shared.way()
+    shared.do("fence", identity=shared.system.observe().identity)
+    shared.do("stage", **(way.arguments or {}))
+    (left_out,) = (one for one in shared.system.verify(way, Wish()) if one.check == "left out of the dump")
+    assert "subscription fetches" in left_out.detail and "its-secret" not in left_out.detail
+    shared.do("promote", **way.promote)
+    (kept,) = shared.system.observe().kept
+    with pytest.raises(CannotError, match="used by logical replication subscription"):
+        shared.do("discard", identity=kept.identity, kept=kept.name)
+    with shared.server.connect(kept.name, writes=True) as connection:
+        connection.execute("alter subscription fetches set (slot_name = none)")
+        connection.execute("drop subscription fetches")
+    shared.do("discard", identity=kept.identity, kept=kept.name)
+    assert shared.count() == 500
+    for dump in set((shared.home / "dumps").iterdir()) - before:
+        shutil.rmtree(dump)
+
+
 def test_a_database_that_was_dropped_comes_back(shared: World) -> None:
     with shared.server.connect(writes=True) as connection:
         connection.execute("drop database orders with (force)")

@@ -103,6 +103,10 @@ def test_a_split_brain_is_said(cluster: Cluster) -> None:
         connection.execute("select pg_promote()")
     state = observe_in_time(cluster.system)
     assert "SPLIT BRAIN" in state.summary and state.address == "127.0.0.12"
+    assert "b counts as live" in state.summary and "stop b before anything is fenced" in state.summary
+    cluster.server("b").stop("fast")
+    assert is_up(cluster.observe()) and cluster.observe().address == "127.0.0.11"
+    assert [dict(change.arguments) for change in cluster.system.redundancy()] == [{"member": "b"}]
 
 
 def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(cluster: Cluster) -> None:
