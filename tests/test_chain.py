@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import clock, console, cutover
+from salvor import clock, console, cutover, whole_platform
 from salvor.change import UNSEEN, Decision, Finding, Level, Reachable, State, WayBack, plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
 from salvor.session import aftermath
@@ -19,7 +19,7 @@ from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Restorable, kind
 
-from tests import world
+from tests import trouble, world
 from tests.world import BAD, GOOD, World
 
 
@@ -69,6 +69,45 @@ def test_a_way_that_loses_more_than_is_allowed_says_so_before_it_is_approved(
     assert said in capsys.readouterr().out
     console.recover(place.session(), Plain(), plan_only=True)
     assert said in capsys.readouterr().out
+
+
+def test_yes_does_not_stand_for_a_loss_that_room_on_a_disk_would_spare(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inventory = place.root / "inventory/world.yaml"
+    described = inventory.read_text()
+    inventory.write_text(described.replace("kind: folder,", "kind: folder, loses: 172800, with_room_loses: 5,"))
+    place.damage()
+    before = everything(place.root)
+    hash_ = place.session().plan().hash
+    said = (
+        "copy would lose 2 d 0 h of store, more than the 24 h 00 min that are allowed; replay would lose 5.0 s, and "
+        "lacks room: it needs 9 MB, where 1 MB are free."
+    )
+    for _ in range(2):
+        with pytest.raises(CannotError) as refused:
+            recover(place)
+        assert said in refused.value.what
+        assert f"make room, then the same command; or, to lose that, the same command with --approve={hash_}" in (
+            refused.value.hint
+        )
+    with pytest.raises(CannotError, match="lacks room"):
+        whole_platform.restore("world", Plain(), whole_platform.Asked(), yes=True)
+    assert everything(place.root) == before
+    assert f"NOTE: {said}" in capsys.readouterr().out
+    console.recover(place.session(), Plain(), "isolate", yes=True)  # a fence loses nothing
+    with pytest.raises(CannotError, match="lacks room") as refused:
+        recover(place)
+    assert f"then inv undo --incident={place.journals()[0].lines[0]['incident']}, then" in refused.value.hint
+    trouble.order(place.root, "store", "promote", "fail")
+    with pytest.raises(CannotError, match="does not want"):
+        console.recover(place.session(), Plain(), approve=place.session().plan().hash)
+    recover(place)  # what was read and approved goes on
+    assert place.live == GOOD
+    inventory.write_text(described.replace("kind: folder,", "kind: folder, loses: 60, with_room_loses: 5,"))
+    place.damage()
+    recover(place)  # within what is allowed
+    assert place.live == GOOD
 
 
 def test_what_was_written_since_the_failure_is_said_not_to_come_back(

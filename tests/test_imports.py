@@ -38,7 +38,7 @@ MAY = {
     "fleet": {"clock", "errors", "shell", "ssh"},
     "journal": DATA | {"bucket", "clone", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},
     "run": DATA | {"incident", "journal", "outgoing", "plain", "plan", "refuse", "secrets", "steps"},
-    "refuse": {"change", "errors", "incident", "plan", "secrets"},
+    "refuse": DATA | {"incident", "plan", "secrets"},
     "outgoing": {"change", "errors", "plan", "secrets"},
     "plan": DATA | {"secrets"},
     "undo": DATA | {"incident", "journal", "plan"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -274,7 +274,8 @@ class WayBack:
     `arguments` are those of `stage` (None: nothing needs to be staged, a standby is there); `stage` names what is
     verified and promoted, and `identity` is its identity where that is known before (a standby's).
     `loses` is the expected RPO: how much of the newest data this way would lose. `address` is where it will be live,
-    `machine` the machine there, as the inventory names it (empty: it does not).
+    `machine` the machine there, as the inventory names it (empty: it does not). `lacks_room`: it is not possible, and
+    would be with more room on a disk.
     """
 
     name: str
@@ -291,12 +292,17 @@ class WayBack:
     takes: float | None = None
     loses: float | None = None
     machine: str = ""
+    lacks_room: bool = False
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> WayBack:
         """The WayBack that `asdict` wrote."""
         undo = data.get("promote_undo")
         return WayBack(**{**data, "promote_undo": Undo(**undo) if undo else None})
+
+    def closed(self, why: str) -> WayBack:
+        """The same way, which is not possible, however much room there is."""
+        return replace(self, possible=False, why=why, lacks_room=False)
 
 
 @dataclass(frozen=True)

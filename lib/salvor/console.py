@@ -59,8 +59,8 @@ def ask(
     one: str = "",
 ) -> str:
     """Show a plan and have it approved; how it was, or empty when there is nothing to carry out. Raises as `approval`
-    (which says what `one` is) and as `refuse.early`, and CannotError when the service does not do its work although
-    nothing of its own is broken.
+    (which says what `one` is), `refuse.early` and `refuse.needless_loss`, and CannotError when the service does not do
+    its work although nothing of its own is broken.
     """
     incident = session.incident
     if not plan_only:
@@ -87,6 +87,8 @@ def ask(
         shown.tell(f"Nothing left to do in {incident.id}, which brought it back; how that went:")
         show_end(session, shown)
         return ""
+    if yes and not approve:
+        refuse.needless_loss(plan, incident, one)
     return approval(shown, plan.changes, approve=approve, yes=yes, one=one, earlier=incident.approvals)
 
 
@@ -182,7 +184,9 @@ def _warn_of_loss(session: Session, shown: Watcher, decided: Sequence[Decision])
                 f"({clock.write_duration(clock.age(earlier).total_seconds())}) does not come back; "
                 "what is live now is kept until inv discard."
             )
-        if each.way.loses is not None and each.way.loses > incident.service.rpo:
+        if told := refuse.spared_by_room(each, incident.service.rpo):
+            shown.tell(f"NOTE: {told}")
+        elif each.way.loses is not None and each.way.loses > incident.service.rpo:
             known = "" if incident.failed_at else " If you know when the damage began, --failed-at=TIME may spare that."
             shown.tell(
                 f"NOTE: {each.way.name} would lose {clock.write_duration(each.way.loses)} of {each.system}, more than "

@@ -67,6 +67,10 @@ class CommandError(CannotError):
         self.stderr = stderr
 
 
+class NoRoomError(CannotError):
+    """A disk lacks room for it: with more room it can be done."""
+
+
 class RefusedError(CannotError):
     """Whoever was asked answered, and said no: to ask for something else makes sense."""
 

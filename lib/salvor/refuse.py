@@ -4,10 +4,12 @@ not pass, an outcome that is not known. Each says so to the operator, by raising
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from salvor.change import ONE_ARCHIVE, Change, Finding, Level
-from salvor.errors import NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError
+from salvor import clock
+from salvor.change import ONE_ARCHIVE, Change, Decision, Finding, Level
+from salvor.errors import CannotError, NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError
 from salvor.incident import Incident
 from salvor.plan import Plan, PlannedStep, describe
 from salvor.secrets import mask
@@ -97,6 +99,40 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
             before = ", ".join(sorted(incident.placed))
             safe = f"only {before} went live before, and nothing else was cut over" if before else _UNTOUCHED
         raise NotProvenError(f"{planned.name} did not pass:\n{_found(bad)}", safe=safe, hint=hint)
+
+
+def needless_loss(plan: Plan, incident: Incident, one: str = "") -> None:
+    """Raises CannotError when nobody read what a plan would lose: more than the service allows, where a way that loses
+    less lacks room only. What was approved before is not asked about again. `one`: as for `approval`.
+    """
+    approved = {key for keys in incident.approvals.values() for key in keys}
+    leads_on = {one.system for one in plan.changes if one.verb in ("stage", "promote") and one.key not in approved}
+    decided = [each for step in plan.steps for each in step.decisions] or list(incident.decisions.values())
+    for each in decided:
+        if each.system in leads_on and (told := spared_by_room(each, incident.service.rpo)):
+            rest = f"inv undo --incident={incident.id}, then " if incident.decisions else ""
+            raise CannotError(
+                f"--yes does not stand for a loss that is not needed. {told}",
+                safe="nothing was changed",
+                hint=f"make room, then {rest}the same command; or, to lose that, the same command with "
+                f"{f'{one} --approve={plan.hash}'.strip()} in the place of --yes",
+            )
+
+
+def spared_by_room(decision: Decision, rpo: float) -> str:
+    """What the chosen way would lose beyond the `rpo` (seconds) that another one, which lacks room only, would not;
+    empty when there is no such way.
+    """
+    chosen = math.inf if decision.way.loses is None else decision.way.loses
+    lacking = [way for way in decision.others if way.lacks_room and way.loses is not None and way.loses < chosen]
+    if chosen <= rpo or not lacking:
+        return ""
+    best = min(lacking, key=lambda way: way.loses or 0.0)
+    loses = f"lose {clock.write_duration(chosen)}" if math.isfinite(chosen) else "lose nobody knows how much"
+    return (
+        f"{decision.way.name} would {loses} of {decision.system}, more than the {clock.write_duration(rpo)} that are "
+        f"allowed; {best.name} would lose {clock.write_duration(best.loses)}, and lacks room: {best.why}."
+    )
 
 
 def _found(bad: Iterable[Finding]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -82,9 +82,6 @@ class Wish:
         """These ways, as the runbook orders and allows them; what is possible comes first."""
         places = {name: place for place, name in enumerate(self.ways)}
         allowed = [
-            way
-            if not self.ways or way.name in places
-            else replace(way, possible=False, why="the runbook does not allow it")
-            for way in ways
+            way if not self.ways or way.name in places else way.closed("the runbook does not allow it") for way in ways
         ]
         return sorted(allowed, key=lambda way: (not way.possible, places.get(way.name, len(places))))

@@ -26,6 +26,7 @@ class Settings(system.Settings):
     root: Path
     goes_back: bool = True
     loses: float | None = None
+    with_room_loses: float | None = None
 
     @property
     def places(self) -> frozenset[str]:
@@ -92,7 +93,12 @@ class Folder(Restorable):
         identity, goes_back = self._identity(self.live), self.settings.goes_back
         if not found:
             return [WayBack("copy", False, f"no backup {wish.source}")]
+        with_room = self.settings.with_room_loses
+        lacking = [] if with_room is None else [
+            WayBack("replay", False, "it needs 9 MB, where 1 MB are free", loses=with_room, lacks_room=True)
+        ]  # fmt: skip
         return [
+            *lacking,
             WayBack(
                 "copy", True, f"backup {found[0].id}", stage="side-folder", backup=found[0].id,
                 arguments={"stage": "side-folder", "backup": found[0].id},

@@ -185,6 +185,8 @@ class Live(Walk):
         """How the parameter approves this plan of the whole chain. Raises PlanMovedError when it does not."""
         approve, earlier = self._given["approve"], self._session.incident.approvals
         yes = approve == YES
+        if yes:
+            refuse.needless_loss(plan, self._session.incident)
         how = approval(Plain(), plan.changes, approve="" if yes else approve, yes=yes, earlier=earlier)
         return f"{how}, by the notebook's parameter"
 

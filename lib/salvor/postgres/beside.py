@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, NoRoomError, UsageError
 from salvor.postgres.look import MARKER
 from salvor.postgres.server import Server
 
@@ -196,7 +196,7 @@ done
 
 def room_for(server: Server, size: int, tablespaces: Collection[str] = ()) -> None:
     """See that a copy of `size` bytes can stand beside the data directory, what it has in `tablespaces` (their paths)
-    beside those. Raises CannotError with the figures.
+    beside those. Raises NoRoomError with the figures.
     """
     result = server.shell.run(["sh", "-c", _ROOM, "sh", server.data, *tablespaces], deadline=_ROOM_SECONDS, check=False)
     if result.exit_code == 44:
@@ -218,7 +218,7 @@ def room_for(server: Server, size: int, tablespaces: Collection[str] = ()) -> No
     for disk, free, _, folder in reversed(disks):
         needed, left = needs[disk], int(free) * 1024
         if left < needed:
-            raise CannotError(
+            raise NoRoomError(
                 f"The stage needs {-(-needed // 10**6):,} MB beside {server.data if disk == here else folder} on "
                 f"{server.shell.where}, where {left // 10**6:,} MB are free.",
                 safe="nothing was changed",

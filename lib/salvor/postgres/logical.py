@@ -82,7 +82,7 @@ def unless_shared(system: Postgres, seen: View, found: list[WayBack]) -> list[Wa
     if not others:
         return found
     why = f"{', '.join(sorted(others))} share the cluster and work: this way would take them back too"
-    return [replace(way, possible=False, why=why) if way.possible or way.name == "physical" else way for way in found]
+    return [way.closed(why) if way.possible or way.name == "physical" else way for way in found]
 
 
 def _ours(seen: Seen) -> bool:

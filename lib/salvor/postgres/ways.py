@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import datetime
 
 from salvor import clock
 from salvor.change import Reachable, Undo, WayBack
-from salvor.errors import CannotError, SalvorError
+from salvor.errors import CannotError, NoRoomError, SalvorError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, Sighting, View
@@ -38,7 +37,7 @@ def unless_left_behind(site: Site, seen: View, way: WayBack) -> WayBack:
     except CannotError:
         return way
     told = f"the archive has timeline {newer}, begun after the newest commit that a standby has: none followed it"
-    return replace(way, possible=False, why=told) if newer else way
+    return way.closed(told) if newer else way
 
 
 def _begun_without_standbys(repository: Repository, seen: View) -> int | None:
@@ -98,7 +97,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     timeline = lineage.live_at(moment) if moment else lineage.current
     backup = _backup(stored, lineage, timeline, target, wish)
     _fits(backup, member, installed.result())
-    _has_room(repository, backup, member)
+    lack = _lack_of_room(repository, backup, member)
     identity = seen.primary.identity
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
     unfenced = wish.override(PROMOTE_WITHOUT_FENCE)
@@ -116,8 +115,8 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
             why += "" if overrides else f"; carried out only with --override='{ACCEPT_MISSING_WAL}=REASON'"
     return WayBack(
         "physical",
-        True,
-        f"{backup.kind} backup {backup.label} of {clock.write_time(backup.stopped)}, {why}",
+        not lack,
+        lack or f"{backup.kind} backup {backup.label} of {clock.write_time(backup.stopped)}, {why}",
         stage=STAGE,
         address=member.server.address,
         backup=backup.label,
@@ -138,6 +137,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
         promote_undo=Undo("demote", {"identity": identity, "stage": STAGE, "member": member.name}),
         loses=loses,
         machine=member.machine,
+        lacks_room=bool(lack),
     )
 
 
@@ -248,12 +248,18 @@ def _fits(backup: Stored, member: Member, installed: str) -> None:
         raise _Closed(f"the backup is of PostgreSQL {backup.version}, and {member.server.programs} has {installed}")
 
 
-def _has_room(repository: Repository, backup: Stored, member: Member) -> None:
-    """That the backup fits beside the data directory; the repository is asked for its tablespaces if it does not."""
+def _lack_of_room(repository: Repository, backup: Stored, member: Member) -> str:
+    """Why the backup does not fit beside the data directory, empty when it does; the repository is asked for its
+    tablespaces if it does not.
+    """
     try:
         beside.room_for(member.server, backup.size)
-    except CannotError:
-        beside.room_for(member.server, backup.size, repository.elsewhere(backup.label).tablespaces.values())
+    except NoRoomError:
+        try:
+            beside.room_for(member.server, backup.size, repository.elsewhere(backup.label).tablespaces.values())
+        except NoRoomError as error:
+            return error.reason
+    return ""
 
 
 def _archived(repository: Repository) -> frozenset[str] | None:

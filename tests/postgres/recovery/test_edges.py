@@ -73,8 +73,9 @@ def test_a_disk_that_would_fill_is_found_before_it_begins(
     for name in ("physical", "logical"):
         assert way(name, room.free // 2).possible, name
         full = way(name, 2 * room.total)
-        assert not full.possible, name
+        assert (full.possible, full.lacks_room) == (False, name == "physical"), name
         assert re.search(r"needs [\d,]+ MB beside .*/a/data on this machine, where [\d,]+ MB are free", full.why), name
+        assert full.loses == (0.0 if name == "physical" else None), "what it would lose with more room"
     df = cluster.sandbox.root / "nine-megabytes" / "df"
     df.parent.mkdir()
     df.parent.chmod(0o755)
