@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -261,6 +262,8 @@ def test_one_service_alone_is_looked_at_alone(drilled: World) -> None:
 
 
 def test_a_system_that_hangs_holds_up_no_other(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    door = f"{{port: {silent.getsockname()[1]}, user: x, agent: false}}"
     fifo = drilled.root / "hangs" / "fence"
     fifo.parent.mkdir()
     os.mkfifo(fifo)  # whoever reads it waits
@@ -269,14 +272,19 @@ def test_a_system_that_hangs_holds_up_no_other(drilled: World, monkeypatch: pyte
         systems=(
             f"  stuck: {{kind: folder, root: {fifo.parent}}}\n"
             f"  door: {{kind: pointer, path: {fifo}, leads_to: stuck}}\n"
+            f"  far: {{kind: application, address: 127.0.0.1, ssh: {door}, service: x}}\n"
         ),
-        services="  frozen: {rto: 5m, rpo: 1d, systems: [stuck], routes: [door]}\n",
+        services=(
+            "  frozen: {rto: 5m, rpo: 1d, systems: [stuck], routes: [door]}\n"
+            "  shop: {rto: 5m, rpo: 1d, applications: [far]}\n"
+        ),
     )
     monkeypatch.setattr(looks, "DEADLINE", 0.5)
     begun = clock.monotonic()
     try:
         rows = {each.service: each for each in report.look("world").rows}
     finally:
+        silent.close()
         with suppress(OSError):
             os.close(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))  # lets the reader go
     assert clock.monotonic() - begun < 5.0
@@ -284,6 +292,7 @@ def test_a_system_that_hangs_holds_up_no_other(drilled: World, monkeypatch: pyte
     told = {reason.text for reason in rows["frozen"].reasons}
     silence = "no answer within 0.5 s"
     assert {f"stuck gives no answer: {silence}", f"door gives no answer: {silence}", f"door: {silence}"} <= told
+    assert f"machine 127.0.0.1: {silence}" in {reason.text for reason in rows["shop"].reasons}
 
 
 def test_the_inventory_is_held_against_reality(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -83,17 +84,16 @@ def look(platform: Platform, services: Iterable[Service]) -> Seen:
         works["drift", name] = partial(_drift, platform, name, context)
         if issubclass(role, Restorable):
             works["backups", name] = partial(_backups, platform, name, context)
-    works["hosts", ""] = partial(_hosts, platform, names)
+    machines = _Machines(platform, names)
+    works["hosts", ""] = machines.ask
     answers = side_by_side(works)
-    machines = answers.pop(("hosts", ""))
+    late = answers.pop(("hosts", ""))
     drift: dict[str, tuple[Drift, ...]] = {}
     for name in names:
         found = answers["drift", name]
         drift[name] = found if isinstance(found, tuple) else (Drift(name, _said(found)),)
-    if isinstance(machines, Exception):
-        machines = dict.fromkeys(names, (Drift("machines", _said(machines)),))
-    for name, found in machines.items():
-        drift[name] = (*drift[name], *found)
+    for name, found in machines.drift(late):
+        drift[name] = (*drift[name], found)
     return Seen(
         {name: _state(answers["state", name]) for name in names},
         {name: _newest(name, found) for (what, name), found in answers.items() if what == "backups"},
@@ -218,18 +218,34 @@ def _keys(name: str, settings: BaseModel) -> Iterator[Drift]:
                 yield Drift(name, f"the SSH key {key} is not there", f"ls -l {key}")
 
 
-def _hosts(platform: Platform, names: Iterable[str]) -> dict[str, tuple[Drift, ...]]:
-    """The machines of these systems that cannot be reached, or are not who they were, by the names of the systems."""
-    try:
-        places = hosts.places(platform)
-    except UsageError:  # the platform names no machine
-        return {}
-    wanted = {place: set(one.names) & set(names) for place, one in places.items() if one.host.address}
-    asked = {place: places[place].host for place, systems in wanted.items() if systems}
-    found: dict[str, tuple[Drift, ...]] = {}
-    for answered in fleet.each(asked, lambda _, shell: shell.run(["true"], deadline=_CONNECTING), deadline=_CONNECTING):
-        if answered.error:
-            one = Drift(f"machine {answered.host}", _said(answered.error), one_line(answered.error.hint))
-            for system in wanted[answered.host]:
-                found[system] = (*found.get(system, ()), one)
-    return found
+class _Machines:
+    """The machines of some systems: whether each lets us in, and is who it was. What has answered counts, also when not
+    all have within the deadline.
+    """
+
+    def __init__(self, platform: Platform, names: Iterable[str]) -> None:
+        places: Mapping[str, hosts.Place] = {}
+        with suppress(UsageError):  # the platform names no machine
+            places = hosts.places(platform)
+        systems = {place: set(one.names) & set(names) for place, one in places.items() if one.host.address}
+        self._systems = {place: of for place, of in systems.items() if of}
+        self._asked = {place: places[place].host for place in self._systems}
+        self._answered: dict[str, SalvorError | None] = {}
+
+    def ask(self) -> None:
+        """Knock at each."""
+        knock = fleet.each(
+            self._asked, lambda _, shell: shell.run(["true"], deadline=_CONNECTING), deadline=_CONNECTING
+        )
+        for answered in knock:
+            self._answered[answered.host] = answered.error
+
+    def drift(self, late: Exception | None) -> Iterator[tuple[str, Drift]]:
+        """Those that cannot be reached, or are not who they were, with each system there; `late` is why the others have
+        not answered.
+        """
+        for place, systems in self._systems.items():
+            error = self._answered.get(place, late)
+            if error:
+                found = Drift(f"machine {place}", _said(error), one_line(getattr(error, "hint", "")))
+                yield from ((system, found) for system in sorted(systems))
