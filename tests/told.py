@@ -200,7 +200,7 @@ class Teller:
         self.step("verify", inside)
         if level is Level.PASS:
             self.line("proven", system="orders-db", backup="20261121-003000F", identity=STAGED)
-            self.line("measured", newest_commit="2026-11-21T00:31:58.610000+00:00")
+            self.line("measured", newest_commit="2026-11-21T00:31:58.610000+00:00", would_lose=0.51)
         return self
 
     def recover(self) -> Teller:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from salvor import clock, journal
+from salvor import journal
 from salvor.errors import CannotError
 from salvor.journal import story
 from salvor.journal.happened import Story
@@ -124,10 +124,7 @@ def recovered_in(told: Story) -> float | None:
 
 def lost(told: Story) -> float | None:
     """Seconds of the newest data that were lost; of a rehearsal, that would have been. None: not measured."""
-    newest = told.measured.get("newest_commit")
-    if told.runbook != REHEARSAL or newest is None or told.detected_at is None:
-        return told.measured.get("rpo")
-    return max(0.0, (told.detected_at - clock.read_time(newest)).total_seconds())
+    return told.measured.get("would_lose" if told.runbook == REHEARSAL else "rpo")
 
 
 REHEARSAL = "rehearsal"

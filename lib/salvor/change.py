@@ -105,7 +105,7 @@ class Progress:
 @dataclass(frozen=True)
 class Finding:
     """One thing that a check saw: the verdict, the figure, the limit. `evidence` names what it was seen on (an
-    identity).
+    identity). `lacks` is how many seconds of commits a copy is known to lack (None: not known, or not asked).
     """
 
     subject: str
@@ -115,10 +115,11 @@ class Finding:
     limit: str = ""
     detail: str = ""
     evidence: str = ""
+    lacks: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the journal."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> Finding:

@@ -266,10 +266,7 @@ def show_end(session: Session, shown: Watcher) -> None:
             f"  RTO {target(measured.get('rto'), incident.service.rto)}: "
             "from detection to the first good check through the route"
         )
-        shown.tell(
-            f"  RPO {target(measured.get('rpo'), incident.service.rpo)}: "
-            "from the newest commit that survived to the failure"
-        )
+        shown.tell(f"  RPO {target(measured.get('rpo'), incident.service.rpo)}: {measured['rpo_how']}")
         shown.tell(f"  go back:    {_way_back(session)}")
         if incident.broken:  # programs that were started again leave nothing behind
             shown.tell(f"  clear away: inv discard --incident={incident.id}   (removes for good what was live before)")

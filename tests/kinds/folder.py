@@ -27,6 +27,9 @@ class Settings(system.Settings):
     goes_back: bool = True
     loses: float | None = None
     with_room_loses: float | None = None
+    taken: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+    lacks: float | None = None
+    """What a proof of its backup knows to be missing, in seconds."""
 
     @property
     def places(self) -> frozenset[str]:
@@ -64,9 +67,7 @@ class Folder(Restorable):
         staged: tuple[Staged, ...] = ()
         if self._stage().exists():
             whole = (self._stage() / "origin").exists()
-            staged = (
-                Staged("side-folder", self._identity(self._stage()), whole, fresh=datetime(2026, 1, 1, tzinfo=UTC)),
-            )
+            staged = (Staged("side-folder", self._identity(self._stage()), whole, fresh=self.settings.taken),)
         kept = tuple(
             Kept(path.name, self._identity(path), path.name.removeprefix("kept-")) for path in self.root.glob("kept-*")
         )
@@ -111,7 +112,8 @@ class Folder(Restorable):
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         backup = self.root / "backups" / str(way.backup) / "data"
         same = (self._stage() / "data").read_bytes() == backup.read_bytes()
-        yield Finding(self.name, "content", Level.PASS if same else Level.FAIL, evidence=self._identity(self._stage()))
+        level, evidence = Level.PASS if same else Level.FAIL, self._identity(self._stage())
+        yield Finding(self.name, "content", level, evidence=evidence, lacks=self.settings.lacks)
 
     def ask(self, statement: str, where: str) -> Any:
         path = (self._stage() if where == "side-folder" else self.live) / "data"

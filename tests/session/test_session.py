@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.wish import Wish
 
-from tests import trouble
+from tests import trouble, world
 from tests.world import BAD, GOOD, World
 
 
@@ -350,6 +351,43 @@ def test_what_is_lost_counts_until_the_time_asked_for_or_the_failure(
         sitting = opened(place, wish=Wish(at=past(at)), failed_at=past(failed))
         console.recover(sitting, Plain(), yes=True)
     assert sitting.incident.measured["rpo"] == rpo
+
+
+def test_where_the_proof_knows_that_nothing_is_missing_an_old_commit_is_no_loss(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody wrote since: the newest commit is of 00:00, the disaster of no known time, its detection of 00:10."""
+    inventory = place.root / "inventory/world.yaml"
+    inventory.write_text(inventory.read_text().replace("kind: folder,", "kind: folder, lacks: 0.0,"))
+    with clock.use(lambda: datetime(2026, 1, 1, 0, 10, tzinfo=UTC)):
+        console.recover(sitting := place.session(), Plain(), yes=True)
+    assert sitting.incident.measured["rpo"] == 0.0
+    assert "met: nothing is missing: every commit up to the failure" in capsys.readouterr().out
+    console.make_record(sitting, Plain())
+    assert "nothing is missing: every commit" in (sitting.incident.folder / "record.html").read_text()
+
+
+def test_the_loss_of_what_was_cut_over_before_a_break_counts_with_the_rest(
+    place: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = world.make(tmp_path / "two", ("store", "attic"))
+    for name, value in world.environment(two.root).items():
+        monkeypatch.setenv(name, value)
+    inventory = two.root / "inventory/world.yaml"
+    newer = f"kind: folder, taken: 2026-01-01T00:09:00Z, root: {two.root}/attic"
+    inventory.write_text(inventory.read_text().replace(f"kind: folder, root: {two.root}/attic", newer))
+    for name in ("store", "attic"):
+        (two.root / name / "live" / "data").write_text(BAD)
+    trouble.order(two.root, "attic", "promote", "fail")
+    with clock.use(lambda: datetime(2026, 1, 1, 0, 10, tzinfo=UTC)):
+        with pytest.raises(CannotError, match="does not want"):
+            recover(two)
+        console.recover(again := two.session(), Plain(), yes=True)
+    assert again.resumed and again.incident.placed == {"store", "attic"}
+    assert (again.incident.measured["rpo"], again.incident.measured["newest_commit"]) == (
+        600.0,
+        "2026-01-01T00:00:00.000000+00:00",
+    )
 
 
 def test_no_rto_is_measured_against_the_clock_of_another_machine_that_is_ahead(place: World) -> None:

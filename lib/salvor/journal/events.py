@@ -126,6 +126,8 @@ def _measured(line: Mapping[str, Any], change: str) -> str:
     figures = [
         f"{name.upper()} {clock.write_duration(line[name])}" for name in ("rto", "rpo") if line.get(name) is not None
     ]
+    if line.get("would_lose") is not None:
+        figures.append(f"would lose {clock.write_duration(line['would_lose'])}")
     newest = f"newest commit that survived: {line['newest_commit']}" if line.get("newest_commit") else ""
     return "measured " + ", ".join([*figures, newest] if newest else figures)
 

@@ -58,7 +58,8 @@ _COMMIT = re.compile(r"desc: COMMIT(?: PREPARED)? (\S+ \S+) UTC")
 
 
 def missing_commits(primary: Sighting, lsn: int) -> tuple[int, datetime | None] | None:
-    """The commits behind `lsn` in the WAL of a primary that does not answer: how many, and when the last was.
+    """The commits behind `lsn` in the WAL of a primary that does not answer, or is fenced: how many, and when the last
+    was.
 
     None when its WAL cannot be read there, or begins behind `lsn`. Read by pg_waldump from pg_wal itself: no server
     has to run.
@@ -69,7 +70,7 @@ def missing_commits(primary: Sighting, lsn: int) -> tuple[int, datetime | None] 
     size = int(primary.look.control["Bytes per WAL segment"])
     first, before = (name_of(primary.timeline, place, size) for place in (lsn, max(0, lsn - 1)))
     script = r"""
-        cd -- "$2/pg_wal" && { test -r "$5" || test -r "$6"; } || exit 44
+        command -v -- "$1" >/dev/null && cd -- "$2/pg_wal" && { test -r "$5" || test -r "$6"; } || exit 44
         "$1" --path="$2/pg_wal" --timeline="$3" --start="$4" --rmgr=Transaction 2>/dev/null |
             grep -e 'desc: COMMIT' | sed -n -e '$p' -e '$='
     """

@@ -40,6 +40,7 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
     yield _same_cluster(subject, seen.look, view.primary.look, evidence)
     lag = lag_of(seen, view.primary)
     late = lag.seconds is not None and lag.seconds > wish.rpo
+    # What it received and has not replayed may end amid a commit, which is then missing and not counted.
     yield Finding(
         subject,
         "freshness",
@@ -48,6 +49,7 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
         limit=clock.write_duration(wish.rpo),
         detail=lag.why,
         evidence=evidence,
+        lacks=lag.seconds if view.primary.facts or seen.facts.lsn >= seen.facts.received else None,
     )
     yield _checksums(subject, seen.look, seen.facts, evidence)
     yield from libraries.check(subject, seen.member.server, evidence)
@@ -141,15 +143,19 @@ def _fresh(
     if kind in ("time", "before"):
         asked = clock.read_time(value)
         beyond = bool(facts.fresh and facts.fresh > asked)
+        earlier = marker.get("stopped_before_drop_of")
+        why = "as none came after it" if marker.get(EVERYTHING) else "as recovery paused at the first one after it"
         return Finding(
             subject,
             "freshness",
             Level.FAIL if beyond else Level.PASS,
             figure=newest,
             limit=clock.write_time(asked),
-            detail="every commit up to the time asked for, as "
-            + ("none came after it" if marker.get(EVERYTHING) else "recovery paused at the first one after it"),
+            detail=f"every commit up to where the DROP of the database {earlier} began"
+            if earlier
+            else f"every commit up to the time asked for, {why}",
             evidence=evidence,
+            lacks=None if beyond or earlier else 0.0,
         )
     if kind != "latest":
         return Finding(subject, "freshness", Level.PASS, figure=newest, detail="as asked for", evidence=evidence)
@@ -163,18 +169,16 @@ def _fresh(
         limit=clock.write_duration(wish.rpo),
         detail=detail,
         evidence=evidence,
+        lacks=seconds,
     )
 
 
 def _lost(facts: Facts, primary: Sighting) -> tuple[float | None, str]:
     """Seconds of commits that the old primary had and the stage has not; None when that cannot be told."""
-    if primary.facts and primary.is_fenced:
-        newest = primary.facts.fresh if primary.facts.fresh != primary.facts.now else None
-        if newest is None:
-            behind = primary.facts.lsn - facts.lsn
-            return None, f"the old primary is {behind} bytes of WAL ahead; it does not track the times of commits"
-        return _seconds(newest, facts.fresh), "compared with the newest commit of the old primary"
-    commits = missing_commits(primary, facts.lsn) if not primary.facts else None
+    there = primary.facts if primary.is_fenced else None
+    if there and there.fresh and there.fresh != there.now:
+        return _seconds(there.fresh, facts.fresh), "compared with the newest commit of the old primary"
+    commits = missing_commits(primary, facts.lsn) if primary.is_fenced or not primary.facts else None
     if commits is None:
         return None, "what the primary had more cannot be told; everything that was archived is there"
     count, last = commits

@@ -11,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from salvor import clock, cutover, journal, runbook_files
+from salvor import clock, cutover, journal, loss, runbook_files
 from salvor.approval.waiting import Gate
 from salvor.change import Change, Finding, WayBack
 from salvor.errors import CannotError, PlanMovedError, SalvorError, UsageError
@@ -257,7 +257,7 @@ class Session:
             if self._status and not self.incident.recovered_once:
                 self._status.ask()
         if name == "verify":
-            self._note_proven()
+            self._note_proven(planned.findings)
         if name == "reroute" and self.incident.decisions and not self.incident.recovered_once:
             self._measure_recovery()
         return planned
@@ -271,33 +271,47 @@ class Session:
         self.incident.error = mask(error.what if isinstance(error, SalvorError) else f"{type(error).__name__}: {error}")
         self.runner.note("failed", text=str(error) or type(error).__name__)
 
-    def _note_proven(self) -> None:
-        """Which backups passed, and the newest commit in what will be promoted: after the cutover new ones come, and
-        hide it.
-        """
+    def _note_proven(self, findings: Sequence[Finding]) -> None:
+        """Which backups passed, and what survives in the copies: after the cutover new commits come, and hide it."""
         assert self.runner.journal
-        found = [(broken, cutover.staged(self.incident, broken)) for broken in self.incident.broken]
-        copies = [(broken, staged) for broken, staged in found if staged]
-        for broken, staged in copies:
-            backup = staged.backup or broken.decision.way.backup
-            self.runner.journal.append("proven", system=broken.system.name, backup=backup, identity=staged.identity)
-        fresh = [staged.fresh for _, staged in copies if staged.fresh]
-        if fresh and len(fresh) == len(copies):
-            self._measured(newest_commit=clock.write_time(min(fresh)))
+        incident = self.incident
+        for broken in incident.broken:
+            staged = cutover.staged(incident, broken)
+            if not staged:  # its cutover is done, by an earlier call
+                continue
+            lacks = [one.lacks for one in findings if one.evidence == staged.identity and one.lacks is not None]
+            proven = self.runner.journal.append(
+                "proven",
+                system=broken.system.name,
+                backup=staged.backup or broken.decision.way.backup,
+                identity=staged.identity,
+                newest_commit=clock.write_time(staged.fresh) if staged.fresh else None,
+                lacks=max(lacks, default=None),
+            )
+            incident.learn(proven)
+        copies = self._survived()
+        newest = [copy.newest for copy in copies if copy and copy.newest]
+        if newest and len(newest) == len(copies):
+            self._measured(newest_commit=clock.write_time(min(newest)), would_lose=self._loses()[0])
+
+    def _survived(self) -> list[loss.Survived | None]:
+        return [self.incident.survived.get(broken.system.name) for broken in self.incident.broken]
+
+    def _loses(self) -> tuple[float | None, str]:
+        """The RPO in seconds, and how it was measured."""
+        incident = self.incident
+        until = incident.wish.at or incident.failed_at or incident.detected_at
+        return loss.rpo(self._survived(), min(until, incident.detected_at))
 
     def _measure_recovery(self) -> None:
-        """RTO: from detection to the first good check through the route. RPO: from the newest commit that survived to
-        the failure.
-        """
+        """RTO: from detection to the first good check through the route. RPO: what the proven copies lose."""
         good_at, incident = clock.now(), self.incident
-        newest = incident.measured.get("newest_commit")
-        until = incident.wish.at or incident.failed_at or incident.detected_at
-        lost = (min(until, incident.detected_at) - clock.read_time(newest)).total_seconds() if newest else None
-        rpo = max(0.0, lost) if lost is not None else None if incident.broken else 0.0  # no data was touched
+        rpo, how = self._loses()
         took = (good_at - incident.detected_at).total_seconds()
         self._measured(
             rto=round(took, 3) if took >= 0 else None,  # detected by another machine's clock, which is ahead
-            rpo=round(rpo, 3) if rpo is not None else None,
+            rpo=rpo,
+            rpo_how=how,
             good_at=clock.write_time(good_at),
             rto_target=incident.service.rto,
             rpo_target=incident.service.rpo,

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import time
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -16,6 +17,7 @@ import yaml
 from salvor import console, journal
 from salvor.change import ABSENT, UNSEEN, Reachable
 from salvor.errors import CannotError
+from salvor.postgres.failover import missing_commits
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -36,10 +38,17 @@ def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster) -> None:
     assert (state.reachable, state.writable) == (Reachable.DOWN, None)
     way = cluster.way("failover", WISH)
     assert way.loses == 0.0, way.why
+    view = cluster.system.site.view()
+    dead, received = view.of("a"), view.of("b").facts.received  # type: ignore[union-attr]
+    without = replace(dead.member, server=replace(dead.member.server, programs="/nowhere"))
+    assert missing_commits(dead, received) == (0, None)
+    assert missing_commits(replace(dead, member=without), received) is None, "what nobody read is no zero"
 
     with pytest.raises(CannotError, match="not known that the old primary cannot write"):
         cluster.do("promote", **way.promote)
 
+    proof = {finding.check: finding for finding in cluster.system.verify(way, WISH)}
+    assert proof["freshness"].lacks == 0.0, proof["freshness"]
     cluster.recover(way, state.identity)
     after = cluster.observe()
     assert is_up(after) and after.identity == way.identity and after.address == "127.0.0.12"
