@@ -163,7 +163,7 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
         reachable, detail = _make_room(server)
     if reachable is Reachable.UP:
         yield Progress(0, None, "", "ending the sessions")
-        _end_sessions(server)
+        _shut_out_the_others(server)
     elif server.processes():
         yield Progress(0, None, "", f"killing it: {detail}")
         server.kill()
@@ -180,6 +180,31 @@ def _not_let_in(server: Server, detail: str, safe: str) -> CannotError:
         safe=safe,
         hint="mend the operator's password (systems: operator: password), then run the same command again",
     )
+
+
+def _shut_out_the_others(server: Server) -> None:
+    """End every other session. Takes the block out again, and raises CannotError, when it keeps the operator out too:
+    the rules below it may let that role in without its password.
+    """
+    import psycopg
+
+    try:
+        _end_sessions(server)
+        _, detail = server.probe()
+    except psycopg.OperationalError as error:
+        if "authentication failed" not in str(error):
+            raise
+        detail = " ".join(str(error).split())
+    if "authentication failed" in detail:
+        remove(server)
+        role = server.operator.user
+        raise CannotError(
+            f"The fence of {server.address}:{server.port} kept out the operator {role!r} too, as it lets that role in "
+            f"by its password alone: {detail}.",
+            safe="the fence was taken out again, and users get in as before",
+            hint="give the role the password that the inventory has (systems: operator: password), by alter role, or "
+            "mend that one; then the same command again",
+        )
 
 
 _TERMINATE_CLIENTS = r"""

@@ -172,6 +172,18 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     assert cluster.server("a").processes() == pids
     cluster.write("a", 1)
 
+    server = cluster.server("a")
+    access = f"{server.data}/pg_hba.conf"
+    rules = f"host all salvor 127.0.0.0/8 trust\n{cluster.sandbox.shell.read(access)}"
+    cluster.sandbox.shell.write(access, rules)
+    server.reload()
+    assert until(lambda: is_up(system.observe()))
+    with pytest.raises(CannotError, match="kept out the operator 'salvor' too"):
+        list(system.fence(identity=state.identity))
+    assert cluster.sandbox.shell.read(access) == rules
+    assert until(lambda: is_up(system.observe()))
+    cluster.write("a", 1)
+
 
 def promote(system: Postgres, way: WayBack) -> None:
     list(system.apply(Change(system.name, "promote", way.promote, "a test", no_undo="a test")))
