@@ -263,17 +263,37 @@ def protect(
     to the repository of backups is taken in and backed up.
     """
     session = _session(service, platform, shown)
-    changes = tuple(change for system in session.incident.systems for change in system.redundancy(shown.tell))
+    changes, unplanned = _redundancy(session.incident.systems, shown)
+    if unplanned and not changes:
+        raise unplanned[0]
     plan = Plan((PlannedStep("protect", (), (), changes),))
     show_plan(session, shown, plan)
+    for error in unplanned:
+        shown.tell(f"NOTE: this does not do all: {error.reason}.")
     if changes:
         shown.tell("NOTE: after this, inv undo of an earlier incident of the service is refused.")
     if plan_only or not changes:
         return
     amiss = _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))
-    if not amiss:
+    if not amiss and not unplanned:
         shown.tell(f"{service} is protected again.")
     session.incident.look_again()
     if session.incident.kept:
         shown.tell(f"  clear away: inv discard --incident={session.incident.id}   (removes for good what was replaced)")
+    for error in unplanned:
+        raise CannotError(error.what, safe="what was planned above is done", hint=error.hint)
     _require_all(amiss, session.incident, f"inv protect {session.incident.options}")
+
+
+def _redundancy(systems: Sequence[Restorable], shown: Shown) -> tuple[tuple[Change, ...], list[CannotError]]:
+    """What makes these redundant again, and what kept the rest from being planned: a repository that is gone is no
+    reason to leave a standby as it is.
+    """
+    changes, unplanned = [], []
+    for system in systems:
+        try:
+            for change in system.redundancy(shown.tell):
+                changes.append(change)
+        except CannotError as error:
+            unplanned.append(error)
+    return tuple(changes), unplanned

@@ -178,8 +178,18 @@ def test_a_cluster_from_a_dump_is_new_to_the_repository_and_is_protected_again(
     waits: list[str] = []
     assert [one.member.name for one in rebuild.unprotected(look, waits.append)] == ["b"]
     assert (len(views), waits) == (1, []), "nobody waits for a standby of another cluster to follow"
+    repository = fresh_sandbox.root / "repository"
+    repository.rename(gone := repository.with_name("repository.gone"))
+    with pytest.raises(CannotError, match="missing stanza path") as refused:
+        maintenance.protect("orders", "sandbox", Plain(), yes=True)
+    assert refused.value.safe == "what was planned above is done"
+    said = capsys.readouterr().out
+    assert "NOTE: this does not do all: pgBackRest cannot read" in said and "protected again" not in said
+    assert database.streams(fresh_sandbox), "the standby was rebuilt all the same"
+    gone.rename(repository)
+    replaced = re.findall(r"inv discard --incident=(\S+)", said)[-1]
     maintenance.protect("orders", "sandbox", Plain(), yes=True)
-    replaced = re.findall(r"inv discard --incident=(\S+)", capsys.readouterr().out)[-1]
+    assert "protected again" in capsys.readouterr().out
     aftermath.show_incident(replaced, Plain())
     assert f"inv discard --incident={replaced}" in capsys.readouterr().out
     assert list(fresh_sandbox.data("b").parent.glob("data.kept-*"))
