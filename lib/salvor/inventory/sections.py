@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from salvor.errors import UsageError
 from salvor.inventory import located_yaml
@@ -83,15 +86,19 @@ class Sections:
         try:
             return model.model_validate(entry)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
+            first = _most_telling(error.errors(include_url=False, include_input=False))
         inner = tuple(part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
         label = ".".join(str(part) for part in inner) or location[-1]
         place = (*location, *inner)
         if first["type"] == "extra_forbidden":
-            known = ", ".join(info.alias or field for field, info in model.model_fields.items() if field != "name")
-            self.refuse(place, f"{label}: there is no such setting.", f"the settings are: {known}")
+            known = _settings_at(model, inner[:-1])
+            meant = get_close_matches(str(inner[-1]), known, 1)
+            hint = f"did you mean {meant[0]}:?" if meant else f"the settings are: {', '.join(known)}"
+            self.refuse(place, f"{label}: there is no such setting.", hint)
         if first["type"] == "missing":
             self.refuse(place, f"{label}: this setting is missing.", f"add {inner[-1]}: to {location[-1]}")
+        if first["type"] == "tuple_type":
+            self.refuse(place, f"{label}: this is no list.", "put it in brackets: [ONE], [ONE, ANOTHER]")
         hint = "put it in quotes if it is text" if first["type"] == "string_type" else "mend that value"
         self.refuse(place, f"{label}: {first['msg'].removeprefix('Value error, ')}.", hint)
 
@@ -139,3 +146,25 @@ class Sections:
                     hint=f"write one setting: value a line below {name}:, indented",
                 )
             self.entries[section][name] = entry
+
+
+def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first error; of a setting that is missing where another is misspelt, the one of the latter."""
+    misspelt = (one for one in errors if one["type"] == "extra_forbidden" and one["loc"][:-1] == errors[0]["loc"][:-1])
+    return next(misspelt, errors[0]) if errors[0]["type"] == "missing" else errors[0]
+
+
+def _settings_at(model: type[BaseModel], path: Iterable[int | str]) -> list[str]:
+    """The settings that there are at `path` within `model`."""
+    models = [model]
+    for part in path:
+        fields = [info for one in models for field, info in one.model_fields.items() if part in (field, info.alias)]
+        models = [inner for info in fields for inner in _models_in(info.annotation)] or models
+    known = {info.alias or field: None for one in models for field, info in one.model_fields.items()}
+    return [field for field in known if field != "name" or models != [model]]
+
+
+def _models_in(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
