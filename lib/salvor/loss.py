@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
+
+from salvor import clock
 
 UNTOUCHED = "no data was replaced"
 COMPLETE = "nothing is missing: every commit up to the failure, or to the time that was asked for, is there"
@@ -20,6 +23,12 @@ class Survived:
 
     newest: datetime | None
     lacks: float | None
+
+    @staticmethod
+    def read(line: Mapping[str, Any]) -> Survived:
+        """What the journal's line of a proven copy says."""
+        newest = line.get("newest_commit")
+        return Survived(clock.read_time(newest) if newest else None, line.get("lacks"))
 
     def loses(self, failure: datetime) -> float | None:
         """Seconds from its newest commit to the failure, but no more than it is known to lack: on data that nobody

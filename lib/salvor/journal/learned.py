@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from salvor import clock
 from salvor.change import Change, Decision, Finding, Level
-from salvor.loss import Survived
 
 _FRAME = ("n", "at", "by", "kind", "previous")
 """What every line has."""
@@ -46,8 +44,8 @@ class Learned:
     proven: set[str] = field(default_factory=set, repr=False)
     """The identities of the copies that passed `verify` to its end."""
     _proving: dict[str, bool] = field(default_factory=dict, repr=False)
-    survived: dict[str, Survived] = field(default_factory=dict, repr=False)
-    """What the copy of each system holds that was proven last."""
+    survived: dict[str, Mapping[str, Any]] = field(default_factory=dict, repr=False)
+    """The line of the copy of each system that was proven last."""
 
     def learn(self, line: Mapping[str, Any]) -> None:
         """Take in one journal line, as it is written or when the incident is resumed."""
@@ -64,9 +62,7 @@ class Learned:
             case "step" if line["step"] == "verify":
                 self._weigh_all(ended=line["phase"] == "ended")
             case "proven":
-                newest = line.get("newest_commit")
-                survived = Survived(clock.read_time(newest) if newest else None, line.get("lacks"))
-                self.survived[line["system"]] = survived
+                self.survived[line["system"]] = line
             case "approved":
                 self.approvals[line["hash"]] = {change["key"] for change in line["changes"]}
             case "asked":

@@ -295,7 +295,8 @@ class Session:
             self._measured(newest_commit=clock.write_time(min(newest)), would_lose=self._loses()[0])
 
     def _survived(self) -> list[loss.Survived | None]:
-        return [self.incident.survived.get(broken.system.name) for broken in self.incident.broken]
+        lines = [self.incident.survived.get(broken.system.name) for broken in self.incident.broken]
+        return [loss.Survived.read(line) if line else None for line in lines]
 
     def _loses(self) -> tuple[float | None, str]:
         """The RPO in seconds, and how it was measured."""
