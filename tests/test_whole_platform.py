@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from salvor import clock, console, inventory, whole_platform
@@ -92,6 +93,46 @@ def test_what_waits_for_a_failed_one_is_not_begun_and_the_rest_is(place: World) 
     assert len(detected) == 4 and len(set(detected)) == 1  # also of the one that the first call did not begin
 
 
+class KilledBeforeTheSecondTier(Plain):
+    """Where nothing is under way: no incident is open."""
+
+    def tell(self, text: str) -> None:
+        if "(tier 2)" in text:
+            raise KeyboardInterrupt
+        super().tell(text)
+
+
+def test_a_call_that_was_killed_between_two_tiers_goes_on_in_the_same_outage(place: World) -> None:
+    destroy(place)
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    with clock.use(lambda: begun), pytest.raises(KeyboardInterrupt):
+        whole_platform.restore("world", KilledBeforeTheSecondTier(), Asked(), yes=True)
+    assert len(place.journals()) == 1
+    with clock.use(lambda: begun + timedelta(minutes=10)):
+        assert set(restore().values()) == {"back"}
+    rto = {each.lines[0]["service"]: each.of("measured")[-1]["rto"] for each in place.journals()}
+    assert rto == {"things": 0.0, "shop": 600.0, "office": 600.0, "rest": 600.0}
+    (place.root / "shop").write_text("")
+    with clock.use(lambda: begun + timedelta(minutes=20)):
+        assert restore()["shop"] == "back"
+    last = max(place.journals(), key=lambda each: str(each.lines[0]["detected_at"]))
+    assert last.of("measured")[-1]["rto"] == 0.0, "that was another outage"
+
+
+@pytest.mark.parametrize(("hours", "failed"), [(2, None), (0.5, 0.2)])
+def test_what_breaks_later_or_broke_after_that_call_is_another_outage(
+    place: World, hours: float, failed: float | None
+) -> None:
+    destroy(place)
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    with clock.use(lambda: begun), pytest.raises(KeyboardInterrupt):
+        whole_platform.restore("world", KilledBeforeTheSecondTier(), Asked(), yes=True)
+    failed_at = begun + timedelta(hours=failed) if failed else None
+    with clock.use(lambda: begun + timedelta(hours=hours)):
+        whole_platform.restore("world", Plain(), Asked(failed_at=failed_at), yes=True)
+    assert {each.of("measured")[-1]["rto"] for each in place.journals()} == {0.0}
+
+
 def test_damage_was_not_detected_before_it_began_whatever_else_stands_open(place: World) -> None:
     (place.root / "shop").write_text("")
     trouble.order(place.root, "shop", "start", "fail")
@@ -99,8 +140,8 @@ def test_damage_was_not_detected_before_it_began_whatever_else_stands_open(place
         restore()
     began = clock.now()
     place.damage()
-    with pytest.raises(UsageError, match="is open for shop and was begun with other arguments"):
-        whole_platform.restore("world", Plain(), Asked(failed_at=began), yes=True)
+    results = whole_platform.restore("world", Plain(), Asked(failed_at=began), yes=True)
+    assert {each.service.name: each.state for each in results}["shop"] == "back", "it has no data: its incident goes on"
     (things,) = (each for each in place.journals() if each.lines[0]["service"] == "things")
     assert place.live == GOOD
     assert began <= clock.read_time(things.lines[0]["detected_at"])

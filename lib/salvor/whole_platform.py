@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
-from salvor import clock, console, inventory, journal, show
+from salvor import clock, console, inventory, journal, outage, show
 from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
@@ -27,6 +27,7 @@ from salvor.wish import Wish
 
 State = Literal["healthy", "back", "broken", "waits", "not begun", "failed"]
 
+_WELL = ("healthy", "back")
 _AT_ONCE = 8
 _ONE_OUTAGE = timedelta(days=1)
 """An incident that has been under way for longer was given up: what breaks now is another outage."""
@@ -168,14 +169,21 @@ def bring_back(
                     _have_approved(each, shown, begun, plan_only=plan_only, yes=yes)
                 approved += [each for each in planned if each.approved]
                 results |= {each.service.name: each for each in planned if not each.approved}
+            is_real = bool(approved) and asked.purpose == "incident"
+            if is_real:
+                outage.goes_on(platform.name, begun)
             _carry_out(approved, shown)
+            if is_real:  # it may have taken hours
+                outage.goes_on(platform.name, begun)
             results |= {each.service.name: each for each in approved}
+    if not plan_only and asked.purpose == "incident" and all(one.state in _WELL for one in results.values()):
+        outage.is_over(platform.name)
     return [results[service.name] for service in platform.in_order()]
 
 
 def _detected(platform: Platform, asked: Asked) -> datetime:
-    """When the outage was detected: with the first incident of the platform that is still under way, and not of before
-    it began, else now.
+    """When the outage was detected: with the first incident of the platform that is still under way, or with the call
+    that was cut off a moment ago, and not before it began; else now.
     """
     now = clock.now()
     since = f"{now - _ONE_OUTAGE:%Y%m%dT%H%M%SZ}"  # as the names of incidents begin
@@ -184,6 +192,8 @@ def _detected(platform: Platform, asked: Asked) -> datetime:
         one for one in map(brief.read, recent) if one and (one.platform, one.purpose) == (platform.name, asked.purpose)
     ]
     open_since = [one.detected_at for one in told if not (one.good_at or one.is_over)]
+    if noted := outage.begun_at(platform.name):
+        open_since.append(noted)
     return min([now, *(moment for moment in open_since if not asked.failed_at or moment >= asked.failed_at)])
 
 

@@ -73,6 +73,9 @@ def open_session(
             continue
         if session.incident.recovered_once and (session.overrides or _is_broken_again(session.incident)):
             break
+        if failed_at and not (chosen.systems or session.incident.recovered_once):
+            watcher.tell(f"{folder.name} goes on: --failed-at is about data, and {service} has none of its own.")
+            failed_at = session.incident.failed_at
         if _asks_for_another(session.incident, wish, failed_at, runbook_name):
             if session.incident.recovered_once:
                 break
