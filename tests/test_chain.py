@@ -122,6 +122,25 @@ def test_what_was_written_since_the_failure_is_said_not_to_come_back(
     assert "does not come back" not in capsys.readouterr().out
 
 
+def test_who_reads_that_it_failed_reads_that_nobody_can_write(place: World) -> None:
+    def failing(verb: str) -> str:
+        trouble.order(place.root, "store", verb, "fail")
+        with pytest.raises(CannotError, match="does not want") as failed:
+            recover(place)
+        return failed.value.safe
+
+    place.damage()
+    assert failing("fence") == ""
+    incident = str(place.journals()[0].lines[0]["incident"])
+    shut = f"store is fenced by now, so nobody can write there: inv undo --incident={incident} takes that back"
+    assert [failing(verb) for verb in ("stage", "promote")] == [shut, shut]
+    trouble.order(place.root, "store", "demote", "fail")
+    assert recover(place) == incident
+    with pytest.raises(CannotError, match="does not want") as failed:
+        aftermath.undo(incident, Plain(), yes=True)
+    assert failed.value.safe == "", "what is live takes writes still"
+
+
 def test_a_plan_shows_the_whole_chain_and_writes_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:
     place.damage()
     before = everything(place.root)

@@ -9,6 +9,7 @@ from salvor import clock, refuse, show
 from salvor.approval.terminal import approval
 from salvor.change import Decision, Level
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
+from salvor.incident import Incident
 from salvor.journal import Journal
 from salvor.plan import Plan, PlannedStep
 from salvor.run import Watcher
@@ -208,6 +209,20 @@ def make_record(session: Session, shown: Watcher) -> None:
         shown.tell(f"  the record: {show.shortest(folder / record.PAGE)}")
 
 
+def _shut(incident: Incident) -> str:
+    """What users cannot use by now, as this incident shut it and nothing took its place; empty when there is none."""
+    names = [each.system.name for each in incident.broken if each.system.name in incident.fenced - incident.placed]
+    fenced = [name for name in names if incident.observe(incident.system(name)).writable is False]
+    if not fenced:
+        return ""
+    halted = [one.name for one in incident.applications if one.name in incident.halted]
+    stopped = f", and {', '.join(halted)} stopped" if halted else ""
+    return (
+        f"{', '.join(fenced)} {'is' if len(fenced) == 1 else 'are'} fenced by now, so nobody can write there{stopped}: "
+        f"inv undo --incident={incident.id} takes that back"
+    )
+
+
 @contextlib.contextmanager
 def telling_failure(session: Session) -> Iterator[None]:
     """When a recovery fails, tell the people who must know; the error goes on. It has not failed when somebody else
@@ -218,6 +233,8 @@ def telling_failure(session: Session) -> Iterator[None]:
     except HeldError:
         raise
     except Exception as error:
+        if isinstance(error, SalvorError):
+            error.safe = "; ".join(filter(None, [error.safe, _shut(session.incident)]))
         session.failed(error)
         session.tell("failed")
         raise

@@ -39,6 +39,8 @@ class Learned:
     """The systems whose cutover was begun."""
     placed: set[str] = field(default_factory=set, repr=False)
     """The systems whose cutover was made, and not taken back."""
+    fenced: set[str] = field(default_factory=set, repr=False)
+    """The systems that it fenced, in which something may have been opened again since."""
     halted: set[str] = field(default_factory=set, repr=False)
     """The applications that this incident stopped, or began to."""
     proven: set[str] = field(default_factory=set, repr=False)
@@ -85,8 +87,9 @@ class Learned:
             case "outcome" | "observed" if not line.get("undoing"):
                 _, ended = self.interrupted.pop(line["key"], ("", None))
                 self.outcomes[line["key"]] = line["outcome"]
-                if ended is not None and ended.verb == "promote" and line["outcome"] == "done":
-                    self.placed.add(ended.system)
+                if ended is not None and line["outcome"] == "done":
+                    self.placed |= {ended.system} if ended.verb == "promote" else set()
+                    self.fenced |= {ended.system} if ended.verb == "fence" else set()
                 self._told |= ended is not None and ended.verb == "send" and line["outcome"] in ("done", "unknown")
             case "overridden":
                 self.added = {**self.added, **line["overrides"]}
