@@ -12,10 +12,10 @@ from salvor import clock, leftovers
 from salvor.change import Progress
 from salvor.errors import SalvorError
 from salvor.postgres import beside, dropped
-from salvor.postgres.backrest import Repository, recovery_options
+from salvor.postgres.backrest import SPOOL, Repository, recovery_options
 from salvor.postgres.look import Look
 from salvor.postgres.promotion import promote_server
-from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
+from salvor.postgres.replay import ACCEPT_MISSING_WAL, REFUSED, replay, told
 from salvor.postgres.side_directory import APART, SideDirectory
 from salvor.postgres.stage_wal import WAL_WAS_AT, salvage
 from salvor.postgres.wal import read_lsn
@@ -196,7 +196,7 @@ class Physical(SideDirectory):
             configured |= self.stage.settings(*_ROOM)
         overrides = self._overrides(looks, configured)
         if beside.read_marker(looks[0].marker).get(EVERYTHING):
-            overrides |= {"restore_command": ""}
+            overrides |= {"restore_command": told("false")}
         self.stage.launch(overrides, looks[0])
         return looks
 
@@ -208,7 +208,7 @@ class Physical(SideDirectory):
             "cluster_name": STAGE,
             "hot_standby": "on",
             "recovery_target_action": "pause",
-            "restore_command": self.repository.archive_get(self.stage.data),
+            "restore_command": told(self.repository.archive_get_ahead(self.stage.data)),
             "primary_conninfo": "",
             "primary_slot_name": "",
             "recovery_min_apply_delay": "0",
@@ -238,7 +238,11 @@ class Physical(SideDirectory):
 
     def _take_out_recovery_settings(self) -> None:
         """What pgBackRest wrote for the recovery, and what it had put out for that. Left there, it would bind the next
-        standby that is copied from this server to the old target."""
+        standby that is copied from this server to the old target. And the WAL that was fetched ahead: what still
+        fetches would make its folder anew, where the stage was.
+        """
+        self._end_leftovers()
+        self.live.shell.run(["rm", "-rf", "--", *(f"{self.stage.data}/{name}" for name in (SPOOL, REFUSED))])
         path = f"{self.stage.data}/postgresql.auto.conf"
         self.live.shell.write(path, without_recovery(self.live.shell.read(path) or ""))
 

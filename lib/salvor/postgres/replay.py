@@ -22,11 +22,17 @@ _REPLAY_SECONDS = 24 * 3600.0
 _GAP_SECONDS = 30.0
 """How long WAL that must be there is waited for: the archive may take it a little later."""
 
+REFUSED = "salvor_refused"
+"""The file in a stage that says which WAL its restore_command did not get last, and in which try."""
+
+# A server rests between two tries only when one takes less than wal_retrieve_retry_interval (xlogrecovery.c), so of a
+# repository that is far away, or does not answer, only that file tells that it was asked in vain.
 _REPLAYED = """
     select pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, pg_last_xact_replay_timestamp(),
       case when pg_is_in_recovery() then pg_is_wal_replay_paused() end,
       exists (select from pg_stat_activity
-        where backend_type = 'startup' and wait_event = 'RecoveryRetrieveRetryInterval')
+        where backend_type = 'startup' and wait_event = 'RecoveryRetrieveRetryInterval'),
+      coalesce(pg_read_file('salvor_refused', 0, 100, true), '')
 """
 
 _HELD = """
@@ -51,6 +57,12 @@ class _Wait:
         self._place: int | str = ""
         self._times = 0
         self._since = 0.0
+        self._refused: str | None = None
+
+    def is_refused_anew(self, refused: str) -> bool:
+        """Whether a try has failed since the last look, by what `REFUSED` says then and now."""
+        before, self._refused = self._refused, refused or self._refused
+        return bool(refused) and before not in (None, refused)
 
     def see(self, place: int | str) -> None:
         if place != self._place:
@@ -80,6 +92,11 @@ def replay(stage: Server, target: str, known_end: int) -> Generator[Progress, No
     return rest.at_target
 
 
+def told(restore_command: str) -> str:
+    """A restore_command that says in `REFUSED` when it was of no avail: the shell's number tells two tries apart."""
+    return f'{restore_command} || {{ code=$?; echo "%f $$" > {REFUSED}; exit $code; }}'
+
+
 def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator[Progress, None, _Rest]:
     import psycopg
 
@@ -103,7 +120,10 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
                 processes = stage.all_processes()
                 if not processes:
                     raise _not_begun(stage, target) from None
-                if segment := _not_given(stage, processes):
+                awaited, refused = _not_given(stage, processes)
+                if waiting.is_refused_anew(refused):
+                    awaited = refused[:24]
+                if segment := awaited:
                     waiting.see(segment)
                     if waiting.is_settled and waiting.seconds > _GAP_SECONDS:
                         raise _inconsistent(stage, segment) from None
@@ -111,7 +131,7 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
             pause(begun, most=0.05)
             continue
         assert row
-        in_recovery, lsn, newest, paused, waits = row
+        in_recovery, lsn, newest, paused, waits, refused = row
         now = read_lsn(lsn) if lsn else 0
         if not in_recovery:
             return _Rest(True, now, newest)  # a promotion of it was begun by an earlier call
@@ -122,7 +142,7 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
             _no_pause_for_lack_of_room(stage)
             if target != "latest":
                 return _Rest(True, now, newest)
-        if waits:
+        if waiting.is_refused_anew(refused) or waits:
             waiting.see(now)
             if waiting.is_settled:
                 if now >= known_end and (known_end or target == "latest"):
@@ -135,21 +155,24 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
         pause(begun, most=0.05)
 
 
-# While a server starts, only the title of its process says what it waits for (XLogFileRead in xlogrecovery.c), also
-# while restore_command, its only child, fetches it: of a large segment over a slow line for long.
+# While a server starts, the title of its process says what it waits for (XLogFileRead in xlogrecovery.c), also while
+# restore_command, its only child, fetches it: of a large segment over a slow line for long.
 _NOT_GIVEN = r"""
+printf '%s\n' "$(cat -- "$1" 2>/dev/null)"
+shift
 for pid; do
     [ -n "$(cat "/proc/$pid/task/$pid/children")" ] || { tr '\0' ' ' < "/proc/$pid/cmdline"; echo; }
 done 2>/dev/null | sed -n 's/.*startup waiting for \([0-9A-F]\{24\}\).*/\1/p'
 """
 
 
-def _not_given(stage: Server, processes: Sequence[Process]) -> str:
+def _not_given(stage: Server, processes: Sequence[Process]) -> tuple[str, str]:
     """The WAL segment that a server which is not consistent yet asked for and did not get; empty while it is fetched,
-    or none is awaited.
+    or none is awaited. And what `REFUSED` says of a segment.
     """
-    pids = [str(process.pid) for process in processes]
-    return stage.shell.run(["sh", "-c", _NOT_GIVEN, "sh", *pids], check=False).stdout.strip()
+    argv = ["sh", "-c", _NOT_GIVEN, "sh", f"{stage.data}/{REFUSED}", *(str(process.pid) for process in processes)]
+    refused, *awaited = stage.shell.run(argv, check=False).stdout.split("\n")
+    return "".join(awaited), "" if ".history" in refused else refused
 
 
 def _end_what_was_under_way(stage: Server, rest: _Rest) -> Iterator[Progress]:

@@ -13,8 +13,10 @@ from salvor import clock
 from salvor.change import ABSENT, Level, Reachable
 from salvor.errors import CannotError
 from salvor.postgres import replay
+from salvor.postgres.backrest import SPOOL
 from salvor.postgres.physical import STAGE
 from salvor.sandbox import processes
+from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up
@@ -126,9 +128,12 @@ def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None
     findings = list(cluster.system.verify(way, wish))
     assert {finding.level for finding in findings} == {Level.PASS}, findings
     assert {finding.evidence for finding in findings} == {staged.identity}
+    data, stage = (f"{cluster.server('a').data}{end}" for end in ("", f".salvor-{cluster.system.context.incident}"))
+    assert cluster.sandbox.shell.exists(f"{stage}/{SPOOL}/archive/orders/in"), "WAL is fetched ahead"
 
     cluster.do("promote", **way.promote)
-    log = cluster.sandbox.shell.read(f"{cluster.server('a').data}.salvor-{cluster.system.context.incident}.log")
+    assert not cluster.sandbox.shell.exists(f"{data}/{SPOOL}")
+    log = cluster.sandbox.shell.read(f"{stage}.log")
     assert log and "archive command failed" not in log, "a failing command holds up the stop for two seconds"
     state = cluster.observe()
     assert is_up(state) and state.identity == staged.identity and state.origin == cluster.system.context.incident
@@ -136,7 +141,7 @@ def test_a_wrong_update_is_undone_to_the_moment_before(cluster: Cluster) -> None
     assert cluster.missing("a") == late
     cluster.write("a", 1)
     cluster.do("promote", **way.promote)  # finds its work done
-    auto = cluster.sandbox.shell.read(f"{cluster.server('a').data}/postgresql.auto.conf") or ""
+    auto = cluster.sandbox.shell.read(f"{data}/postgresql.auto.conf") or ""
     assert "recovery_target" not in auto and "restore_command" not in auto
 
     cluster.undo(way.promote_undo)
@@ -397,6 +402,46 @@ def test_a_backup_that_is_not_consistent_without_a_lost_segment_is_said(
     with pytest.raises(CannotError, match=f"{stop}, without which the copy is not consistent") as error:
         cluster.do("stage", **way.arguments)
     assert "older backup" in error.value.hint
+
+
+def far_away(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Its repository answers each time later than PostgreSQL would rest between two tries. (An older build waited for
+    such a rest, for a day.)
+    """
+    monkeypatch.setattr(replay, "_REPLAY_SECONDS", 25.0)
+    program = cluster.sandbox.root / "far"
+    program.write_text('#!/bin/sh\ncase "$*" in *archive-get*) sleep 0.6 ;; esac\nexec pgbackrest "$@"\n')
+    program.chmod(0o755)
+    assert cluster.system.settings.pgbackrest
+    pgbackrest = cluster.system.settings.pgbackrest.model_copy(update={"program": str(program)})
+    settings = cluster.system.settings.model_copy(update={"pgbackrest": pgbackrest})
+    return Cluster(cluster.sandbox, Postgres("orders-db", settings, cluster.system.context), cluster.acknowledged)
+
+
+def test_the_end_of_an_archive_that_is_far_away_is_found(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster.write("a", 5)
+    cluster.crash("a")
+    far = far_away(cluster, monkeypatch)
+    way = far.way("physical", WISH)
+    assert way.arguments
+    far.do("stage", **way.arguments)
+    found = f"select count(*) from orders where reference = '{cluster.acknowledged[-1]}'"  # noqa: S608  a name of our own
+    assert far.system.ask(found, STAGE) == 1
+
+
+def test_wal_comes_one_by_one_where_it_cannot_be_fetched_ahead(cluster: Cluster) -> None:
+    wait_until_archived(cluster)
+    shell, data = cluster.sandbox.shell, cluster.server("b").data
+    shell.write(f"{data}/{SPOOL}", "no folder can be made here")
+    command = cluster.system.site.repository(cluster.system.site.member("b")).archive_get_ahead(data)
+    segment = max(path.name[:24] for path in cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
+    try:
+        for name, exit_code in ((segment, 0), ("0000000100000099000000AA", 1)):
+            asked = command.replace("%f", name).replace("%p", f"{data}/pg_wal/came")
+            assert shell.run(["sh", "-c", asked], check=False).exit_code == exit_code
+        assert shell.exists(f"{data}/pg_wal/came")
+    finally:
+        shell.run(["rm", "-f", "--", f"{data}/{SPOOL}", f"{data}/pg_wal/came"])
 
 
 def test_a_segment_that_takes_long_to_come_is_not_missing(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
