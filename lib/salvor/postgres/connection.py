@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 LOCK_MILLISECONDS = 30_000
 """How long a query waits for somebody's lock, however long it may itself take."""
 
+_ANSWERS = {"DateStyle": "ISO", "IntervalStyle": "postgres", "bytea_output": "hex"}
+"""How a server writes what psycopg reads, whatever its own settings, its database's or the role's say."""
+
 
 @dataclass(frozen=True)
 class Operator:
@@ -43,6 +46,7 @@ def connect(address: str, port: int, database: str, operator: Operator, *, deadl
 
     milliseconds = int(deadline * 1000)
     options = f"-c statement_timeout={milliseconds} -c lock_timeout={min(milliseconds, LOCK_MILLISECONDS)}"
+    options += "".join(f" -c {name}={value}" for name, value in _ANSWERS.items())
     if not writes:
         options += " -c default_transaction_read_only=on"
     return psycopg.connect(
@@ -58,6 +62,7 @@ def connect(address: str, port: int, database: str, operator: Operator, *, deadl
         keepalives_idle=5,
         keepalives_interval=2,
         keepalives_count=3,
+        client_encoding="utf8",  # else a SQL_ASCII database answers in bytes
         options=options,
     )
 

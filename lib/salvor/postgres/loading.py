@@ -97,6 +97,7 @@ def load(
             password=password,
             application_name="salvor",
             connect_timeout=10,
+            client_encoding="utf8",
         )
 
     def as_operator() -> Connection:

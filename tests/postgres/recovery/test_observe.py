@@ -98,6 +98,14 @@ def test_a_machine_that_does_not_answer_is_unknown_and_never_promoted_past(clust
     assert is_up(observe_in_time(system))
 
 
+@pytest.mark.parametrize("setting", ["DateStyle = German", "client_encoding = SQL_ASCII"])  # as of a SQL_ASCII database
+def test_the_form_in_which_the_server_answers_is_ours(cluster: Cluster, setting: str) -> None:
+    with cluster.server("a").session(writes=True) as connection:
+        connection.execute(f"alter role salvor set {setting}".encode())
+    assert is_up(cluster.observe())
+    assert cluster.system.ask("select host(inet_server_addr())", "live") == "127.0.0.11"
+
+
 def test_a_split_brain_is_said(cluster: Cluster) -> None:
     with cluster.server("b").session(writes=True) as connection:
         connection.execute("select pg_promote()")
