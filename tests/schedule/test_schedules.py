@@ -118,6 +118,8 @@ def test_timers_are_installed_once_and_taken_away(on_systemd: On) -> None:
         f"salvor-shop.{name}.{kind}" for name in ("look", "nightly") for kind in ("service", "timer")
     ]
     assert "Persistent=true" in first["salvor-shop.look.timer"]
+    folder = on_systemd.machine.root / "etc" / "systemd" / "system"
+    assert {(folder / name).stat().st_mode & 0o777 for name in first} == {0o644}, "systemd warns of a file of 600"
     said = on_systemd.do("cd /etc/systemd/system && systemd-analyze verify salvor-* 2>&1")
     assert "salvor" not in said, said
     assert "Nothing to do" in on_systemd.inv("schedule.install", "--yes")
@@ -147,6 +149,7 @@ def test_what_was_missed_is_made_up_for_and_every_word_arrives_as_it_was_written
     assert until(lambda: on_systemd.shown()["look"]["result"] == "success"), on_systemd.inv("schedule.show")
     on_systemd.inv("schedule.remove", "--yes")
     assert not on_systemd.do("systemctl list-units --all --no-legend 'salvor-*'"), "nor as one that failed"
+    assert not on_systemd.do(f"ls {stamp} 2>/dev/null || true"), "a later one of that name has missed nothing"
 
 
 def test_what_moved_was_changed_by_hand_or_is_not_named_any_more_is_mended(on_systemd: On) -> None:
@@ -189,11 +192,28 @@ def test_timers_of_a_user_need_that_users_systemd_which_may_end_with_the_login(o
 
 def test_what_is_disabled_or_was_not_loaded_is_not_as_installed(on_systemd: On) -> None:
     there = Systemd(on_systemd.shell, Caller(platform="shop", python="/bin/true", folder="/", stamps="/tmp/stamps"))
-    for trouble in ("systemctl disable salvor-shop.look.timer", "touch /etc/systemd/system/salvor-shop.look.timer"):
+    timer = "salvor-shop.look.timer"
+    for trouble in (f"systemctl disable {timer}", f"systemctl stop {timer}", f"touch /etc/systemd/system/{timer}"):
         there.put("look", "03:00", ["status"])
         assert there.installed()["look"].says("03:00", ["status"])
         on_systemd.do(trouble)
         assert not there.installed()["look"].says("03:00", ["status"]), trouble
+    there.remove("look")
+
+
+def test_the_folder_and_a_run_that_has_not_ended_are_as_they_are(on_systemd: On) -> None:
+    on_systemd.do("mkdir -p '/srv/100%n i'; ln -sf /bin/sleep '/srv/100%n i/wait'")
+    caller = Caller(platform="shop", python="/srv/100%n i/wait", folder="/srv/100%n i", stamps="/tmp/stamps")
+    there = Systemd(on_systemd.shell, caller)
+    there.put("look", "03:00", ["100"])
+    on_systemd.do(
+        "cd /etc/systemd/system && sed -i 's/ -m invoke//' salvor-shop.look.service && systemctl daemon-reload && "
+        "systemctl start --no-block salvor-shop.look.service"
+    )
+    assert until(lambda: there.installed()["look"].result == "runs now")
+    assert there.installed()["look"].last is not None
+    assert "/srv/100%n i" in on_systemd.do("systemctl show -p WorkingDirectory --value salvor-shop.look.service")
+    on_systemd.do("systemctl stop salvor-shop.look.service")
     there.remove("look")
 
 
