@@ -43,7 +43,8 @@ def unprotected(look: Callable[[], View], tell: Callable[[str], object]) -> list
         primary = seen.primary
         if not primary.is_up or primary.is_fenced:
             return []
-        found = [one for one in seen.sightings if one is not primary and one.look and not _follows(one, primary)]
+        following = _following(seen)
+        found = [one for one in seen.sightings if one is not primary and one.look and one not in following]
         awaited = ", ".join(one.member.name for one in found if _may_follow(one, primary))
         left = until - clock.monotonic()
         if not awaited or left < 0:
@@ -57,6 +58,18 @@ def unprotected(look: Callable[[], View], tell: Callable[[str], object]) -> list
 def _may_follow(one: Sighting, primary: Sighting) -> bool:
     clusters = {one.system_identifier, primary.system_identifier} - {""}
     return bool(one.facts and one.facts.in_recovery and len(clusters) < 2)
+
+
+def _following(seen: View) -> list[Sighting]:
+    """The members that follow the primary, or one that does: a cascade is as it should be."""
+    found: list[Sighting] = []
+    ahead = [seen.primary]
+    while ahead:
+        upstream = ahead.pop()
+        more = [one for one in seen.sightings if one not in (seen.primary, *found) and _follows(one, upstream)]
+        found += more
+        ahead += more
+    return found
 
 
 def _follows(one: Sighting, primary: Sighting) -> bool:

@@ -249,6 +249,7 @@ def test_a_second_standby_takes_over_when_the_first_dies_right_after_its_promoti
     add_standby(cluster, monkeypatch, copied="b", follows="b")
     cluster.write("a", 5)
     first = cluster.other_incident()
+    assert list(first.system.redundancy()) == [], "c follows a by b"
     first.crash("a")
     first.recover(first.way("failover", WISH), first.observe().identity)
     first.write("b", 20)
