@@ -135,6 +135,11 @@ def test_every_override_that_is_named_is_taken() -> None:
             "inv undo, then inv restore without --at, or later",
             "inv undo --incident=I, then inv restore --service=orders --platform=shop without --at, or later",
         ),
+        (
+            "inv restore --from=ID. What is damaged: v1.2",
+            "inv restore --from=ID --service=orders --platform=shop. What is damaged: v1.2",
+        ),
+        ("inv restore --from=/b/o.sql.gz", "inv restore --from=/b/o.sql.gz --service=orders --platform=shop"),
         ("inv hosts.run -- uptime", "inv hosts.run --platform=shop -- uptime"),
         ("inv incidents lists them", "inv incidents lists them"),
         ("inv incident.show --incident=J", "inv incident.show --incident=J"),

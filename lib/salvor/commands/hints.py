@@ -9,7 +9,7 @@ import shlex
 
 from salvor.commands.everything import namespace
 
-_OPTIONS = r"(?: --[a-z][a-z-]*(?:=(?:'[^']*'|[^\s,;:)'\"]+))?)"
+_OPTIONS = r"(?: --[a-z][a-z-]*(?:=(?:'[^']*'|[^\s,;:)'\"]*[^\s,;:)'\".]))?)"
 _COMMAND = re.compile(rf"\binv ([a-z][a-z_.]*[a-z])(?:((?: (?!inv\b)[\w-]+){{0,2}})({_OPTIONS}+))?")
 
 
