@@ -131,7 +131,7 @@ def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:
     if beside.read_marker(copy.look().marker).get(_MARK) != incident:
         server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
         size = ask(primary.member.server, "postgres", "select sum(pg_database_size(oid))::bigint from pg_database")
-        beside.room_for(server, int(size))
+        beside.room_for(server, int(size), _spaces(server, primary.member.server))
         yield from _copy(primary.member.server, server, copy, connection, incident)
         _make_a_standby(copy, connection)
         beside.write_marker(copy, {_MARK: incident})
@@ -197,6 +197,33 @@ def _wal(server: Server, incident: str) -> list[str]:
     return [f"--waldir={place}"] if place else []
 
 
+_SPACES = r"""
+data=$1
+shift
+while [ $# -gt 0 ]; do
+    readlink -- "$data/pg_tblspc/$1" || echo "$2"
+    shift 2
+done
+"""
+
+
+def _spaces(server: Server, primary: Server) -> list[str]:
+    """Where the old copy has the primary's tablespaces, or the primary does: what is there tells what the copy needs
+    beside it.
+    """
+    argv = ["sh", "-c", _SPACES, "sh", server.data, *itertools.chain(*_tablespaces_of(primary))]
+    return server.shell.run(argv).stdout.splitlines()
+
+
+def _tablespaces_of(primary: Server) -> list[tuple[str, str]]:
+    """The object id and the path of each tablespace that is not in the data directory."""
+    question = (
+        "select oid::text, pg_tablespace_location(oid) from pg_tablespace where pg_tablespace_location(oid) ~ '^/'"
+    )
+    with primary.session() as connection:
+        return connection.execute(question).fetchall()
+
+
 _PLACES = r"""
 data=$1 incident=$2
 shift 2
@@ -214,11 +241,7 @@ def _tablespaces(primary: Server, server: Server, incident: str) -> list[str]:
     """Mappings of the primary's tablespaces to places beside those of the old copy: that one is kept, and two servers
     on one machine cannot share any.
     """
-    question = (
-        "select oid::text, pg_tablespace_location(oid) from pg_tablespace where pg_tablespace_location(oid) ~ '^/'"
-    )
-    with primary.session() as connection:
-        found = connection.execute(question).fetchall()
+    found = _tablespaces_of(primary)
     argv = ["sh", "-c", beside.PLACE + _PLACES, "sh", server.data, beside.check_incident(incident)]
     places = server.shell.run([*argv, *itertools.chain(*found)], deadline=3600.0).stdout.splitlines()
     return [f"--tablespace-mapping={path}={place}" for (_, path), place in zip(found, places, strict=True)]

@@ -113,6 +113,24 @@ def test_a_standby_is_copied_anew_again_and_again_with_its_tablespaces_beside(cl
     assert left == ["space", f"space.salvor-{turns[-1].system.context.incident}"]
 
 
+@needs_root
+def test_the_room_of_a_tablespace_is_measured_before_a_standby_is_copied_anew(cluster: Cluster) -> None:
+    cluster.server("b").stop("fast")
+    with disk(cluster, cluster.sandbox.root / "a/disk", "14m") as place:
+        cluster.sandbox.shell.run(["mkdir", "-m", "700", f"{place}/space"])
+        with cluster.server("a").session("orders", writes=True, deadline=20) as connection:
+            connection.execute(f"create tablespace quick location '{place}/space'".encode())
+            connection.execute(
+                "create table elsewhere tablespace quick as select repeat('x', 999) from generate_series(1, 8000)"
+            )
+        with pytest.raises(CannotError, match=rf"needs \d+ MB beside {place}/ on .* where \d MB are free"):
+            cluster.do("rebuild_standby", member="b")
+        assert [one.name for one in place.iterdir()] == ["space"], "nothing was copied"
+        with cluster.server("a").session("orders", writes=True, deadline=20) as connection:
+            connection.execute("drop table elsewhere")
+            connection.execute("drop tablespace quick")
+
+
 def test_a_lost_data_directory_has_its_wal_where_the_backup_had_it(cluster: Cluster) -> None:
     place = cluster.sandbox.root / "a/wal/pg_wal"
     lead_wal_to(cluster, place)
