@@ -144,11 +144,12 @@ class Postgres(Archived):
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """Failover, physical, logical, or in the runbook's order; what is possible comes first.
 
-        Raises CannotError without the operator's password: a healthy server seems silent then, and no way is proven;
-        and when the server needs nothing but room on its disk.
+        Raises CannotError without the operator's password or its privileges: a healthy server seems silent then, and no
+        way is proven; and when the server needs nothing but room on its disk.
         """
         self._require_password()
         seen = self._look(since=_A_MOMENT)
+        self._require_privileges(seen)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
         if not over.possible:
             ways.require_more_than_room(self.name, seen.primary, wish)
@@ -167,6 +168,14 @@ class Postgres(Archived):
                 safe="nothing was changed",
                 hint=error.hint,
             ) from error
+
+    def _require_privileges(self, seen: View) -> None:
+        if "permission denied" in seen.primary.detail:
+            raise CannotError(
+                f"{self.name} answers, and may be well, but its operator may not ask: {seen.primary.describe()}",
+                safe="nothing was changed",
+                hint=f"the operator has to be a superuser: alter role {self.settings.operator.user} superuser",
+            )
 
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""

@@ -158,7 +158,7 @@ def test_an_encrypted_repository_whose_passphrase_is_a_reference(cluster: Cluste
     assert found[1] not in arguments
 
 
-def test_without_its_password_a_healthy_server_is_not_called_broken(cluster: Cluster) -> None:
+def test_without_its_password_or_privileges_a_healthy_server_is_not_called_broken(cluster: Cluster) -> None:
     settings = cluster.system.settings
     unset = settings.operator.model_copy(update={"password": "env:SALVOR_TEST_IS_NOT_SET"})
     system = Postgres("orders-db", settings.model_copy(update={"operator": unset}), cluster.system.context)
@@ -166,6 +166,12 @@ def test_without_its_password_a_healthy_server_is_not_called_broken(cluster: Clu
     with pytest.raises(CannotError, match="cannot be asked whether it is broken") as refused:
         system.ways_back(WISH)
     assert "env:SALVOR_TEST_IS_NOT_SET" in refused.value.hint
+
+    with cluster.server("a").session(writes=True) as connection:
+        connection.execute("alter role salvor nosuperuser")
+    assert cluster.observe().reachable is Reachable.UNKNOWN
+    with pytest.raises(CannotError, match="may be well, but its operator may not ask"):
+        cluster.system.ways_back(WISH)
 
 
 def test_tablespaces_are_placed_beside_and_removed_with_what_used_them(cluster: Cluster) -> None:
