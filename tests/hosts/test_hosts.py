@@ -217,6 +217,9 @@ def test_machines_of_databases_are_hosts_too_and_each_is_there_once(describe: An
         assert set(hosts.select(places, limit)) == names, limit
     with pytest.raises(UsageError, match=r"10\.0\.0\.2:2202: only commands can be run there"):
         work.carry_out("start", work.start("x"), "machines", "*:2202", Plain(io.StringIO()), plan_only=True)
+    with pytest.raises(UsageError, match="this-machine: only commands can be run there") as error:
+        work.carry_out("start", work.start("x"), "machines", "this-machine", Plain(io.StringIO()), plan_only=True)
+    assert error.value.hint.endswith("NAME: {kind: host}"), "an address would be reached over SSH"
     for limit in ("wep", "web,ordres", "", " ", "web,"):
         with pytest.raises(UsageError, match="selects no machine"):
             hosts.select(places, limit)

@@ -129,10 +129,11 @@ def carry_out(
 def _described(platform: Platform, chosen: Mapping[str, object]) -> list[str]:
     other = [name for name in chosen if name not in platform.settings]
     if other:
+        where = "" if other[0] == hosts.HERE else f", address: {other[0]}"
         raise UsageError(
             f"{', '.join(other)}: only commands can be run there, as a database alone names it.",
             safe="nothing was changed",
-            hint=f"describe it in {platform.path}, below systems: NAME: {{kind: host, address: {other[0]}}}",
+            hint=f"describe it in {platform.path}, below systems: NAME: {{kind: host{where}}}",
         )
     return list(chosen)
 
