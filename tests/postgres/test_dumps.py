@@ -21,6 +21,7 @@ import pytest
 from botocore.exceptions import ResponseStreamingError
 from botocore.response import StreamingBody
 from moto import mock_aws
+from pydantic import ValidationError
 from salvor import shell
 from salvor.change import Level, Progress
 from salvor.errors import CannotError, UsageError
@@ -29,6 +30,7 @@ from salvor.postgres.connection import Operator
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Server
+from salvor.postgres.settings import PostgresSettings
 from salvor.wish import Wish
 
 from tests.postgres.conftest import PostgresServer
@@ -339,3 +341,19 @@ def test_the_planner_knows_every_table_and_partitioned_ones_as_a_whole(
     known = execute("select tablename from pg_stats where schemaname = 'public' and attname in ('a', 'note')")
     assert {name for (name,) in known} == {"orders", "parted", "part"}
     execute("drop table parted")
+
+
+@pytest.mark.parametrize("place", ["dumps", "s3:/bucket/dumps", "~/dumps"])
+def test_a_place_that_can_hold_no_dumps_is_refused_when_the_inventory_is_read(place: str) -> None:
+    """Nothing was ever found there, which was said first when a dump was needed."""
+    described = {
+        "kind": "postgres",
+        "database": "orders",
+        "members": [{"name": "a", "address": "127.0.0.1", "data": "/srv/a"}],
+        "side_port": 5499,
+        "programs": "/usr/lib/postgresql/15/bin",
+        "operator": {"user": "salvor", "password": "env:PASSWORD"},
+    }
+    assert PostgresSettings.model_validate({**described, "dumps": "s3://bucket/dumps"}).dumps == "s3://bucket/dumps"
+    with pytest.raises(ValidationError, match="neither the absolute path of a folder nor s3://"):
+        PostgresSettings.model_validate({**described, "dumps": place})

@@ -17,6 +17,9 @@ def _check_folder(folder: str) -> str:
     return folder.rstrip("/") or "/"
 
 
+FolderOrBucket = Annotated[str, AfterValidator(_check_folder)]
+
+
 def _check_member(member: str) -> str:
     try:
         found = normal(member)
@@ -37,7 +40,7 @@ class ArchivesSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    folder: Annotated[str, AfterValidator(_check_folder)]
+    folder: FolderOrBucket
     member: Annotated[str, AfterValidator(_check_member)]
     password: SecretReference | None = None
     iterations: int = 10_000

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from salvor.archive.settings import ArchivesSettings
+from salvor.archive.settings import ArchivesSettings, FolderOrBucket
 from salvor.backups.policy import BackedUpSettings
 from salvor.secrets import SecretReference
 from salvor.ssh.settings import SshSettings
@@ -66,7 +66,7 @@ class PostgresSettings(BackedUpSettings):
     run_as: str = ""
     operator: OperatorSettings
     pgbackrest: PgBackRestSettings | None = None
-    dumps: str = ""
+    dumps: FolderOrBucket = ""
     archives: ArchivesSettings | None = None
     start: tuple[str, ...] | None = None
     stop: tuple[str, ...] | None = None
