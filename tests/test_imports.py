@@ -33,7 +33,7 @@ MAY = {
     "errors": set(),
     "clock": {"errors"},
     "shell": {"clock", "errors", "secrets", "running", "ssh"},
-    "running": {"clock"},
+    "running": {"clock", "errors"},
     "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
     "fleet": {"clock", "errors", "shell", "ssh"},
     "journal": DATA | {"bucket", "clone", "deadline", "durable", "inventory", "journal", "plain", "secrets", "shell"},

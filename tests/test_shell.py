@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shlex
 import signal
 import socket
@@ -598,3 +599,41 @@ def test_a_host_that_gives_no_answer_is_asked_once_for_a_while(monkeypatch: pyte
             found.run(["true"])
         assert asked == times
         now += pause
+
+
+@pytest.fixture
+def sudo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """We are nobody, on a machine without sudo, or with one that only says something."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: pwd.getpwnam("nobody").pw_uid)
+
+    def says(what: str) -> None:
+        (tmp_path / "sudo").write_text(f'#!/bin/sh\necho "{what}" >&2\nexit 1\n')
+        (tmp_path / "sudo").chmod(0o755)
+
+    return says
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ("sudo: a password is required", "sudo: a password is required"),
+        ("Sorry, user nobody is not allowed to execute '/usr/bin/true' as root on db-a.", "Sorry, user nobody is not"),
+        ("sudo: sorry, you are not allowed to set the following environment variables: X", "sudo: sorry, you are not"),
+        (None, "sudo is not installed"),
+    ],
+)
+def test_who_may_not_become_another_user_is_told_what_to_allow(
+    sudo: Callable[[str], None], said: str | None, why: str
+) -> None:
+    """It was told that the machine gives no answer, and a command by hand that fails alike; a file was 'not there'."""
+    if said:
+        sudo(said)
+    with pytest.raises(CannotError, match=f"^nobody may not run commands as root on this machine: {why}") as error:
+        shell.local("root").exists("/")
+    assert "echo 'nobody ALL=(root) NOPASSWD: ALL' >/etc/sudoers.d/salvor" in error.value.hint
+
+
+def test_what_sudo_only_remarks_is_no_refusal(sudo: Callable[[str], None]) -> None:
+    sudo("sudo: unable to resolve host db-a: Name or service not known")
+    assert not shell.local("root").exists("/")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import codecs
 import os
+import pwd
 import queue
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from dataclasses import dataclass, field
 from time import sleep
 from typing import IO
 
+from salvor.errors import CannotError
+
 _PIECE = 64 * 1024
 _LONGEST_LINE = 1024 * 1024
 _STDERR_KEPT = 64 * 1024
@@ -25,6 +29,9 @@ _CRUMB, _GATHERING = 4096, 0.002
 """Bytes, and the seconds in which more of them gather: a program that writes line by line would wake us for each."""
 _QUEUED = 1000
 _QUEUED_PIECES = 16
+_SUDO_REFUSES = re.compile(
+    r"^(?:sudo: (?:a password is|a terminal is|sorry, )|Sorry, user |\S+ is not in the sudoers )[^'\n]*", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -198,7 +205,11 @@ class RunningHere(Running):
                 stream.write(piece)
 
     def exit_code(self) -> int:
-        return self.process.wait()
+        """Raises CannotError when sudo did not run it at all."""
+        code = self.process.wait()
+        if code == 1 and self._by_sudo and (refusal := _SUDO_REFUSES.search(self.stderr())):
+            raise sudo_refuses(self._by_sudo, refusal[0].strip(" .;"))
+        return code
 
     def kill(self) -> None:
         self._stopped.set()
@@ -212,6 +223,15 @@ class RunningHere(Running):
                 subprocess.run(group, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
         with suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk cannot be killed
             self.process.wait(5)
+
+
+def sudo_refuses(user: str, why: str) -> CannotError:
+    """The error of a command that could not become `user`'s on this machine."""
+    us = pwd.getpwuid(os.geteuid()).pw_name
+    return CannotError(
+        f"{us} may not run commands as {user} on this machine: {why}.",
+        hint=f"as root: echo '{us} ALL=({user}) NOPASSWD: ALL' >/etc/sudoers.d/salvor; or run inv as root or {user}",
+    )
 
 
 def _comes_within(seconds: float, stream: IO[bytes]) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from salvor import clock, secrets
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError, SalvorError
-from salvor.running import Command, Running, RunningHere
+from salvor.running import Command, Running, RunningHere, sudo_refuses
 from salvor.secrets import mask
 
 if TYPE_CHECKING:
@@ -274,6 +274,8 @@ class _Local(Shell):
                     f"{_name(argv)} cannot be started in {command.folder}: {error.strerror}.",  # type: ignore[union-attr]
                     hint=f"ls -ld {shlex.quote(command.folder)}",
                 ) from error
+            if by_sudo and self.user and getattr(error, "filename", None) == "sudo":
+                raise sudo_refuses(self.user, "sudo is not installed") from error
             raise _not_there(argv, getattr(error, "strerror", None) or str(error)) from error
         running = RunningHere(process, self.user if by_sudo else None, binary=command.binary)
         running.begin(command.stdin)

@@ -156,14 +156,17 @@ class Site:
 
     def reachable_member(self) -> Member:
         """A member whose machine answers, for commands that any of them can run. Raises CannotError."""
+        errors = []
         for member in self.members:
             try:
                 member.server.shell.run(["true"], deadline=5.0)
-            except CannotError:
+            except CannotError as error:
+                errors.append(error)
                 continue
             return member
-        names = ", ".join(member.server.shell.where for member in self.members)
-        raise CannotError(f"{self.name}: no machine of a member answers ({names}).", hint="check the network and SSH")
+        why = "; ".join(dict.fromkeys(error.what.removesuffix(".") for error in errors))
+        hint = next((error.hint for error in errors if error.hint), "check the network and SSH")
+        raise CannotError(f"{self.name}: no machine of a member can be worked on: {why}.", hint=hint)
 
 
 def _describe_split(primary: Sighting, rivals: Sequence[Sighting]) -> str:
