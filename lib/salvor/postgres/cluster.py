@@ -15,6 +15,7 @@ from salvor.deadline import within
 from salvor.errors import CannotError
 from salvor.postgres import fence
 from salvor.postgres.beside import read_marker
+from salvor.postgres.described import Mistake, mistake_in
 from salvor.postgres.fence import Block
 from salvor.postgres.look import Look
 from salvor.postgres.server import PROBE_SECONDS, Server
@@ -59,6 +60,9 @@ class Facts:
     """`<database oid> <incident>` when a restore of an incident put the service's database there."""
     awaits: str | None
     """Its synchronous standbys, when its commits wait for one and none follows."""
+    data: str
+    configuration: str
+    """The paths of its data directory and its postgresql.conf."""
 
 
 # A primary knows the time of its last commit only with track_commit_timestamp, and only since its start (or from the
@@ -89,7 +93,8 @@ _FACTS = """
         unnest(setconfig) one where datname = %s and setrole = 0 and starts_with(one, 'salvor.origin=')),
       (select name from current_setting('synchronous_standby_names') name
         where name <> '' and not pg_is_in_recovery() and current_setting('synchronous_commit') not in ('off', 'local')
-          and not exists (select from pg_stat_replication where sync_state in ('sync', 'quorum')))
+          and not exists (select from pg_stat_replication where sync_state in ('sync', 'quorum'))),
+      current_setting('data_directory'), current_setting('config_file')
 """
 
 
@@ -126,6 +131,8 @@ class Sighting:
     block: Block | None
     is_cut_off: bool = False
     """Its machine is known to be cut off from everybody but its operator, also after a reboot."""
+    mistake: Mistake | None = None
+    """What the inventory says of it otherwise than it is seen."""
 
     @property
     def identity(self) -> str:
@@ -206,7 +213,10 @@ class Sighting:
             before = f"stop the server there before inv hosts.unfence --limit={machine}"
             return f"{name}: its machine {machine} is cut off from everybody but its operator ({before})"
         if self.look is None:
-            return f"{name}: its machine does not answer: {self.detail}"
+            up = "it is up, and " if self.facts else ""
+            return f"{name}: {up}its machine cannot be looked at: {self.detail}"
+        if self.mistake:
+            return f"{name}: {self.mistake.what}"
         if self.is_lost:
             left = f", {len(self.look.processes)} processes linger" if self.look.processes else ""
             return f"{name}: its data directory is lost{left}"
@@ -236,14 +246,15 @@ def sight(member: Member, database: str) -> Sighting:
             answers.set()
         looked = looking.result()
     seen = _sighting(member, looked, facts)
-    return replace(seen, is_cut_off=cut_off.result()) if seen.facts is None else seen
+    mistake = mistake_in(member.server, seen.look, facts)
+    return replace(seen, mistake=mistake, is_cut_off=seen.facts is None and cut_off.result())
 
 
 def _sighting(member: Member, looked: Look | str, facts: Facts | str) -> Sighting:
     look = None if isinstance(looked, str) else looked
     block = fence.block_in(look.access) if look and look.identity != ABSENT else None
     if not isinstance(facts, str):
-        return Sighting(member, look, facts, Reachable.UP, "", block)
+        return Sighting(member, look, facts, Reachable.UP, looked if isinstance(looked, str) else "", block)
     if look is None:
         return Sighting(member, None, None, Reachable.UNKNOWN, str(looked), None)
     if look.processes:

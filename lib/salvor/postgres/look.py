@@ -50,6 +50,10 @@ class Look:
     processes: tuple[Process, ...]
     wal_room: int | None = None
     """Bytes free on the disk of its pg_wal; None when it runs, or that cannot be told."""
+    port: int | None = None
+    """Where it takes connections, by its postmaster.pid; None when it takes none."""
+    lacks: tuple[str, ...] = ()
+    """Of postgresql.conf and the server's program, the paths at which there is nothing."""
 
     @property
     def identity(self) -> str:
@@ -159,6 +163,11 @@ if [ -d "$data" ]; then
         case $name in *[!0-9A-F]*) ;; *) history=$name ;; esac
     done
     echo "history $history"
+    # postmaster.pid has the port in line 4, and in line 8 whether connections are taken (pidfile.h).
+    { for _ in 1 2 3; do read -r _; done; read -r port; for _ in 5 6 7; do read -r _; done
+        read -r state; } 2>/dev/null < "$data/postmaster.pid"
+    case $state in ready* | standby*) echo "port $port" ;; esac
+    for path in "$configuration" "$programs/postgres"; do [ -e "$path" ] || echo "lacks $path"; done
 fi
 """
     + _PROCESSES
@@ -205,6 +214,8 @@ def read_look(text: str) -> Look:
         access=access if has_access else None,
         processes=read_processes(running),
         wal_room=int(room) * 1024 if room.strip().isdigit() else None,
+        port=next((int(line[1]) for line in lines if line[0] == "port" and line[1].isdigit()), None),
+        lacks=tuple(" ".join(line[1:]) for line in lines if line[0] == "lacks"),
     )
 
 

@@ -33,6 +33,7 @@ from salvor.postgres.asking import ask
 from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.connection import Operator
+from salvor.postgres.described import require_described
 from salvor.postgres.physical import STAGE
 from salvor.postgres.server import Server
 from salvor.postgres.settings import MemberSettings, PostgresSettings
@@ -145,11 +146,12 @@ class Postgres(Archived):
         """Failover, physical, logical, or in the runbook's order; what is possible comes first.
 
         Raises CannotError without the operator's password or its privileges: a healthy server seems silent then, and no
-        way is proven; and when the server needs nothing but room on its disk.
+        way is proven; where the inventory describes another server; and when it needs nothing but room on its disk.
         """
         self._require_password()
         seen = self._look(since=_A_MOMENT)
         self._require_privileges(seen)
+        require_described(self.name, seen.primary)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
         if not over.possible:
             ways.require_more_than_room(self.name, seen.primary, wish)

@@ -173,6 +173,8 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     system = Postgres("orders-db", settings, cluster.system.context)
     state = observe_in_time(system)
     assert state.reachable is Reachable.UNKNOWN and "authentication failed" in state.summary
+    with pytest.raises(CannotError, match=r"not as the inventory describes it: a: .*authentication failed"):
+        system.ways_back(Wish(rpo=30.0))
     pids = cluster.server("a").processes()
     with pytest.raises(CannotError, match="cannot log in") as error:
         list(system.fence(identity=state.identity))
@@ -191,6 +193,33 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     assert cluster.sandbox.shell.read(access) == rules
     assert until(lambda: is_up(system.observe()))
     cluster.write("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "seen", "mend"),
+    [
+        ({"port": 1}, r"it runs and listens on port \d+, not on 1", "the member's port:"),
+        ({"data": "/nowhere/data"}, "works in {data}, not in /nowhere/data", "data: or host:"),
+        ({"configuration": "/nowhere/own.conf"}, "postgresql.conf is not /nowhere/own.conf", "configuration: {data}/"),
+        ({"programs": "/nowhere/bin"}, "there is no postgres in /nowhere/bin", "mend programs:"),
+    ],
+)
+def test_a_server_that_the_inventory_describes_wrongly_is_no_broken_one(
+    cluster: Cluster, wrong: dict[str, object], seen: str, mend: str
+) -> None:
+    """One with another port was to be killed and restored; the others were found while a copy was being made."""
+    settings = cluster.system.settings
+    first, second = settings.members
+    if "programs" in wrong:
+        settings = settings.model_copy(update=wrong)
+    else:
+        settings = settings.model_copy(update={"members": (first.model_copy(update=wrong), second)})
+    system = Postgres("orders-db", settings, cluster.system.context)
+    data = cluster.server("a").data
+    with pytest.raises(CannotError, match=seen.format(data=data)) as error:
+        system.ways_back(Wish(rpo=30.0))
+    assert error.value.safe == "nothing was changed" and mend.format(data=data) in error.value.hint
+    assert error.value.what.partition("a: ")[2].removesuffix(".") in observe_in_time(system).summary
 
 
 def promote(system: Postgres, way: WayBack) -> None:
