@@ -55,6 +55,18 @@ def pretender(server: Server, script: str) -> Iterator[subprocess.Popen[bytes]]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_a_directory_that_we_may_not_look_into_is_not_lost(server: Server) -> None:
+    data = Path(server.data)
+    stranger = replace(server, shell=shell.local("nobody")) if os.geteuid() == 0 else server
+    for closed in (data.parent, data):
+        if closed == data and os.geteuid() == 0:
+            data.parent.chmod(0o755)
+        closed.chmod(0o700 if os.geteuid() == 0 else 0)
+        with pytest.raises(CannotError, match=f"may not look into {closed}; run_as: names"):
+            stranger.look()
+        closed.chmod(0o700)
+
+
 def test_a_server_is_one_process_however_its_state_changes(server: Server) -> None:
     """A look finds it by its folder and by its command line: it may be running once, and asleep once."""
     restless = "while :; do i=0; while [ $((i += 1)) -lt 2000 ]; do :; done; sleep 0.002; done"

@@ -149,6 +149,12 @@ LOOK = (
     + r"""
 data=$1 programs=$2 marker=$3 configuration=$4
 shift 4
+there=$data
+while [ -n "$there" ] && ! [ -d "$there" ]; do there=${there%/*}; done
+[ -x "${there:-/}" ] && { [ "$there" != "$data" ] || [ -r "$data" ]; } || {
+    echo "$(id -un) may not look into ${there:-/}; run_as: names whose servers they are" >&2
+    exit 1
+}
 find_access "$@"
 if [ -d "$data" ]; then
     set -- $(stat -L -c %d:%i -- "$data" "$data/..")
