@@ -103,15 +103,16 @@ class SideDirectory:
         see_it_writes(self.live)
 
     def _refuse_another(self, identity: str, view: View) -> None:
-        """Raises CannotError when another cluster than the one to be replaced takes writes there: of two members that
-        were lost, the one that still is has the identity of both.
+        """Raises CannotError when another cluster than the one to be replaced takes writes, there or on another member:
+        of two members that were lost, the one that still is has the identity of both.
         """
-        now = view.of(self.member.name)
-        is_another = identity != UNSEEN and now.identity.partition("/")[0] != identity.partition("/")[0]
-        if now.is_up and now.writable and is_another:
+        for one in view.sightings:
+            is_another = identity != UNSEEN and one.identity.partition("/")[0] != identity.partition("/")[0]
+            if not (is_another and one.is_up and one.writable):
+                continue
             raise CannotError(
-                f"{self.live.data} takes writes, and is {now.identity}, not {identity}, which was to be replaced: "
-                "somebody brought it back meanwhile.",
+                f"{one.member.server.data} takes writes, and is {one.identity}, not {identity}, which was to be "
+                "replaced: somebody brought it back meanwhile.",
                 safe="nothing was replaced",
                 hint=f"inv assess; if nothing is broken, inv undo --incident={self.incident} removes the copy",
             )

@@ -294,6 +294,8 @@ def test_what_somebody_brought_back_meanwhile_is_not_replaced(cluster: Cluster) 
     cluster.crash("b")
     cluster.sandbox.shell.run(["rm", "-rf", cluster.server("b").data])
     cluster.write("a", 1)
+    with pytest.raises(CannotError, match=r"/a/data takes writes, .* brought it back meanwhile"):
+        cluster.do("promote", **{**way.promote, "identity": ABSENT, "member": "b"})  # beside it, there would be two
     with pytest.raises(CannotError, match="brought it back meanwhile"):
         cluster.do("promote", **{**way.promote, "identity": ABSENT})
     assert is_up(cluster.observe()) and cluster.missing("a") == set()
