@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, TypeVar
 
-from salvor import clock, secrets
+from salvor import clock
 from salvor.change import ABSENT, UNSEEN, Reachable
 from salvor.deadline import within
 from salvor.errors import CannotError
-from salvor.postgres import fence
+from salvor.postgres import fence, refusal
 from salvor.postgres.beside import read_marker
 from salvor.postgres.described import Mistake, mistake_in
 from salvor.postgres.fence import Block
@@ -289,7 +289,7 @@ def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:
     except CannotError as error:
         return error.what
     except (psycopg.Error, TimeoutError, OSError) as error:
-        return " ".join(secrets.mask(str(error)).split()) or type(error).__name__
+        return refusal.words(error)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, LiteralString, Self
 
 from salvor import secrets
+from salvor.postgres import refusal
 
 if TYPE_CHECKING:
     import psycopg
@@ -49,22 +50,28 @@ def connect(address: str, port: int, database: str, operator: Operator, *, deadl
     options += "".join(f" -c {name}={value}" for name, value in _ANSWERS.items())
     if not writes:
         options += " -c default_transaction_read_only=on"
-    return psycopg.connect(
-        host=address,
-        port=port,
-        dbname=database,
-        user=operator.user,
-        password=operator.secret(),
-        autocommit=True,
-        application_name="salvor",
-        connect_timeout=max(2, min(10, round(deadline))),
-        tcp_user_timeout=milliseconds,
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        client_encoding="utf8",  # else a SQL_ASCII database answers in bytes
-        options=options,
-    )
+    patience = max(2, min(10, round(deadline)))
+    try:
+        return psycopg.connect(
+            host=address,
+            port=port,
+            dbname=database,
+            user=operator.user,
+            password=operator.secret(),
+            autocommit=True,
+            application_name="salvor",
+            connect_timeout=patience,
+            tcp_user_timeout=milliseconds,
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            client_encoding="utf8",  # else a SQL_ASCII database answers in bytes
+            options=options,
+        )
+    except psycopg.OperationalError as error:
+        if meant := refusal.meaning(error, address, port, database, operator, patience):
+            raise psycopg.OperationalError(f"{error} ({meant})") from error
+        raise
 
 
 def refuses(address: str, port: int) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from salvor import clock, secrets
 from salvor.change import Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.postgres import refusal
 from salvor.postgres.connection import Operator, connect, cut_after, refuses
 from salvor.postgres.look import LOOK, LOOK_AT_PROCESSES, MARKER, Look, Process, first, read_look, read_processes
 from salvor.shell import Shell
@@ -330,7 +331,7 @@ class Server:
             with self.session(deadline=PROBE_SECONDS) as connection:
                 connection.execute("select 1")
         except psycopg.Error as error:
-            return " ".join(secrets.mask(str(error)).split()) or type(error).__name__
+            return refusal.words(error)
         return None
 
 

@@ -22,6 +22,7 @@ APART = {
     "huge_pages": "try",
     "logging_collector": "off",
     "log_destination": "stderr",
+    "lc_messages": "C",  # its log is read for the reasons
 }
 """Settings of the command line, which is above every file: they keep a stage apart from the live server."""
 

@@ -1,0 +1,75 @@
+"""What a server means that does not let us in, in whatever language it says so."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import TYPE_CHECKING
+
+from salvor import secrets
+from salvor.errors import SalvorError
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from salvor.postgres.connection import Operator
+
+# libpq gives the words of a failed connection alone, and a server says them in the language of its lc_messages, also
+# who may set that for a session: it is not let in yet. The two blanks are libpq's (pqBuildErrorMessage3).
+_SAID_BY_THE_SERVER = re.compile(r"failed: \S+:  ")
+_ENGLISH = re.compile(
+    r"failed: FATAL:  .*(the database system|authentication failed|pg_hba\.conf|too many|connection slots"
+    r"|does not exist|permission denied|not permitted|not currently accepting|terminating|could not)",
+    re.DOTALL,
+)
+_MEANS = {
+    "28P01": "password authentication failed",
+    "42501": "permission denied",
+    "53300": "too many clients",
+    "57P03": "the database system is starting up or is shutting down",
+}
+"""SQLSTATEs (PostgreSQL's manual, "Error Codes"), and the English words by which the rest of us knows them."""
+_WRONG_TRANSPORT = "28000"
+"""What pg_hba.conf says of a connection without TLS that must have it, among other things."""
+
+
+def meaning(
+    error: psycopg.OperationalError, address: str, port: int, database: str, operator: Operator, deadline: float
+) -> str:
+    """What the words of a failed connection mean in English, behind the word FATAL and the SQLSTATE; empty where they
+    are English, no server's, or it does not tell again within `deadline` seconds.
+    """
+    said = str(error)
+    if not _SAID_BY_THE_SERVER.search(said) or _ENGLISH.search(said):
+        return ""
+    state = _sqlstate(address, port, database, operator, deadline)
+    return f"FATAL {state}: {_MEANS.get(state, 'another refusal')}" if state else ""
+
+
+def words(error: Exception) -> str:
+    """What an error of a server says, in one line, with what it means in English where that is known."""
+    said = " ".join(secrets.mask(str(error)).split()) or type(error).__name__
+    means = _MEANS.get(getattr(error, "sqlstate", None) or "", "")
+    return said if means in said else f"{said} ({means})"
+
+
+def _sqlstate(address: str, port: int, database: str, operator: Operator, deadline: float) -> str:
+    """Why that server lets nobody in so, as a SQLSTATE; empty when it did, or did not tell."""
+    import pg8000.exceptions
+    import pg8000.native
+
+    known = {"host": address, "port": port, "database": database, "timeout": deadline}
+    state = ""
+    for encrypted in (None, ssl._create_unverified_context()):  # noqa: S323  as libpq's sslmode=prefer does
+        try:
+            pg8000.native.Connection(operator.user, password=operator.secret(), ssl_context=encrypted, **known).close()
+        except pg8000.exceptions.DatabaseError as error:
+            told = error.args[0] if error.args else None
+            state = str(told.get("C", "")) if isinstance(told, dict) else state
+        except (pg8000.exceptions.Error, OSError, SalvorError):
+            return state
+        else:
+            return ""
+        if state != _WRONG_TRANSPORT:
+            break
+    return state

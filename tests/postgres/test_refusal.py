@@ -1,0 +1,73 @@
+"""What a server means that says it in Korean. An emulation of its first answer: the real one needs that locale."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from salvor.postgres import connection
+from salvor.postgres.connection import Operator
+
+_SSL_REQUEST = 80877103
+
+
+@contextmanager
+def server_that_refuses(**fields: str) -> Iterator[int]:
+    """A port, on which every login is answered by an error with these fields."""
+    body = b"".join(name.encode() + value.encode() + b"\0" for name, value in fields.items()) + b"\0"
+
+    def serve() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            with client:
+                length, code = struct.unpack("!ii", client.recv(8, socket.MSG_WAITALL))
+                if code == _SSL_REQUEST:
+                    client.sendall(b"N")
+                    length, code = struct.unpack("!ii", client.recv(8, socket.MSG_WAITALL))
+                client.recv(length - 8, socket.MSG_WAITALL)
+                client.sendall(b"E" + struct.pack("!i", len(body) + 4) + body)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.mark.parametrize(
+    ("state", "said", "meant"),
+    [
+        ("28P01", '사용자 "salvor"의 password 인증을 실패했습니다', "FATAL 28P01: password authentication failed"),
+        ("53300", "최대 동시 접속자 수를 초과했습니다.", "FATAL 53300: too many clients"),
+        ("XX001", "파일을 열 수 없습니다", "FATAL XX001: another refusal"),
+    ],
+)
+def test_a_login_that_is_refused_in_another_language_is_told_in_english_too(state: str, said: str, meant: str) -> None:
+    operator = Operator("salvor", "cmd:echo secret-of-ours")
+    with (
+        server_that_refuses(S="치명적오류", V="FATAL", C=state, M=said) as port,
+        pytest.raises(psycopg.OperationalError) as error,
+    ):
+        connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
+    assert said in str(error.value) and str(error.value).endswith(f"({meant})")
+    assert "secret-of-ours" not in str(error.value)
+
+
+def test_english_words_are_left_alone() -> None:
+    operator = Operator("salvor", "cmd:echo secret-of-ours")
+    said = 'password authentication failed for user "salvor"'
+    with (
+        server_that_refuses(S="FATAL", V="FATAL", C="28P01", M=said) as port,
+        pytest.raises(psycopg.OperationalError) as error,
+    ):
+        connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
+    assert str(error.value).endswith(said)
