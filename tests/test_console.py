@@ -57,6 +57,17 @@ def test_nobody_at_the_terminal_approves_nothing(place: World, monkeypatch: pyte
     assert not place.journals()
 
 
+def test_what_answers_and_takes_no_writes_is_not_called_sound(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """As a PostgreSQL does whose commits wait for a synchronous standby that is gone. No restore would mend that."""
+    (place.store / "live" / "data").write_text(GOOD)
+    (place.store / "hangs").touch()
+    console.assess(place.session(), Plain())
+    said = capsys.readouterr().out
+    assert "FAIL    store: takes writes: a folder" in said and "Nothing is broken" not in said
+    with pytest.raises(CannotError, match="takes writes"):
+        recover(place)
+
+
 def test_what_gives_no_answer_is_not_called_broken(place: World, capsys: pytest.CaptureFixture[str]) -> None:
     place.damage()
     sitting = place.session()

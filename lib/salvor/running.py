@@ -230,7 +230,7 @@ def sudo_refuses(user: str, why: str) -> CannotError:
     us = pwd.getpwuid(os.geteuid()).pw_name
     return CannotError(
         f"{us} may not run commands as {user} on this machine: {why}.",
-        hint=f"as root: echo '{us} ALL=({user}) NOPASSWD: ALL' >/etc/sudoers.d/salvor; or run inv as root or {user}",
+        hint=f"as root: echo '{us} ALL=({user}) NOPASSWD: ALL' >/etc/sudoers.d/salvor; or work as root or {user}",
     )
 
 

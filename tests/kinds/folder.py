@@ -75,7 +75,7 @@ class Folder(Restorable):
         return State(
             Reachable.UP if (self.live / "data").exists() else Reachable.DOWN,
             self._identity(self.live),
-            self.live.exists() and not fenced,
+            None if (self.root / "hangs").exists() else self.live.exists() and not fenced,
             "a folder",
             origin=self._read(self.live / "origin"),
             address="127.0.0.1",

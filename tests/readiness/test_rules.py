@@ -69,8 +69,11 @@ def test_a_repository_that_cannot_be_asked_is_no_lack_of_backups() -> None:
 def test_what_works_is_up_takes_writes_and_is_alone() -> None:
     assert judged(states=state(Reachable.UNKNOWN))[0] == "at risk"
     assert judged(states=state(Reachable.DOWN))[0] == "not ready"
-    assert judged(states=state(Reachable.UP, writable=None))[0] == "ready", "a program says nothing of it"
-    assert judged(states=state(Reachable.UP, writable=False))[:2] == ("not ready", "db takes no writes: it says so")
+    program = {"app": State(Reachable.UP, "app", None, "it runs")}
+    assert judged(states=program)[0] == "ready", "a program says nothing of it"
+    for writable in (None, False):  # None: its commits hang
+        said = judged(states=state(Reachable.UP, writable=writable))[:2]
+        assert said == ("not ready", "db takes no writes: it says so")
     assert judged(states=state(Reachable.UP, rivals=("db-b",)))[:2] == (
         "not ready", "db-b runs beside db, not fenced",
     )  # fmt: skip

@@ -320,8 +320,8 @@ def test_freeze_primary_and_wake(sandbox: Layout) -> None:
     struck(sandbox, "freeze-primary")
     tree = processes.working_in(sandbox.data("a"))
     assert len(tree) > 5
-    for process in tree:
-        assert "State:\tT" in Path(f"/proc/{process.pid}/status").read_text()
+    status = [Path(f"/proc/{process.pid}/status") for process in tree]
+    assert until(lambda: all("State:\tT" in one.read_text() for one in status)), "a running one stops a moment later"
     assert until(lambda: get(sandbox.shop_port, "/health")[0] == 503)
     # the kernel still accepts for it: it looks neither up nor down
     socket.create_connection(("127.0.0.11", sandbox.database_port), timeout=2).close()

@@ -59,7 +59,7 @@ class Facts:
     swapped_in: str | None
     """`<database oid> <incident>` when a restore of an incident put the service's database there."""
     awaits: str | None
-    """Its synchronous standbys, when its commits wait for one and none follows."""
+    """Its synchronous standbys, when its commits wait for more of them than follow."""
     data: str
     configuration: str
     """The paths of its data directory and its postgresql.conf."""
@@ -70,7 +70,7 @@ class Facts:
 # A receiver says that it streams before the primary has agreed: one that is refused (its slot is gone) ends at once.
 # A standby's control file tells of a timeline that it follows from its next restart point on, which may be minutes
 # later; its receiver ends with the primary. The segments that it has are named by their timeline.
-_FACTS = """
+_FACTS = r"""
     select pg_is_in_recovery(),
       case when pg_is_in_recovery()
         then (select greatest(timeline_id, min_recovery_end_timeline, (select received_tli from pg_stat_wal_receiver),
@@ -93,7 +93,8 @@ _FACTS = """
         unnest(setconfig) one where datname = %s and setrole = 0 and starts_with(one, 'salvor.origin=')),
       (select name from current_setting('synchronous_standby_names') name
         where name <> '' and not pg_is_in_recovery() and current_setting('synchronous_commit') not in ('off', 'local')
-          and not exists (select from pg_stat_replication where sync_state in ('sync', 'quorum'))),
+          and (select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum'))
+            < coalesce(substring(name from '^\s*(?:[a-zA-Z]+\s+)?(\d+)\s*\('), '1')::int),
       current_setting('data_directory'), current_setting('config_file')
 """
 
@@ -109,7 +110,10 @@ def ask_facts(server: Server, database: str) -> Facts:
 
 def describe_awaited(standbys: str) -> str:
     """One line for people about `Facts.awaits`."""
-    return f"its commits wait for a synchronous standby ({standbys}), and none follows"
+    return (
+        f"its commits wait for a synchronous standby ({standbys}) that does not follow: start it, or alter system set "
+        "synchronous_standby_names = '' and reload"
+    )
 
 
 def as_noted(facts: Facts, marker: Mapping[str, Any]) -> Facts:

@@ -114,7 +114,9 @@ def see_it_writes(server: Server) -> None:
 
 
 def _awaited_standby(server: Server) -> str:
-    """For which synchronous standby its commits wait while none follows; empty when that is not so, or not known."""
+    """For which synchronous standbys its commits wait while they do not follow; empty when that is not so, or not
+    known.
+    """
     import psycopg
 
     try:

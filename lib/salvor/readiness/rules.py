@@ -103,7 +103,7 @@ def it_works_now(facts: Facts) -> Iterator[Reason]:
             yield Reason(NOT_READY, f"{name} is down: {state.summary}", facts.command("assess"))
         elif state.reachable is Reachable.UNKNOWN:
             yield Reason(AT_RISK, f"{name} gives no answer: {state.summary}", facts.command("assess"))
-        elif state.writable is False:
+        elif state.writable is False or (state.writable is None and name in facts.service.systems):
             yield Reason(NOT_READY, f"{name} takes no writes: {state.summary}", facts.command("assess"))
         for rival in state.rivals:
             yield Reason(NOT_READY, f"{rival} runs beside {name}, not fenced", facts.command("assess"))

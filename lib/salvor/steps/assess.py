@@ -62,6 +62,8 @@ def _look_at(
     """
     state = incident.observe(system)
     yield _reachable(system, state)
+    if state.reachable is Reachable.UP and state.writable is None:
+        yield Finding(system.name, "takes writes", Level.FAIL, state.summary)
     for rival in state.rivals:
         detail = f"inv isolate {incident.options} fences it"
         yield Finding(system.name, "stands alone", Level.FAIL, f"{rival} runs beside it, not fenced", detail=detail)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from salvor import clock
 from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError
@@ -451,6 +453,12 @@ def test_a_stage_whose_port_is_taken_by_that_of_another_incident(cluster: Cluste
 
 
 def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> None:
+    with cluster.server("a").session(writes=True) as connection:
+        for asked, waits in (("ANY 1 (*)", False), ("ANY 2 (*)", True), ("", False)):
+            connection.execute(sql.SQL("alter system set synchronous_standby_names = {}").format(sql.Literal(asked)))
+            connection.execute("select pg_reload_conf()")
+            time.sleep(0.2)
+            assert cluster.observe().writable is (None if waits else True), asked
     with cluster.server("b").session(writes=True) as connection:
         connection.execute("alter system set synchronous_standby_names = 'nobody'")
         connection.execute("select pg_reload_conf()")
