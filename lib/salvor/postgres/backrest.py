@@ -101,14 +101,17 @@ class Repository:
         """A restore_command for a staged server: the segments that come next are fetched while one is replayed. `SPOOL`
         in `data` holds them: those of the configuration belong to the live server.
 
-        Exit code 1 says that there is no such WAL. Whatever else befalls the fetching ahead, which waits 10 s for each
-        segment, is not taken for an answer: the one that is needed is fetched again by itself, however long it takes.
+        What is in pg_wal already is asked for once more at the end of a recovery, and comes by itself: to turn the
+        fetching back takes more than a second. Exit code 1 says that there is no such WAL. Whatever else befalls the
+        fetching ahead, which waits 10 s for each segment, is not taken for an answer: the one that is needed is fetched
+        again by itself, however long it takes.
         """
         spool = f"{data}/{SPOOL}"
         ahead = (f"--spool-path={spool}", f"--lock-path={spool}/lock", "--archive-timeout=10", "--log-level-stderr=off")
         argv = self.argv(f"--pg1-path={data}", "--archive-async", f"--process-max={max(4, self.shell.cores())}", *ahead)
         quiet = shlex.join([*argv, "--log-level-console=off", "--log-level-file=off", "archive-get"])
-        return f'{quiet} %f "%p" || {{ [ $? -gt 1 ] && {self.archive_get(data)}; }}'
+        one = self.archive_get(data)
+        return f'if [ -e "pg_wal/%f" ]; then {one}; else {quiet} %f "%p" || {{ [ $? -gt 1 ] && {one}; }}; fi'
 
     # --- what it holds -------------------------------------------------------------------------------------------
 
