@@ -21,6 +21,7 @@ from pathlib import Path
 
 from restore import JOBS, PGBACKREST, World, free_port, world
 from salvor.postgres.backrest import Repository
+from salvor.postgres.restore_command import fetching_ahead
 from salvor.shell import local
 
 FAR = """
@@ -145,7 +146,7 @@ def main() -> None:
         Proxy(proxy, server, asked.delay / 1000).start()
         far = Repository(local(), f"{made.root}/far.conf", "orders", "orders-db")
         ways = {
-            "Salvor": far.archive_get_ahead(f"{made.root}/data.side"),
+            "Salvor": fetching_ahead(far, f"{made.root}/data.side"),
             "one by one": far.archive_get(f"{made.root}/data.side"),
         }
         taken: dict[str, list[float]] = {name: [] for name in ways}

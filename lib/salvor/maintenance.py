@@ -280,9 +280,9 @@ def protect(
     session.incident.look_again()
     if session.incident.kept:
         shown.tell(f"  clear away: inv discard --incident={session.incident.id}   (removes for good what was replaced)")
-    for error in unplanned:
-        raise CannotError(error.what, safe="what was planned above is done", hint=error.hint)
     _require_all(amiss, session.incident, f"inv protect {session.incident.options}")
+    if unplanned:
+        raise CannotError(unplanned[0].what, safe="what was planned above is done", hint=unplanned[0].hint)
 
 
 def _redundancy(systems: Sequence[Restorable], shown: Shown) -> tuple[tuple[Change, ...], list[CannotError]]:

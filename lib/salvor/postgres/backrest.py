@@ -24,8 +24,6 @@ NAME = "pgBackRest"
 _BACKUP_SECONDS = 24 * 3600.0
 _RESTORE_SECONDS = 24 * 3600.0
 _EXPIRE_SECONDS = 3600.0
-SPOOL = "salvor_spool"
-"""The folder in a stage for WAL that was fetched ahead."""
 _READABLE, _NO_STANZA, _MIXED = (0, 2), 1, 4
 """Codes of `info`: sound, or no backup yet; deleted, or not begun; several repositories that differ (info.c)."""
 _FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
@@ -96,22 +94,6 @@ class Repository:
     def archive_get(self, data: str) -> str:
         """A command for the WAL of a staged server, one segment at a time: of %f to "%p"."""
         return shlex.join(self.argv(f"--pg1-path={data}", "--no-archive-async", "archive-get")) + ' %f "%p"'
-
-    def archive_get_ahead(self, data: str) -> str:
-        """A restore_command for a staged server: the segments that come next are fetched while one is replayed. `SPOOL`
-        in `data` holds them: those of the configuration belong to the live server.
-
-        What is in pg_wal already is asked for once more at the end of a recovery, and comes by itself: to turn the
-        fetching back takes more than a second. Exit code 1 says that there is no such WAL. Whatever else befalls the
-        fetching ahead, which waits 10 s for each segment, is not taken for an answer: the one that is needed is fetched
-        again by itself, however long it takes.
-        """
-        spool = f"{data}/{SPOOL}"
-        ahead = (f"--spool-path={spool}", f"--lock-path={spool}/lock", "--archive-timeout=10", "--log-level-stderr=off")
-        argv = self.argv(f"--pg1-path={data}", "--archive-async", f"--process-max={max(4, self.shell.cores())}", *ahead)
-        quiet = shlex.join([*argv, "--log-level-console=off", "--log-level-file=off", "archive-get"])
-        one = self.archive_get(data)
-        return f'if [ -e "pg_wal/%f" ]; then {one}; else {quiet} %f "%p" || {{ [ $? -gt 1 ] && {one}; }}; fi'
 
     # --- what it holds -------------------------------------------------------------------------------------------
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from salvor.errors import CannotError
 
 if TYPE_CHECKING:
-    from salvor.postgres.cluster import Facts, Sighting
+    from salvor.postgres.cluster import Sighting
+    from salvor.postgres.facts import Facts
     from salvor.postgres.look import Look
     from salvor.postgres.server import Server
 

@@ -12,10 +12,11 @@ from salvor import clock, leftovers
 from salvor.change import Progress
 from salvor.errors import SalvorError
 from salvor.postgres import beside, dropped
-from salvor.postgres.backrest import SPOOL, Repository, recovery_options
+from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.look import Look
 from salvor.postgres.promotion import promote_server
-from salvor.postgres.replay import ACCEPT_MISSING_WAL, REFUSED, replay, told
+from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
+from salvor.postgres.restore_command import NO_WAL, REFUSED, SPOOL, fetching_ahead
 from salvor.postgres.side_directory import APART, SideDirectory
 from salvor.postgres.stage_wal import WAL_WAS_AT, salvage
 from salvor.postgres.wal import read_lsn
@@ -196,7 +197,7 @@ class Physical(SideDirectory):
             configured |= self.stage.settings(*_ROOM)
         overrides = self._overrides(looks, configured)
         if beside.read_marker(looks[0].marker).get(EVERYTHING):
-            overrides |= {"restore_command": told("false")}
+            overrides |= {"restore_command": NO_WAL}
         self.stage.launch(overrides, looks[0])
         return looks
 
@@ -208,7 +209,7 @@ class Physical(SideDirectory):
             "cluster_name": STAGE,
             "hot_standby": "on",
             "recovery_target_action": "pause",
-            "restore_command": told(self.repository.archive_get_ahead(self.stage.data)),
+            "restore_command": fetching_ahead(self.repository, self.stage.data),
             "primary_conninfo": "",
             "primary_slot_name": "",
             "recovery_min_apply_delay": "0",

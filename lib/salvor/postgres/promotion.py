@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.change import UNSEEN, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
-from salvor.postgres.cluster import View, ask_facts, describe_awaited
+from salvor.postgres.cluster import View
+from salvor.postgres.facts import ask_facts, describe_awaited
 from salvor.postgres.server import Server, pause
 
 if TYPE_CHECKING:

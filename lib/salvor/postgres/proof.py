@@ -15,8 +15,9 @@ from salvor.errors import CannotError
 from salvor.postgres import asking, carried, libraries, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import read_marker
-from salvor.postgres.cluster import Facts, Member, Sighting, View, as_noted, ask_facts
+from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.connection import LOCK_MILLISECONDS
+from salvor.postgres.facts import Facts, as_noted, ask_facts
 from salvor.postgres.failover import lag_of, missing_commits
 from salvor.postgres.look import Look
 from salvor.postgres.physical import EVERYTHING

@@ -17,7 +17,8 @@ from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.postgres import beside, fence
 from salvor.postgres.asking import ask
-from salvor.postgres.cluster import Member, Sighting, View, ask_facts
+from salvor.postgres.cluster import Member, Sighting, View
+from salvor.postgres.facts import ask_facts
 from salvor.postgres.look import MARKER
 from salvor.postgres.promotion import stop_or_kill
 from salvor.postgres.server import Server

@@ -14,6 +14,7 @@ from salvor.postgres import beside
 from salvor.postgres.connection import Line
 from salvor.postgres.look import Process
 from salvor.postgres.promotion import promote_server
+from salvor.postgres.restore_command import REFUSED
 from salvor.postgres.server import LOOKED_EVERY, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
 
@@ -21,9 +22,6 @@ ACCEPT_MISSING_WAL = "accept-missing-wal"
 _REPLAY_SECONDS = 24 * 3600.0
 _GAP_SECONDS = 30.0
 """How long WAL that must be there is waited for: the archive may take it a little later."""
-
-REFUSED = "salvor_refused"
-"""The file in a stage that says which WAL its restore_command did not get last, and in which try."""
 
 # A server rests between two tries only when one takes less than wal_retrieve_retry_interval (xlogrecovery.c), so of a
 # repository that is far away, or does not answer, only that file tells that it was asked in vain.
@@ -90,11 +88,6 @@ def replay(stage: Server, target: str, known_end: int) -> Generator[Progress, No
     if rest.at_target:
         yield from _end_what_was_under_way(stage, rest)
     return rest.at_target
-
-
-def told(restore_command: str) -> str:
-    """A restore_command that says in `REFUSED` when it was of no avail: the shell's number tells two tries apart."""
-    return f'{restore_command} || {{ code=$?; echo "%f $$" > {REFUSED}; exit $code; }}'
 
 
 def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator[Progress, None, _Rest]:

@@ -12,8 +12,9 @@ from salvor.errors import CannotError, UsageError
 from salvor.postgres import beside
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import Beside
-from salvor.postgres.cluster import Member, Sighting, View, as_noted, ask_facts, view
+from salvor.postgres.cluster import Member, Sighting, View, view
 from salvor.postgres.connection import listens
+from salvor.postgres.facts import as_noted, ask_facts
 from salvor.postgres.failover import stage_name
 from salvor.postgres.physical import STAGE, Physical
 from salvor.postgres.server import Server

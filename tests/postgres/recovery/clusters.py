@@ -3,8 +3,10 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import time
 from collections.abc import Generator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +125,34 @@ def open_system(sandbox: Layout, incident: str = "") -> Postgres:
 
 def is_up(state: State) -> bool:
     return state.reachable is Reachable.UP and state.writable is True
+
+
+def now(cluster: Cluster, member: str = "a") -> datetime:
+    """The time of its server, a little apart from every commit."""
+    time.sleep(0.05)
+    with cluster.server(member).session() as connection:
+        row = connection.execute("select clock_timestamp()").fetchone()
+    time.sleep(0.05)
+    assert row
+    moment: datetime = row[0]
+    return moment
+
+
+def lsn(cluster: Cluster) -> int:
+    """How far its primary has written, in bytes."""
+    with cluster.server("a").session() as connection:
+        row = connection.execute("select pg_current_wal_lsn() - '0/0'").fetchone()
+    assert row
+    return int(row[0])
+
+
+def wait_until_archived(cluster: Cluster, member: str = "a") -> None:
+    """Until the archive has all that a server wrote so far."""
+    with cluster.server(member).session(deadline=30, writes=True) as connection:
+        row = connection.execute("select pg_walfile_name(pg_switch_wal() - 1)").fetchone()
+        for _ in range(100):
+            done = connection.execute("select coalesce(last_archived_wal, '') from pg_stat_archiver").fetchone()
+            if row and done and done[0] >= row[0]:
+                return
+            time.sleep(0.1)
+    raise AssertionError("the archive does not take WAL")

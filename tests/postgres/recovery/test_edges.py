@@ -26,8 +26,7 @@ from salvor.postgres.wal import write_lsn
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster, is_up
-from tests.postgres.recovery.test_physical import lsn, now, wait_until_archived
+from tests.postgres.recovery.clusters import Cluster, is_up, lsn, now, wait_until_archived
 
 WISH = Wish(rpo=30.0)
 

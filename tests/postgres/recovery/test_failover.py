@@ -25,8 +25,7 @@ from salvor.ssh.settings import SshSettings
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster, is_up
-from tests.postgres.recovery.test_physical import now, wait_until_archived
+from tests.postgres.recovery.clusters import Cluster, is_up, now, wait_until_archived
 
 WISH = Wish(rpo=30.0)
 

@@ -12,8 +12,7 @@ from salvor.postgres import rebuild
 from salvor.postgres.physical import STAGE
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster
-from tests.postgres.recovery.test_physical import now
+from tests.postgres.recovery.clusters import Cluster, now
 
 WISH = Wish(rpo=30.0)
 
