@@ -21,6 +21,7 @@ from salvor.errors import (
     NotProvenError,
     OutcomeUnknownError,
     PlanMovedError,
+    SalvorError,
     UsageError,
 )
 from salvor.incident import Incident
@@ -227,6 +228,31 @@ def test_independent_systems_at_once_and_dependent_ones_in_order(two: World) -> 
         assert acts[f"{store} promote"][1] <= acts[f"{sign} point"][0]
         assert (two.root / sign).read_text() == "127.0.0.1"
         assert (two.root / store / "live" / "data").read_text() == GOOD
+
+
+@pytest.mark.parametrize("trouble_of", ["fail", "unknown before"])
+def test_what_fails_of_a_protection_keeps_nothing_else_of_it_from_being_done(
+    two: World, monkeypatch: pytest.MonkeyPatch, trouble_of: str
+) -> None:
+    """A standby that cannot be rebuilt, beside a repository that cannot be read: the backup is taken all the same."""
+    store = type(two.session().incident.system("store"))
+
+    def redundancy(self: System, tell: object) -> Iterator[Change]:
+        yield self.change("fence", identity="x", why="w", no_undo="n")
+        if self.name == "shelf":
+            raise CannotError("its repository cannot be read.")
+        yield self.change("discard", identity="x", kept="old", why="w", no_undo="n")
+
+    (two.root / "store" / "old").mkdir()
+    monkeypatch.setattr(store, "redundancy", redundancy)
+    trouble.order(two.root, "store", "fence", trouble_of)
+    stream = io.StringIO()
+    with pytest.raises(SalvorError, match=r"it does not want to|store: fence"):
+        maintenance.protect("things", "world", Plain(stream), yes=True)
+    assert "NOTE: this does not do all: its repository cannot be read" in stream.getvalue()
+    assert "protected again" not in stream.getvalue()
+    assert not (two.root / "store" / "old").exists(), "what comes after it is done"
+    assert "shelf fence" in trouble.acts(two.root)
 
 
 def test_each_step_looks_at_all_that_is_broken_at_once(two: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,11 +211,14 @@ class Runner:
             outcome = "not done" if change.key in still else "done"
             self._write("observed", key=change.key, outcome=outcome, detail=describe(change))
 
-    def _act(self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> dict[str, str]:
+    def _act(
+        self, step: str, changes: Sequence[Change], undoing: dict[str, str] | None = None, *, goes_on: bool = False
+    ) -> dict[str, str]:
         """Make the changes: those on independent systems side by side, the others in order.
 
-        Returns the outcome (done or unknown) of each that was begun, by its key; what waits for one whose outcome is
-        unknown is not begun. Raises the first error, when everything under way has ended.
+        Returns the outcome (done or unknown) of each that was begun, by its key. What waits for one whose outcome is
+        unknown is not begun, and after an error nothing is, unless it `goes_on`: then one keeps no other from being
+        made. Raises the first error, when everything under way has ended.
         """
         undoing = undoing or {}
         waiting = list(changes)
@@ -228,7 +231,8 @@ class Runner:
         with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="change") as pool:
             try:
                 while True:
-                    free = [] if error else [change for change in waiting if self._is_free(change, changes, done)]
+                    ends = error and not (goes_on and isinstance(error, Exception))
+                    free = [] if ends else [change for change in waiting if self._is_free(change, changes, done)]
                     free = free[: _AT_ONCE - len(running)]  # whoever is under way has a thread: others may wait for it
                     self.incident.under_way |= {change.key: change for change in free if self.incident.waits(change)}
                     for change in free:
@@ -246,8 +250,8 @@ class Runner:
                         error = error or future.exception()
                         if not future.exception():
                             outcomes[key] = future.result()
-                            if outcomes[key] == "done":
-                                done.add(key)
+                        if goes_on or outcomes.get(key) == "done":
+                            done.add(key)
             except KeyboardInterrupt:
                 self._stopping.set()
                 with _showing():
@@ -375,13 +379,15 @@ class Runner:
         self._write("undone", result=f"{amount(len(changes), 'change')} taken back")
 
     def act(self, name: str, changes: Sequence[Change]) -> None:
-        """Make approved changes that belong to no step of a recovery: a backup, a discard, a standby rebuilt."""
+        """Make approved changes that belong to no step of a recovery: a backup, a discard, a standby rebuilt. That one
+        fails keeps none of the others from being made.
+        """
         self._refuse_unapproved(name, changes)
         self._make_surely(name, changes)
 
     def _make_surely(self, name: str, changes: Sequence[Change], undoing: dict[str, str] | None = None) -> None:
         """Make changes that no plan looks at again. Raises OutcomeUnknownError when the outcome of one is not known."""
-        refuse.unknown(changes, self._act(name, changes, undoing), self.incident.id)
+        refuse.unknown(changes, self._act(name, changes, undoing, goes_on=True), self.incident.id)
 
     def note(self, kind: str, **data: object) -> None:
         """Write a line that tells of no change: a note, that the incident is closed."""
