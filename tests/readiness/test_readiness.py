@@ -17,8 +17,10 @@ import pytest
 from pydantic import TypeAdapter
 from salvor import clock, console, prometheus
 from salvor.change import Backup
+from salvor.drill import rehearsal
 from salvor.errors import NotProvenError, UsageError
 from salvor.journal.brief import newest_first
+from salvor.notebook.paper import Paper
 from salvor.readiness import looks, report, telling
 from salvor.readiness.report import Report, Row
 from salvor.readiness.rules import Proof
@@ -127,7 +129,11 @@ def test_what_is_expected_is_of_the_way_that_a_restore_of_now_would_go() -> None
     assert (found.way, found.size, found.loses) == ("physical", 9, 7.0)
     spoilt = replace(dump, usable=False)
     assert looks._newest("db", [spoilt, wal]).id == "F"
-    assert looks._newest("db", [spoilt]).problem == "db has no usable backup, and 1 that cannot be used"
+    problem = "db has no usable backup, and 1 that cannot be used, or of a time to come"
+    assert looks._newest("db", [spoilt]).problem == problem
+    ahead = replace(dump, id="A", taken=NOON + timedelta(days=900))
+    assert looks._newest("db", [ahead, dump]) == looks._newest("db", [dump]), "its clock was wrong"
+    assert looks._newest("db", [ahead]).problem == problem
     stopped = replace(wal, window=(taken, taken))
     assert (looks._newest("db", [stopped, dump]).way, looks._newest("db", [dump]).size) == ("logical", 1)
 
@@ -182,15 +188,34 @@ def test_the_last_proof_of_a_backup_counts_and_of_several_systems_the_oldest(dri
         each for each in newest_first(drilled.root / "incidents") if each and each.incident == found.proof.incident
     ]
     again = run.proofs[0]._replace(at=NOON + timedelta(minutes=5))
-    assert report._proof("store", [replace(run, proofs=[*run.proofs, again])]).at == again.at
+    (backup,) = found.backups
+    assert report._proof(backup, [replace(run, proofs=[*run.proofs, again])]).at == again.at
     never, newer = Proof("b"), Proof("c", at=NOON)
     older = Proof("a", at=NOON - timedelta(days=1))
     assert replace(found, proofs=(newer, older)).proof == older
     assert replace(found, proofs=(newer, never, older)).proof == never
-    (backup,) = found.backups
     old, missing = replace(backup, taken_seconds_ago=10e6), replace(backup, id="")
     assert replace(found, backups=(backup, old)).backup == old
     assert replace(found, backups=(old, missing, backup)).backup == missing
+
+
+def test_a_drill_that_failed_since_the_last_proof_is_at_risk(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Paper, "make", lambda self, folder: "")  # a kernel takes seconds
+    data = drilled.store / "backups/b1/data"
+    data.write_text(world.BAD)
+    with clock.use(lambda: NOON + timedelta(hours=1)), pytest.raises(NotProvenError):
+        rehearsal.run("things", "world", Plain())
+    failed = drilled.journals()[0].folder.name
+    (reason,) = row().reasons
+    assert (reason.verdict, reason.hint) == ("at risk", f"inv incident.show --incident={failed}")
+    assert reason.text == f"the drill {failed} of store failed, and no restore was proven since"
+    (run, *earlier) = (each for each in newest_first(drilled.root / "incidents") if each)
+    run.ways["store"] = "failover"
+    assert not report._proof(row().backups[0], [run, *earlier]).failed, "it says nothing of the backups"
+    data.write_text(world.GOOD)
+    with clock.use(lambda: NOON + timedelta(hours=2)):
+        rehearsal.run("things", "world", Plain())
+    assert row().verdict == "ready"
 
 
 def test_what_is_down_is_not_ready(drilled: World) -> None:

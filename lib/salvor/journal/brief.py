@@ -26,7 +26,7 @@ _PLATFORM = re.compile(rb'"platform":"([a-z0-9-]+)"')
 OVER = ("closed", "undone", "discarded")
 """The lines after which nothing is done in an incident any more."""
 FAILED = "failed"
-"""The result of maintenance that is closed because it failed."""
+"""The result of a drill, or of maintenance, that is closed because it failed."""
 _SAYS_OVER = re.compile(rb'"kind":"(?:closed|undone|discarded)"')
 _TAIL = 4096
 _ID_BEGIN, _ID_END = len("20261121T003300Z-"), len("-3f2a")

@@ -146,9 +146,9 @@ def _state(answer: State | Exception) -> State:
 def _newest(system: str, answer: list[Backup] | Exception) -> Newest:
     if isinstance(answer, Exception):
         return Newest(system, problem=f"its backups cannot be listed: {_said(answer)}", can_tell=False)
-    usable = [each for each in answer if each.usable]
+    usable = [each for each in answer if each.usable and not clock.is_to_come(each.taken)]
     if not usable:
-        count = f", and {len(answer)} that cannot be used" if answer else ""
+        count = f", and {len(answer)} that cannot be used, or of a time to come" if answer else ""
         return Newest(system, problem=f"{system} has no usable backup{count}")
     newest = max(usable, key=lambda each: each.taken)
     furthest = max(usable, key=lambda each: (_reaches(each), each.taken))

@@ -153,7 +153,7 @@ def _row(platform: Platform, service: Service, seen: Seen, runs: Sequence[Brief]
         platform.name,
         {name: seen.states[name] for name in names},
         backups,
-        tuple(_proof(each.system, runs) for each in backups),
+        tuple(_proof(each, runs) for each in backups),
         expected.reckon(runs, ways, sum(each.size for each in backups)),
         tuple(dict.fromkeys(drift for name in names for drift in seen.drift[name])),
         {name: before[name].verdict for name in service.depends_on},
@@ -179,13 +179,19 @@ def _row(platform: Platform, service: Service, seen: Seen, runs: Sequence[Brief]
     )
 
 
-def _proof(system: str, runs: Iterable[Brief]) -> Proof:
-    """The newest proof of a system. A standby that was promoted proves no backup."""
+def _proof(newest: Newest, runs: Iterable[Brief]) -> Proof:
+    """The newest proof of a system. A standby that was promoted proves no backup, nor does its drill that failed say
+    anything of one.
+    """
+    system, failed = newest.system, ""
     for run in runs:
         for proof in reversed(run.proofs):
             if proof.system == system and proof.backup:
-                return Proof(system, proof.at, clock.age(proof.at).total_seconds(), run.incident, run.purpose)
-    return Proof(system)
+                age = clock.age(proof.at).total_seconds()
+                return Proof(system, proof.at, age, run.incident, run.purpose, failed)
+        if run.purpose == "drill" and brief.FAILED in run.marks and run.ways.get(system, newest.way) == newest.way:
+            failed = failed or run.incident
+    return Proof(system, failed=failed)
 
 
 def _proof_ages(platform: Platform, service: Service) -> dict[str, float]:

@@ -26,7 +26,7 @@ OLD_PROOF = 35 * 86400.0
 @dataclass(frozen=True)
 class Proof:
     """The last restore of a system that passed `verify`: when, and by which incident or drill. `at` is None: never.
-    `seconds_ago` is from when it was looked.
+    `seconds_ago` is from when it was looked; `failed` is the newest drill that failed since.
     """
 
     system: str
@@ -34,6 +34,7 @@ class Proof:
     seconds_ago: float = 0.0
     incident: str = ""
     purpose: str = ""
+    failed: str = ""
 
 
 @dataclass(frozen=True)
@@ -145,8 +146,11 @@ def in_time(facts: Facts) -> Iterator[Reason]:
 
 
 def it_was_proven(facts: Facts) -> Iterator[Reason]:
-    """A restore that was never proven, or too long ago: at risk."""
+    """A restore that was never proven, or too long ago, or a drill that failed since: at risk."""
     for proof in facts.proofs:
+        if proof.failed:
+            text = f"the drill {proof.failed} of {proof.system} failed, and no restore was proven since"
+            yield Reason(AT_RISK, text, f"inv incident.show --incident={proof.failed}")
         if proof.at is None:
             yield Reason(AT_RISK, f"no restore of {proof.system} was ever proven", facts.command("drill"))
             continue
