@@ -5,7 +5,18 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_SETTING = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_.-]{0,127})\s*=\s*(.*?)\s*$", re.MULTILINE)
+_SETTING = re.compile(
+    r"""
+    ^[^\S\n]* (?:export[^\S\n]+)? (?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,127}) [^\S\n]*=[^\S\n]*
+    (?:
+        (?P<quote>["'`]) (?P<quoted>(?:\\.|(?!(?P=quote))[^\\])*) (?P=quote) (?P<behind>[^\n]*)
+        | (?P<plain>[^\n]*-----BEGIN\ .*?-----END\ [^\n]* | (?:[^\n]*\\\n)*[^\n]*)
+    )
+    | ^-----BEGIN\ .*?-----END\ [^\n]*
+    """,
+    re.MULTILINE | re.DOTALL | re.VERBOSE,
+)
+"""A setting with all lines of its value, or a key without a name: no line of a secret is taken for a name."""
 _NAME = re.compile(r"(?:^|.*[./_-])(?:env|ini|conf|cfg|properties|environment)(?:[._-].*)?", re.IGNORECASE)
 
 
@@ -34,8 +45,12 @@ def is_settings(name: str) -> bool:
 
 
 def read(text: str) -> dict[str, str]:
-    """The settings of a file, NAME=VALUE a line; of one that stands twice the last counts."""
-    return {found[1]: found[2].strip("'\"") for found in _SETTING.finditer(text)}
+    """The settings of a file, NAME=VALUE a line, as shells and dotenv read them: quoted ones, keys, and those that end
+    in a backslash go on in the next line. Of one that stands twice the last counts.
+    """
+    lines = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    found = (one for one in _SETTING.finditer(lines) if one["name"])
+    return {one["name"]: f"{one['quoted'] or ''}{one['behind'] or ''}{one['plain'] or ''}".strip() for one in found}
 
 
 def compare(before: str, after: str) -> Difference:
