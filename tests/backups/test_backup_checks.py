@@ -116,7 +116,17 @@ def test_a_failed_backup_that_somebody_removed_has_not_vanished() -> None:
     assert "retention" not in dict(worst(nights[1:], keep=Keep(daily=7), earlier=earlier))
 
 
-@pytest.mark.parametrize("damaged", ["{", "[]", '{"shop-db": 1}', '{"shop-db": {"backups": {"x": {}}, "free": {}}}'])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        "{",
+        "[]",
+        '{"shop-db": 1}',
+        '{"shop-db": {"backups": {"x": {}}, "free": {}}}',
+        '{"shop-db": {"backups": [], "free": []}}',
+        '{"shop-db": {"backups": {"x": "y"}, "free": {"here /backup": 5}}}',
+    ],
+)
 def test_a_damaged_memory_is_compared_with_nothing_and_written_anew(damaged: str, tmp_path: Path) -> None:
     path, here = tmp_path / "memory.json", Room("here", "/backup", 100, 50)
     path.write_text(damaged)
@@ -125,7 +135,23 @@ def test_a_damaged_memory_is_compared_with_nothing_and_written_anew(damaged: str
         with clock.use(lambda hour=hour: NOW + timedelta(hours=hour)):  # type: ignore[misc]
             Memory(path).keep([Looked("shop-db", Known(1), [dump(10)], [], [here])])
     assert Memory(path).backups("shop-db").keys() == {"here d-10"}
-    assert Memory(path).free(here) == {NOW: 50}, "once a day"
+    assert Memory(path).free("shop-db", here) == {NOW: 50}, "once a day"
+
+
+def test_room_is_compared_with_that_of_the_same_disk_as_it_was_before_it_was_enlarged(tmp_path: Path) -> None:
+    path, here = tmp_path / "memory.json", Room("here", "/backup", 1000, 100)
+    elsewhere = replace(here, size=9000, free=8000)
+    with clock.use(lambda: NOW - timedelta(days=10)):
+        looks = [Looked("shop-db", Known(1), [], [], [here]), Looked("far-db", Known(1), [], [], [elsewhere])]
+        Memory(path).keep(looks)
+    memory = Memory(path)
+    assert list(memory.free("shop-db", here).values()) == [100], "another machine has the same path"
+    assert not memory.free("shop-db", replace(here, repository="off-site"))
+    enlarged = replace(here, size=6000, free=4100)
+    (then,) = memory.free("shop-db", enlarged).values()
+    assert then == 5100
+    found = backup_checks.fill("shop-db", enlarged, memory.free("shop-db", enlarged), 1)
+    assert "full in 41 d 0 h" in found.figure, "100 a day since, though more is free than then"
 
 
 def test_what_the_policy_let_go_long_ago_is_said() -> None:

@@ -130,7 +130,8 @@ def _look(system: Restorable, incident: Incident, history: History, memory: _Mem
         for each in system.audit(deep=deep):
             if isinstance(each, Room):
                 rooms.append(each)
-                found.append(backup_checks.fill(system.name, each, memory.free(each), _newest_size(backups, each)))
+                earlier = memory.free(system.name, each)
+                found.append(backup_checks.fill(system.name, each, earlier, _newest_size(backups, each)))
             else:
                 found.append(each)
     except SalvorError as error:
@@ -164,7 +165,7 @@ def _known(system: Restorable, platform: Platform, memory: _Memory) -> Known:
 
 
 class _Memory:
-    """What the last look saw, and what was free of each repository on each of the last days; kept beside the
+    """What the last look saw, and how much room each repository had on each of the last days; kept beside the
     incidents.
     """
 
@@ -173,7 +174,10 @@ class _Memory:
         self._kept: dict[str, dict[str, Any]] = {}
         try:
             read_ = json.loads(durable.read(path))
-            self._kept = {name: {"backups": one["backups"], "free": one["free"]} for name, one in read_.items()}
+            self._kept = {
+                name: {"backups": dict(one["backups"]), "free": {place: dict(at) for place, at in one["free"].items()}}
+                for name, one in read_.items()
+            }
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             self._kept = {}  # none yet, or damaged: then nothing is compared, and the next look can again
 
@@ -185,15 +189,17 @@ class _Memory:
                 key: Backup(**{**one, "taken": clock.read_time(one["taken"]), "needs": tuple(one["needs"])})
                 for key, one in said.items()
             }
-        except (SalvorError, TypeError, LookupError):
+        except (SalvorError, TypeError, LookupError, ValueError):
             return {}
 
-    def free(self, room: Room) -> dict[datetime, int]:
-        """What was free of a repository at earlier looks."""
-        said = {name: one["free"].get(room.path, {}) for name, one in self._kept.items()}
+    def free(self, system: str, room: Room) -> dict[datetime, int]:
+        """What was free of a system's repository at earlier looks; by how much its file system was enlarged since is
+        added.
+        """
         try:
-            return {clock.read_time(at): int(free) for each in said.values() for at, free in each.items()}
-        except (SalvorError, TypeError, ValueError, AttributeError):
+            said = self._kept[system]["free"][_place(room)]
+            return {clock.read_time(at): int(free) + max(0, room.size - size) for at, (free, size) in said.items()}
+        except (SalvorError, LookupError, TypeError, ValueError, AttributeError):
             return {}
 
     def keep(self, looks: Sequence[Looked]) -> OSError | None:
@@ -205,11 +211,11 @@ class _Memory:
                 seen = backup_checks.remembered(one.backups, one.known)
                 before = {**before, "backups": {key: _plain(each) for key, each in seen.items()}}
             for room in one.rooms:
-                free = dict(before["free"].get(room.path, {}))
+                free = dict(before["free"].get(_place(room), {}))
                 if not any(at.startswith(f"{now:%Y-%m-%d}") for at in free):
-                    free[clock.write_time(now)] = room.free
+                    free[clock.write_time(now)] = room.free, room.size
                 recent = clock.write_time(now - timedelta(days=_DAYS_KEPT))
-                before["free"] = {**before["free"], room.path: {at: of for at, of in free.items() if at > recent}}
+                before["free"] = {**before["free"], _place(room): {at: of for at, of in free.items() if at > recent}}
             self._kept[one.system] = before
         try:
             durable.make_folder(self._path.parent)
@@ -217,6 +223,10 @@ class _Memory:
         except OSError as error:
             return error
         return None
+
+
+def _place(room: Room) -> str:
+    return f"{room.repository} {room.path}"  # two machines may have the same path
 
 
 def _plain(backup: Backup) -> dict[str, Any]:
