@@ -17,9 +17,11 @@ _SSL_REQUEST = 80877103
 
 
 @contextmanager
-def server_that_refuses(**fields: str) -> Iterator[int]:
-    """A port, on which every login is answered by an error with these fields."""
-    body = b"".join(name.encode() + value.encode() + b"\0" for name, value in fields.items()) + b"\0"
+def server_that_refuses(*, breaks_tls: object = False, **fields: object) -> Iterator[int]:
+    """A port, on which every login is answered by an error with these fields. `breaks_tls`: it offers TLS, and then
+    understands none that is asked for, as an old one.
+    """
+    body = b"".join(name.encode() + str(value).encode() + b"\0" for name, value in fields.items()) + b"\0"
 
     def serve() -> None:
         while True:
@@ -29,6 +31,9 @@ def server_that_refuses(**fields: str) -> Iterator[int]:
                 return
             with client:
                 length, code = struct.unpack("!ii", client.recv(8, socket.MSG_WAITALL))
+                if code == _SSL_REQUEST and breaks_tls:
+                    client.sendall(b"S")
+                    continue
                 if code == _SSL_REQUEST:
                     client.sendall(b"N")
                     length, code = struct.unpack("!ii", client.recv(8, socket.MSG_WAITALL))
@@ -60,6 +65,26 @@ def test_a_login_that_is_refused_in_another_language_is_told_in_english_too(stat
         connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
     assert said in str(error.value) and str(error.value).endswith(f"({meant})")
     assert "secret-of-ours" not in str(error.value)
+
+
+def test_a_server_with_which_tls_does_not_work_is_asked_without() -> None:
+    operator = Operator("salvor", "cmd:echo secret-of-ours")
+    with (
+        server_that_refuses(breaks_tls=True, S="치명적오류", C="28P01", M="인증을 실패했습니다") as port,
+        pytest.raises(psycopg.OperationalError, match="password authentication failed"),
+    ):
+        connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
+
+
+def test_words_that_only_libpq_can_read_stand() -> None:
+    operator = Operator("salvor", "cmd:echo secret-of-ours")
+    said = "사용자 인증을 실패했습니다"
+    with (
+        server_that_refuses(S="치명적오류", C="28P01", M=said, **{"\N{DEGREE SIGN}": "new in that server"}) as port,
+        pytest.raises(psycopg.OperationalError) as error,
+    ):
+        connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
+    assert said in str(error.value) and "FATAL" not in str(error.value)
 
 
 def test_english_words_are_left_alone() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from salvor.errors import CannotError
+from salvor.postgres import refusal
 
 if TYPE_CHECKING:
     from salvor.postgres.cluster import Sighting
@@ -31,11 +32,8 @@ def mistake_in(server: Server, look: Look | None, facts: Facts | str) -> Mistake
     if isinstance(facts, str):
         if look.port not in (None, server.port):
             return Mistake(f"it runs and listens on port {look.port}, not on {server.port}", "mend the member's port:")
-        if "password authentication failed" in facts:
-            return Mistake(
-                f"it runs and does not let the operator in: {facts}", "mend the user or password of operator:"
-            )
-        return None
+        mend = refusal.mend(facts)
+        return Mistake(f"it runs and does not let the operator in: {facts}", mend) if mend else None
     if facts.data != server.data and not look.processes:
         return Mistake(
             f"who answers there works in {facts.data}, not in {server.data}", "mend the member's data: or host:"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock
 from salvor.change import ABSENT, Progress, Reachable
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.postgres import refusal
 from salvor.postgres.look import FIND_ACCESS
 from salvor.postgres.server import WHOLE_MACHINE, Server, pause
 
@@ -24,7 +25,7 @@ _BLOCK = re.compile(
 )
 _PUT_OUT = "# put out by Salvor: "
 _ARCHIVE_SECONDS = 20.0
-_ROOM_SECONDS = 5.0
+_ROOM_SECONDS = _RELOAD_SECONDS = 5.0
 READERS = "local all +salvor_reads scram-sha-256\nhost all +salvor_reads all scram-sha-256\n"
 """Lines that let in whoever asks databases of unknown origin (see `asking`); nobody where there is no such role."""
 
@@ -150,13 +151,13 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
         return
     look = server.look_twice()
     reachable, detail = (Reachable.UNKNOWN, "frozen by a signal") if look.is_frozen else server.probe()
-    if "password authentication failed" in detail:  # it answers, and may be sound: only our password is not
+    if refusal.mend(detail) and "pg_hba.conf" not in detail:  # it answers, and may be sound: only our login is not
         raise _not_let_in(server, detail, "nothing was fenced")
     _write(server, identity, incident, in_force=False)
     server.reload(look)
     if "FATAL" in detail:  # maybe by its own rules, which the block stands above now
-        reachable, detail = server.probe()
-    if "authentication failed" in detail:
+        reachable, detail = _probe_reloaded(server)
+    if refusal.mend(detail):
         raise _not_let_in(server, detail, "new sessions of the applications are refused; open ones still work")
     if _has_no_room(detail):
         yield Progress(0, None, "", "ending sessions to have one")
@@ -174,11 +175,21 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
             yield Progress(0, None, "", trouble)
 
 
+def _probe_reloaded(server: Server) -> tuple[Reachable, str]:
+    """Ask a server that was told to reload, for a few seconds while it goes on keeping the operator out."""
+    begun = clock.monotonic()
+    while True:
+        reachable, detail = server.probe()
+        if not refusal.mend(detail) or clock.monotonic() > begun + _RELOAD_SECONDS:
+            return reachable, detail
+        pause(begun)
+
+
 def _not_let_in(server: Server, detail: str, safe: str) -> CannotError:
     return CannotError(
         f"The operator {server.operator.user!r} cannot log in to {server.address}:{server.port}: {detail}.",
         safe=safe,
-        hint="mend the operator's password (systems: operator: password), then run the same command again",
+        hint=f"{refusal.mend(detail)}, then run the same command again",
     )
 
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import ssl
 from typing import TYPE_CHECKING
 
 from salvor import secrets
-from salvor.errors import SalvorError
 
 if TYPE_CHECKING:
     import psycopg
@@ -23,14 +21,31 @@ _ENGLISH = re.compile(
     re.DOTALL,
 )
 _MEANS = {
+    "28000": "pg_hba.conf does not let it in, or it is not permitted to log in",
     "28P01": "password authentication failed",
     "42501": "permission denied",
     "53300": "too many clients",
     "57P03": "the database system is starting up or is shutting down",
 }
 """SQLSTATEs (PostgreSQL's manual, "Error Codes"), and the English words by which the rest of us knows them."""
-_WRONG_TRANSPORT = "28000"
-"""What pg_hba.conf says of a connection without TLS that must have it, among other things."""
+_BY_ITS_RULES = "28000"
+"""What pg_hba.conf says of a connection over TLS that must be without it, among other things."""
+_MENDS = (
+    ("password authentication failed", "mend the user or password of operator:"),
+    (
+        r"pg_hba\.conf|authentication failed|valid client certificate",
+        "let the operator in by its pg_hba.conf, with a password, and reload",
+    ),
+    (r"not permitted to log in|role .* does not exist", "mend the user of operator:, or alter role ... login"),
+    (
+        r'database "postgres" (does not exist(?!.*subdirectory)|is not currently accepting)',
+        "have it take connections to a database postgres: as a superuser in template1, create database postgres, or "
+        "alter database postgres allow_connections true",
+    ),
+)
+"""What a server says that keeps the operator out and may be well, and what lets the operator in. A database that lost
+its subdirectory is broken.
+"""
 
 
 def meaning(
@@ -53,6 +68,11 @@ def words(error: Exception) -> str:
     return said if means in said else f"{said} ({means})"
 
 
+def mend(said: str) -> str:
+    """What lets the operator in, where a server says that it keeps that role out, whoever else it lets in; or ""."""
+    return next((mend for pattern, mend in _MENDS if re.search(pattern, said)), "")
+
+
 def _sqlstate(address: str, port: int, database: str, operator: Operator, deadline: float) -> str:
     """Why that server lets nobody in so, as a SQLSTATE; empty when it did, or did not tell."""
     import pg8000.exceptions
@@ -60,16 +80,16 @@ def _sqlstate(address: str, port: int, database: str, operator: Operator, deadli
 
     known = {"host": address, "port": port, "database": database, "timeout": deadline}
     state = ""
-    for encrypted in (None, ssl._create_unverified_context()):  # noqa: S323  as libpq's sslmode=prefer does
+    for encrypted in (None, False):  # with TLS where the server has it, then without, as libpq's sslmode=prefer does
         try:
             pg8000.native.Connection(operator.user, password=operator.secret(), ssl_context=encrypted, **known).close()
         except pg8000.exceptions.DatabaseError as error:
             told = error.args[0] if error.args else None
             state = str(told.get("C", "")) if isinstance(told, dict) else state
-        except (pg8000.exceptions.Error, OSError, SalvorError):
-            return state
+        except Exception:  # noqa: BLE001, S112  whatever this client meets there, libpq's words stand
+            continue
         else:
             return ""
-        if state != _WRONG_TRANSPORT:
+        if state != _BY_ITS_RULES:
             break
     return state

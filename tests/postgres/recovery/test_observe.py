@@ -195,6 +195,54 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     cluster.write("a", 1)
 
 
+def test_a_server_that_keeps_the_operator_alone_out_is_no_broken_one(cluster: Cluster) -> None:
+    """One whose role might not log in any more, or without its database `postgres`, was killed and restored."""
+    server = cluster.server("a")
+    pids, identity = server.processes(), cluster.observe().identity
+    access = f"{server.data}/pg_hba.conf"
+    rules = cluster.sandbox.shell.read(access) or ""
+
+    def refused(mend: str) -> str:
+        system = cluster.other_incident().system
+        with pytest.raises(CannotError, match="does not let the operator in") as error:
+            system.ways_back(Wish(rpo=30.0))
+        assert mend in error.value.hint
+        return error.value.what
+
+    with server.connect("orders", deadline=30.0, writes=True) as still_there:
+        still_there.execute("alter role salvor nologin")
+        assert "not permitted to log in" in refused("alter role ... login")
+        with pytest.raises(CannotError, match="cannot log in") as error:
+            cluster.do("fence", identity=identity)
+        assert error.value.safe == "nothing was fenced" and server.processes() == pids
+        still_there.execute("alter role salvor login")
+
+        still_there.execute("alter database postgres allow_connections false")
+        assert "not currently accepting connections" in refused("allow_connections true")
+        still_there.execute("alter database postgres rename to elsewhere")
+        assert 'database "postgres" does not exist' in refused("create database postgres")
+        still_there.execute("alter database elsewhere rename to postgres")
+        still_there.execute("alter database postgres allow_connections true")
+
+    cluster.sandbox.shell.write(access, f"host all salvor all reject\n{rules}")
+    server.reload()
+    assert until(lambda: "pg_hba.conf rejects" in cluster.observe().summary)
+    refused("by its pg_hba.conf")
+    cluster.write("a", 1)
+    cluster.do("fence", identity=identity)  # its block stands above that
+    assert server.processes() == pids
+    cluster.sandbox.shell.write(access, rules)
+    server.reload()
+    assert until(lambda: is_up(cluster.observe()))
+
+    with server.session() as connection:
+        row = connection.execute("select oid from pg_database where datname = current_database()").fetchone()
+    assert row
+    cluster.sandbox.shell.run(["mv", f"{server.data}/base/{row[0]}", f"{server.data}/base/gone"])
+    assert "subdirectory" in cluster.observe().summary
+    assert cluster.way("physical", Wish(rpo=30.0)).possible, "this one is broken"
+
+
 @pytest.mark.parametrize(
     ("wrong", "seen", "mend"),
     [
