@@ -1,3 +1,4 @@
+import hashlib
 import itertools
 import os
 import re
@@ -104,6 +105,21 @@ def test_an_unknown_command_is_a_usage_error(clone: Path) -> None:
     result = run([str(clone / "start"), "dril"])
     assert result.returncode == 2
     assert "There is no ./start dril.\nHINT: " in result.stderr
+
+
+def test_the_shell_takes_a_command(clone: Path, tmp_path: Path) -> None:
+    """`./start shell -c CMD` opened a shell that waited."""
+    path = machine(tmp_path / "bin", dpkg_query="shift 3; printf 'installed:%s ' $*")
+    site = clone / ".venv/bin"
+    site.mkdir(parents=True)
+    (site / "python").symlink_to("/usr/bin/python3")
+    place = f"{clone.resolve()}: {run([str(site / 'python'), '--version']).stdout}"
+    pins = b"".join((clone / name).read_bytes() for name in ("requirements.txt", "pyproject.toml"))
+    (clone / ".venv/salvor-set-up").write_text(f"{place}{hashlib.sha256(pins).hexdigest()}  -\n")
+    done = run(
+        [str(clone / "start"), "shell", "-c", 'echo "$1 $VIRTUAL_ENV"', "sh", "said"], PATH=path, SHELL="/bin/sh"
+    )
+    assert done.stdout == f"said {clone}/.venv\n", done.stderr
 
 
 def test_no_python_is_said_with_a_hint(clone: Path, tmp_path: Path) -> None:

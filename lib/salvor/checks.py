@@ -19,7 +19,7 @@ from salvor.address import host_and_port
 from salvor.change import Finding, Level
 from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError, SecretError
-from salvor.plain import one_line
+from salvor.plain import in_words, one_line
 
 _NO_ANSWER = "no answer"
 _NOT_OF_THE_DATA = ("08", "28", "42501", "53", "57")
@@ -116,7 +116,7 @@ def run(check: Check, *, ask: Callable[[str, str], Any], where: str) -> Finding:
         answer = within(check.deadline, lambda: _answer(check, ask, where))
     except Exception as error:  # noqa: BLE001  whatever a query, a library or a server does is an answer, not a crash
         level = Level.UNKNOWN if _cannot_tell(error) else Level.FAIL
-        return Finding(subject, check.name, level, _what(error, check), _limit(check), one_line(_reason(error)))
+        return Finding(subject, check.name, level, _what(error, check), _limit(check), one_line(in_words(error)))
     return Finding(subject, check.name, answer.level, one_line(answer.figure), _limit(check), one_line(answer.detail))
 
 
@@ -267,7 +267,3 @@ def _what(error: BaseException, check: Check) -> str:
 
 def _timed_out(error: BaseException) -> bool:
     return any(isinstance(cause, (TimeoutError, OutcomeUnknownError)) for cause in _causes(error))
-
-
-def _reason(error: BaseException) -> str:
-    return getattr(error, "what", "") or f"{type(error).__name__}: {error}"

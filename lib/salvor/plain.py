@@ -19,3 +19,14 @@ def one_line(text: str, *, most: int = 200) -> str:
 def amount(number: int, what: str, several: str = "") -> str:
     """So many of something: `1 change`, `2 changes`; `several` where that is not made by an s: `2 entries`."""
     return f"{number} {what if number == 1 else several or f'{what}s'}"
+
+
+def in_words(error: BaseException) -> str:
+    """What went wrong: in Salvor's own words, in the system's, or else with the kind of the error."""
+    if type(error).__name__ == "URLError":  # so urllib hands on what a socket said
+        wrapped = getattr(error, "reason", "")
+        return in_words(wrapped) if isinstance(wrapped, BaseException) else str(wrapped)
+    if what := getattr(error, "what", ""):
+        return str(what)
+    said = re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    return said if said and isinstance(error, OSError) else f"{type(error).__name__}: {error}"

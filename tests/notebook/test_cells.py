@@ -142,6 +142,15 @@ def test_papermills_own_command_takes_the_hash_of_the_plan(broken: World, tmp_pa
     assert approved["hash"] == approve and "by the notebook's parameter" in approved["how"]
 
 
+def test_papermill_without_an_approval_begins_nothing_and_says_how_to_approve(broken: World, tmp_path: Path) -> None:
+    """It began an incident, and ended with a cell to run that nobody could run."""
+    refused = papermill(broken, tmp_path / "a.ipynb", service="things", platform="world")
+    approve = broken.session().plan().hash
+    assert refused.returncode == 1 and folders(broken) == []
+    assert refused.stderr.strip().splitlines()[-1].startswith("HINT: ") and f"-r approve {approve};" in refused.stderr
+    assert f"Plan hash: {approve}" in (tmp_path / "a.ipynb").read_text()
+
+
 def test_the_exit_code_is_that_of_the_error(broken: World, capfd: pytest.CaptureFixture[str]) -> None:
     (broken.store / "backups/b1/data").write_text(world.BAD)
     assert record.run_notebook({"service": "things", "platform": "world", "approve": "yes"}) == 6

@@ -252,7 +252,8 @@ def test_prometheus_that_fails_or_is_slow_cannot_be_told(
     said[1], said[2] = vector("11"), 1.0
     monkeypatch.setattr(metrics, "DEADLINE", 0.3)
     assert read(metric, above=10).bad is None
-    assert read({**metric, "prometheus": "http://127.0.0.1:1"}, above=10).bad is None
+    found = read({**metric, "prometheus": "http://127.0.0.1:1"}, above=10)
+    assert (found.bad, found.detail) == (None, "http://127.0.0.1:1 cannot be asked: Connection refused.")
 
 
 # ------------------------------------------------------------------------------------------ rules

@@ -52,6 +52,14 @@ class Live(Walk):
         self._show_who_waits(self._whole)
         if given["approve"]:
             self._approved(self._whole)
+        elif self._whole.changes and not _somebody_is_here():
+            planned = amount(len(self._whole.changes), "planned change")
+            raise UsageError(
+                f"approve: {planned}, and nobody is here to approve them act by act.",
+                safe="nothing was changed",
+                hint="read the plan in the output notebook, then the same command with: -r approve "
+                f"{self._whole.hash}; or -r approve {YES}, whatever the plan is; or open the notebook in JupyterLab",
+            )
 
     def _open(self, incident: str) -> Session:
         given = self._given
@@ -226,6 +234,14 @@ class Live(Walk):
         show_end(self._session, self._session.runner.watcher)
         make_record(self._session, self._session.runner.watcher)
         self._is_released = True
+
+
+def _somebody_is_here() -> bool:
+    """Whether a person runs the cells: papermill says with each that nobody can be asked."""
+    from IPython.core.getipython import get_ipython
+
+    kernel = getattr(get_ipython(), "kernel", None)
+    return kernel is None or bool(kernel.get_parent("shell")["content"].get("allow_stdin", True))
 
 
 @dataclass

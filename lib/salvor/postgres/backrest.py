@@ -326,9 +326,11 @@ class Repository:
         yield Progress(len(doomed), len(doomed), "backups", "removed")
 
     def restore(
-        self, label: str, data: str, *, target: list[str], tablespaces: Mapping[str, str], resume: bool
+        self, label: str, data: str, *, incident: str, target: list[str], tablespaces: Mapping[str, str], resume: bool
     ) -> Iterator[Progress]:
-        """Restore a backup into `data`. `target`: pgBackRest's recovery options; `resume`: go on with what is there."""
+        """Restore a backup into `data`, the stage of an incident. `target`: pgBackRest's recovery options; `resume`: go
+        on with what is there.
+        """
         mapping = [f"--tablespace-map={name}={path}" for name, path in tablespaces.items()]
         argv = self.argv(
             f"--pg1-path={data}",
@@ -349,7 +351,7 @@ class Repository:
                 f"Backup {label} cannot be restored: {wrong.partition('ERROR: ')[2] or wrong}",
                 safe="what is live was not touched; what was copied so far stays beside it",
                 hint="the same command tries again where it stopped; another backup instead (inv backups lists them): "
-                "inv undo, then inv restore --from=ID. What is damaged: "
+                f"inv undo --incident={incident}, then inv restore --from=ID. What is damaged: "
                 f"{self.shell.by_hand(self.argv(f'--set={label}', '--output=text', '--verbose', 'verify'))}",
             ) from error
 

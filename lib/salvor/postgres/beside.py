@@ -162,6 +162,7 @@ for link in "$path/pg_wal" "$path"/pg_tblspc/*; do
     rmdir -- "$place" 2>/dev/null || :
 done
 rm -rf -- "$path" "$path.log"
+case $path in *.kept-*) rm -f -- "${path%.kept-*}.salvor-${path##*.kept-}.log" ;; esac # of the stage that replaced it
 """
 
 

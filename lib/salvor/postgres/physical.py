@@ -132,6 +132,7 @@ class Physical(SideDirectory):
         yield from self.repository.restore(
             backup,
             self.stage.data,
+            incident=self.incident,
             target=recovery_options(target, timeline, chosen.result().timeline),
             tablespaces=tablespaces,
             resume=look.directory is not None and not look.empty,

@@ -225,8 +225,9 @@ def _inconsistent(stage: Server, segment: str) -> CannotError:
         f"WAL is missing: {segment}, without which the copy is not consistent, does not come from the archive."
         f"{_refused_by_the_archive(stage)}",
         safe="what is live is as it was",
-        hint="see that the archive can be read, and run the same command again; or inv undo, then an older backup: "
-        "inv backups lists them, inv restore --from=ID takes one",
+        hint="see that the archive can be read, and run the same command again; or "
+        f"inv undo --incident={beside.marker_of(stage).get('incident')}, then an older backup: inv backups lists them, "
+        "inv restore --from=ID takes one",
     )
 
 

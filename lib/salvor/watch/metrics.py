@@ -19,7 +19,7 @@ from salvor.host.facts import Disk, Facts
 from salvor.incident import Incident
 from salvor.inventory import Platform
 from salvor.journal.folders import incidents_folder
-from salvor.plain import one_line
+from salvor.plain import in_words, one_line
 from salvor.watch.alerts import Alerts
 from salvor.watch.rules import Metric, Rule
 from salvor.wish import Wish
@@ -60,7 +60,7 @@ class Metrics:
         except TimeoutError:
             detail = f"no answer within {clock.write_duration(DEADLINE)}"
         except Exception as error:  # noqa: BLE001  whatever a library or a server does, the metric cannot be told
-            detail = one_line(getattr(error, "what", "") or f"{type(error).__name__}: {error}")
+            detail = one_line(in_words(error))
         return Reading(None, "cannot tell", rule.limit, detail)
 
     def _read(self, rule: Rule) -> Reading:
@@ -167,6 +167,8 @@ def _ask_prometheus(metric: Metric) -> list[tuple[float, str]]:
         with error:
             told = web.body(error, until, most=1000).decode("utf-8", "replace")
         raise CannotError(f"{metric.prometheus} answers with status {error.code}: {one_line(told)}") from error
+    except urllib.error.URLError as error:
+        raise CannotError(f"{metric.prometheus} cannot be asked: {in_words(error)}.") from error
     if len(said) >= _MOST_BYTES:
         raise CannotError(f"{metric.prometheus} answers with too many series: put max() or min() round the query.")
     try:

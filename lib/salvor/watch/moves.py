@@ -11,6 +11,7 @@ from salvor import clock, console
 from salvor.change import Change, Finding, Level
 from salvor.errors import CannotError, HeldError
 from salvor.inventory import Platform
+from salvor.plain import in_words
 from salvor.plan import Plan, PlannedStep, describe
 from salvor.secrets import mask, mask_data
 from salvor.session import Session
@@ -253,4 +254,4 @@ def _legible(change: Change) -> Change:
 
 
 def _reason(error: Exception) -> str:
-    return mask(getattr(error, "what", "") or f"{type(error).__name__}: {error}")
+    return mask(in_words(error))

@@ -481,6 +481,7 @@ def test_a_damaged_backup_is_named_and_harms_nothing(cluster: Cluster) -> None:
     with pytest.raises(CannotError, match=r"Backup \S+ cannot be restored: .*(checksum|corruption)") as raised:
         stage(cluster)
     assert "inv backups" in raised.value.hint and "verify" in raised.value.hint
+    assert f"inv undo --incident={cluster.system.context.incident}, then" in raised.value.hint
     assert cluster.observe().identity == before.identity
     assert not [one for one in cluster.observe().staged if one.name == STAGE and one.complete]
     cluster.do("drop", stage=STAGE)

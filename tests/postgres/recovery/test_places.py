@@ -75,7 +75,10 @@ def test_pg_wal_on_another_disk_comes_back_there(cluster: Cluster) -> None:
 
     again = cluster.other_incident()
     again.recover(again.way("physical", WISH), identity)
+    data = Path(cluster.server("a").data)
+    assert list(data.parent.glob("data.salvor-*.log")), "what the stage said stays as long as what it replaced"
     again.do("discard", identity=identity, kept=again.observe().kept[0].name)
+    assert not list(data.parent.glob("data.*-*"))
     assert there() == [f"pg_wal.salvor-{again.system.context.incident}"]
     cluster.server("a").stop("fast")
     cluster.server("a").start()
