@@ -148,6 +148,27 @@ def test_an_alert_that_was_said_to_another_machine_is_not_taken_for_resolved(
     assert there.once()[0].move.kind == "close"
 
 
+def test_an_alert_of_before_the_watch_stood_still_acts_on_nothing_until_it_is_said_again(place: Place) -> None:
+    """It may have ended meanwhile: Alertmanager, restarted itself, would never say so."""
+    place.write(text=RULES.replace("better_within: 1h", "better_within: 1m"))
+
+    def say(watcher: Watcher, seconds: float, status: str = "firing") -> str:
+        with place.at(seconds):
+            watcher.alerts.take(json.loads(alert(status))["alerts"], {"TooManySessions"})
+        return place.look(watcher, seconds).move.kind
+
+    assert say(place.watcher()[0], 0) == "act"
+    assert place.look(place.watcher()[0], 50).move.kind == "wait"
+    for seconds in (86400, 86410):  # killed again
+        watcher, _ = place.watcher()
+        seen = place.look(watcher, seconds)
+        assert (seen.move.kind, seen.reading.bad, place.restarts) == ("wait", None, 0)
+    assert say(watcher, 86420) == "act"
+    assert place.restarts == 1
+    assert say(watcher, 86430, "resolved") == "close"
+    assert place.look(place.watcher()[0], 99999).reading.bad is False
+
+
 def test_an_alert_that_fires_anew_begins_an_episode_though_nobody_said_that_it_had_ended(place: Place) -> None:
     """Alertmanager says nothing of what ends while it is silenced: nobody was called when it came back."""
     place.write(text=RULES)
@@ -165,8 +186,9 @@ def test_an_alert_that_fires_anew_begins_an_episode_though_nobody_said_that_it_h
     assert look(3000, alert(since="2026-11-21T03:49:00Z")) == "close"
     assert "it had ended" in place.journals()[0].lines[-1]["result"]
     assert place.pages == 2
-    assert look(3005) == "wait"  # it cools down
-    assert [look(seconds) for seconds in (4900, 4910)] == ["act", "wait"]
+    watcher, _ = place.watcher()
+    assert place.look(watcher, 3005).move.kind == "wait"  # it cools down
+    assert [place.look(watcher, seconds).move.kind for seconds in (4900, 4910)] == ["act", "wait"]
     assert place.pages == 0
     both = alert(since="2026-11-21T04:20:00Z"), alert(since="2026-11-21T04:00:00Z", instance="shop", job="another")
     assert look(5000, *both) == "wait"

@@ -21,13 +21,15 @@ _MOST = 1000
 
 @dataclass(frozen=True)
 class _Firing:
-    """An alert that fires: since when, by Alertmanager's clock, and by ours when it was said that it fires `anew`,
-    without a word that it had ended. Of what ends while it is silenced, Alertmanager says nothing.
+    """An alert that fires: since when, by Alertmanager's clock, and by ours when that was `heard` last, and when it was
+    said that it fires `anew`, without a word that it had ended. Of what ends while it is silenced, Alertmanager says
+    nothing.
     """
 
     labels: dict[str, str] = field(default_factory=dict)
     since: datetime | None = None
     anew: datetime | None = None
+    heard: datetime | None = None
 
     def followed_by(self, firing: _Firing) -> _Firing:
         """This alert, as it is said now. Of two Alertmanagers one may know it for longer: an earlier time is no end."""
@@ -41,14 +43,14 @@ class _Firing:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data; `from_json` reads it back."""
-        times = {"since": self.since, "anew": self.anew}
+        times = {"since": self.since, "anew": self.anew, "heard": self.heard}
         return {"labels": self.labels, **{name: clock.write_time(at) for name, at in times.items() if at}}
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> _Firing:
         """What `to_json` wrote, or an older Salvor: the labels alone."""
         labels = found if isinstance(found := data.get("labels"), dict) else data
-        return _Firing(dict(labels), _moment(data.get("since")), _moment(data.get("anew")))
+        return _Firing(dict(labels), *(_moment(data.get(name)) for name in ("since", "anew", "heard")))
 
 
 def _moment(said: object) -> datetime | None:
@@ -81,7 +83,8 @@ class Alerts:
                     unknown.add(one_line(name, most=60) or "one without alertname")
                     continue
                 count += 1
-                key, said = str(alert["fingerprint"])[:64], _Firing(labels, _moment(alert.get("startsAt")))
+                key = str(alert["fingerprint"])[:64]
+                said = _Firing(labels, _moment(alert.get("startsAt")), heard=clock.now())
                 if len(self._heard) < _MOST:
                     self._heard[key] = said
                 if alert["status"] == "resolved":
@@ -101,6 +104,10 @@ class Alerts:
     def is_heard_of(self, name: str, labels: Mapping[str, str]) -> bool:
         """Whether anything was said of such an alert, since this process began."""
         return any(one.is_like(name, labels) for one in list(self._heard.values()))
+
+    def heard_at(self, name: str, labels: Mapping[str, str]) -> datetime | None:
+        """When it was last said that one of those that fire does; None when that is not known."""
+        return max((one.heard for one in self._like(name, labels) if one.heard), default=None)
 
     def firing(self, name: str, labels: Mapping[str, str]) -> str:
         """The labels of those that fire, in words; empty when none does."""

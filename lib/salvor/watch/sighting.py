@@ -10,7 +10,7 @@ from typing import Any
 from salvor import clock
 from salvor.errors import UsageError
 
-_APART = 600.0
+APART = 600.0
 """Seconds between two looks after which nobody knows what was in between; or the rule's own duration, if longer."""
 
 
@@ -26,9 +26,7 @@ class Sighting:
     def after(self, bad: bool | None, duration: float) -> Sighting:
         """The sighting with one more look, now. `duration`: the rule's, in seconds."""
         now = clock.now()
-        apart = timedelta(seconds=max(_APART, duration))
-        is_old = self.looked_at is None or now - self.looked_at > apart or clock.is_to_come(self.looked_at)
-        known = Sighting() if is_old else self
+        known = Sighting() if self.is_old(duration) else self
         if bad is None:
             return replace(known, looked_at=now, unknown_since=known.unknown_since or now)
         if not bad:
@@ -37,6 +35,11 @@ class Sighting:
         if known.unknown_since and known.bad_since and known.bad_at:
             since += max(now - known.bad_at, timedelta())
         return Sighting(looked_at=now, bad_since=since, bad_at=now)
+
+    def is_old(self, duration: float) -> bool:
+        """Whether it proves nothing of now, as nobody has looked for too long. `duration`: the rule's, in seconds."""
+        apart = timedelta(seconds=max(APART, duration))
+        return self.looked_at is None or clock.age(self.looked_at) > apart or clock.is_to_come(self.looked_at)
 
     @property
     def bad_for(self) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from functools import partial
 
 from salvor import clock
@@ -23,8 +24,7 @@ from salvor.watch.episode import Episodes, Told, is_under_way, open_one, write_h
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
 from salvor.watch.recoveries import unfinished
-from salvor.watch.rules import Metric
-from salvor.watch.sighting import Sighting
+from salvor.watch.sighting import APART, Sighting
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,8 @@ class Watcher:
         self._episodes = Episodes(platform.name)
         self._kept = {name: Kept(platform.name, name, shown.tell) for name in platform.watch}
         self._sightings = {name: Sighting.from_json(kept.read()) for name, kept in self._kept.items()}
+        self._deaf_until: dict[str, datetime | None] = {}
+        """For each rule of an alert, until when nobody listened, for too long; None where somebody did."""
         self._written = dict(self._sightings)
         self._said: dict[str, str] = {}
         self._hindered: dict[str, str] = {}
@@ -74,8 +76,8 @@ class Watcher:
         rule = self.platform.watch[name]
         episodes = self._episodes.of(name, looks_back(rule))
         reading = self._metrics.read(rule)
-        if rule.metric.alert and (told := open_one(episodes)):
-            reading = self._of_that_alert(rule.metric, reading, told)
+        if rule.metric.alert:
+            reading = self._of_that_alert(name, reading, open_one(episodes))
         sighting = self._sightings[name].after(reading.bad, rule.for_)
         escalation = self.platform.escalation.get(rule.escalate or "")
         move = next_move(rule, escalation, episodes, sighting, reading)
@@ -85,14 +87,21 @@ class Watcher:
                 move = left_to_people(rule, recovery)
         return Seen(name, reading, sighting, episodes, move)
 
-    def _of_that_alert(self, metric: Metric, reading: Reading, told: Told) -> Reading:
-        """What is read of the very alert that an open episode is of: whether it ended may not have been said to us."""
-        alert, labels = metric.alert or "", metric.labels
-        if not reading.bad and told.is_taken and not self.alerts.is_heard_of(alert, labels):
-            said = "Alertmanager has not said to this machine whether it still fires"
-            return Reading(None, "cannot tell", "", said)
+    def _of_that_alert(self, name: str, reading: Reading, told: Told | None) -> Reading:
+        """What is read of an alert, of which an episode may be open: that it ended may not have been said to us."""
+        rule, before = self.platform.watch[name], self._sightings[name]
+        alert, labels = rule.metric.alert or "", rule.metric.labels
+        deaf_until = clock.now() if before.is_old(rule.for_) else before.unknown_since
+        deaf_until = self._deaf_until.setdefault(name, deaf_until)  # from then on this process listens
+        unheard = Reading(None, "cannot tell", "", "Alertmanager has not said to this watch whether it still fires")
+        if reading.bad:
+            heard_at = self.alerts.heard_at(alert, labels)
+            if deaf_until and (heard_at is None or heard_at < deaf_until - timedelta(seconds=APART)):
+                return unheard
+        elif told and told.is_taken and not self.alerts.is_heard_of(alert, labels):
+            return unheard
         anew_at = self.alerts.fires_anew_at(alert, labels)
-        if reading.bad and anew_at and told.since < anew_at:
+        if told and reading.bad and anew_at and told.since < anew_at:
             said = "Alertmanager says that it fires anew, and did not say when it had ended"
             return Reading(False, "it had ended", "", said)
         return reading
