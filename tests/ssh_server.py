@@ -18,6 +18,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from salvor import shell
+from salvor.shell import Shell
+from salvor.ssh.settings import SshSettings
 
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 USER = "postgres" if os.geteuid() == 0 else getpass.getuser()
@@ -73,6 +78,13 @@ class Server:
             for pid in found:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
+
+
+def connected(server: Server, deadline: float = 10.0, client: Literal["paramiko", "openssh"] = "paramiko") -> Shell:
+    """A shell there, as the user whom it knows."""
+    return shell.connect(
+        server.address, settings=SshSettings(user=USER, port=server.port, client=client), deadline=deadline
+    )
 
 
 def make_key(path: Path, kind: str = "ed25519") -> None:

@@ -14,3 +14,12 @@ def until(happens: Callable[[], object], seconds: float = 20.0) -> bool:
             return False
         time.sleep(0.03)
     return True
+
+
+def within(seconds: float, work: Callable[[], object]) -> object:
+    """What `work` returns or raises, which it must do in `seconds`."""
+    begun = time.monotonic()
+    try:
+        return work()
+    finally:
+        assert time.monotonic() - begun < seconds

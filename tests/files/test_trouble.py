@@ -24,6 +24,7 @@ from tests.files import rest_server
 from tests.files.lab import Lab, act, everything, restic
 from tests.files.rest_server import Served
 from tests.files.test_tree import HOUR, demote, judged, promote, staged, way_of
+from tests.running_here import command_lines
 from tests.waiting import until
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
@@ -51,15 +52,8 @@ staged(Lab(Path(sys.argv[1]), {"far": sys.argv[2]}).open())
 
 def restics(lab: Lab) -> list[int]:
     """The processes that restore into this lab."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0] == b"restic" and os.fsencode(lab.box / "building") in words:
-            found.append(int(process.name))
-    return found
+    into = os.fsencode(lab.box / "building")
+    return [number for number, words in command_lines().items() if words[0] == b"restic" and into in words]
 
 
 def test_killed_midway_the_same_again_ends_as_if_nothing_had_been(far: tuple[Lab, Served]) -> None:
