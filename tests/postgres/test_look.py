@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from salvor import shell
 from salvor.errors import CannotError
-from salvor.postgres import beside
+from salvor.postgres import beside, cluster
 from salvor.postgres.connection import Line, Operator
 from salvor.postgres.server import _AWAIT_END, Server
 
@@ -161,3 +161,16 @@ def test_of_what_stands_beside_only_its_own_is_removed(server: Server) -> None:
         with pytest.raises(CannotError, match="it was not removed"):
             beside.remove(server, path, tablespaces="own")
     assert Path(server.data, "PG_VERSION").exists()
+
+
+def test_a_machine_whose_disk_hangs_is_one_that_cannot_be_looked_at(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which of two deadlines ended the look decided whether anything could be planned."""
+    control = tmp_path / "pg_controldata"
+    control.write_text("#!/bin/sh\nexec sleep 60\n")
+    control.chmod(0o755)
+    monkeypatch.setattr(cluster, "_LOOK_SECONDS", 0.3)
+    hanging = cluster.Member("a", replace(server, shell=shell.local(), programs=str(tmp_path)))
+    for seen in cluster.view([hanging] * 12, "orders", "").sightings:
+        assert seen.look is None and ("no answer within" in seen.detail or "did not end within" in seen.detail)

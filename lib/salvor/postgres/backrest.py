@@ -14,7 +14,7 @@ from typing import Any
 
 from salvor import clock, secrets
 from salvor.change import Backup, Progress
-from salvor.errors import CannotError, CommandError
+from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.postgres.server import Server
 from salvor.postgres.wal import read_lsn, timeline_of
 from salvor.postgres.wal_archive import LISTING_SECONDS, WalArchive
@@ -24,6 +24,7 @@ NAME = "pgBackRest"
 _BACKUP_SECONDS = 24 * 3600.0
 _RESTORE_SECONDS = 24 * 3600.0
 _EXPIRE_SECONDS = 3600.0
+_ANSWERING = 30.0  # seconds for a question that reads no more than what is stored there
 _READABLE, _NO_STANZA, _MIXED = (0, 2), 1, 4
 """Codes of `info`: sound, or no backup yet; deleted, or not begun; several repositories that differ (info.c)."""
 _FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
@@ -85,11 +86,24 @@ class Repository:
         """A pgBackRest command for this repository."""
         return [self.program, f"--config={self.config}", f"--stanza={self.stanza}", *arguments]
 
-    def _run(self, *arguments: str, deadline: float = 30.0) -> str:
+    def _run(self, *arguments: str, deadline: float) -> str:
         """What a pgBackRest command for this repository prints. Raises CannotError, also when it did not end well, and
         OutcomeUnknownError after `deadline` seconds.
         """
         return self.shell.run(self.argv(*arguments), environment=self.environment, deadline=deadline).stdout
+
+    def _ask(self, *arguments: str, deadline: float | None = None) -> str:
+        """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
+        deadline = deadline or _ANSWERING
+        try:
+            return self._run(*arguments, deadline=deadline)
+        except OutcomeUnknownError as error:
+            raise CannotError(
+                f"The pgBackRest repository of stanza {self.stanza!r} gave no answer within "
+                f"{clock.write_duration(deadline)}.",
+                safe="nothing was changed",
+                hint=f"by hand, {self.shell.by_hand(self.argv(*arguments))}",
+            ) from error
 
     def archive_get(self, data: str) -> str:
         """A command for the WAL of a staged server, one segment at a time: of %f to "%p"."""
@@ -100,7 +114,7 @@ class Repository:
     @cached_property
     def info(self) -> Mapping[str, Any]:
         """What `pgbackrest info` says of the stanza. Raises CannotError when the repository cannot be read."""
-        found = json.loads(self._run("--output=json", "info"), strict=False)  # its errors have newlines as they are
+        found = json.loads(self._ask("--output=json", "info"), strict=False)  # its errors have newlines as they are
         stanza: Mapping[str, Any] = found[0] if found else {}
         # Its exit code is 0 for a repository that is not there, cannot be decrypted or holds no such stanza.
         status = stanza.get("status", {"code": 1, "message": "no answer"})
@@ -190,7 +204,7 @@ class Repository:
             for id, number, name in held
             if newest and clusters[number, id] == clusters[newest[1], newest[0]]
         }
-        return WalArchive(mine, self._run)
+        return WalArchive(mine, self._ask)
 
     def leads_on(self, one: Stored) -> bool:
         """Whether the WAL after a backup is there without a gap; if not, it leads to its own moment only."""
@@ -216,21 +230,21 @@ class Repository:
     def _sizes(self, path: str, number: int) -> dict[str, int]:
         """The size in bytes of every file below a path of a repository, by its path there."""
         arguments = ("--output=json", "--recurse", "repo-ls", path, f"--repo={number}")
-        listed = json.loads(self._run(*arguments, deadline=LISTING_SECONDS))
+        listed = json.loads(self._ask(*arguments, deadline=LISTING_SECONDS))
         return {name: one["size"] for name, one in listed.items() if one["type"] == "file"}
 
     def verify(self) -> list[str]:
         """What `pgbackrest verify` finds damaged: it reads every file of every backup, and all WAL. Its exit code is 0
         whatever it finds.
         """
-        said = self._run("--output=text", "--log-level-file=off", "verify", deadline=_BACKUP_SECONDS)
+        said = self._ask("--output=text", "--log-level-file=off", "verify", deadline=_BACKUP_SECONDS)
         if "status: error" not in said:
             return []
         return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
 
     def elsewhere(self, label: str) -> Elsewhere:
         """What a backup holds that was not in the data directory."""
-        found = json.loads(self._run(f"--set={label}", "--output=json", "info"))[0]["backup"][0]
+        found = json.loads(self._ask(f"--set={label}", "--output=json", "info"))[0]["backup"][0]
         return Elsewhere(
             tablespaces={str(one["oid"]): one["destination"] for one in found.get("tablespace") or ()},
             links={one["name"]: one["destination"] for one in found.get("link") or ()},

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from salvor.change import ABSENT, UNSEEN, Reachable
 from salvor.deadline import within
-from salvor.errors import CannotError
+from salvor.errors import SalvorError
 from salvor.postgres import fence, refusal
 from salvor.postgres.beside import read_marker
 from salvor.postgres.described import Mistake, mistake_in
@@ -207,7 +207,7 @@ def _or_error(ask: Callable[[], _Answer]) -> _Answer | str:
 
     try:
         return ask()
-    except CannotError as error:
+    except SalvorError as error:
         return error.what
     except (psycopg.Error, TimeoutError, OSError) as error:
         return refusal.words(error)

@@ -12,7 +12,7 @@ import psycopg
 
 from salvor import clock, secrets
 from salvor.change import Staged
-from salvor.errors import CannotError
+from salvor.errors import CannotError, SalvorError
 from salvor.postgres import side_cluster, side_database
 from salvor.postgres.asking import ask as ask_server
 from salvor.postgres.cluster import View
@@ -44,7 +44,7 @@ def staged_side_cluster(system: Postgres) -> SideCluster:
         try:
             if side.marker().get("stage") == side_cluster.STAGE:
                 return side
-        except CannotError:
+        except SalvorError:
             continue  # its machine does not answer
     raise CannotError(f"{system.name}: no side cluster is staged for {system.context.incident}.", hint="inv restore")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from salvor import clock, secrets
 from salvor.change import Reachable
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError, OutcomeUnknownError, SalvorError
 from salvor.postgres import refusal
 from salvor.postgres.connection import Operator, connect, cut_after, refuses
 from salvor.postgres.look import LOOK, LOOK_AT_PROCESSES, MARKER, Look, Process, first, read_look, read_processes
@@ -317,7 +317,7 @@ class Server:
         try:
             if self.processes():
                 return Reachable.UNKNOWN, f"it runs and does not answer: {why}"
-        except CannotError as error:
+        except SalvorError as error:
             return Reachable.UNKNOWN, f"its machine does not answer either: {error.what}"
         if refuses(self.address, self.port):
             return Reachable.DOWN, "no process, and the port refuses"

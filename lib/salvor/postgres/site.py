@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from salvor import secrets
 from salvor.change import Kept, Staged, State
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import beside
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import Beside
@@ -157,11 +157,11 @@ class Site:
 
     def reachable_member(self) -> Member:
         """A member whose machine answers, for commands that any of them can run. Raises CannotError."""
-        errors = []
+        errors: list[SalvorError] = []
         for member in self.members:
             try:
                 member.server.shell.run(["true"], deadline=5.0)
-            except CannotError as error:
+            except SalvorError as error:
                 errors.append(error)
                 continue
             return member

@@ -76,7 +76,7 @@ class WalArchive:
         return self.list_segments(LISTING_SECONDS)
 
     def list_segments(self, deadline: float) -> frozenset[str]:
-        """As `segments`, within so many seconds. Raises OutcomeUnknownError when they are over."""
+        """As `segments`, within so many seconds. Raises CannotError when they are over."""
         said = [
             self.run("--recurse", f"--repo={number}", "repo-ls", path, deadline=deadline / len(self.paths))
             for number, path in self.paths.items()

@@ -34,7 +34,7 @@ def unless_left_behind(site: Site, seen: View, way: WayBack) -> WayBack:
         return way
     try:
         newer = _begun_without_standbys(site.repository(site.reachable_member()), seen)
-    except CannotError:
+    except SalvorError:
         return way
     told = f"the archive has timeline {newer}, begun after the newest commit that a standby has: none followed it"
     return way.closed(told) if newer else way
@@ -78,7 +78,7 @@ def physical(site: Site, seen: View, wish: Wish) -> WayBack:
         return _physical(site, seen, wish)
     except _Closed as reason:
         return WayBack("physical", False, str(reason))
-    except CannotError as error:
+    except SalvorError as error:
         return WayBack("physical", False, error.reason)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from salvor.change import ABSENT, Change, Reachable, State, WayBack
 from salvor.errors import CannotError
+from salvor.postgres import backrest
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
@@ -104,6 +105,23 @@ def test_the_form_in_which_the_server_answers_is_ours(cluster: Cluster, setting:
         connection.execute(f"alter role salvor set {setting}".encode())
     assert is_up(cluster.observe())
     assert cluster.system.ask("select host(inet_server_addr())", "live") == "127.0.0.11"
+
+
+def test_a_repository_that_gives_no_answer_closes_its_own_way_alone(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a dead primary and its repository hanging, nothing was planned: not the failover either."""
+    silent = f"{cluster.server('a').data}/silent"
+    cluster.sandbox.shell.write(silent, "#!/bin/sh\nexec sleep 60\n", mode=0o755)
+    monkeypatch.setattr(backrest, "_ANSWERING", 0.5)
+    cluster.crash("a")
+    settings = cluster.system.settings
+    assert settings.pgbackrest
+    pgbackrest = settings.pgbackrest.model_copy(update={"program": silent})
+    system = Postgres("orders-db", settings.model_copy(update={"pgbackrest": pgbackrest}), cluster.system.context)
+    over, physical, *_ = system.ways_back(Wish(rpo=30.0))
+    assert over.name == "failover" and over.possible
+    assert not physical.possible and "gave no answer within 0.5 s" in physical.why
 
 
 def test_a_split_brain_is_said(cluster: Cluster) -> None:
