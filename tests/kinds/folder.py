@@ -25,6 +25,7 @@ from tests import trouble
 class Settings(system.Settings):
     root: Path
     goes_back: bool = True
+    closed: str = ""
     loses: float | None = None
     with_room_loses: float | None = None
     taken: datetime = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,7 +92,7 @@ class Folder(Restorable):
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         found = [backup for backup in self.backups() if wish.source in ("latest", backup.id)]
-        identity, goes_back = self._identity(self.live), self.settings.goes_back
+        identity, goes_back, closed = self._identity(self.live), self.settings.goes_back, self.settings.closed
         if not found:
             return [WayBack("copy", False, f"no backup {wish.source}")]
         with_room = self.settings.with_room_loses
@@ -101,7 +102,7 @@ class Folder(Restorable):
         return [
             *lacking,
             WayBack(
-                "copy", True, f"backup {found[0].id}", stage="side-folder", backup=found[0].id,
+                "copy", not closed, closed or f"backup {found[0].id}", stage="side-folder", backup=found[0].id,
                 arguments={"stage": "side-folder", "backup": found[0].id},
                 promote={"identity": identity, "stage": "side-folder"},
                 promote_undo=Undo("demote", {"identity": identity}) if goes_back else None,

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 from salvor import clock, console, prometheus
-from salvor.change import Backup
+from salvor.change import Backup, WayBack
 from salvor.drill import rehearsal
 from salvor.errors import NotProvenError, UsageError
 from salvor.journal.brief import newest_first
@@ -124,18 +124,39 @@ def test_what_is_expected_is_of_the_way_that_a_restore_of_now_would_go() -> None
     window = (taken, NOON - timedelta(seconds=7))
     wal = Backup("F", "db", "physical", "full", taken, 5, "repo", window=window, content=9)
     dump = Backup("D", "db", "logical", "dump", NOON - timedelta(hours=1), 1, "dumps")
-    found = looks._newest("db", [dump, wal])
+
+    def newest(*backups: Backup, closed: tuple[str, ...] = ()) -> looks.Newest:
+        ways = [WayBack(name, name not in closed, "it needs 9 GB") for name in ("failover", "physical", "logical")]
+        return looks._newest("db", list(backups), ways)
+
+    found = newest(dump, wal)
     assert (found.id, found.kind, found.taken_seconds_ago) == ("D", "dump", 3600.0)
     assert (found.way, found.size, found.loses) == ("physical", 9, 7.0)
     spoilt = replace(dump, usable=False)
-    assert looks._newest("db", [spoilt, wal]).id == "F"
+    assert newest(spoilt, wal).id == "F"
     problem = "db has no usable backup, and 1 that cannot be used, or of a time to come"
-    assert looks._newest("db", [spoilt]).problem == problem
+    assert newest(spoilt).problem == problem
     ahead = replace(dump, id="A", taken=NOON + timedelta(days=900))
-    assert looks._newest("db", [ahead, dump]) == looks._newest("db", [dump]), "its clock was wrong"
-    assert looks._newest("db", [ahead]).problem == problem
+    assert newest(ahead, dump) == newest(dump), "its clock was wrong"
+    assert newest(ahead).problem == problem
     stopped = replace(wal, window=(taken, taken))
-    assert (looks._newest("db", [stopped, dump]).way, looks._newest("db", [dump]).size) == ("logical", 1)
+    assert (newest(stopped, dump).way, newest(dump).size) == ("logical", 1)
+    without_room = newest(dump, wal, closed=("physical",))
+    assert (without_room.way, without_room.loses, without_room.is_closed) == ("logical", 3600.0, False)
+    assert without_room.problem == "db would be restored by logical, not by physical: it needs 9 GB"
+    assert newest(dump, wal, closed=("logical", "failover")) == found, "nobody would take it"
+    shut = newest(dump, wal, closed=("physical", "logical"))
+    assert (shut.is_closed, shut.way) == (True, "physical")
+    assert shut.problem == "no restore of db could begin: logical: it needs 9 GB; physical: it needs 9 GB"
+    unseen = looks._newest("db", [wal], TimeoutError("no answer"))
+    assert unseen.problem == "whether a restore of db could begin cannot be told: no answer"
+    assert not unseen.is_closed
+
+
+def test_a_service_that_nothing_could_be_restored_of_is_not_ready(drilled: World) -> None:
+    path = drilled.root / "inventory/world.yaml"
+    path.write_text(path.read_text().replace("kind: folder, ", "kind: folder, closed: it needs 9 GB, "))
+    assert (row().verdict, reasons()) == ("not ready", ["no restore of store could begin: copy: it needs 9 GB"])
 
 
 def test_an_expected_rto_beyond_the_target_is_not_ready(place: World) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from salvor import clock
@@ -64,6 +65,16 @@ def test_a_repository_that_cannot_be_asked_is_no_lack_of_backups() -> None:
         "not ready", "inv backup --service=shop --platform=world",
     )  # fmt: skip
     assert facts(backups=(BACKUP, mute)).loses is None, "nobody can tell what would be lost"
+
+
+def test_a_backup_that_could_not_be_restored_now_is_not_ready_unless_nobody_can_tell() -> None:
+    shut = Newest("db", id="b1", problem="no restore could begin", is_closed=True)
+    assert judged(backups=(shut,)) == ("not ready", shut.problem, "inv drill --service=shop --platform=world")
+    assert judged(backups=(replace(shut, is_closed=False),))[:2] == ("at risk", shut.problem)
+    silent = judge(facts(backups=(shut,), states=state(Reachable.UNKNOWN)))
+    assert {reason.verdict for reason in silent} == {"at risk"}, "nobody answers there"
+    late = replace(shut, is_closed=False, loses=60.1)
+    assert [reason.verdict for reason in judge(facts(backups=(late,)))] == ["not ready", "at risk"]
 
 
 def test_what_works_is_up_takes_writes_and_is_alone() -> None:

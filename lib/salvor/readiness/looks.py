@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from salvor import clock, fleet, hosts, secrets
-from salvor.change import Backup, Reachable, State
+from salvor.change import Backup, Reachable, State, WayBack
 from salvor.deadline import within
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.incident import new_id
@@ -24,6 +24,7 @@ from salvor.journal.folders import incidents_folder
 from salvor.plain import one_line
 from salvor.ssh.settings import DoorSettings
 from salvor.system import Context, Outbox, Restorable, Route, kind
+from salvor.wish import Wish
 
 DEADLINE = 20.0
 """Seconds that each look has."""
@@ -47,8 +48,10 @@ class Drift:
 class Newest:
     """The newest usable backup of a system; `id` is empty when it has none, and `problem` says why.
 
-    `way` and `loses` are of the one that reaches furthest, which a restore of now would take (WAL goes on after a newer
-    dump), and so is `size`, the bytes that it brings back. `can_tell` is False when nobody could be asked for them.
+    `way` and `loses` are of the one that reaches furthest by a way that is open, which a restore of now would take (WAL
+    goes on after a newer dump), and so is `size`, the bytes that it brings back. `can_tell` is False when nobody could
+    be asked for them. `is_closed`: no way is open, and `problem` says why; it also says what is known of no way, and
+    why the furthest one is closed.
     """
 
     system: str
@@ -60,6 +63,7 @@ class Newest:
     size: int = 0
     problem: str = ""
     can_tell: bool = True
+    is_closed: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ def look(platform: Platform, services: Iterable[Service]) -> Seen:
         works["drift", name] = partial(_drift, platform, name, context)
         if issubclass(role, Restorable):
             works["backups", name] = partial(_backups, platform, name, context)
+            works["ways", name] = partial(_ways, platform, name, context)
     machines = _Machines(platform, names)
     works["hosts", ""] = machines.ask
     answers = side_by_side(works)
@@ -96,7 +101,11 @@ def look(platform: Platform, services: Iterable[Service]) -> Seen:
         drift[name] = (*drift[name], found)
     return Seen(
         {name: _state(answers["state", name]) for name in names},
-        {name: _newest(name, found) for (what, name), found in answers.items() if what == "backups"},
+        {
+            name: _newest(name, found, answers["ways", name])
+            for (what, name), found in answers.items()
+            if what == "backups"
+        },
         drift,
     )
 
@@ -133,6 +142,12 @@ def _backups(platform: Platform, name: str, context: Context) -> list[Backup]:
     return found
 
 
+def _ways(platform: Platform, name: str, context: Context) -> list[WayBack]:
+    system = platform.open(name, context)
+    assert isinstance(system, Restorable)
+    return system.ways_back(Wish())
+
+
 def _said(error: object) -> str:
     return one_line(error.what if isinstance(error, SalvorError) else f"{error}" or type(error).__name__, most=300)
 
@@ -143,7 +158,7 @@ def _state(answer: State | Exception) -> State:
     return State(Reachable.UNKNOWN, "unknown", None, _said(answer))
 
 
-def _newest(system: str, answer: list[Backup] | Exception) -> Newest:
+def _newest(system: str, answer: list[Backup] | Exception, ways: list[WayBack] | Exception) -> Newest:
     if isinstance(answer, Exception):
         return Newest(system, problem=f"its backups cannot be listed: {_said(answer)}", can_tell=False)
     usable = [each for each in answer if each.usable and not clock.is_to_come(each.taken)]
@@ -151,7 +166,19 @@ def _newest(system: str, answer: list[Backup] | Exception) -> Newest:
         count = f", and {len(answer)} that cannot be used, or of a time to come" if answer else ""
         return Newest(system, problem=f"{system} has no usable backup{count}")
     newest = max(usable, key=lambda each: each.taken)
-    furthest = max(usable, key=lambda each: (_reaches(each), each.taken))
+    closed = {} if isinstance(ways, Exception) else {way.name: way.why for way in ways if not way.possible}
+    leads_back = [each for each in usable if each.way not in closed]
+    furthest, best = (
+        max(some, key=lambda each: (_reaches(each), each.taken)) for some in (leads_back or usable, usable)
+    )
+    problem = ""
+    if isinstance(ways, Exception):
+        problem = f"whether a restore of {system} could begin cannot be told: {_said(ways)}"
+    elif not leads_back:
+        told = "; ".join(f"{way}: {_said(closed[way])}" for way in dict.fromkeys(each.way for each in usable))
+        problem = f"no restore of {system} could begin: {told}"
+    elif best.way in closed:
+        problem = f"{system} would be restored by {furthest.way}, not by {best.way}: {_said(closed[best.way])}"
     return Newest(
         system,
         newest.id,
@@ -160,6 +187,8 @@ def _newest(system: str, answer: list[Backup] | Exception) -> Newest:
         clock.age(newest.taken).total_seconds(),
         max(0.0, clock.age(_reaches(furthest)).total_seconds()),
         furthest.content if furthest.content is not None else furthest.size,
+        problem,
+        is_closed=not leads_back,
     )
 
 

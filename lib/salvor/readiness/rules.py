@@ -111,12 +111,19 @@ def it_works_now(facts: Facts) -> Iterator[Reason]:
 
 
 def it_can_be_restored(facts: Facts) -> Iterator[Reason]:
-    """No usable backup, or a restore of now that would lose more than the RPO: not ready. Nobody can tell: at risk."""
+    """No usable backup, no way to restore one, or a restore of now that would lose more than the RPO: not ready. Nobody
+    can tell, or one of several ways is closed: at risk.
+    """
     for each in facts.backups:
         if not each.id:
             verdict = NOT_READY if each.can_tell else AT_RISK
             yield Reason(verdict, each.problem, facts.command("backup" if each.can_tell else "backups"))
-        elif each.loses > facts.service.rpo:
+            continue
+        if each.problem:
+            is_unseen = facts.states[each.system].reachable is Reachable.UNKNOWN
+            verdict = NOT_READY if each.is_closed and not is_unseen else AT_RISK
+            yield Reason(verdict, each.problem, facts.command("drill"))
+        if each.loses > facts.service.rpo:
             told = f"a restore of {each.system} would lose the last {clock.write_duration(each.loses)}"
             limit = clock.write_duration(facts.service.rpo)
             yield Reason(NOT_READY, f"{told}, and {limit} are allowed (RPO)", facts.command("backup"))
