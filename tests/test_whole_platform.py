@@ -6,17 +6,20 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Literal
 
 import pytest
-from salvor import clock, console, inventory, whole_platform
+from salvor import clock, console, inventory, outage, whole_platform
 from salvor.errors import CannotError, NotProvenError, SalvorError, UsageError
 from salvor.journal import Journal, incidents
+from salvor.session import aftermath
 from salvor.show import Json, Plain
 from salvor.whole_platform import Asked, Result
 
@@ -70,6 +73,8 @@ def test_the_same_again_does_nothing_and_counts_no_figure_of_then(
     opened = [one.name for one in incidents(place.root / "incidents") if "-things-" in one.name]
     assert table[0].endswith(f"{opened[0]} brought it back") and "allowed" not in "".join(table)
     assert before == {name: acts(place, name) for name in before}
+    whole_platform.assess("world", Plain())
+    assert "broken" not in capsys.readouterr().out, "its incident is open, and it is back"
     assert len(list(incidents(place.root / "incidents"))) == 4
 
 
@@ -93,10 +98,30 @@ def test_what_waits_for_a_failed_one_is_not_begun_and_the_rest_is(place: World) 
     assert len(detected) == 4 and len(set(detected)) == 1  # also of the one that the first call did not begin
 
 
+def test_what_waits_for_one_that_was_not_begun_is_not_begun_either(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    destroy(place)
+    shutil.rmtree(place.store / "backups")
+    with pytest.raises(CannotError, match="Of things it cannot be told"):
+        whole_platform.assess("world", Plain())
+    capsys.readouterr()
+    with pytest.raises(CannotError, match="no way back"):
+        restore()
+    assert capsys.readouterr().out.count("not begun: it waits for ") == 3
+    assert not any(acts(place, name) for name in ("shop", "office", "reports"))
+
+
 class KilledBeforeTheSecondTier(Plain):
-    """Where nothing is under way: no incident is open."""
+    """Where nothing is under way: no incident is open. `passes` is called when the first one is back."""
+
+    def __init__(self, passes: Callable[[], None] = lambda: None) -> None:
+        super().__init__()
+        self.passes = passes
 
     def tell(self, text: str) -> None:
+        if "is back." in text:
+            self.passes()
         if "(tier 2)" in text:
             raise KeyboardInterrupt
         super().tell(text)
@@ -119,6 +144,21 @@ def test_a_call_that_was_killed_between_two_tiers_goes_on_in_the_same_outage(pla
     assert last.of("measured")[-1]["rto"] == 0.0, "that was another outage"
 
 
+def test_an_outage_goes_on_while_it_is_worked_on_however_long_that_takes(place: World) -> None:
+    destroy(place)
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+
+    def hours_pass() -> None:
+        now[0] += timedelta(hours=3)
+
+    with clock.use(lambda: now[0]):
+        with pytest.raises(KeyboardInterrupt):
+            whole_platform.restore("world", KilledBeforeTheSecondTier(hours_pass), Asked(), yes=True)
+        restore()
+    rto = {each.lines[0]["service"]: each.of("measured")[-1]["rto"] for each in place.journals()}
+    assert rto == {"things": 0.0, "shop": 10800.0, "office": 10800.0, "rest": 10800.0}
+
+
 @pytest.mark.parametrize(("hours", "failed"), [(2, None), (0.5, 0.2)])
 def test_what_breaks_later_or_broke_after_that_call_is_another_outage(
     place: World, hours: float, failed: float | None
@@ -131,6 +171,59 @@ def test_what_breaks_later_or_broke_after_that_call_is_another_outage(
     with clock.use(lambda: begun + timedelta(hours=hours)):
         whole_platform.restore("world", Plain(), Asked(failed_at=failed_at), yes=True)
     assert {each.of("measured")[-1]["rto"] for each in place.journals()} == {0.0}
+
+
+@pytest.mark.parametrize("purpose", ["drill", "incident"])
+def test_a_drill_is_no_part_of_an_outage(place: World, purpose: Literal["drill", "incident"]) -> None:
+    destroy(place)
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    with clock.use(lambda: begun), pytest.raises(KeyboardInterrupt):
+        whole_platform.restore("world", KilledBeforeTheSecondTier(), Asked(purpose=purpose), yes=True)
+    other = "incident" if purpose == "drill" else "drill"
+    with clock.use(lambda: begun + timedelta(minutes=10)):
+        whole_platform.restore("world", Plain(), Asked(purpose=other), yes=True)
+    assert {each.of("measured")[-1]["rto"] for each in place.journals()} == {0.0}
+    (place.root / "shop").write_text("")
+    with clock.use(lambda: begun + timedelta(minutes=20)):
+        restore()
+    rto = {each.of("measured")[-1]["rto"] for each in place.journals()}
+    assert rto == ({0.0} if purpose == "drill" else {0.0, 1200.0}), "the outage goes on, whatever was tried beside it"
+
+
+@pytest.mark.parametrize(
+    ("platform", "later", "undone"),
+    [
+        ("world", timedelta(days=2), False),
+        ("world", timedelta(hours=2), True),
+        ("other", timedelta(hours=2), False),
+    ],
+)
+def test_an_incident_of_long_ago_or_that_is_undone_or_elsewhere_is_another_outage(
+    place: World, platform: str, later: timedelta, undone: bool
+) -> None:
+    shutil.copy(place.root / "inventory/world.yaml", place.root / "inventory/other.yaml")
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    (place.root / "shop").write_text("")
+    trouble.order(place.root, "shop", "start", "fail")
+    with clock.use(lambda: begun):
+        with pytest.raises(CannotError, match="does not want to"):
+            whole_platform.restore(platform, Plain(), Asked(), yes=True)
+        shop = next(each for each in place.journals() if each.lines[0]["service"] == "shop")
+        if undone:
+            aftermath.undo(shop.folder.name, Plain(), yes=True)
+    place.damage()
+    with clock.use(lambda: begun + later):
+        restore()
+    things = next(each for each in place.journals() if each.lines[0]["service"] == "things")
+    assert things.of("measured")[-1]["rto"] == 0.0
+
+
+def test_a_note_of_the_outage_that_cannot_be_read_holds_nobody_up(place: World) -> None:
+    destroy(place)
+    for damaged in (b"", b"yesterday today\n"):
+        outage._note("world").write_bytes(damaged)
+        assert outage.begun_at("world") is None
+    assert set(restore().values()) == {"back"}
 
 
 def test_damage_was_not_detected_before_it_began_whatever_else_stands_open(place: World) -> None:
@@ -262,6 +355,22 @@ def test_those_that_stop_the_same_program_go_one_after_the_other(wide: World) ->
     assert set(restore().values()) <= {"back", "healthy"}
     assert wide.live == (wide.root / "shelf/live/data").read_text() == GOOD
     assert acts(wide, "shop") == ["stop bad", "start bad", "stop bad", "start good"]
+
+
+@pytest.mark.parametrize("first", ["things", "shop"])
+def test_a_dead_program_is_started_after_the_data_that_it_works_on_is_back(
+    place: World, first: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Started before, it was to be stopped again, which nobody had approved."""
+    path = place.root / "inventory/world.yaml"
+    head, _, services = path.read_text().partition("services:\n")
+    services = services.replace("    depends_on: [things]\n", "", 1).replace("tier: 2", "tier: 1", 1)
+    at = services.index("  things:")
+    services = services[at:] + services[:at] if first == "things" else services
+    path.write_text(f"{head}services:\n{services}")
+    destroy(place)
+    assert set(restore().values()) <= {"back", "healthy"}
+    assert "At once: things, then shop." in capsys.readouterr().out
 
 
 def test_two_systems_in_one_place_are_brought_back_once(wide: World) -> None:

@@ -275,10 +275,10 @@ def _carry_out(approved: Sequence[Result], shown: Shown) -> None:
 
 def _apart(approved: Sequence[Result]) -> list[list[Result]]:
     """Those of which one changes what the other touches, such as a program that works on the data of both, in one
-    group: they go one after the other.
+    group: they go one after the other, data before the programs on it, which would have to be stopped again.
     """
     groups: list[tuple[set[str], set[str], list[Result]]] = []
-    for each in approved:
+    for each in sorted(approved, key=_begins_later):
         assert each.session and each.plan
         changed, members = _changed(each.session, each.plan), [each]
         held = changed | touched(each.session.incident, each.plan)
@@ -288,6 +288,10 @@ def _apart(approved: Sequence[Result]) -> list[list[Result]]:
             changed, held, members = changed | one[0], held | one[1], [*one[2], *members]
         groups.append((changed, held, members))
     return [members for _, _, members in groups]
+
+
+def _begins_later(result: Result) -> bool:
+    return not any(change.verb == "promote" for change in (result.plan.changes if result.plan else ()))
 
 
 def _changed(session: Session, plan: Plan) -> set[str]:
