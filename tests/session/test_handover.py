@@ -128,6 +128,14 @@ def test_recovered_it_says_what_the_day_after_needs(tmp_path: Path) -> None:
     assert [command.split()[1] for command, _ in this.commands] == ["protect", "undo", "discard", "incident.close"]
 
 
+def test_closed_it_says_that_what_was_live_is_still_there(tmp_path: Path) -> None:
+    """Who closed the record, as the screen offers, was never told of the second copy on the disk again."""
+    teller = told.usual(tmp_path / ID).line("closed", result="recovered")
+    assert [command for command, _ in Handover(story.read(tmp_path / ID)).commands] == [f"inv discard --incident={ID}"]
+    teller.line("discarded", result="1 kept thing removed").journal.close()
+    assert Handover(story.read(tmp_path / ID)).commands == []
+
+
 def test_undone_and_closed_it_is_over_but_for_what_is_owed(tmp_path: Path) -> None:
     this = written(tmp_path, "eventful")
     said = text(this)

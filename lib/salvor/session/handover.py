@@ -95,9 +95,11 @@ class Handover:
         )
         if replaced and told.state == "closed":
             return [(discard[0], "removes for good what was replaced")]
+        is_kept = any(one.change.verb == "promote" and one.change.undo for one in self.standing)
+        kept = [discard] if is_kept and self.is_back and not told.at("discarded") else []
         if told.at("closed"):
             again = [(f"inv incident.record {this}", "makes the record that is owed")]
-            return again if any(owed.paid is None for owed in told.owed) else []
+            return [*(again if any(owed.paid is None for owed in told.owed) else []), *kept]
         if told.purpose == "checklist":
             return [(f"inv checklist {told.service} --platform={told.platform}", "goes on with it")]
         if told.purpose == "maintenance":
@@ -111,7 +113,6 @@ class Handover:
         if not self.is_back:
             return [(f"inv restore {this}", "goes on where it stopped"), *([back] if self.undoable else [])]
         protect = f"inv protect --service={told.service} --platform={told.platform}"
-        kept = [] if told.at("discarded") else [discard]
         return [(protect, "standbys and backups again"), *([back] if self.undoable else []), *kept, close]
 
 
