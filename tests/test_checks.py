@@ -167,6 +167,12 @@ def test_no_answer_in_time_or_no_secret_to_ask_with_is_unknown(cause: BaseExcept
     assert raised(CannotError("no answer"), cause).level is Level.UNKNOWN
 
 
+def test_a_query_that_is_no_sql_says_nothing_of_the_data() -> None:
+    """A word forgotten in the inventory called healthy data broken, and it was to be replaced."""
+    finding = raised(CannotError("orders-db: syntax error"), psycopg.errors.SyntaxError())
+    assert (finding.level, finding.figure) == (Level.UNKNOWN, "its sql is wrong")
+
+
 def test_a_query_without_end_is_unknown_after_its_deadline() -> None:
     check = Check(name="x", system="orders-db", sql="select 1", equals=1, deadline="200ms")
     stop = threading.Event()

@@ -84,6 +84,17 @@ def test_what_gives_no_answer_is_not_called_broken(place: World, capsys: pytest.
     assert "NOTE: store gives no answer, so whether it is broken is not known" in capsys.readouterr().out
 
 
+def test_what_cannot_be_told_is_not_called_sound(place: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (place.store / "live" / "data").write_text(GOOD)
+    sitting = place.session()
+    plan = sitting.plan()
+    console.ask(sitting, Plain(), plan)
+    assert "Nothing is broken in" in capsys.readouterr().out
+    findings = tuple(replace(finding, level=Level.UNKNOWN) for finding in plan.steps[0].findings)
+    console.ask(sitting, Plain(), Plan((replace(plan.steps[0], findings=findings), *plan.steps[1:])))
+    assert "Not everything could be told (see above); nothing is known to be broken in" in capsys.readouterr().out
+
+
 def test_typed_at_the_terminal(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
     typing(monkeypatch, " yes \n")
     recover(place, yes=False)

@@ -27,6 +27,7 @@ _NOT_OF_THE_DATA = ("08", "28", "42501", "53", "57")
 for a lack of rights: appendix A of its manual. An error of any other class is what the data answers, such as a table
 that is not there.
 """
+_SYNTAX_ERROR = "42601"
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")
 
@@ -247,6 +248,8 @@ def _cannot_tell(error: BaseException) -> bool:
             return cause.errno not in (socket.EAI_NONAME, socket.EAI_NODATA)  # these are answers: there is no such name
         if isinstance(cause, OSError) and not hasattr(cause, "reason"):
             return True  # no such program, no permission, no route to the host: something here, not the service
+        if getattr(cause, "sqlstate", None) == _SYNTAX_ERROR:
+            return True  # the check is wrong, whatever the data is
         if getattr(cause, "sqlstate", None) == "57014" or type(cause).__name__ == "ConnectionTimeout":
             return True  # PostgreSQL's statement timeout, and psycopg's own deadline for a connection
     return False
@@ -258,6 +261,8 @@ def _what(error: BaseException, check: Check) -> str:
             return f"exit code {cause.exit_code_of_command}"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
+        if getattr(cause, "sqlstate", None) == _SYNTAX_ERROR:
+            return "its sql is wrong"
         if (state := getattr(cause, "sqlstate", None)) and not state.startswith(_NOT_OF_THE_DATA):
             return "an error"
     if check.question is not None and isinstance(error, OutcomeUnknownError):

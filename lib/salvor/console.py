@@ -80,7 +80,7 @@ def ask(
     if not plan.changes and not session.resumed and not decided:
         _refuse_what_is_not_its_own(session, plan)
         shown.tell(
-            f"Nothing is broken in {incident.service.name}: nothing to do. "
+            f"{_nothing_broken(plan)} in {incident.service.name}: nothing to do. "
             f"The word of assess: inv assess {incident.options}"
         )
         return ""
@@ -142,7 +142,7 @@ def assess(session: Session, shown: Shown) -> None:
         for each in decided:
             shown.write("decision", decision=each.to_json(), recovered=incident.recovered_once)
     elif incident.recovered_once:
-        shown.tell(f"Nothing is broken: {incident.id} brought it back, and is open.")
+        shown.tell(f"{_nothing_broken(plan)}: {incident.id} brought it back, and is open.")
         shown.tell(f"HINT: inv incident.show --incident={incident.id}")
     elif decided:
         for each in decided:
@@ -153,7 +153,13 @@ def assess(session: Session, shown: Shown) -> None:
     elif any(finding.level is Level.FAIL for step in plan.steps for finding in step.findings):
         shown.tell("Nothing has to be brought back; what is wrong stands above.")
     else:
-        shown.tell("Nothing is broken.")
+        shown.tell(f"{_nothing_broken(plan)}.")
+
+
+def _nothing_broken(plan: Plan) -> str:
+    """That nothing is broken, as far as everything could be told."""
+    unknown = any(finding.level is Level.UNKNOWN for step in plan.steps for finding in step.findings)
+    return "Not everything could be told (see above); nothing is known to be broken" if unknown else "Nothing is broken"
 
 
 def _unseen(plan: Plan) -> set[str]:

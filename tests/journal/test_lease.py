@@ -158,8 +158,8 @@ def test_what_another_machine_ended_is_not_begun_again(place: World, here: Machi
     at, this = here.environment["SALVOR_MIRROR"], session.incident.id
     elsewhere = Lease(at, "world.things", by="kim@there", incident=this, folder=there.incidents, tell=print)
     elsewhere.claim()
-    (shown,) = [line for line in screen(of(story.read(session.incident.folder), here.incidents)) if line[:3] == "now"]
-    assert "kim@there works on it since" in shown and f"inv incident.take --incident={this}" in shown
+    shown = "\n".join(screen(of(story.read(session.incident.folder), here.incidents)))
+    assert "kim@there works on it since" in shown and f"take over   inv incident.take --incident={this}" in shown
     elsewhere.release()
     assert there.inv("undo", f"--incident={session.incident.id}", "--yes").returncode == 0
     with pytest.raises(PlanMovedError, match="undone"), stale.begin():

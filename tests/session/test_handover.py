@@ -90,8 +90,9 @@ def test_under_way_it_names_who_works_on_it(tmp_path: Path) -> None:
 
 def test_another_incident_of_the_service_is_another(tmp_path: Path) -> None:
     killed(tmp_path)
-    with lock.hold("orders", tmp_path, by="kim@ops1", incident="20261121T013300Z-orders-bbbb"):
+    with lock.hold("orders", tmp_path, by=f"kim@{'o' * 40}", incident="20261121T013300Z-orders-bbbb"):
         this = handover.of(story.read(tmp_path / ID), tmp_path)
+    assert f"kill {os.getpid()} on " in text(this), "however long the names are"
     assert not this.is_held and "another incident of this service" in text(this) and "STOPPED" in text(this)
 
 

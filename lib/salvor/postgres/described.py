@@ -32,6 +32,11 @@ def mistake_in(server: Server, look: Look | None, facts: Facts | str) -> Mistake
     if isinstance(facts, str):
         if look.port not in (None, server.port):
             return Mistake(f"it runs and listens on port {look.port}, not on {server.port}", "mend the member's port:")
+        if look.is_on_loopback_alone and "refused" in facts:
+            return Mistake(
+                f"it runs and listens on its own machine alone (127.0.0.1), not on {server.address}",
+                f"set listen_addresses in {server.configuration_file} and restart it, or mend the member's address:",
+            )
         mend = refusal.mend(facts)
         return Mistake(f"it runs and does not let the operator in: {facts}", mend) if mend else None
     if facts.data != server.data and not look.processes:

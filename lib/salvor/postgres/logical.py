@@ -103,6 +103,7 @@ def add_to(system: Postgres, state: State, seen: View) -> State:
     return replace(
         state,
         identity=side.identity(live),
+        summary=state.summary if live else f"there is no database {system.settings.database}; {state.summary}",
         writable=state.writable and live is not None and not side.is_fenced(live),
         origin=state.origin if live else None,
         staged=(*state.staged, *([staged] if staged else [])),

@@ -52,6 +52,8 @@ class Look:
     """Bytes free on the disk of its pg_wal; None when it runs, or that cannot be told."""
     port: int | None = None
     """Where it takes connections, by its postmaster.pid; None when it takes none."""
+    is_on_loopback_alone: bool = False
+    """Whether nobody but its own machine reaches that port, by the addresses that it listens on."""
     lacks: tuple[str, ...] = ()
     """Of postgresql.conf and the server's program, the paths at which there is nothing."""
 
@@ -170,9 +172,17 @@ if [ -d "$data" ]; then
     done
     echo "history $history"
     # postmaster.pid has the port in line 4, and in line 8 whether connections are taken (pidfile.h).
-    { for _ in 1 2 3; do read -r _; done; read -r port; for _ in 5 6 7; do read -r _; done
+    { read -r pid; for _ in 2 3; do read -r _; done; read -r port; for _ in 5 6 7; do read -r _; done
         read -r state; } 2>/dev/null < "$data/postmaster.pid"
-    case $state in ready* | standby*) echo "port $port" ;; esac
+    case $state in
+    ready* | standby*)
+        echo "port $port"
+        # Its listening sockets, see proc(5), in hexadecimal: 0A is LISTEN, 7F the first byte of 127.0.0.1.
+        listens=": [0-9A-F]+:$(printf %04X "$port") 0+:0000 0A"
+        sockets=$(grep -h -s -E "$listens" "/proc/$pid/net/tcp" "/proc/$pid/net/tcp6")
+        [ -z "$sockets" ] || echo "$sockets" | grep -q -v -E ": ([0-9A-F]{6}7F|0{24}01000000):" || echo loopback
+        ;;
+    esac
     for path in "$configuration" "$programs/postgres"; do [ -e "$path" ] || echo "lacks $path"; done
 fi
 """
@@ -221,6 +231,7 @@ def read_look(text: str) -> Look:
         processes=read_processes(running),
         wal_room=int(room) * 1024 if room.strip().isdigit() else None,
         port=next((int(line[1]) for line in lines if line[0] == "port" and line[1].isdigit()), None),
+        is_on_loopback_alone="loopback" in words,
         lacks=tuple(" ".join(line[1:]) for line in lines if line[0] == "lacks"),
     )
 

@@ -85,6 +85,8 @@ def physical(site: Site, seen: View, wish: Wish) -> WayBack:
 def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     if wish.source != "latest" and not _LABEL.fullmatch(wish.source):
         raise _Closed(f"{wish.source} is no pgBackRest backup")
+    if not site.open_repository:
+        raise _Closed("the inventory names no pgBackRest repository for it (pgbackrest:)")
     target = _target(wish, seen.primary)
     member = _where(seen, wish)
     repository = site.repository(member)

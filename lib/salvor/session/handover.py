@@ -214,7 +214,8 @@ def _now(this: Handover) -> Iterator[tuple[str, str]]:
     by, host, pid, since = (this.holder.get(name, "?") for name in ("by", "host", "pid", "since"))
     what = "it" if this.is_held else f"{this.holder.get('incident')}, another incident of this service"
     over = f"inv incident.take --incident={this.holder.get('incident')}" if this.elsewhere else f"kill {pid} on {host}"
-    yield "now", f"{by} works on {what} since {str(since)[11:19]} UTC; to take over: {over}"
+    yield "now", f"{by} works on {what} since {str(since)[11:19]} UTC"
+    yield "take over", over
 
 
 def _clock(told: Story) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from moto import mock_aws
 from salvor.change import Level, Reachable, State, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import loading, logical_place, side_cluster, side_database
+from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.logical.world import World
@@ -26,6 +27,8 @@ def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: Wor
         connection.execute("delete from orders where id > 3")
     damaged = shared.system.ways_back(Wish(live_is_sound=False))
     assert ["accounts share the cluster and work" in one.why for one in damaged if one.name == "physical"] == [True]
+    settings = shared.system.settings.model_copy(update={"database": "nowhere"})
+    assert Postgres("nowhere", settings, shared.system.context).observe().summary.startswith("there is no database now")
 
     with shared.shop() as application, shared.shop("accounts") as other:
         for _ in range(2):
@@ -282,6 +285,8 @@ def test_a_database_that_is_alone_gets_a_side_cluster_and_all_can_be_undone(
     state = alone.system.observe()
     way = alone.way()
     assert way.possible and way.stage == side_cluster.STAGE, way.why
+    (physical,) = (one for one in alone.system.ways_back(Wish(live_is_sound=False)) if one.name == "physical")
+    assert physical.why.endswith("(pgbackrest:)"), "a time of the damage would open nothing"
     cut_over(alone, way, state)
     assert (alone.data / "pg_wal").readlink() == disk / f"pg_wal.salvor-{alone.system.context.incident}"
     assert [path.read_text() for path in alone.home.glob("data.salvor-*.flushed")] == ["once\n"]

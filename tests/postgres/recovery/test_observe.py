@@ -265,6 +265,7 @@ def test_a_server_that_keeps_the_operator_alone_out_is_no_broken_one(cluster: Cl
     ("wrong", "seen", "mend"),
     [
         ({"port": 1}, r"it runs and listens on port \d+, not on 1", "the member's port:"),
+        ({"address": "127.0.0.9"}, r"it runs and listens on its own machine alone .*, not on 127.0.0.9", "address:"),
         ({"data": "/nowhere/data"}, "works in {data}, not in /nowhere/data", "data: or host:"),
         ({"configuration": "/nowhere/own.conf"}, "postgresql.conf is not /nowhere/own.conf", "configuration: {data}/"),
         ({"programs": "/nowhere/bin"}, "there is no postgres in /nowhere/bin", "mend programs:"),
