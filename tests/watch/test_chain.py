@@ -207,6 +207,10 @@ def test_what_cannot_be_told_acts_on_nothing_and_becomes_people_s(place: Place) 
         place.look(watcher, seconds)
     assert place.calls == ["tickets called", "devops called"]
     assert (place.pages, place.restarts) == (2, 0)
+    (journal,) = place.journals()
+    with place.at(612):  # it is theirs that it cannot be told, not what is told then
+        commands.acknowledge(journal.folder.name, "I start Prometheus", Plain(io.StringIO()))
+    assert place.look(watcher, 615).move.kind == "wait"
     place.say(90)
     place.look(watcher, 620)
     (journal,) = place.journals()

@@ -57,12 +57,12 @@ def next_move(
         return _begin(rule, episodes, sighting, reading)
     if reading.bad is False:
         return Move("close", f"better: {reading.figure}")
+    if told.cause == "unknown" and reading.bad:
+        return Move("close", f"it can be told again: {reading.figure}")
     if told.acknowledged:
         return Move(
             "wait", f"acknowledged by {told.acknowledged}: nothing is done by itself, and nobody else is called"
         )
-    if told.cause == "unknown" and reading.bad:
-        return Move("close", f"it can be told again: {reading.figure}")
     if ESCALATE in told.stages:
         return _call(escalation, told)
     if reading.bad is None:
