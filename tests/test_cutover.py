@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from salvor import console, cutover
+from salvor import console, cutover, whole_platform
 from salvor.change import UNSEEN, Change
 from salvor.errors import CannotError, NotProvenError
+from salvor.session import aftermath
 from salvor.show import Plain
 from salvor.steps import isolate, reroute
 
@@ -162,3 +163,27 @@ def test_what_was_lost_put_back_and_lost_again_is_another_incident(place: World)
     assert place.live == GOOD and place.session().resumed
     shutil.rmtree(place.store / "live")
     assert not place.session().resumed
+
+
+def test_what_somebody_else_brought_back_is_told_by_the_plan_and_not_replaced(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.rmtree(place.store / "live")
+    trouble.order(place.root, "store", "promote", "fail")
+    with pytest.raises(CannotError, match="it does not want to"):
+        console.recover(place.session(), Plain(), yes=True)
+    (place.store / "live").mkdir()
+    (place.store / "live" / "data").write_text(mended := f"{GOOD}and what was written since\n")
+    for plan_only in (True, False):
+        with pytest.raises(CannotError, match=r"store takes writes, and is .*, not absent: somebody") as refused:
+            console.recover(place.session(), Plain(), plan_only=plan_only, yes=True)
+        assert place.live == mended and "inv undo --incident=" in refused.value.hint
+    capsys.readouterr()
+    console.assess(place.session(), Plain())
+    said = capsys.readouterr().out
+    assert "somebody brought it back" in said and "HINT: inv undo" in said and "Way back" not in said
+    whole_platform.assess("world", Plain())
+    said = capsys.readouterr().out
+    assert "healthy" in said and "inv undo --incident=" in said
+    aftermath.undo(place.session().incident.id, Plain(), yes=True)
+    assert place.live == mended and not place.session().resumed

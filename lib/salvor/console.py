@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from salvor import clock, refuse, show
+from salvor import clock, cutover, refuse, show
 from salvor.approval.terminal import approval
 from salvor.change import Decision, Level
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
@@ -144,6 +144,9 @@ def assess(session: Session, shown: Shown) -> None:
     elif incident.recovered_once:
         shown.tell(f"{_nothing_broken(plan)}: {incident.id} brought it back, and is open.")
         shown.tell(f"HINT: inv incident.show --incident={incident.id}")
+    elif back := cutover.brought_back(incident):
+        shown.tell(f"{'; '.join(back.values())}. {incident.id} is open, and cannot go on.")
+        shown.tell(f"HINT: inv undo --incident={incident.id} takes back what was done for it; then inv assess again")
     elif decided:
         for each in decided:
             what = "gives no answer, and may be broken" if each.system in _unseen(plan) else "is broken"

@@ -53,6 +53,22 @@ def is_in_place(incident: Incident, broken: Broken) -> bool:
     return is_placed(incident, broken) and state.reachable is Reachable.UP and state.writable is True
 
 
+def brought_back(incident: Incident) -> dict[str, str]:
+    """What somebody else brought back, by its name, in a sentence: it takes writes, is not what `assess` pinned, and
+    this incident did not put it there. It is not to be replaced.
+    """
+    found = {}
+    for broken in incident.broken:
+        state, pinned = incident.observe(broken.system), broken.identity
+        is_another = not (is_within(state.identity, pinned) or is_within(pinned, state.identity))
+        takes_writes = state.reachable is Reachable.UP and state.writable is True
+        known = UNSEEN not in (state.identity, pinned)
+        if known and is_another and takes_writes and not is_placed(incident, broken):
+            name = broken.system.name
+            found[name] = f"{name} takes writes, and is {state.identity}, not {pinned}: somebody brought it back"
+    return found
+
+
 def is_of_this_world(incident: Incident, broken: Broken) -> bool:
     """Whether what `assess` pinned, or what this incident made of it, is still to be seen; if not, it was replaced by
     hand.

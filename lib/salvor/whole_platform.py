@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Literal
 
-from salvor import clock, console, inventory, journal, outage, show
+from salvor import clock, console, cutover, inventory, journal, outage, show
 from salvor.change import Level
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.inventory import Platform, Service
@@ -104,7 +104,10 @@ def _look(platform: Platform, service: Service) -> Result:
         plan = session.plan("assess")
     except SalvorError as error:
         return Result(service, "failed", told=error.what)
-    decided = [each for step in plan.steps for each in step.decisions] or list(session.incident.decisions.values())
+    back = cutover.brought_back(session.incident)
+    decided = [each for step in plan.steps for each in step.decisions] or [
+        each for name, each in session.incident.decisions.items() if name not in back
+    ]
     if decided and not session.incident.recovered_once:
         return Result(service, "broken", session, "; ".join(f"{each.system}: {each.seen}" for each in decided))
     wrong = [finding for step in plan.steps for finding in step.findings if finding.level is Level.FAIL]
@@ -114,7 +117,8 @@ def _look(platform: Platform, service: Service) -> Result:
         return Result(service, "broken", session, told)
     if wrong:
         return Result(service, "waits", session, told)
-    return Result(service, "healthy", session)
+    told = f"{'; '.join(back.values())}; inv undo --incident={session.incident.id}" if back else ""
+    return Result(service, "healthy", session, told)
 
 
 def restore(

@@ -69,7 +69,10 @@ def _look_at(
         yield Finding(system.name, "stands alone", Level.FAIL, f"{rival} runs beside it, not fenced", detail=detail)
     yield from answers
     if system.name in incident.decisions:
-        yield from _look_further_back(incident, Broken(system, incident.decisions[system.name]))
+        if told := cutover.brought_back(incident).get(system.name):
+            yield Finding(system.name, "is what was broken", Level.WARN, "no", detail=told, evidence=state.identity)
+        else:
+            yield from _look_further_back(incident, Broken(system, incident.decisions[system.name]))
         return
     wrong = [finding for finding in answers if finding.level is Level.FAIL]
     asked_for = (

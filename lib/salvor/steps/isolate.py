@@ -56,7 +56,7 @@ def _to_stop(incident: Incident) -> list[Application]:
         broken.system.name
         for broken in incident.broken
         if broken.decision.way.arguments is not None and not cutover.is_placed(incident, broken)
-    }
+    } - cutover.brought_back(incident).keys()
     return [
         one
         for one in reversed(incident.applications)

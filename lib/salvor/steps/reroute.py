@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from salvor import clock, cutover
 from salvor.change import Change, Finding, Level, Reachable, Undo
 from salvor.checks import Check
+from salvor.errors import CannotError
 from salvor.incident import RESTART, Incident
 
 _RECONNECT_SECONDS = 20.0
@@ -18,9 +19,16 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
     """Promote each proven copy, start the programs that work on it, then lead the users there.
 
     When all is done, the service's checks through the route. What `verify` has not passed is refused: its finding
-    fails, and nothing of it is cut over.
+    fails, and nothing of it is cut over. Raises CannotError when somebody else brought back what is broken.
     """
     incident.observe_all(broken.system for broken in incident.broken)
+    if back := cutover.brought_back(incident):
+        raise CannotError(
+            f"{'; '.join(back.values())}.",
+            safe="it was not replaced",
+            hint=f"inv undo --incident={incident.id} takes back what was done for it, such as programs that were "
+            f"stopped; then inv assess {incident.options}",
+        )
     waiting = [broken for broken in incident.broken if not cutover.is_in_place(incident, broken)]
     unproven = [broken for broken in waiting if not cutover.is_proven(incident, broken)]
     for broken in unproven:
