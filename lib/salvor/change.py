@@ -205,7 +205,8 @@ class Staged:
 
     `complete` is False while it is being built; a half-built stage is never mistaken for a whole one. `of` are the
     arguments of `stage` that it was built with, as far as it tells. `backup` is the id of the one it was built from,
-    where that need not be the chosen one: its copy elsewhere.
+    where that need not be the chosen one: its copy elsewhere. `shows_all` is False for a standby that was told not to
+    replay all that it has: damage may be in what it does not show yet.
     """
 
     name: str
@@ -216,6 +217,7 @@ class Staged:
     detail: str = ""
     of: Mapping[str, Any] = field(default_factory=dict)
     backup: str | None = None
+    shows_all: bool = True
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,13 @@ class Facts:
     data: str
     configuration: str
     """The paths of its data directory and its postgresql.conf."""
+    delay: float
+    """Seconds by which it replays late, as it was told to (recovery_min_apply_delay)."""
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether it was told not to replay all that it has: what it answers is of an earlier moment."""
+        return self.in_recovery and self.lsn < self.received and (self.paused or self.delay > 0)
 
 
 # A primary knows the time of its last commit only with track_commit_timestamp, and only since its start (or from the
@@ -65,7 +72,8 @@ _FACTS = r"""
         where name <> '' and not pg_is_in_recovery() and current_setting('synchronous_commit') not in ('off', 'local')
           and (select count(*) from pg_stat_replication where sync_state in ('sync', 'quorum'))
             < coalesce(substring(name from '^\s*(?:[a-zA-Z]+\s+)?(\d+)\s*\('), '1')::int),
-      current_setting('data_directory'), current_setting('config_file')
+      current_setting('data_directory'), current_setting('config_file'),
+      (select setting::float / 1000 from pg_settings where name = 'recovery_min_apply_delay')
 """
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Iterator, Sequence
 
 from salvor import clock
 from salvor.change import Progress, Reachable, WayBack
 from salvor.errors import OutcomeUnknownError
 from salvor.postgres.cluster import Sighting, View
-from salvor.postgres.promotion import promote_server, require_fence, see_it_writes, stop_or_kill
+from salvor.postgres.lag import Lag, lag_of
+from salvor.postgres.promotion import promoting, require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
-from salvor.postgres.wal import name_of, read_lsn, write_lsn
+from salvor.postgres.wal import read_lsn
 from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 _CATCH_UP_SECONDS = 20.0
+_HANDED_OVER = 16 * 1024 * 1024
+"""Bytes of WAL that a primary which is stopped still sends in no time."""
 
 
 def stage_name(member: str) -> str:
@@ -25,69 +25,8 @@ def stage_name(member: str) -> str:
     return f"standby {member}"
 
 
-@dataclass(frozen=True)
-class Lag:
-    """How far a standby is behind: seconds of commits that it lacks (None: cannot be told), and why we think so."""
-
-    seconds: float | None
-    why: str
-
-
-def lag_of(standby: Sighting, primary: Sighting) -> Lag:
-    """What would be lost by promoting `standby` now."""
-    assert standby.facts
-    received, fresh = standby.facts.received, standby.facts.fresh
-    if primary.facts and not primary.facts.in_recovery:
-        missing = primary.facts.lsn - received
-        if missing <= 0:
-            return Lag(0.0, "it has received everything")
-        newest = primary.facts.fresh or primary.facts.now
-        seconds = max(0.0, (newest - fresh).total_seconds()) if fresh else None
-        return Lag(seconds, f"it is {missing} bytes of WAL behind")
-    commits = missing_commits(primary, received)
-    if commits is None:
-        return Lag(None, "the WAL of the old primary cannot be read, so what it had more is not known")
-    count, last = commits
-    if not count:
-        return Lag(0.0, f"it has every commit that is in the old primary's WAL, up to {write_lsn(received)}")
-    seconds = max(0.0, (last - fresh).total_seconds()) if last and fresh else None
-    return Lag(seconds, f"the old primary's WAL has {count} commits more")
-
-
-_COMMIT = re.compile(r"desc: COMMIT(?: PREPARED)? (\S+ \S+) UTC")
-
-
-def missing_commits(primary: Sighting, lsn: int) -> tuple[int, datetime | None] | None:
-    """The commits behind `lsn` in the WAL of a primary that does not answer, or is fenced: how many, and when the last
-    was.
-
-    None when its WAL cannot be read there, or begins behind `lsn`. Read by pg_waldump from pg_wal itself: no server
-    has to run.
-    """
-    if not primary.look or primary.is_lost or not primary.timeline or not primary.look.control:
-        return None
-    server = primary.member.server
-    size = int(primary.look.control["Bytes per WAL segment"])
-    first, before = (name_of(primary.timeline, place, size) for place in (lsn, max(0, lsn - 1)))
-    script = r"""
-        command -v -- "$1" >/dev/null && cd -- "$2/pg_wal" && { test -r "$5" || test -r "$6"; } || exit 44
-        "$1" --path="$2/pg_wal" --timeline="$3" --start="$4" --rmgr=Transaction 2>/dev/null |
-            grep -e 'desc: COMMIT' | sed -n -e '$p' -e '$='
-    """
-    argv = ["sh", "-c", script, "sh", server.program("pg_waldump"), server.data, str(primary.timeline), write_lsn(lsn)]
-    argv += [first, before]
-    result = server.shell.run(argv, environment={"TZ": "UTC"}, deadline=20.0, check=False)
-    if result.exit_code == 44:
-        return None
-    lines = result.stdout.splitlines()
-    if len(lines) < 2:
-        return 0, None
-    found = _COMMIT.search(lines[0])
-    return int(lines[1]), clock.read_time(found[1].replace(" ", "T") + "+00:00") if found else None
-
-
 def way(view: View, wish: Wish) -> WayBack:
-    """Failover to the standby that has received the most."""
+    """Failover to the standby that loses the least, and of several to the one that has the least to replay."""
     primary = view.primary
     standbys = [one for one in view.standbys if one is not primary and not wish.gives_up(one.member.machine)]
     if not standbys:
@@ -98,15 +37,14 @@ def way(view: View, wish: Wish) -> WayBack:
             for one in view.left_behind
         )
         return WayBack("failover", False, f"no standby answers{which}" if not left else f"no standby follows{left}")
-    best = max(standbys, key=lambda one: one.facts.received if one.facts else 0)
+    best, lag = _nearest(standbys, primary)
     name, server = best.member.name, best.member.server
-    lag = lag_of(best, primary)
     refusal = _refusal(view, best, lag, wish)
     reason = wish.override(PROMOTE_WITHOUT_FENCE)
     return WayBack(
         "failover",
         not refusal,
-        refusal or f"standby {name} is there: {lag.why}",
+        refusal or f"standby {name} is there: {lag.why}{_still_to_replay(best)}",
         stage=stage_name(name),
         identity=best.identity,
         address=server.address,
@@ -119,6 +57,34 @@ def way(view: View, wish: Wish) -> WayBack:
         loses=lag.seconds,
         machine=best.member.machine,
     )
+
+
+def _nearest(standbys: Sequence[Sighting], primary: Sighting) -> tuple[Sighting, Lag]:
+    """The standby to promote, and how far it is behind. Of those that lose nothing, or get the rest from a primary that
+    hands over, the one that is ready first; else the one that has received the most.
+    """
+
+    def rank(found: tuple[Sighting, Lag]) -> tuple[int, int]:
+        one, lag = found
+        assert one.facts
+        rest = primary.facts.lsn - one.facts.received if primary.facts else 0
+        hands_over = bool(primary.facts and one.facts.streams_from and rest < _HANDED_OVER)
+        if lag.seconds == 0 or hands_over:
+            return 0, one.facts.received - one.facts.lsn
+        return 1, -one.facts.received
+
+    return min(((one, lag_of(one, primary)) for one in standbys), key=rank)
+
+
+def _still_to_replay(standby: Sighting) -> str:
+    """What a standby has to replay before it takes writes, where that is to be told."""
+    facts = standby.facts
+    if not facts or not (facts.is_held_back or facts.received - facts.lsn > _HANDED_OVER):
+        return ""
+    late = f", as it replays {clock.write_duration(facts.delay)} late on purpose" if facts.delay else ""
+    late = ", as somebody paused its replay" if facts.paused else late
+    size = f"{(facts.received - facts.lsn) / 1e6:,.1f} MB"
+    return f"; it first replays {size} of WAL that it has received{late}. Until then it cannot be asked what is in it"
 
 
 def _refusal(view: View, best: Sighting, lag: Lag, wish: Wish) -> str:
@@ -158,7 +124,7 @@ def promote(view: View, name: str, identity: str, *, unfenced_because: str) -> I
             yield from _catch_up(server, old.member.server)
         yield Progress(0, None, "", "promoting")
         _resume(server)
-        promote_server(server)
+        yield from promoting(server)
     see_it_writes(server)
 
 
@@ -195,6 +161,8 @@ def _resume(server: Server) -> None:
         with server.session(deadline=10.0, writes=True) as connection:
             if connection.execute("select pg_is_in_recovery()").fetchone() == (False,):
                 return
+            if connection.execute("select pg_is_wal_replay_paused()").fetchone() == (False,):
+                return  # what it has is replayed before its promotion, also where it replays late
             connection.execute("select pg_wal_replay_resume()")
             until = clock.monotonic() + 8
             while clock.monotonic() < until:

@@ -14,7 +14,7 @@ from salvor.errors import SalvorError
 from salvor.postgres import beside, dropped
 from salvor.postgres.backrest import Repository, recovery_options
 from salvor.postgres.look import Look
-from salvor.postgres.promotion import promote_server
+from salvor.postgres.promotion import promoting
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
 from salvor.postgres.restore_command import NO_WAL, REFUSED, SPOOL, fetching_ahead
 from salvor.postgres.side_directory import APART, SideDirectory
@@ -236,7 +236,7 @@ class Physical(SideDirectory):
 
     def _end_recovery(self) -> Iterator[Progress]:
         yield Progress(0, None, "", "promoting the stage")
-        promote_server(self.stage, self._launch)
+        yield from promoting(self.stage, self._launch)
 
     def _take_out_recovery_settings(self) -> None:
         """What pgBackRest wrote for the recovery, and what it had put out for that. Left there, it would bind the next

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
 
 from salvor import clock
-from salvor.change import UNSEEN, Reachable
+from salvor.change import UNSEEN, Progress, Reachable
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres.cluster import View
 from salvor.postgres.facts import ask_facts, describe_awaited
 from salvor.postgres.server import Server, pause
-
-if TYPE_CHECKING:
-    from salvor.postgres.connection import Connection
+from salvor.postgres.wal import read_lsn
 
 
 def require_fence(view: View, identity: str, kept: str, unfenced_because: str) -> None:
@@ -36,8 +34,10 @@ def require_fence(view: View, identity: str, kept: str, unfenced_because: str) -
     )
 
 
-def promote_server(server: Server, launch: Any = None) -> None:
-    """End a server's recovery and see that it ended. Finds its work done when it is no standby."""
+def promoting(server: Server, launch: Callable[[], object] | None = None) -> Iterator[Progress]:
+    """End a server's recovery, which replays first what it has received, and see that it ended. Finds its work done
+    when it is no standby. `launch` starts one that does not run, with settings of its own.
+    """
     import psycopg
 
     if server.probe()[0] is not Reachable.UP:
@@ -47,42 +47,57 @@ def promote_server(server: Server, launch: Any = None) -> None:
         if launch is not None:
             launch()
         server.start(deadline=300.0)
-    begun = clock.monotonic()
+    begun = moved = clock.monotonic()
     try:
-        with server.session(deadline=90.0, writes=True) as connection:
-            state = connection.execute(_RECOVERY).fetchone()
-            if state == ("ended",):
-                return
-            if state == ("paused",):  # at its target, where pg_promote would be noticed up to a second later
-                connection.execute("select pg_wal_replay_resume()")
-                done = _has_ended_recovery(connection, begun)
-            else:
-                done = connection.execute("select pg_promote(true, 80)").fetchone() == (True,)
+        first, end = _end_recovery(server)
+        at = first
+        while (replayed := _replayed(server)) is not None:
+            now = clock.monotonic()
+            if replayed != at:
+                at, moved = replayed, now
+                yield Progress(at - first, max(at, end) - first, "bytes", "replaying what it has received")
+            if now > moved + _STUCK or now > begun + _LONGEST:
+                raise OutcomeUnknownError(
+                    f"{server.data} did not end its recovery within {clock.write_duration(now - begun)}.",
+                    safe="nothing was lost",
+                    hint="run the same command again",
+                )
+            pause(begun)
     except psycopg.Error as error:
         raise OutcomeUnknownError(
             f"Whether {server.data} was promoted is not known: {error}.",
             hint="run the same command again: it looks first",
         ) from error
-    if not done:
-        raise OutcomeUnknownError(
-            f"{server.data} did not end its recovery within 80 s.",
-            safe="nothing was lost",
-            hint="run the same command again",
-        )
 
 
+_STUCK = 80.0
+"""Seconds for which a server that is promoted may replay nothing."""
+_LONGEST = 840.0
+"""Seconds that a promotion may take, with what is to be replayed before."""
 _RECOVERY = """
-    select case when not pg_is_in_recovery() then 'ended' when pg_is_wal_replay_paused() then 'paused' else 'on' end
+    select case when not pg_is_in_recovery() then 'ended' when pg_is_wal_replay_paused() then 'paused' else 'on' end,
+        pg_last_wal_replay_lsn()::text, pg_last_wal_receive_lsn()::text
 """
 
 
-def _has_ended_recovery(connection: Connection, begun: float) -> bool:
-    """Wait for 80 s at most."""
-    while connection.execute("select pg_is_in_recovery()").fetchone() != (False,):
-        if clock.monotonic() > begun + 80:
-            return False
-        pause(begun)
-    return True
+def _end_recovery(server: Server) -> tuple[int, int]:
+    """Have the recovery end, if it has not. Up to where the server has replayed and received its WAL (bytes)."""
+    with server.session(deadline=30.0, writes=True) as connection:
+        row = connection.execute(_RECOVERY).fetchone()
+        assert row
+        if row[0] == "paused":  # at its target, where pg_promote would be noticed up to a second later
+            connection.execute("select pg_wal_replay_resume()")
+        elif row[0] == "on":
+            connection.execute("select pg_promote(false)")
+        replayed, received = (read_lsn(each) if each else 0 for each in row[1:])
+        return replayed, received
+
+
+def _replayed(server: Server) -> int | None:
+    """Up to where a server in recovery has replayed its WAL (bytes); None when that has ended."""
+    with server.session(deadline=10.0) as connection:
+        row = connection.execute("select pg_is_in_recovery(), pg_last_wal_replay_lsn() - '0/0'").fetchone()
+    return int(row[1] or 0) if row and row[0] else None
 
 
 def stop_or_kill(server: Server) -> None:

@@ -18,7 +18,7 @@ from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.connection import LOCK_MILLISECONDS
 from salvor.postgres.facts import Facts, as_noted, ask_facts
-from salvor.postgres.failover import lag_of, missing_commits
+from salvor.postgres.lag import lag_of, missing_commits
 from salvor.postgres.look import Look
 from salvor.postgres.physical import EVERYTHING
 from salvor.postgres.server import Server
@@ -41,7 +41,6 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
     yield _same_cluster(subject, seen.look, view.primary.look, evidence)
     lag = lag_of(seen, view.primary)
     late = lag.seconds is not None and lag.seconds > wish.rpo
-    # What it received and has not replayed may end amid a commit, which is then missing and not counted.
     yield Finding(
         subject,
         "freshness",
@@ -50,8 +49,13 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
         limit=clock.write_duration(wish.rpo),
         detail=lag.why,
         evidence=evidence,
-        lacks=lag.seconds if view.primary.facts or seen.facts.lsn >= seen.facts.received else None,
+        lacks=lag.lacks,
     )
+    if seen.facts.is_held_back:
+        until = f" of {clock.write_time(seen.facts.fresh)}" if seen.facts.fresh else ""
+        detail = f"its newest commit that can be seen is that{until}: the checks tell nothing of what comes after it"
+        figure = f"{(seen.facts.received - seen.facts.lsn) / 1e6:,.1f} MB are not replayed yet"
+        yield Finding(subject, "replayed", Level.WARN, figure, "0", detail, evidence)
     yield _checksums(subject, seen.look, seen.facts, evidence)
     yield from libraries.check(subject, seen.member.server, evidence)
 

@@ -13,7 +13,7 @@ from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres import beside
 from salvor.postgres.connection import Line
 from salvor.postgres.look import Process
-from salvor.postgres.promotion import promote_server
+from salvor.postgres.promotion import promoting
 from salvor.postgres.restore_command import REFUSED
 from salvor.postgres.server import LOOKED_EVERY, Server, pause
 from salvor.postgres.wal import read_lsn, write_lsn
@@ -184,7 +184,7 @@ def _end_what_was_under_way(stage: Server, rest: _Rest) -> Iterator[Progress]:
     if rest.newest:
         noted["newest_commit"] = clock.write_time(rest.newest)
     beside.write_marker(stage, beside.marker_of(stage) | noted)
-    promote_server(stage)
+    yield from promoting(stage)
 
 
 def _no_pause_for_lack_of_room(stage: Server) -> None:

@@ -136,6 +136,7 @@ class Site:
             address=one.member.server.address,
             fresh=one.facts.fresh if one.facts else None,
             detail=one.describe(),
+            shows_all=not (one.facts and one.facts.is_held_back),
         )
 
     def _staged_data(self, stage: Physical) -> Staged:

@@ -12,7 +12,7 @@ from salvor.errors import CannotError, NoRoomError, SalvorError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import Repository, Stored
 from salvor.postgres.cluster import Member, Sighting, View
-from salvor.postgres.failover import missing_commits
+from salvor.postgres.lag import missing_commits
 from salvor.postgres.physical import STAGE
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site

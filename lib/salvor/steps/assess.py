@@ -195,15 +195,15 @@ def _other_drills(incident: Incident, ways: list[WayBack]) -> str:
 def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
     """Whether the data is right, although a check of it did not pass, as far as anybody can tell.
 
-    Damage to files stays on one server, a wrong statement reaches all: so its standbys say it. Where none of them
-    answers, a server that does not answer either says nothing against its data; what is staged from it is checked
-    before it goes live.
+    Damage to files stays on one server, a wrong statement reaches all: so its standbys say it, but for one that has not
+    replayed it yet. Where none of them answers, a server that does not answer either says nothing against its data;
+    what is staged from it is checked before it goes live.
     """
     questions = incident.checks_of(system.name)
-    said = [incident.check_all(questions, staged.name) for staged in state.staged if staged.complete]
-    if any(all(answer.level is Level.PASS for answer in answers) for answers in said):
+    said = [(staged, incident.check_all(questions, staged.name)) for staged in state.staged if staged.complete]
+    if any(staged.shows_all and all(answer.level is Level.PASS for answer in answers) for staged, answers in said):
         return True
-    if any(tells_of_damage(answer) for answers in said for answer in answers):
+    if any(tells_of_damage(answer) for _, answers in said for answer in answers):
         return False
     return state.reachable is not Reachable.UP
 

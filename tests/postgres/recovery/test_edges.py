@@ -414,7 +414,7 @@ def test_the_content_of_a_physical_backup_is_proven_at_its_restore_point(cluster
     assert verdict().level in (Level.PASS, Level.WARN), verdict()
     assert "orders" not in verdict().detail
     staged = cluster.system.site.physical(cluster.system.site.member("a")).stage
-    promotion.promote_server(staged)
+    list(promotion.promoting(staged))
     with staged.session("orders", writes=True) as connection:
         connection.execute("update orders set note = 'changed' where id = 4711")
     assert verdict().level is Level.FAIL and "orders" in verdict().detail

@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ import psycopg
 import pytest
 import yaml
 from salvor import console, journal
-from salvor.change import ABSENT, UNSEEN, Reachable
+from salvor.change import ABSENT, UNSEEN, Level, Reachable
 from salvor.errors import CannotError
-from salvor.postgres.failover import missing_commits
+from salvor.postgres.lag import missing_commits
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -65,6 +66,61 @@ def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(cluster
     cluster.recover(cluster.way("failover", WISH), cluster.observe().identity)
     assert is_up(cluster.observe()) and cluster.observe().address == "127.0.0.12"
     assert cluster.missing("b") == set()
+
+
+def replay_late(cluster: Cluster, member: str) -> None:
+    """Have a standby replay an hour late."""
+    with cluster.server(member).session(writes=True) as connection:
+        connection.execute("alter system set recovery_min_apply_delay = '1h'")
+        connection.execute("select pg_reload_conf()")
+
+
+def test_a_standby_that_replays_late_has_what_it_received_and_what_it_shows_says_nothing_of_that(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster.write("a", 1)
+    replay_late(cluster, "b")
+    time.sleep(1.2)  # what it shows is older than may be lost
+    cluster.write("a", 20)
+    with cluster.shop("a") as connection:
+        connection.execute("update orders set amount = 0 where id = 4711")
+    [standby] = cluster.observe().staged
+    assert not standby.shows_all
+    check = {
+        "name": "prices",
+        "system": "orders-db",
+        "sql": "select count(*) from orders where amount <= 0",
+        "at_most": 0,
+    }
+    describe(cluster, tmp_path, monkeypatch, checks=[check])
+    with pytest.raises(CannotError, match="failover: the standby has the same damage"):
+        open_session("orders", Plain(io.StringIO()), platform="shop").plan("assess")
+
+    cluster.crash("a")
+    tight = Wish(rpo=1.0)
+    way = cluster.way("failover", tight)
+    assert way.possible and way.loses == 0.0, way.why
+    assert "MB of WAL that it has received, as it replays 1 h 00 min late on purpose" in way.why
+    proof = {finding.check: finding for finding in cluster.system.verify(way, tight)}
+    assert (proof["freshness"].level, proof["freshness"].lacks) == (Level.PASS, 0.0), proof["freshness"]
+    assert "are not replayed yet" in proof["replayed"].figure
+    begun = time.monotonic()
+    cluster.recover(way, cluster.observe().identity)
+    assert time.monotonic() - begun < 6.0, "nobody waits for the delay"
+    assert is_up(cluster.observe()) and cluster.missing("b") == set()
+
+
+def test_of_two_standbys_that_lose_nothing_the_one_is_promoted_that_is_ready_first(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_standby(cluster, monkeypatch, copied="b", follows="a")
+    first = cluster.other_incident()
+    replay_late(first, "b")
+    first.write("a", 5)
+    assert processes.until(lambda: not first.missing("c"), 20)
+    assert first.way("failover", WISH).stage == "standby c", "of a primary that hands over"
+    first.crash("a")
+    assert first.way("failover", WISH).stage == "standby c"
 
 
 def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Cluster) -> None:
@@ -284,19 +340,27 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     assert cluster.observe().kept == ()
 
 
+def describe(
+    cluster: Cluster,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    first_member: Mapping[str, object] | None = None,
+    checks: Sequence[Mapping[str, object]] = (),
+) -> None:
+    """An inventory of the platform `shop`, whose service `orders` is the cluster."""
+    monkeypatch.setenv("SALVOR_INVENTORY", str(place))
+    monkeypatch.setenv("SALVOR_INCIDENTS", str(place / "incidents"))
+    system = cluster.system.settings.model_dump(mode="json", exclude_defaults=True) | {"kind": "postgres"}
+    system["members"][0] |= first_member or {}
+    service = {"rto": "15m", "rpo": "1m", "systems": ["orders-db"], "checks": list(checks)}
+    text = yaml.safe_dump({"systems": {"orders-db": system}, "services": {"orders": service}})
+    (place / "shop.yaml").write_text(text)
+
+
 def test_what_is_silent_is_promoted_past_at_a_word_only_and_fenced_when_it_is_back(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
-    monkeypatch.setenv("SALVOR_INCIDENTS", str(tmp_path / "incidents"))
-
-    def describe(**first_member: object) -> None:
-        system = cluster.system.settings.model_dump(mode="json", exclude_defaults=True) | {"kind": "postgres"}
-        system["members"][0] |= first_member
-        service = {"rto": "15m", "rpo": "1m", "systems": ["orders-db"]}
-        text = yaml.safe_dump({"systems": {"orders-db": system}, "services": {"orders": service}})
-        (tmp_path / "shop.yaml").write_text(text)
-
     def do(*steps: str, **overrides: str) -> str:
         stream = io.StringIO()
         wish = Wish(overrides={name.replace("_", "-"): reason for name, reason in overrides.items()} or None)
@@ -307,14 +371,15 @@ def test_what_is_silent_is_promoted_past_at_a_word_only_and_fenced_when_it_is_ba
 
     cluster.write("a", 5)
     cluster.crash("a")
-    describe(host="127.0.0.44", address="127.0.0.44", ssh={"port": 1, "user": "nobody"})
+    gone = {"host": "127.0.0.44", "address": "127.0.0.44", "ssh": {"port": 1, "user": "nobody"}}
+    describe(cluster, tmp_path, monkeypatch, first_member=gone)
     with pytest.raises(CannotError, match=r"not isolated, and may take writes(.|\n)*promote-without-fence=REASON"):
         do()
     said = do(promote_without_fence="its power was cut, said Kim")
     assert "its power was cut, said Kim" in said and "when it is back: inv isolate --service=orders" in said
     (incident,) = journal.incidents(tmp_path / "incidents")
     assert "overridden" in {line["kind"] for line in journal.Journal.read(incident).lines}
-    describe()
+    describe(cluster, tmp_path, monkeypatch)
     cluster.server("a").start()
     assert "SPLIT BRAIN" in cluster.observe().summary
     assert "it runs beside what is live" in do("isolate")
