@@ -177,6 +177,8 @@ READ_FROM = "read from"
 """
 ONE_ARCHIVE = "one archive"
 """The check whether all stages that came out of an archive came out of the same one."""
+WRONG_ITSELF = "its sql is wrong"
+"""The `figure` of a check whose own query is wrong, which says nothing of the data."""
 NEWEST = "newest good"
 """The reason for which the newest usable backup stays, always."""
 

@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from salvor import clock, web
 from salvor.address import host_and_port
-from salvor.change import Finding, Level
+from salvor.change import WRONG_ITSELF, Finding, Level
 from salvor.deadline import within
 from salvor.errors import CommandError, OutcomeUnknownError, SecretError
 from salvor.plain import in_words, one_line
@@ -27,7 +27,10 @@ _NOT_OF_THE_DATA = ("08", "28", "42501", "53", "57")
 for a lack of rights: appendix A of its manual. An error of any other class is what the data answers, such as a table
 that is not there.
 """
-_SYNTAX_ERROR = "42601"
+_OF_THE_CHECK = ("42601", "42803", "42702", "42P02", "25006")
+"""Errors that no data leads to: of the syntax, of grouping, of a name that means two columns, of a parameter, and of a
+statement that would write.
+"""
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")
 
@@ -237,8 +240,21 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = reason if isinstance(reason, BaseException) else found.__cause__
 
 
+def _is_of_the_check(error: BaseException) -> bool:
+    """Whether the check asks what nothing can answer, such as SQL with a mistake in it, or that returns nothing."""
+    return any(
+        getattr(cause, "sqlstate", None) in _OF_THE_CHECK
+        or (type(cause).__name__ == "ProgrammingError" and not getattr(cause, "sqlstate", None))  # of psycopg itself
+        for cause in _causes(error)
+    )
+
+
 def _cannot_tell(error: BaseException) -> bool:
-    """Whether the error says nothing of the service: no answer in time, or our own machine could not ask."""
+    """Whether the error says nothing of the service: no answer in time, our own machine could not ask, or it asked what
+    nothing can answer.
+    """
+    if _is_of_the_check(error):
+        return True
     for cause in _causes(error):
         if isinstance(cause, (CommandError, ConnectionError, ssl.SSLError)):
             return False  # it ended, refused, reset, or showed a wrong certificate
@@ -248,21 +264,19 @@ def _cannot_tell(error: BaseException) -> bool:
             return cause.errno not in (socket.EAI_NONAME, socket.EAI_NODATA)  # these are answers: there is no such name
         if isinstance(cause, OSError) and not hasattr(cause, "reason"):
             return True  # no such program, no permission, no route to the host: something here, not the service
-        if getattr(cause, "sqlstate", None) == _SYNTAX_ERROR:
-            return True  # the check is wrong, whatever the data is
         if getattr(cause, "sqlstate", None) == "57014" or type(cause).__name__ == "ConnectionTimeout":
             return True  # PostgreSQL's statement timeout, and psycopg's own deadline for a connection
     return False
 
 
 def _what(error: BaseException, check: Check) -> str:
+    if _is_of_the_check(error):
+        return WRONG_ITSELF
     for cause in _causes(error):
         if isinstance(cause, CommandError):
             return f"exit code {cause.exit_code_of_command}"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
-        if getattr(cause, "sqlstate", None) == _SYNTAX_ERROR:
-            return "its sql is wrong"
         if (state := getattr(cause, "sqlstate", None)) and not state.startswith(_NOT_OF_THE_DATA):
             return "an error"
     if check.question is not None and isinstance(error, OutcomeUnknownError):

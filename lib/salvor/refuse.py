@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from salvor import clock
-from salvor.change import ONE_ARCHIVE, Change, Decision, Finding, Level
+from salvor.change import ONE_ARCHIVE, WRONG_ITSELF, Change, Decision, Finding, Level
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, OutcomeUnknownError, PlanMovedError
 from salvor.incident import Incident
 from salvor.plan import Plan, PlannedStep, describe
@@ -85,6 +85,8 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
         is_gone = any(finding.check in _EARLY for finding in bad)
         if is_gone:
             hint = f"inv restore --incident={incident.id} does first what comes before {planned.name}"
+        elif all(finding.figure == WRONG_ITSELF for finding in bad):
+            hint = "mend these checks in the inventory, then the same command again: nothing says that the data is bad"
         elif any(finding.check == ONE_ARCHIVE for finding in bad):
             hint = f"{undo}, then the same inv restore anew: it takes all of it out of the archive that is there now"
         elif about_data:

@@ -15,9 +15,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
-from salvor import console, journal
-from salvor.change import ABSENT, UNSEEN, Level, Reachable
-from salvor.errors import CannotError
+from salvor import checks, console, journal
+from salvor.change import ABSENT, UNSEEN, WRONG_ITSELF, Level, Reachable
+from salvor.checks import Check
+from salvor.errors import CannotError, NotProvenError
 from salvor.postgres.lag import missing_commits
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
@@ -356,6 +357,38 @@ def describe(
     service = {"rto": "15m", "rpo": "1m", "systems": ["orders-db"], "checks": list(checks)}
     text = yaml.safe_dump({"systems": {"orders-db": system}, "services": {"orders": service}})
     (place / "shop.yaml").write_text(text)
+
+
+def test_a_recovery_does_not_take_a_check_that_is_wrong_itself_for_bad_data(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = {"name": "orders", "system": "orders-db", "sql": "selekt count(*) from orders", "at_least": 1}
+
+    def do() -> str:
+        stream = io.StringIO()
+        console.recover(open_session("orders", Plain(stream), platform="shop"), Plain(stream), yes=True)
+        return stream.getvalue()
+
+    questions = {
+        "selekt 1": Level.UNKNOWN,
+        "select 1; select 2": Level.UNKNOWN,
+        "-- nothing": Level.UNKNOWN,
+        "create table new (id int)": Level.UNKNOWN,
+        "select count(*) from lost_table": Level.FAIL,
+    }
+    for question, level in questions.items():
+        asked = Check(name="orders", system="orders-db", sql=question, at_least=1)
+        found = checks.run(asked, ask=cluster.system.ask, where="live")
+        assert (found.level, found.figure == WRONG_ITSELF) == (level, level is Level.UNKNOWN), found
+    describe(cluster, tmp_path, monkeypatch, checks=[check])
+    console.assess(open_session("orders", Plain(told := io.StringIO()), platform="shop"), Plain(told))
+    assert "nothing is known to be broken" in told.getvalue()
+    cluster.crash("a")
+    with pytest.raises(NotProvenError, match="its sql is wrong") as refused:
+        do()
+    assert refused.value.hint.startswith("mend these checks in the inventory, then the same command again")
+    describe(cluster, tmp_path, monkeypatch, checks=[check | {"sql": "select count(*) from orders"}])
+    assert "orders is back" in do()
 
 
 def test_what_is_silent_is_promoted_past_at_a_word_only_and_fenced_when_it_is_back(
