@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import pytest
-from salvor import clock, outage, whole_platform
+from salvor import clock, console, outage, whole_platform
 from salvor.errors import CannotError
 from salvor.session import aftermath
+from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.whole_platform import Asked
 
@@ -66,6 +67,22 @@ def test_an_outage_goes_on_while_it_is_worked_on_however_long_that_takes(place: 
         restore()
     rto = {each.lines[0]["service"]: each.of("measured")[-1]["rto"] for each in place.journals()}
     assert rto == {"things": 0.0, "shop": 10800.0, "office": 10800.0, "rest": 10800.0}
+
+
+def test_what_was_brought_back_and_breaks_again_is_no_part_of_the_outage_that_a_cut_off_call_left(place: World) -> None:
+    destroy(place)
+    begun = datetime(2026, 1, 1, tzinfo=UTC)
+    with clock.use(lambda: begun), pytest.raises(KeyboardInterrupt):
+        whole_platform.restore("world", KilledBeforeTheSecondTier(), Asked(), yes=True)
+    with clock.use(lambda: begun + timedelta(minutes=10)):
+        console.recover(open_session("shop", Plain(), platform="world"), Plain(), yes=True)
+    destroy(place)
+    with clock.use(lambda: begun + timedelta(minutes=30)):
+        restore()
+    rto: dict[str, float] = {}
+    for each in sorted(place.journals(), key=lambda each: str(each.of("measured")[-1]["good_at"])):
+        rto[each.lines[0]["service"]] = each.of("measured")[-1]["rto"]
+    assert rto == {"things": 0.0, "shop": 0.0, "office": 1800.0, "rest": 1800.0}
 
 
 @pytest.mark.parametrize(("hours", "failed"), [(2, None), (0.5, 0.2)])

@@ -152,10 +152,11 @@ def bring_back(
 ) -> list[Result]:
     """Go through the platform tier by tier: all that wait for nothing in it any more are planned, shown and approved,
     then brought back side by side, each in an incident of its own. The time of all counts from the beginning of this
-    call, or of the one that this one goes on with. What depends on one that could not be brought back is not begun; the
-    others are.
+    call, or of the one that this one goes on with; of what was brought back since and broke again, from this one. What
+    depends on one that could not be brought back is not begun; the others are.
     """
-    begun = clock.now() if asked.purpose == "drill" else _detected(platform, asked)
+    called = clock.now()
+    begun, back = (called, frozenset[str]()) if asked.purpose == "drill" else _detected(platform, asked, called)
     results: dict[str, Result] = {}
     if plan_only:
         _show_order(platform, shown)
@@ -167,7 +168,8 @@ def bring_back(
                 waiting = [service for service in waiting if service not in ready]
                 planned = [Result(service, "not begun", told=_waits(service, results)) for service in ready]
                 with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
-                    for _ in pool.map(lambda each: _plan(platform, each, shown, asked, begun), planned):
+                    since = [called if each.service.name in back else begun for each in planned]
+                    for _ in pool.map(lambda each, at: _plan(platform, each, shown, asked, at), planned, since):
                         pass
                 for each in planned:
                     _have_approved(each, shown, begun, plan_only=plan_only, yes=yes)
@@ -185,11 +187,11 @@ def bring_back(
     return [results[service.name] for service in platform.in_order()]
 
 
-def _detected(platform: Platform, asked: Asked) -> datetime:
+def _detected(platform: Platform, asked: Asked, now: datetime) -> tuple[datetime, frozenset[str]]:
     """When the outage was detected: with the first incident of the platform that is still under way, or with the call
-    that was cut off a moment ago, and not before it began; else now.
+    that was cut off a moment ago, and not before it began; else now. And the services that were brought back since,
+    also by a command for one alone: what breaks of them is no part of it any more.
     """
-    now = clock.now()
     since = f"{now - _ONE_OUTAGE:%Y%m%dT%H%M%SZ}"  # as the names of incidents begin
     recent = takewhile(lambda folder: folder.name >= since, journal.incidents(incidents_folder()))
     told = [
@@ -198,7 +200,8 @@ def _detected(platform: Platform, asked: Asked) -> datetime:
     open_since = [one.detected_at for one in told if not (one.good_at or one.is_over)]
     if noted := outage.begun_at(platform.name):
         open_since.append(noted)
-    return min([now, *(moment for moment in open_since if not asked.failed_at or moment >= asked.failed_at)])
+    begun = min([now, *(moment for moment in open_since if not asked.failed_at or moment >= asked.failed_at)])
+    return begun, frozenset(one.service for one in told if one.good_at and one.good_at >= begun)
 
 
 def _show_order(platform: Platform, shown: Shown) -> None:
@@ -217,13 +220,13 @@ def _waits(service: Service, results: dict[str, Result]) -> str:
     return f"it waits for {', '.join(missing)}" if missing else ""
 
 
-def _plan(platform: Platform, result: Result, shown: Shown, asked: Asked, begun: datetime) -> None:
+def _plan(platform: Platform, result: Result, shown: Shown, asked: Asked, detected: datetime) -> None:
     if result.told:
         return
     try:
         result.session = asked.open(platform, result.service, shown)
         if not result.session.resumed:
-            result.session.incident.detected_at = begun
+            result.session.incident.detected_at = detected
         result.plan = result.session.plan()
     except Exception as error:  # noqa: BLE001 - told, and raised, in its turn
         result.error = error
