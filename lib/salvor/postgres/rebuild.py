@@ -105,6 +105,7 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
             safe="nothing was changed",
             hint="rebuild it by hand (pg_basebackup), or have the data directory be a folder below it",
         )
+    _require_hot_standby(member, server if server.configuration else primary.member.server)
     lacked_slot = _make_its_slot(primary.member.server, server)
     if lacked_slot and _may_follow(one, primary) and (yield from _comes_to_follow(one, primary, _RECONNECT_SECONDS)):
         return
@@ -121,6 +122,20 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
             hint=f"read its log: tail {shlex.quote(server.log)}",
         )
     server.shell.run(["rm", "-f", "--", f"{server.data}/{MARKER}"])
+
+
+def _require_hot_standby(member: Member, configured: Server) -> None:
+    """Raises CannotError when the copy, which has the configuration of `configured`, would answer nobody as a standby:
+    whether it follows could not be seen.
+    """
+    if configured.setting("hot_standby") == "off":
+        raise CannotError(
+            f"{member.name} cannot be rebuilt: hot_standby is off in {configured.configuration_file} on "
+            f"{configured.shell.where}, which the copy has too: nobody could ask it whether it follows, or promote it.",
+            safe="nothing was changed",
+            hint="set it to on there, or by alter system set hot_standby = on (of a primary it changes nothing), then "
+            "inv protect again",
+        )
 
 
 def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:

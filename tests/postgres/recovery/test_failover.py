@@ -332,6 +332,13 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
         list(cluster.system.apply(planned[0]))
     data.unlink()
     data.with_name(f"{data.name}.disk").rename(data)
+    with cluster.server("b").session(writes=True, deadline=60.0) as connection:
+        connection.execute("alter system set hot_standby = off")  # as its copy would have it
+        begun = time.monotonic()
+        with pytest.raises(CannotError, match=r"hot_standby is off in .*/b/data/postgresql.conf"):
+            list(cluster.system.apply(planned[0]))
+        assert time.monotonic() - begun < 10.0, "nobody waits for an answer"
+        connection.execute("alter system reset hot_standby")
     list(cluster.system.apply(planned[0]))
     assert list(cluster.system.redundancy()) == []
     cluster.write("b", 5)
