@@ -8,11 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from psycopg import sql
+
 from salvor.change import Finding, Level
 from salvor.plain import amount
 from salvor.postgres import fence
 from salvor.postgres.physical import Physical, without_recovery
 from salvor.postgres.server import Server
+from salvor.postgres.side_database import SideDatabase
 from salvor.postgres.stage_wal import WAL_WAS_AT
 
 
@@ -30,6 +33,29 @@ def wal(subject: str, marker: Mapping[str, Any], evidence: str) -> Iterator[Find
     if was_at := marker.get(WAL_WAS_AT):
         detail = f"it was a link to {was_at}, where nothing could be placed or too little is free; now the data's disk"
         yield Finding(subject, "pg_wal", Level.WARN, "with the data", "", detail, evidence)
+
+
+def subscriptions(subject: str, side: SideDatabase, evidence: str) -> Iterator[Finding]:
+    """Those of the database that is to be kept: its server runs, so they go on there."""
+    server = side.server
+    with server.session() as connection:
+        rows = connection.execute(
+            "select subname from pg_subscription join pg_database d on d.oid = subdbid "
+            "where datname = %s and subenabled order by 1",
+            [side.database],
+        ).fetchall()
+    if rows:
+        disable = sql.SQL("; ").join(
+            sql.SQL("alter subscription {} disable").format(sql.Identifier(one)) for (one,) in rows
+        )
+        psql = [server.program("psql"), "-h", server.address, "-p", str(server.port), "-U", server.operator.user]
+        command = shlex.join([*psql, "-d", side.kept, "-c", disable.as_string()])
+        names = ", ".join(one for (one,) in rows)
+        detail = (
+            f"they go on in {side.kept}, and take there what the publisher has for them; once that is its name: "
+            f"{command} (an inv undo needs them enabled again)"
+        )
+        yield Finding(subject, "subscriptions of what is kept", Level.WARN, names, "none", detail, evidence)
 
 
 _ACCESS = ("pg_hba.conf", "pg_ident.conf")

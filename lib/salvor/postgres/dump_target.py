@@ -126,7 +126,8 @@ class Target:
             return self._extension(order, error)
         if order.lane is Lane.SUBSCRIPTION:
             note = (
-                "what it fetched since the dump is lost to it: empty its tables and create it again, which copies them"
+                "what it fetched since the dump is lost to it: empty its tables and create it again, which copies "
+                "them; its old slot on the publisher keeps WAL there until it is dropped"
             )
             self.left_out.append(f"subscription {order.name} ({note})")
             return None

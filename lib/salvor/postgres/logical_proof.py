@@ -10,10 +10,10 @@ import psycopg
 from salvor import clock, secrets
 from salvor.change import Finding, Level, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import asking, carried, dump_chosen, dump_find, fingerprint, proof
+from salvor.postgres import asking, carried, dump_chosen, dump_find, fingerprint, proof, side_database
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
-from salvor.postgres.logical_place import Place, place_of, scratch
+from salvor.postgres.logical_place import Place, place_of, scratch, side_database_of
 from salvor.wish import Wish
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
     if left_out:
         shown = "; ".join(left_out[:10])
         yield Finding(system.name, "left out of the dump", Level.WARN, f"{len(left_out)}", "0", shown, evidence)
+    if way.stage == side_database.STAGE:
+        yield from carried.subscriptions(system.name, side_database_of(system, system.site.view()), evidence)
     yield from carried.wal(system.name, place.marker, evidence)
     yield _freshness(system.name, source, wish, evidence)
 

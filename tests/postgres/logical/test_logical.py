@@ -109,10 +109,15 @@ def test_a_subscription_is_left_out_of_a_restored_dump_and_holds_what_was_kept(s
     way = shared.way()
     shared.do("fence", identity=shared.system.observe().identity)
     shared.do("stage", **(way.arguments or {}))
-    (left_out,) = (one for one in shared.system.verify(way, Wish()) if one.check == "left out of the dump")
-    assert "subscription fetches" in left_out.detail and "its-secret" not in left_out.detail
+    with shared.server.connect("orders", writes=True) as connection:
+        connection.execute("alter subscription fetches enable")
+        told = {one.check: one.detail for one in shared.system.verify(way, Wish())}
+        connection.execute("alter subscription fetches disable")
+    assert "subscription fetches" in told["left out of the dump"] and "its-secret" not in told["left out of the dump"]
+    goes_on = told["subscriptions of what is kept"]
     shared.do("promote", **way.promote)
     (kept,) = shared.system.observe().kept
+    assert f"-d {kept.name} -c 'alter subscription \"fetches\" disable'" in goes_on
     with pytest.raises(CannotError, match="used by logical replication subscription"):
         shared.do("discard", identity=kept.identity, kept=kept.name)
     with shared.server.connect(kept.name, writes=True) as connection:
