@@ -71,13 +71,16 @@ def _told(place: str, safe: str = _READ) -> Iterator[None]:
 
 
 def _refused(place: str, safe: str, error: Exception) -> CannotError:
-    from botocore.exceptions import ClientError
+    from botocore.exceptions import ClientError, NoCredentialsError
 
     kind = RefusedError if isinstance(error, ClientError) else CannotError
+    mend = f"by hand: aws s3 ls {place}"
+    if isinstance(error, NoCredentialsError):
+        mend = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials"
     return kind(
         f"{place} does not give what was asked for: {_words(error)}.",
         safe=safe,
-        hint=f"by hand: aws s3 ls {place}; then the same command again",
+        hint=f"{mend}; then the same command again",
     )
 
 

@@ -161,6 +161,18 @@ def test_a_download_that_stalls_says_so_and_is_given_up_in_time(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_without_credentials_it_is_said_which_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint was to type a command that has none either."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("boto3.DEFAULT_SESSION", None)  # which remembers those of the tests before
+    with pytest.raises(CannotError, match="Unable to locate credentials") as error:
+        bucket.head("s3://off-site/a.sql")
+    assert error.value.hint.startswith("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,")
+
+
 def test_a_body_that_stalls_is_told_without_words_that_mean_nothing() -> None:
     with pytest.raises(CannotError) as error, bucket._told("s3://off-site/of"):
         raise ReadTimeoutError(endpoint_url=None)

@@ -178,6 +178,8 @@ def test_the_first_machine_finds_what_the_other_did(place: World, here: Machine,
     again = here.restore(f"--incident={session.incident.id}")
     assert again.returncode == 0, again.stderr
     assert (ours / FILE).read_bytes().startswith((theirs / FILE).read_bytes())
+    taken = here.inv("incident.take", f"--incident={session.incident.id}")
+    assert f"HINT: inv incident.show --incident={session.incident.id}" in taken.stdout, "there is nothing to restore"
     assert place.letters == ["declared", "recovered"]
 
 

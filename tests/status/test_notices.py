@@ -44,7 +44,7 @@ def test_a_notice_by_command_is_told_at_once_until_its_end(place: World) -> None
         ),
         ({"until": "2020-01-01T00:00:00+00:00"}, "it ends before it begins"),
         ({"from": "2020-01-01T00:00:00+00:00", "until": "2020-01-02T00:00:00+00:00"}, "is over already"),
-        ({"affects": ["nothing"]}, "no service 'nothing'"),
+        ({"affects": ["nothing"]}, "^--affects: .* no service 'nothing'"),
         ({"text": {"en": "", "ko": ""}}, "^--en is missing"),
         ({"text": {"en": "password=hunter2hunter2", "ko": "x"}}, "looks like a secret"),
     ],

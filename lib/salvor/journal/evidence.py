@@ -197,7 +197,7 @@ def _signature(folder: Path, lines: Sequence[bytes], allowed_signers: Path | Non
     if public_key.strip() != signed_by:
         yield _finding(incident, "signature", Level.FAIL, "", f"{PUBLIC_KEY} is not the key that signed")
     if allowed_signers is None:
-        detail = f"{good}: whose key it is can only a list of allowed signers tell"
+        detail = f"{good}: whose key it is can only a list of allowed signers tell (--signers=FILE)"
         yield _finding(incident, "signature", Level.UNKNOWN, "", detail)
         return
     # As git does: a key that has expired since was good when it signed.

@@ -53,6 +53,7 @@ def take(incident: str, tell: Callable[[str], None], reason: str = "") -> None:
                 time.sleep(SETTLED)
             with Journal.open(folder, by=by, mirror=location, tell=tell) as journal:
                 journal.append("taken", holder=holder, where=socket.gethostname(), reason=reason.strip())
+                is_over = any(line["kind"] in ("recovered", "undone", "closed") for line in journal.lines)
         finally:
             lease.release()
     elsewhere = f"{holder.get('by')} on {holder.get('host', '?')} stops before the next change"
@@ -61,4 +62,5 @@ def take(incident: str, tell: Callable[[str], None], reason: str = "") -> None:
         **dict.fromkeys(("incident", "drill"), f"inv restore --incident={incident}"),
     }
     tell(f"{incident} is yours: {'nobody works on it' if is_nobody else elsewhere}.")
-    tell(f"HINT: {hints.get(opened.get('purpose', ''), 'the same command as theirs')}")
+    hint = hints.get(opened.get("purpose", ""), "the same command as theirs")
+    tell(f"HINT: {f'inv incident.show --incident={incident}' if is_over else hint}")

@@ -43,7 +43,7 @@ def write(platform: Platform, name: str, settings: Mapping[str, object]) -> Noti
         raise UsageError(
             f"{option} is missing." if missing else f"{option}: {first['msg'].removeprefix('Value error, ')}.",
             safe="no notice was written",
-            hint=f"inv status.notice {name} --from=TIME --until=TIME --affects=SERVICE,... --en=TEXT --ko=TEXT",
+            hint=f"inv status.notice {name} --from=TIME --until=TIME --affects=SERVICE --en=TEXT --ko=TEXT",
         ) from error
     if notice.until <= clock.now():
         raise UsageError(
@@ -52,7 +52,12 @@ def write(platform: Platform, name: str, settings: Mapping[str, object]) -> Noti
             hint=f"date -u tells the time; inv status.notice {name} --remove takes one away",
         )
     for affected in notice.affects:
-        platform.service(affected)
+        if affected not in platform.services:
+            raise UsageError(
+                f"--affects: the platform {platform.name!r} has no service {affected!r}.",
+                safe="no notice was written",
+                hint=f"its services are: {', '.join(platform.services)}",
+            )
     content = {
         "notice": notice.model_dump(mode="json", by_alias=True),
         "by": operator(),

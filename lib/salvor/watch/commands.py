@@ -191,7 +191,9 @@ def acknowledge(episode: str, text: str, shown: Shown) -> None:
         folder = folder_of(episode) if is_full else find(episode)
     except UsageError as error:
         raise UsageError(
-            f"--episode: there is no episode {episode!r}.", safe="nothing was changed", hint="inv incidents"
+            f"--episode: there is no episode {episode!r}.",
+            safe="nothing was changed",
+            hint="inv watch.show names the open ones",
         ) from error
     if is_full:
         _hand_over(folder, text, shown)
