@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,15 +14,19 @@ _VERSION_2 = "application/vnd.x.restic.rest.v2"
 
 
 class Served:
-    """What the test may do to the server. `pause` is how long it waits before each piece of 4 KiB of files' data."""
+    """What the test may do to the server. `pause` is how long it waits before each piece of 4 KiB of files' data;
+    `meanwhile` is called once, before the first of them.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.pause = 0.0
         self.given = 0
+        self.meanwhile: Callable[[], object] | None = None
         self.port = 0
         self._server: ThreadingHTTPServer | None = None
         self._over = threading.Event()
+        self._first = threading.Lock()
 
     @property
     def location(self) -> str:
@@ -60,6 +64,11 @@ class Served:
 
             def answer(self, *, body: bool) -> None:
                 path = served._path(self.path)
+                if body and "/data/" in self.path:
+                    with served._first:
+                        meanwhile, served.meanwhile = served.meanwhile, None
+                        if meanwhile:
+                            meanwhile()
                 if path.is_dir():
                     files = [{"name": one.name, "size": one.stat().st_size} for one in path.rglob("*") if one.is_file()]
                     content, slowly, code = json.dumps(files).encode(), False, 200

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from salvor.files import watching
 from tests.files import rest_server
 from tests.files.lab import Lab, act, everything, restic
 from tests.files.rest_server import Served
+from tests.files.test_repositories import first_pack
 from tests.files.test_tree import HOUR, demote, judged, promote, staged, way_of
 from tests.running_here import command_lines
 from tests.waiting import until
@@ -113,6 +115,43 @@ def test_a_repository_lost_midway_is_told_and_the_same_again_works(
     served.start()
     staged(system)
     assert everything(lab.box / "staged") == was
+
+
+def test_a_prune_that_moves_pieces_meanwhile_stops_no_restore(lab: Lab, far: tuple[Lab, Served]) -> None:
+    distant, served = far
+    (older,) = lab.open().repositories[0].snapshots()
+    (lab.tree / "large-0").write_bytes(os.urandom(1 << 20))
+    act(lab.open(), "backup", kind="snapshot")
+    was = everything(lab.tree)
+    served.meanwhile = partial(restic, lab.root / "local", "forget", "--prune", "--max-unused", "0", older.id)
+    staged(distant.open())
+    assert served.meanwhile is None
+    assert everything(lab.box / "staged") == was
+
+
+def test_a_prune_that_moves_pieces_meanwhile_is_no_damage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository,) = lab.open().repositories
+    program = lab.root / "programs" / "restic"
+    program.parent.mkdir()
+    said = f"pack {'8d' * 32} failed to download: StreamPack: open {lab.root}/8d: no such file or directory"
+    program.write_text(
+        f"""#!/bin/sh
+        case $* in *check*) mkdir "$0.asked" 2>/dev/null && exec sh -c 'echo "$1\n\nFatal: $2" >&2; exit 1' sh \\
+            '{said}' 'repository contains errors' ;; esac
+        exec {shutil.which("restic")} "$@"
+        """
+    )
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    repository.check(deep=True)
+    assert Path(f"{program}.asked").is_dir()
+
+
+def test_a_piece_that_is_lost_is_told_at_once(far: tuple[Lab, Served]) -> None:
+    lab, _ = far
+    first_pack(lab.root / "local").unlink()
+    with pytest.raises(CannotError, match="lacks a piece that it should hold"):
+        staged(lab.open())
 
 
 def test_a_repository_that_lets_nothing_be_removed_is_given_up(

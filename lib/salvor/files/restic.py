@@ -1,7 +1,8 @@
 """One restic repository, as the host sees it on which the tree lives: its snapshots, and what is done with them.
 
 Everything that only reads takes no lock (`--no-lock`): a lock that a killed prune left must not stop a restore, and a
-repository under object lock takes none. What prune removes is what no snapshot needs, so ours cannot miss it.
+repository under object lock takes none. A prune that goes on meanwhile writes what snapshots need into new pieces, and
+removes the old ones: what is then missing is looked for once more, by the new index.
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from salvor.files.said import (
     INCOMPLETE,
     LOCKED,
     LOST,
+    MISSING,
     TAG,
     DamagedError,
+    MissingError,
     Snapshot,
     as_json,
     is_trace,
@@ -163,13 +166,21 @@ class Repository:
         """
         assert self.version
         self.ask("cat", "config")  # one that says nothing would keep the check waiting
+        try:
+            self._check(deep=deep)
+        except MissingError:
+            self._check(deep=False)  # quick, where it is lost indeed
+            self._check(deep=deep)
+
+    def _check(self, *, deep: bool) -> None:
         argv = self.argv("check", "--no-lock", *(["--read-data"] if deep else []))
         try:
             self.run(argv, deadline=_DAY if deep else _READING)
         except CommandError as error:
             if "repository contains errors" not in error.stderr:
                 raise self.explained(error.stderr, argv) from error
-            raise DamagedError(
+            kind = MissingError if MISSING.search(error.stderr) else DamagedError
+            raise kind(
                 f"{last(secrets.mask(error.stderr))}; a new backup passes over what it believes to be there, until "
                 f"{shlex.join(self.argv('rebuild-index'))} was run on {self.shell.where}",
                 safe="it was only read",
@@ -181,7 +192,8 @@ class Repository:
         """Restore `path` of a snapshot below `target`, then let restic read every file back and compare it with the
         checksums of its pieces; returns how many files that were.
 
-        Raises DamagedError, CannotError when the disk is full or the repository was lost, OutcomeUnknownError.
+        Raises DamagedError (MissingError: look once more), CannotError when the disk is full or the repository was
+        lost, OutcomeUnknownError.
         """
         # Comparing each name with --include takes 4 % of the time. Without it the folders above the tree would be
         # restored too, with attributes that the tree's own file system may refuse.

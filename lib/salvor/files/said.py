@@ -58,6 +58,18 @@ class DamagedError(CannotError):
     """What the repository holds cannot be read back as it was written."""
 
 
+class MissingError(DamagedError):
+    """A piece is not where the index says that it is: it was lost, or a prune moved it after the index was read."""
+
+
+MISSING = re.compile(
+    r"(?:\bdata/|\bpack )[0-9a-f]{6}.*"
+    r"(?:no such file|file does not exist|does not exist|doesn't exist|not found|\b404\b|BlobNotFound|NoSuchKey)",
+    re.IGNORECASE,
+)
+"""What restic says of such a piece, on a disk, by SFTP, by HTTP and in buckets."""
+
+
 def snapshot_of(repository: str, said: Mapping[str, Any]) -> Snapshot:
     """A snapshot as `restic snapshots --json` says it."""
     tags = [str(tag) for tag in said.get("tags") or ()]

@@ -14,7 +14,7 @@ from salvor.errors import CannotError
 from salvor.files import proof
 from salvor.files.look import Look, room_for
 from salvor.files.restic import Repository
-from salvor.files.said import Snapshot, short
+from salvor.files.said import MissingError, Snapshot, short
 from salvor.files.watching import DiskFullError
 from salvor.wish import Wish
 
@@ -211,13 +211,12 @@ def build(
         if snapshot is None:
             failures.append(f"{copy['repository']} has no snapshot {short(copy['snapshot'])} any more")
             continue
-        leftovers.end(system.shell, system.place.building, system.place.building)
-        system.place.begin()
+        _begin(system)
         room_for(system.place.look(), system.shell.where, snapshot.size, snapshot.files)
         repository, alone = system.repository(copy["repository"]), snapshot.paths == (path,)
         system.manifests.of(repository, snapshot.id, path).ask_ahead(alone=alone, size=snapshot.size)
         try:
-            verified = yield from repository.restore(snapshot, path, system.place.building)
+            verified = yield from _restored(system, repository, snapshot, path)
         except DiskFullError:
             system.place.drop()  # what is live may need the room
             raise
@@ -242,6 +241,21 @@ def build(
         hint=f"see to the repositories and run the same command again; or name another backup with --from: "
         f"inv backups lists those of {system.name}",
     )
+
+
+def _begin(system: Files) -> None:
+    leftovers.end(system.shell, system.place.building, system.place.building)
+    system.place.begin()
+
+
+def _restored(system: Files, repository: Repository, snapshot: Snapshot, path: str) -> Generator[Progress, None, int]:
+    """Restore it, once more where a piece was missing that a prune may have moved. Raises as `Repository.restore`."""
+    try:
+        return (yield from repository.restore(snapshot, path, system.place.building))
+    except MissingError:
+        yield Progress(0, None, "", f"{repository.name} lacks a piece; once more, as a prune may have moved it")
+    _begin(system)
+    return (yield from repository.restore(snapshot, path, system.place.building))
 
 
 def verify(system: Files, look: Look, way: WayBack, wish: Wish) -> Iterator[Finding]:

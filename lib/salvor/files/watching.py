@@ -6,10 +6,10 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from salvor import clock
+from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError
-from salvor.files.said import LOST, Snapshot, status_of
+from salvor.files.said import LOST, MISSING, MissingError, Snapshot, status_of
 
 if TYPE_CHECKING:
     from salvor.files.restic import Repository
@@ -37,7 +37,9 @@ class Watch:
         self._in_trouble = self._reads_back = False
 
     def hear(self, line: str) -> Progress | None:
-        """What a line says of the progress. Raises DiskFullError, and CannotError when the repository is lost."""
+        """What a line says of the progress. Raises DiskFullError, MissingError, and CannotError when the repository is
+        lost.
+        """
         if status := status_of(line):  # restic 0.16 and newer
             if status["message_type"] in ("error", "exit_error"):
                 self._complain(json.dumps(status.get("error") or status.get("message")))
@@ -68,6 +70,12 @@ class Watch:
         self.said = [*self.said[-20:], line]
         if "no space left on device" in line or "disk quota exceeded" in line:  # restic itself would try every file
             raise _full(self._target, self._repository.shell.where, by_quota="quota" in line)
+        if MISSING.search(line):  # restic itself would look for it for a quarter of an hour
+            raise MissingError(
+                f"Damaged: the {self._repository.title} lacks a piece that it should hold: {secrets.mask(line)[:300]}",
+                safe="what is live is as it was",
+                hint="restic check says how much of it is lost",
+            )
         if LOST.search(line):
             if not self._in_trouble:
                 self._in_trouble, self._trouble = True, clock.monotonic()
