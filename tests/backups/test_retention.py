@@ -114,8 +114,9 @@ def test_a_local_copy_goes_when_two_others_have_it_and_not_before() -> None:
 def test_of_a_near_repository_nothing_goes_that_alone_has_the_newest() -> None:
     backups = [backup(day, id=f"{place}-{day}", repository=place) for day in (1, 2) for place in ("near", "far")]
     newest = backup(0, id="near-0", repository="near")
-    found = stays(decide([newest, *backups], Keep(daily=1), near={"near"}))
-    assert set(found) == {"near-0", "near-1", "near-2", "far-1"}
+    ahead = [backup(-400, id=f"{place}-ahead", repository=place) for place in ("near", "far")]
+    found = stays(decide([newest, *backups, *ahead], Keep(daily=1), near={"near"}))
+    assert set(found) == {"near-0", "near-1", "near-2", "far-1", "near-ahead", "far-ahead"}
     assert found["near-2"] == "only near has the newest, and two must"
     there = replace(newest, id="far-0", repository="far")
     assert set(stays(decide([newest, there, *backups], Keep(daily=1), near={"near"}))) == {"near-0", "far-0"}

@@ -13,9 +13,11 @@ from salvor import clock
 from salvor.backups.policy import Keep
 from salvor.backups.retention import decide
 from salvor.change import Backup, Verdict
+from salvor.errors import CannotError
 from salvor.systems.files import Files
 
 from tests.files.lab import Lab, act, restic
+from tests.files.test_tree import promote, staged
 
 NOW = datetime(2026, 11, 21, 2, tzinfo=UTC)
 PLACES = ("local", "off-site", "azure")
@@ -101,6 +103,20 @@ def test_a_local_copy_goes_earlier_when_two_others_have_it(lab: Lab) -> None:
     assert (spared.backup.repository, spared.reasons) == ("local", ("1 of 2 other repositories have it",))
     retain(system)
     assert left(system) == {"local": [0, 1], "off-site": [0, 1], "azure": [0, 2]}
+
+
+def test_a_backup_of_a_time_to_come_says_nothing_of_what_is_live(lab: Lab) -> None:
+    back_up(lab, -400)
+    back_up(lab, 1)
+    back_up(lab, 0)
+    system = lab.open()
+    assert system.ask("changed", "live") == 0
+    promote(system, staged(system))
+    assert [one.verb for one in system.redundancy()] == ["backup"]
+    near = Lab(lab.root, {"local": lab.repositories["local"]})
+    act(near.open(), "backup", kind="snapshot")
+    with pytest.raises(CannotError, match="only local has the newest backup"):
+        act(system, "expire", repository="local", backups=["00000000"])
 
 
 def test_of_a_bucket_it_is_said_that_its_lock_is_not_known(lab: Lab) -> None:

@@ -22,6 +22,10 @@ def is_ahead(backup: Backup) -> bool:
     return clock.is_to_come(backup.taken)
 
 
+def _is_good(backup: Backup) -> bool:
+    return backup.usable and not is_ahead(backup)
+
+
 def _month(moment: datetime) -> tuple[int, ...]:
     return moment.year, moment.month
 
@@ -64,8 +68,9 @@ def _by_repository(
         if one.usable:
             holders[one.taken].add(one.repository)
     wanted = {one.backup.taken for one in _decide(backups, keep) if one.stays} if own else set()
-    have_newest = {one.repository for one in backups if one.taken == backups[0].taken}
-    alone = f"only {', '.join(have_newest)} has the newest, and two must"
+    good = [one for one in backups if _is_good(one)]
+    have_newest = {one.repository for one in good if one.taken == good[0].taken}
+    alone = f"only {', '.join(have_newest) or 'nothing'} has the newest, and two must"
     found = []
     for repository in dict.fromkeys(one.repository for one in backups):
         of_it = [one for one in backups if one.repository == repository]
@@ -83,7 +88,7 @@ def _by_repository(
 
 def _decide(ordered: Sequence[Backup], keep: Keep, spared: Mapping[str, str] = MappingProxyType({})) -> list[Verdict]:
     """The verdicts on the backups of one repository, newest first; `spared` are more reasons to stay, by id."""
-    good = [one for one in ordered if one.usable and not is_ahead(one)]
+    good = [one for one in ordered if _is_good(one)]
     reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
     for newest in good[:1]:
         reasons[newest.id].append(NEWEST)

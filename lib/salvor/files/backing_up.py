@@ -82,7 +82,7 @@ def redundancy(system: Files) -> Iterator[Change]:
         name
         for name, said in answers.items()
         if not isinstance(said, CannotError)
-        and not any(one.repository == name and one.whole and one.taken.timestamp() >= since for one in mine)
+        and not any(one.repository == name and one.is_good and one.taken.timestamp() >= since for one in mine)
     ]
     if lacking:
         yield system.change(
@@ -101,7 +101,8 @@ def expire(system: Files, repository: str, ids: Sequence[str]) -> None:
     one = system.repository(repository)
     if one.location.startswith("/") and len(system.repositories) > 1:
         found = snapshot.of_tree(snapshot.ask_all(system.repositories), system.name, system.place.look())
-        holders = {each.repository for each in found if each.taken == found[0].taken}
+        good = [each for each in found if each.is_good]
+        holders = {each.repository for each in good if each.taken == good[0].taken}
         if len(holders) < 2:
             raise CannotError(
                 f"{system.name}: only {', '.join(holders) or 'nothing'} has the newest backup; two must have it before "

@@ -235,7 +235,8 @@ def _baseline(system: Files, look: Look, path: str) -> Mapping[str, str]:
     if staged and origin:
         return origin
     answers = snapshot.ask_all(system.repositories)
-    found = snapshot.of_tree(answers, system.name, look)
+    known = snapshot.of_tree(answers, system.name, look)
+    found = [one for one in known if one.is_good] or known
     if origin and (not found or found[0].taken.timestamp() < float(origin["sealed"])):
         return origin
     if not found:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from salvor import clock
 from salvor.errors import CannotError
 
 TAG = "salvor:"
@@ -43,6 +44,11 @@ class Snapshot:
     def short(self) -> str:
         """The id as people write it."""
         return short(self.id)
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it is whole, and not of a time to come, by a clock that was wrong."""
+        return self.whole and not clock.is_to_come(self.taken)
 
     def holds(self, path: str) -> bool:
         """Whether `path`, or a folder that it lies in, was backed up."""
