@@ -9,6 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,20 @@ def test_an_undo_whose_answer_was_lost_stops_and_goes_on_when_asked_again(place:
     assert (place.sign, place.live, place.kept) == ("10.0.0.1", BAD, [])
     assert len(intents(place, "point")) == 2  # there and back: what was taken back is not taken back again
     assert lines(place, "undone")
+
+
+def test_an_undo_and_assess_tell_of_a_copy_that_followed_what_is_taken_back(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incident = recover(place)
+    store = type(place.session().incident.system("store"))
+    look = store.observe
+    monkeypatch.setattr(store, "observe", lambda self: replace(look(self), left_behind=("b follows what is gone",)))
+    stream = io.StringIO()
+    aftermath.undo(incident, Plain(stream), yes=True)
+    assert "NOTE: b follows what is gone. inv protect --service=things" in stream.getvalue()
+    [told] = [one for one in place.session().plan("assess").steps[0].findings if one.check == "is followed"]
+    assert told.level is Level.WARN and "inv protect --service=things" in told.detail
 
 
 def test_a_backup_of_which_nobody_knows_is_not_called_done(place: World) -> None:

@@ -254,8 +254,9 @@ class State:
     `identity` is that of what is live under the system's name (never only the name); `writable` None: cannot tell.
     `origin` is the incident whose stage is live now (None: no restore put it there). `fresh` is the newest commit, UTC.
     `address` is where the live one is reached, `machine` the machine that it is on, as the inventory names it (empty:
-    it does not). `rivals` are the identities of what runs beside it and is not fenced: second primaries. `details` is
-    for people and for the system's own kind of step.
+    it does not). `rivals` are the identities of what runs beside it and is not fenced: second primaries. `left_behind`
+    tells, of each copy that should follow it, why it never will. `details` is for people and for the system's own kind
+    of step.
     """
 
     reachable: Reachable
@@ -269,6 +270,7 @@ class State:
     kept: tuple[Kept, ...] = ()
     machine: str = ""
     rivals: tuple[str, ...] = ()
+    left_behind: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -125,6 +125,12 @@ class Site:
             kept=tuple(kept),
             machine=primary.member.machine,
             rivals=tuple(one.identity for one in seen.unfenced if primary.is_up),
+            left_behind=tuple(
+                f"{one.member.name} follows timeline {one.timeline}, which was taken back: {primary.member.name} is on "
+                f"timeline {primary.timeline}"
+                for one in seen.left_behind
+                if one.timeline > primary.timeline
+            ),
             details={one.member.name: one.describe() for one in seen.sightings},
         )
 

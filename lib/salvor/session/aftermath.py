@@ -64,6 +64,10 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
     if session.incident.purpose == "watch":
         shown.tell(f"What {incident} did and has a way back is taken back; its restarts and what it cleared stay.")
         return
+    session.incident.look_again()
+    for system in session.incident.systems:
+        for told in session.incident.observe(system).left_behind:
+            shown.tell(f"NOTE: {told}. inv protect {session.incident.options} rebuilds it from the live primary.")
     shown.tell(f"The world is as before {incident}. The record: inv incident.close --incident={incident}")
 
 

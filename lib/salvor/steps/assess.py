@@ -67,6 +67,9 @@ def _look_at(
     for rival in state.rivals:
         detail = f"inv isolate {incident.options} fences it"
         yield Finding(system.name, "stands alone", Level.FAIL, f"{rival} runs beside it, not fenced", detail=detail)
+    for one in state.left_behind:
+        detail = f"{one}; inv protect {incident.options} rebuilds it from the live primary"
+        yield Finding(system.name, "is followed", Level.WARN, "left behind", detail=detail)
     yield from answers
     if system.name in incident.decisions:
         if told := cutover.brought_back(incident).get(system.name):

@@ -265,6 +265,7 @@ def test_a_standby_that_follows_a_restore_is_none_of_the_primary_that_its_undo_b
     cluster.do("unfence", identity=identity)
     failover = cluster.other_incident().way("failover", WISH)
     assert not failover.possible and "b was left behind on timeline 2" in failover.why, failover.why
+    assert cluster.observe().left_behind == ("b follows timeline 2, which was taken back: a is on timeline 1",)
 
 
 def test_a_closed_way_says_why(cluster: Cluster) -> None:
