@@ -190,7 +190,7 @@ def test_two_of_one_second_have_two_names(server: Server, tmp_path: Path) -> Non
     (tmp_path / first).mkdir()
     manifest = {
         "id": first,
-        "taken": "",
+        "taken": "2026-11-21T03:00:00+00:00",
         "database": "",
         "server_version": "",
         "size": 0,
@@ -256,6 +256,34 @@ def test_a_manifest_that_leads_out_of_its_folder_is_refused(tmp_path: Path) -> N
     manifest = {"id": "x", "size": 1, "files": {"../../etc/passwd": {"size": 1, "sha256": ""}}}
     with pytest.raises(CannotError, match="outside"):
         finished(dump_manifest.check(tmp_path, manifest))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"files": []},
+        {"files": None},
+        {"files": {"globals.sql": {"size": "x", "sha256": ""}}},
+        {"files": {"globals.sql": {"size": 7}}},
+        {"taken": "yesterday"},
+        {"taken": 7},
+        {"size": -1},
+        {"size": 10**400},
+        {"size": "7"},
+        {"id": None},
+        {"fingerprint": 7},
+    ],
+)
+def test_a_damaged_manifest_hides_no_other_backup(damage: dict[str, Any], tmp_path: Path) -> None:
+    """`inv backups --check` ended in a fault of its own for all systems, and no dump of the place could be listed."""
+    sound = {"taken": "2026-11-21T03:00:00+00:00", "database": "db", "server_version": "15.8", "size": 7, "files": {}}
+    for name, more in (("sound", {}), ("damaged", damage)):
+        (tmp_path / name).mkdir()
+        manifest = {**sound, "id": name, "fingerprint": {}, **more}
+        (tmp_path / name / "manifest.json").write_text(json.dumps(manifest))
+    store = open_store(str(tmp_path))
+    assert [one.id for one in store.backups("db")] == ["sound"]
+    assert not [store.damaged(one, deep=False) for one in store.manifests() if one["id"] != "sound"]
 
 
 _BEGINS_AND_DIES = """

@@ -8,20 +8,28 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from salvor import clock
 from salvor.change import Progress
-from salvor.errors import CannotError
+from salvor.errors import CannotError, UsageError
 
 MANIFEST = "manifest.json"
+_MOST_BYTES = 1 << 63
 
 
 def read_manifest(text: str | bytes) -> dict[str, Any] | None:
-    """A manifest, if that is what `text` is: another file of that name in the place is no error."""
+    """A manifest, if that is what `text` is, and whole: another file of that name in the place is no error."""
     try:
-        found = json.loads(text)
-    except ValueError:
+        found: dict[str, Any] = json.loads(text)
+        clock.read_time(found["taken"])
+        texts = [found[name] for name in ("id", "database", "server_version")]
+        texts += [one["sha256"] for one in found["files"].values()]
+        sizes = [found["size"], *(one["size"] for one in found["files"].values())]
+        is_whole = found["fingerprint"] is None or isinstance(found["fingerprint"], dict)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, UsageError):
         return None
-    needed = {"id", "taken", "database", "server_version", "size", "files", "fingerprint"}
-    return found if isinstance(found, dict) and needed <= found.keys() else None
+    is_whole &= all(isinstance(one, str) for one in texts)
+    is_whole &= all(isinstance(one, int) and 0 <= one < _MOST_BYTES for one in sizes)
+    return found if is_whole else None
 
 
 def write_manifest(manifest: Mapping[str, Any]) -> bytes:
