@@ -204,6 +204,14 @@ def _warn_of_loss(session: Session, shown: Watcher, decided: Sequence[Decision])
             )
 
 
+def is_record_due(session: Session) -> bool:
+    """Whether this sitting wrote something, or one that brought the service back ended before it made the record."""
+    from salvor.notebook import record
+
+    incident = session.incident
+    return bool(session.journal or (incident.recovered_once and not (incident.folder / record.PAGE).exists()))
+
+
 def make_record(session: Session, shown: Watcher) -> None:
     """Make the incident's record. What goes wrong with it is owed, and stops nothing."""
     from salvor.notebook import record

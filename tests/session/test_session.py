@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from invoke.context import Context
-from salvor import clock, console, maintenance, run
+from salvor import clock, console, maintenance, run, whole_platform
 from salvor.change import Change
 from salvor.commands.recovery import restore
 from salvor.errors import CannotError, HeldError, PlanMovedError, UsageError
@@ -365,6 +365,22 @@ def test_where_the_proof_knows_that_nothing_is_missing_an_old_commit_is_no_loss(
     assert "met: nothing is missing: every commit up to the failure" in capsys.readouterr().out
     console.make_record(sitting, Plain())
     assert "nothing is missing: every commit" in (sitting.incident.folder / "record.html").read_text()
+
+
+def test_a_call_that_was_killed_before_it_made_the_record_leaves_it_to_the_next_one(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    incident = recover(place)
+    made: list[str] = []
+    monkeypatch.setattr(console, "make_record", lambda session, shown: made.append(session.incident.id))
+    restore.body(Context(), service="things", platform="world", plan=True)  # type: ignore[attr-defined]
+    assert made == []
+    restore.body(Context(), service="things", platform="world", yes=True)  # type: ignore[attr-defined]
+    whole_platform.restore("world", Plain(), whole_platform.Asked(), yes=True)
+    assert made == [incident, incident]
+    (place.root / "incidents" / incident / "record.html").write_text("made")
+    restore.body(Context(), service="things", platform="world", yes=True)  # type: ignore[attr-defined]
+    assert made == [incident, incident]
 
 
 def test_the_loss_of_what_was_cut_over_before_a_break_counts_with_the_rest(

@@ -146,7 +146,7 @@ def restore(
     try:
         console.recover(session, shown, *(["restore"] if step else []), plan_only=plan, approve=approve, yes=yes)
     finally:
-        if session.journal and not step:
+        if not (step or plan) and console.is_record_due(session):
             console.make_record(session, shown)
 
 
