@@ -291,6 +291,34 @@ def test_a_disk_that_became_read_only_is_told_before_anything_is_fenced(lab: Lab
 
 
 @needs_root
+@pytest.mark.parametrize("attribute", ["i", "a"])
+def test_what_chattr_locked_is_told_before_anything_is_fenced(lab: Lab, attribute: str) -> None:
+    path = lab.root / "settings" / ".env"
+    path.parent.mkdir()
+    path.write_text("A=1\n")
+    system = lab.open(path, name="settings")
+    act(system, "backup", kind="snapshot")
+    pinned = way_of(system)
+    if subprocess.run(["chattr", f"+{attribute}", path], check=False).returncode:
+        pytest.skip("this file system has no attributes")
+    try:
+        way = way_of(system)
+        assert not way.possible
+        assert f"chattr -ia {path}" in way.why
+        with pytest.raises(CannotError, match="chattr locked"):
+            act(system, "stage", **dict(pinned.arguments or {}))
+        with pytest.raises(CannotError, match=r"could not be closed to others: .*Operation not permitted"):
+            act(system, "fence", identity=system.observe().identity)
+        assert system.observe().writable, "it is not fenced, and nobody says so"
+        subprocess.run(["chattr", f"+{attribute}", path.parent], check=True)
+        subprocess.run(["chattr", f"-{attribute}", path], check=True)
+        assert f"chattr -ia {path.parent}" in way_of(system).why
+    finally:
+        subprocess.run(["chattr", "-R", f"-{attribute}", path.parent], check=True)
+    promote(system, staged(system))
+
+
+@needs_root
 def test_names_are_counted_too(lab: Lab, disk: Path) -> None:
     tree = disk / "media"
     tree.mkdir()

@@ -59,8 +59,9 @@ class Beside:
 class Look:
     """One look at the place. `path` is the real one, links followed. `free` bytes and `free_files`; None: no limit.
 
-    `mounts` are the mount points at or below the tree; `can_write` is whether names beside it can be made and renamed;
-    `exchange` is what can swap two of them at once.
+    `mounts` are the mount points at or below the tree; `locked` is the tree or the folder that it is in, where chattr
+    made it immutable (+i) or only to be added to (+a), and not even root may rename; `can_write` is whether names
+    beside it can be made and renamed; `exchange` is what can swap two of them at once.
     """
 
     path: str
@@ -68,6 +69,7 @@ class Look:
     beside: tuple[Beside, ...]
     fence: Mapping[str, Any]
     mounts: tuple[str, ...]
+    locked: tuple[str, ...]
     free: int
     free_files: int | None
     can_write: bool
@@ -109,6 +111,9 @@ cut -d ' ' -f 5 /proc/self/mountinfo | sed "s/^/mount$f/"
 above=$(dirname -- "$real")
 until [ -d "$above" ]; do above=$(dirname -- "$above"); done
 [ -w "$above" ] && say writes
+for each in "$real" "$above"; do
+    case $(lsattr -d -- "$each" 2>/dev/null | cut -d ' ' -f 1) in *[ai]*) say "locked$f$each" ;; esac
+done
 say "room$f$(stat -f -c "%a$f%S$f%c$f%d" -- "$above")"
 for tool in perl python3; do command -v "$tool" >/dev/null && say "exchange$f$tool" && break; done
 say "host$f$(uname -n)"
@@ -162,7 +167,7 @@ def _json(text: str) -> dict[str, Any]:
 def _read(said: str) -> Look:
     found: dict[str, Any] = {"exchange": "", "fence": {}, "live": None}
     boxes: list[dict[str, Any]] = []
-    mounts = []
+    mounts, locked = [], []
     can_write = False
     for line in said.splitlines():
         word, *rest = line.split(_SEPARATOR)
@@ -177,6 +182,8 @@ def _read(said: str) -> Look:
                 boxes[-1]["marker"] = _json(rest[0])
             case "mount":
                 mounts.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), rest[0]))
+            case "locked":
+                locked.append(rest[0])
             case "live":
                 found["live"] = _thing(rest)
             case "fence":
@@ -200,6 +207,7 @@ def _read(said: str) -> Look:
         beside=tuple(beside),
         fence=found["fence"],
         mounts=tuple(one for one in mounts if one == path or one.startswith(f"{path}/")),
+        locked=tuple(locked),
         free=blocks * block,
         free_files=free_files if all_files else None,
         can_write=can_write,

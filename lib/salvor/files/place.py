@@ -8,13 +8,14 @@ whatever bears that identity is this incident's, wherever a rename has put it.
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from salvor.errors import CannotError, UsageError
+from salvor.errors import CannotError, CommandError, UsageError
 from salvor.files.look import INCIDENT, Beside, Look, Thing, identity_of, look_at
 from salvor.shell import Shell
 
@@ -228,7 +229,16 @@ class Place:
         """
         record = {"identity": thing.identity, "mode": stat.S_IMODE(thing.mode)}
         self.shell.write(self._fence, json.dumps(record, sort_keys=True) + "\n")
-        self._run('chmod -- "$2" "$1"', self.real, "u=w,go=" if thing.is_folder else "a=")
+        try:
+            self._run('chmod -- "$2" "$1"', self.real, "u=w,go=" if thing.is_folder else "a=")
+        except CommandError as error:
+            self.forget_fence()
+            raise CannotError(
+                f"{self.real} on {self.shell.where} could not be closed to others: {error.stderr.strip()}.",
+                safe="what is live is as it was",
+                hint=f"only its owner and root may (run_as), and nobody where chattr locked it: on {self.shell.where}: "
+                f"lsattr -d {shlex.quote(self.real)}",
+            ) from error
 
     def unfence(self, fence: Mapping[str, Any], look: Look) -> None:
         """Give what was fenced its mode again, wherever it stands, and forget the fence."""

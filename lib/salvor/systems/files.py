@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -203,6 +204,12 @@ class Files(OnAMachine, Archived):
             return f"{look.path} is a mount point, so it cannot be renamed; the tree must be a folder below it"
         if look.mounts:
             return f"{look.mounts[0]} is mounted inside {look.path}; describe each of the two as a tree of its own"
+        if look.locked:
+            paths = " ".join(map(shlex.quote, look.locked))
+            return (
+                f"chattr locked {paths} on {self.shell.where} (+i or +a), so not even root can swap it; there, before: "
+                f"lsattr -d {paths}; chattr -ia {paths}"
+            )
         if not look.can_write:
             folder = look.path.rpartition("/")[0] or "/"
             why = "see dmesg: a disk with errors is made so" if look.is_root else "or closed to this account"
