@@ -148,6 +148,20 @@ def test_an_alert_that_was_said_to_another_machine_is_not_taken_for_resolved(
     assert there.once()[0].move.kind == "close"
 
 
+@pytest.mark.parametrize("content", ["", "[]", None])
+def test_when_it_is_not_known_what_was_said_nobody_hears_that_it_is_better(place: Place, content: str | None) -> None:
+    place.write(text=RULES)
+    watcher, _ = place.watcher()
+    watcher.alerts.take(json.loads(alert())["alerts"], {"TooManySessions"})
+    watcher.once()
+    (kept,) = place.root.glob("incidents/.watch/place/.alerts.json")
+    kept.unlink() if content is None else kept.write_text(content)
+    again, _ = place.watcher()
+    assert again.once()[0].reading.bad is None
+    again.alerts.take(json.loads(alert("resolved"))["alerts"], {"TooManySessions"})
+    assert again.once()[0].move.kind == "close"
+
+
 def test_an_alert_of_before_the_watch_stood_still_acts_on_nothing_until_it_is_said_again(place: Place) -> None:
     """It may have ended meanwhile: Alertmanager, restarted itself, would never say so."""
     place.write(text=RULES.replace("better_within: 1h", "better_within: 1m"))

@@ -67,6 +67,8 @@ class Alerts:
         self._lock = threading.Lock()
         self._heard: dict[str, _Firing] = {}
         self._firing = {key: _Firing.from_json(one) for key, one in self._kept.read().items() if isinstance(one, dict)}
+        self.is_known = self._kept.is_known
+        """Whether what was said to the watcher before this one is known."""
 
     def take(self, alerts: Iterable[Mapping[str, Any]], known: set[str]) -> tuple[int, set[str]]:
         """Take in the alerts of one message. How many were of a `known` name, and the names that were not.

@@ -16,6 +16,8 @@ class Kept:
 
     def __init__(self, platform: str, name: str, tell: Callable[[str], None]) -> None:
         self.path: Path = incidents_folder() / ".watch" / platform / f"{name}.json"
+        self.is_known = False
+        """Whether what was kept could be read."""
         self._tell = tell
         self._failing = False
 
@@ -28,7 +30,8 @@ class Kept:
         except (OSError, ValueError) as error:
             self._tell(f"{self.path} cannot be read, and is begun anew: {getattr(error, 'strerror', '') or error}")
             return {}
-        return found if isinstance(found, dict) else {}
+        self.is_known = isinstance(found, dict)
+        return found if self.is_known else {}
 
     def write(self, data: dict[str, Any]) -> None:
         """Replace it, flushed to disk."""

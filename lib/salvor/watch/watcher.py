@@ -98,7 +98,7 @@ class Watcher:
             heard_at = self.alerts.heard_at(alert, labels)
             if deaf_until and (heard_at is None or heard_at < deaf_until - timedelta(seconds=APART)):
                 return unheard
-        elif told and told.is_taken and not self.alerts.is_heard_of(alert, labels):
+        elif told and (told.is_taken or not self.alerts.is_known) and not self.alerts.is_heard_of(alert, labels):
             return unheard
         anew_at = self.alerts.fires_anew_at(alert, labels)
         if told and reading.bad and anew_at and told.since < anew_at:
