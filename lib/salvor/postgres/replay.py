@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from salvor import clock
 from salvor.change import Progress
-from salvor.errors import CannotError, OutcomeUnknownError
+from salvor.errors import CannotError, NoRoomError, OutcomeUnknownError
 from salvor.postgres import beside
 from salvor.postgres.connection import Line
 from salvor.postgres.look import Process
@@ -119,6 +120,7 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
                 if segment := awaited:
                     waiting.see(segment)
                     if waiting.is_settled and waiting.seconds > _GAP_SECONDS:
+                        _require_room(stage)
                         raise _inconsistent(stage, segment) from None
             yield Progress(0, None, "", "replaying WAL until the data is consistent")
             pause(begun, most=0.05)
@@ -138,10 +140,15 @@ def _follow(stage: Server, line: Line, target: str, known_end: int) -> Generator
         if waiting.is_refused_anew(refused) or waits:
             waiting.see(now)
             if waiting.is_settled:
-                if now >= known_end and (known_end or target == "latest"):
+                if now >= known_end > 0:
                     return _Rest(target == "latest", now, newest)
                 refused = _refused_by_the_archive(stage) if target != "latest" else ""
-                if now >= known_end and not refused:
+                is_at_the_end = now >= known_end and not refused
+                if is_at_the_end or waiting.seconds > _GAP_SECONDS:
+                    _require_room(stage)
+                if is_at_the_end and target == "latest":
+                    return _Rest(True, now, newest)
+                if is_at_the_end:
                     raise _ends_before(stage, target, newest)
                 if waiting.seconds > _GAP_SECONDS:
                     raise _refused(target, refused) if refused else _gap(stage, target, now, known_end)
@@ -195,6 +202,29 @@ def _no_pause_for_lack_of_room(stage: Server) -> None:
             hint=f"tail {stage.log} names it: raise it in the stage's postgresql.conf and stop the stage, "
             "then run the same command again",
         )
+
+
+_FULL = ("No space left on device", "Check free disk space")
+_FREE = 'df -k --output=avail -- "$1/." "$1/pg_wal/." | tail -n +2'
+
+
+def _require_room(stage: Server) -> None:
+    """Raises NoRoomError when a segment of WAL does not fit any more: to PostgreSQL the archive has ended then, and
+    the log that would tell may be cut off.
+    """
+    segment = int((stage.control() or {}).get("Bytes per WAL segment", 0))
+    free = stage.shell.run(["sh", "-c", _FREE, "sh", stage.data], check=False).stdout.split()
+    if any(int(each) * 1024 < segment for each in free):
+        raise _no_room(stage)
+
+
+def _no_room(stage: Server) -> NoRoomError:
+    return NoRoomError(
+        f"The disk of {stage.data} on {stage.shell.where} is full: the copy there cannot replay its WAL.",
+        safe="what is live is as it was; the copy stays, and is gone on with",
+        hint=f"make room there (df -h {shlex.quote(stage.data)}), then the same command again; "
+        f"inv undo --incident={beside.marker_of(stage).get('incident')} removes the copy",
+    )
 
 
 def _gap(stage: Server, target: str, reached: int, known_end: int) -> CannotError:
@@ -251,7 +281,11 @@ def _ends_before(stage: Server, target: str, newest: datetime | None) -> CannotE
 
 
 def _not_begun(stage: Server, target: str) -> CannotError:
-    if "before consistent recovery point" in "\n".join(stage.last_log(60)):
+    _require_room(stage)
+    said = "\n".join(stage.last_log(60))
+    if any(words in said for words in _FULL):
+        return _no_room(stage)
+    if "before consistent recovery point" in said:
         return CannotError(
             f"The target {target.partition(':')[2]} lies before the end of the backup.",
             safe="what is live is as it was",

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from salvor.errors import CannotError
+from salvor.errors import CannotError, NoRoomError
+from salvor.postgres import replay
 from salvor.postgres.physical import STAGE
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster, is_up
+from tests.postgres.recovery.clusters import Cluster, is_up, wait_until_archived
 
 WISH = Wish(rpo=30.0)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
@@ -114,6 +115,31 @@ def test_a_standby_is_copied_anew_again_and_again_with_its_tablespaces_beside(cl
         cluster.do("discard", identity=kept.identity, kept=kept.name)
     left = sorted(one.name for one in space.parent.glob("space*"))
     assert left == ["space", f"space.salvor-{turns[-1].system.context.incident}"]
+
+
+@needs_root
+def test_a_disk_that_fills_while_the_stage_replays_is_no_missing_wal(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is gone on with once there is room."""
+    monkeypatch.setattr(replay, "_GAP_SECONDS", 1.0)
+    with disk(cluster, cluster.sandbox.root / "a/disk", "64m") as place:
+        lead_wal_to(cluster, place / "pg_wal")
+        with cluster.server("a").session(writes=True, deadline=20) as connection:
+            for _ in range(15):  # segments of 1 MB
+                connection.execute("select pg_logical_emit_message(false, 'test', repeat('x', 1000000))")
+        cluster.write("a", 5)
+        wait_until_archived(cluster)
+        cluster.do("fence", identity=cluster.observe().identity)
+        way = cluster.way("physical", WISH)
+        assert way.arguments
+        ballast = place / "ballast"
+        ballast.write_bytes(bytes(shutil.disk_usage(place).free - (8 << 20)))
+        with pytest.raises(NoRoomError, match=r"The disk of .* is full: the copy there cannot replay its WAL"):
+            cluster.do("stage", **way.arguments)
+        ballast.unlink()
+        cluster.do("stage", **way.arguments)
+        assert cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE) == 5
 
 
 @needs_root
