@@ -16,6 +16,7 @@ from salvor import clock, secrets
 from salvor.change import Backup, Progress
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.postgres.server import Server
+from salvor.postgres.silent import hear, leaving_out
 from salvor.postgres.wal import read_lsn, timeline_of
 from salvor.postgres.wal_archive import LISTING_SECONDS, WalArchive
 from salvor.shell import Shell
@@ -83,8 +84,31 @@ class Repository:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def argv(self, *arguments: str) -> list[str]:
-        """A pgBackRest command for this repository."""
+        """A pgBackRest command for this repository, without those that do not answer."""
+        return self._argv(*leaving_out(self.silent), *arguments)
+
+    def _argv(self, *arguments: str) -> list[str]:
         return [self.program, f"--config={self.config}", f"--stanza={self.stanza}", *arguments]
+
+    @cached_property
+    def _heard(self) -> tuple[str, tuple[int, ...]]:
+        """What `info` says, and the numbers of the repositories that do not answer, which it left out then. Raises
+        CannotError, also when none answers.
+        """
+
+        def ask(deadline: float, *arguments: str) -> str:
+            argv = self._argv("--output=json", *arguments, "info")
+            return self.shell.run(argv, environment=self.environment, deadline=deadline).stdout
+
+        try:
+            return hear((self.shell.where, self.config, self.stanza), ask, _ANSWERING)
+        except OutcomeUnknownError as error:
+            raise self._no_answer(_ANSWERING, self._argv("info")) from error
+
+    @property
+    def silent(self) -> tuple[int, ...]:
+        """The numbers of the repositories that do not answer, while others do."""
+        return self._heard[1]
 
     def _run(self, *arguments: str, deadline: float) -> str:
         """What a pgBackRest command for this repository prints. Raises CannotError, also when it did not end well, and
@@ -98,12 +122,15 @@ class Repository:
         try:
             return self._run(*arguments, deadline=deadline)
         except OutcomeUnknownError as error:
-            raise CannotError(
-                f"The pgBackRest repository of stanza {self.stanza!r} gave no answer within "
-                f"{clock.write_duration(deadline)}.",
-                safe="nothing was changed",
-                hint=f"by hand, {self.shell.by_hand(self.argv(*arguments))}",
-            ) from error
+            raise self._no_answer(deadline, self.argv(*arguments)) from error
+
+    def _no_answer(self, deadline: float, argv: Sequence[str]) -> CannotError:
+        return CannotError(
+            f"The pgBackRest repository of stanza {self.stanza!r} gave no answer within "
+            f"{clock.write_duration(deadline)}.",
+            safe="nothing was changed",
+            hint=f"by hand, {self.shell.by_hand(argv)}",
+        )
 
     def archive_get(self, data: str) -> str:
         """A command for the WAL of a staged server, one segment at a time: of %f to "%p"."""
@@ -114,13 +141,12 @@ class Repository:
     @cached_property
     def info(self) -> Mapping[str, Any]:
         """What `pgbackrest info` says of the stanza. Raises CannotError when the repository cannot be read."""
-        found = json.loads(self._ask("--output=json", "info"), strict=False)  # its errors have newlines as they are
+        found = json.loads(self._heard[0], strict=False)  # its errors have newlines as they are
         stanza: Mapping[str, Any] = found[0] if found else {}
         # Its exit code is 0 for a repository that is not there, cannot be decrypted or holds no such stanza.
         status = stanza.get("status", {"code": 1, "message": "no answer"})
         if status["code"] not in (*_READABLE, _MIXED):
-            messages = [one["status"]["message"] for one in stanza.get("repo", ())] or [status["message"]]
-            reasons = "; ".join(map(_first_line, messages))
+            reasons = "; ".join(map(self._why_unread, stanza.get("repo", ()))) or _first_line(status["message"])
             # A wrong passphrase is not called one: what it makes of the file is no file of pgBackRest's.
             encrypted = stanza.get("cipher", "none") != "none" and "FormatError" in reasons
             passphrase = "see that repo1-cipher-pass is the one it was made with; " if encrypted else ""
@@ -129,7 +155,7 @@ class Repository:
                 safe="nothing was changed",
                 hint=self._begun_anew
                 if status["code"] == _NO_STANZA
-                else f"{passphrase}{self.shell.by_hand(self.argv('info'))}",
+                else f"{passphrase}{self.shell.by_hand(self._argv('info'))}",
             )
         return stanza
 
@@ -148,14 +174,17 @@ class Repository:
     @property
     def unread(self) -> dict[int, str]:
         """The repositories that cannot be read, and why; what they hold is not known."""
-        said = {one["key"]: one["status"] for one in self.info["repo"]}
         known = (*_READABLE, _NO_STANZA)
-        return {key: _first_line(one["message"]) for key, one in said.items() if one["code"] not in known}
+        unread = [one for one in self.info["repo"] if one["status"]["code"] not in known or one["key"] in self.silent]
+        return {one["key"]: self._why_unread(one) for one in unread}
+
+    def _why_unread(self, one: Mapping[str, Any]) -> str:
+        return "no answer" if one["key"] in self.silent else _first_line(one["status"]["message"])
 
     @property
     def _begun_anew(self) -> str:
         """What mends a repository that lacks its stanza."""
-        create = self.shell.by_hand(self.argv("stanza-create"))
+        create = self.shell.by_hand(self._argv("stanza-create"))
         return f"see that its disk is mounted; if it was lost, {create}; then inv backup"
 
     @cached_property
@@ -295,6 +324,8 @@ class Repository:
         """Take a backup (full, diff or incr) of the server to repository `number`: pgBackRest itself would take the
         first one alone. `keeps_all`: and let it remove none for it.
         """
+        if number in self.silent:
+            raise CannotError(f"{NAME} {number} was not asked for a backup: {self.unread[number]}.")
         options = [f"--repo={number}", f"--type={kind}", "--log-level-console=detail", "--log-level-file=off"]
         if keeps_all:
             options.append("--no-expire-auto")  # else its own repo-retention-full removes what our policy keeps

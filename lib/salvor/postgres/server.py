@@ -45,11 +45,14 @@ done
 _WORDS_OF_AN_END = ("FATAL", "PANIC", "ERROR", "HINT", "invalid value", "unrecognized configuration", "syntax error")
 # postmaster.pid has the number in line 1, the port in line 4 and the socket's folder in line 5 (pidfile.h).
 _REMOVE_LOCKS = r"""
-if { read -r pid; read -r _; read -r _; read -r port; read -r folder; } 2>/dev/null < "$1/postmaster.pid"; then
+data=$1
+shift
+if { read -r pid; read -r _; read -r _; read -r port; read -r folder; } 2>/dev/null < "$data/postmaster.pid"; then
+    case " ${*:-$pid} " in *" $pid "*) ;; *) exit 0 ;; esac
     lock=$folder/.s.PGSQL.$port.lock
     { read -r owner; } 2>/dev/null < "$lock" && [ "$owner" = "$pid" ] && rm -f -- "$lock"
 fi
-rm -f -- "$1/postmaster.pid"
+rm -f -- "$data/postmaster.pid"
 """
 
 
@@ -255,7 +258,9 @@ class Server:
         Crash recovery makes this safe for the data. Raises CannotError when one is left after `deadline` seconds.
         """
         until = clock.monotonic() + deadline
+        killed: set[str] = set()
         while pids := [str(process.pid) for process in self.all_processes()]:
+            killed.update(pids)
             if clock.monotonic() > until:
                 raise CannotError(
                     f"Processes {', '.join(pids)} of {self.data} on {self.shell.where} survive SIGKILL.",
@@ -265,6 +270,8 @@ class Server:
                 )
             self.shell.run(["kill", "-KILL", *pids], check=False)
             time.sleep(0.05)
+        if killed:  # the directory may be renamed now, and another server is to have its socket
+            self.shell.run(["sh", "-c", _REMOVE_LOCKS, "sh", self.data, *killed])
 
     def setting(self, name: str) -> str | None:
         """A setting as it would be at the next start, read from the files; None when they cannot be read."""

@@ -10,7 +10,7 @@ from salvor import clock
 from salvor.change import Reachable, Undo, WayBack
 from salvor.errors import CannotError, NoRoomError, SalvorError
 from salvor.postgres import beside, restore_point
-from salvor.postgres.backrest import Repository, Stored
+from salvor.postgres.backrest import NAME, Repository, Stored
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.lag import missing_commits
 from salvor.postgres.physical import STAGE
@@ -104,6 +104,7 @@ def _physical(site: Site, seen: View, wish: Wish) -> WayBack:
     overrides = {name: reason for name, reason in (wish.overrides or {}).items() if name == ACCEPT_MISSING_WAL}
     unfenced = wish.override(PROMOTE_WITHOUT_FENCE)
     loses, why = _loses(repository, seen, target, backup)
+    why += _unread(repository)
     segments, size = archived.result(), _segment_size(seen)
     if target != "immediate" and segments is None:
         why += "; whether WAL is missing on the way was not checked"
@@ -183,6 +184,14 @@ def _where(seen: View, wish: Wish) -> Member:
     return one.member
 
 
+def _unread(repository: Repository) -> str:
+    """Which of its repositories cannot be read, so that what only they hold is not seen."""
+    return "".join(
+        f"; {NAME} {number} cannot be read ({why}): what only it holds is not seen"
+        for number, why in repository.unread.items()
+    )
+
+
 def _live_timeline(seen: View) -> int | None:
     """The timeline that was live: the broken primary's, or else the one that its standbys follow. None when nobody that
     was in service tells it: then it is the newest in the archive.
@@ -194,7 +203,7 @@ def _live_timeline(seen: View) -> int | None:
 def _of_this_cluster(repository: Repository, seen: View) -> list[Stored]:
     """The backups of the cluster that is seen: the repository may hold those of one before it too."""
     if not repository.stored:
-        raise _Closed("the repository holds no backup")
+        raise _Closed(f"the repository holds no backup{_unread(repository)}")
     known = {one.system_identifier for one in seen.sightings} - {""}
     found = [one for one in repository.stored if not known or one.system_identifier in known]
     if not found:

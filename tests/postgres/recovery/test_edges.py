@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from psycopg import sql
 from salvor import clock
 from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import backing_up, promotion, replay, restore_point
+from salvor.postgres import backing_up, backrest, promotion, replay, restore_point, silent
 from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
 from salvor.postgres.wal import write_lsn
@@ -295,6 +296,40 @@ def test_a_backup_goes_to_every_repository(cluster: Cluster) -> None:
     assert (way.possible, way.backup) == (True, newest["pgBackRest 2"].id)
 
 
+def test_a_repository_that_does_not_answer_holds_up_none_that_does(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its port takes connections, and says nothing. pgBackRest waits for it for minutes before it asks the next one."""
+    monkeypatch.setattr(backrest, "_ANSWERING", 3.0)
+    monkeypatch.setattr(silent, "_remembered", {})
+    cluster.write("a", 5)
+    cluster.crash("a")
+    configuration = cluster.sandbox.root / "pgbackrest.conf"
+    text = configuration.read_text()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        second = {
+            "type": "s3",
+            "s3-bucket": "orders",
+            "s3-endpoint": "127.0.0.1",
+            "s3-uri-style": "path",
+            "storage-port": mute.getsockname()[1],
+            "s3-region": "nowhere",
+            "s3-key": "key",
+            "s3-key-secret": "secret",
+            "path": "/orders",
+        }
+        lines = "".join(f"repo2-{name}={value}\n" for name, value in second.items())
+        configuration.write_text(text.replace("[global]\n", f"[global]\n{lines}"))
+        findings = stage(cluster)
+        assert Level.FAIL not in {finding.level for finding in findings}, findings
+        way = cluster.way("physical", WISH)
+        assert "pgBackRest 2 cannot be read (no answer)" in way.why
+        assert cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE) == 5
+        repository = cluster.system.site.repository(cluster.system.site.member("a"))
+        with pytest.raises(CannotError, match="pgBackRest 2 was not asked for a backup: no answer"):
+            list(repository.take("full", 2, cluster.server("a"), "", keeps_all=True))
+
+
 def found(cluster: Cluster) -> dict[str, str]:
     """What is amiss with its repositories."""
     audit = cluster.other_incident().system.audit(deep=False)
@@ -363,6 +398,8 @@ def test_a_service_manager_owns_the_server(cluster: Cluster) -> None:
     assert is_up(managed.observe()) and managed.missing("a") == set()
     assert cluster.sandbox.shell.read(calls) == "stop\nstart\n"
     managed.crash("a")
+    locks = sorted(path.name for path in (cluster.sandbox.root / "a").rglob("*") if ".lock" in path.name)
+    assert not locks, "the manager's server would refuse to start where that number is another process's by now"
     managed.undo(way.promote_undo)  # pg_ctl, too, takes a stop of what does not run for an error
     assert managed.observe().reachable is Reachable.UP and managed.observe().writable is False
 
