@@ -92,7 +92,11 @@ def test_what_cannot_be_told_is_not_called_sound(place: World, capsys: pytest.Ca
     assert "Nothing is broken in" in capsys.readouterr().out
     findings = tuple(replace(finding, level=Level.UNKNOWN) for finding in plan.steps[0].findings)
     console.ask(sitting, Plain(), Plan((replace(plan.steps[0], findings=findings), *plan.steps[1:])))
-    assert "Not everything could be told (see above); nothing is known to be broken in" in capsys.readouterr().out
+    (place.store / "without-tool").touch()
+    console.assess(place.session(), Plain())
+    said = capsys.readouterr().out
+    assert "Not everything could be told (see above); nothing is known to be broken in" in said
+    assert "warn    store: is as the inventory describes it: no: its tool is not there" in said
 
 
 def test_typed_at_the_terminal(place: World, monkeypatch: pytest.MonkeyPatch) -> None:

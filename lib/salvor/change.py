@@ -255,8 +255,8 @@ class State:
     `origin` is the incident whose stage is live now (None: no restore put it there). `fresh` is the newest commit, UTC.
     `address` is where the live one is reached, `machine` the machine that it is on, as the inventory names it (empty:
     it does not). `rivals` are the identities of what runs beside it and is not fenced: second primaries. `left_behind`
-    tells, of each copy that should follow it, why it never will. `details` is for people and for the system's own kind
-    of step.
+    tells, of each copy that should follow it, why it never will; `misdescribed`, of each part of it that is otherwise
+    than the inventory says, how. `details` is for people and for the system's own kind of step.
     """
 
     reachable: Reachable
@@ -271,6 +271,7 @@ class State:
     machine: str = ""
     rivals: tuple[str, ...] = ()
     left_behind: tuple[str, ...] = ()
+    misdescribed: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -82,6 +82,7 @@ class Folder(Restorable):
             address="127.0.0.1",
             staged=staged,
             kept=kept,
+            misdescribed=("its tool is not there",) if (self.root / "without-tool").exists() else (),
         )
 
     def backups(self) -> list[Backup]:

@@ -131,6 +131,9 @@ class Site:
                 for one in seen.left_behind
                 if one.timeline > primary.timeline
             ),
+            misdescribed=tuple(
+                f"{one.member.name}: {one.mistake.what}: {one.mistake.mend}" for one in seen.sightings if one.mistake
+            ),
             details={one.member.name: one.describe() for one in seen.sightings},
         )
 

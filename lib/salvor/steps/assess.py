@@ -70,6 +70,8 @@ def _look_at(
     for one in state.left_behind:
         detail = f"{one}; inv protect {incident.options} rebuilds it from the live primary"
         yield Finding(system.name, "is followed", Level.WARN, "left behind", detail=detail)
+    for one in state.misdescribed:
+        yield Finding(system.name, "is as the inventory describes it", Level.WARN, "no", detail=one)
     yield from answers
     if system.name in incident.decisions:
         if told := cutover.brought_back(incident).get(system.name):
