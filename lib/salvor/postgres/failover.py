@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from salvor import clock
 from salvor.change import Progress, Reachable, WayBack
-from salvor.errors import OutcomeUnknownError
+from salvor.errors import OutcomeUnknownError, SalvorError
 from salvor.postgres.cluster import Sighting, View
 from salvor.postgres.lag import Lag, lag_of
 from salvor.postgres.promotion import promoting, require_fence, see_it_writes, stop_or_kill
@@ -37,7 +37,10 @@ def way(view: View, wish: Wish) -> WayBack:
             for one in view.left_behind
         )
         return WayBack("failover", False, f"no standby answers{which}" if not left else f"no standby follows{left}")
-    best, lag = _nearest(standbys, primary)
+    try:
+        best, lag = _nearest(standbys, primary)
+    except SalvorError as error:
+        return WayBack("failover", False, f"what the old primary has more than its standbys is not known: {error.what}")
     name, server = best.member.name, best.member.server
     refusal = _refusal(view, best, lag, wish)
     reason = wish.override(PROMOTE_WITHOUT_FENCE)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from salvor import clock
+from salvor.errors import SalvorError
 from salvor.postgres.cluster import Sighting
 from salvor.postgres.wal import name_of, read_lsn, write_lsn
 
@@ -58,6 +59,8 @@ class _Received:
     is_whole: bool
 
 
+_READ_SECONDS = 20.0
+"""For WAL that is read: a primary may hold very much of it for a standby that went away."""
 _TAIL = 4 * 1024 * 1024
 """Bytes of WAL in which the newest record, and mostly the newest commit, are looked for."""
 _RECORD = re.compile(r"lsn: ([0-9A-F]+/[0-9A-F]+)")
@@ -73,7 +76,10 @@ def _what_is_received(standby: Sighting) -> _Received:
     if facts.lsn >= facts.received:
         return replayed
     unknown = replace(replayed, is_whole=False)
-    lines = _read_wal(standby, max(facts.lsn, facts.received - _TAIL), _LAST_RECORDS)
+    try:
+        lines = _read_wal(standby, max(facts.lsn, facts.received - _TAIL), _LAST_RECORDS)
+    except SalvorError:  # its machine does not answer, though it does
+        lines = None
     if lines is None:
         return unknown
     records = [line for line in lines if _RECORD.search(line)]
@@ -115,7 +121,7 @@ def _time_of(commit: re.Match[str]) -> datetime:
 
 def _read_wal(one: Sighting, lsn: int, chosen: str) -> list[str] | None:
     """The records of a member's pg_wal from `lsn` on, of which the shell has `chosen`; None when they cannot be read
-    from there.
+    from there. Raises OutcomeUnknownError when that takes too long.
     """
     if not one.look or one.is_lost or not one.timeline or not one.look.control:
         return None
@@ -128,5 +134,5 @@ def _read_wal(one: Sighting, lsn: int, chosen: str) -> list[str] | None:
     """
     argv = ["sh", "-c", script, "sh", server.program("pg_waldump"), server.data, str(one.timeline), write_lsn(lsn)]
     argv += [first, before]
-    result = server.shell.run(argv, environment={"TZ": "UTC"}, deadline=20.0, check=False)
+    result = server.shell.run(argv, environment={"TZ": "UTC"}, deadline=_READ_SECONDS, check=False)
     return None if result.exit_code == 44 else result.stdout.splitlines()

@@ -19,6 +19,7 @@ from salvor import checks, console, journal
 from salvor.change import ABSENT, UNSEEN, WRONG_ITSELF, Level, Reachable
 from salvor.checks import Check
 from salvor.errors import CannotError, NotProvenError
+from salvor.postgres import failover, lag
 from salvor.postgres.lag import missing_commits
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
@@ -32,7 +33,7 @@ from tests.postgres.recovery.clusters import Cluster, is_up, now, wait_until_arc
 WISH = Wish(rpo=30.0)
 
 
-def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster) -> None:
+def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.write("a", 50)
     cluster.crash("a")
     state = cluster.observe()
@@ -44,6 +45,12 @@ def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster) -> None:
     without = replace(dead.member, server=replace(dead.member.server, programs="/nowhere"))
     assert missing_commits(dead, received) == (0, None)
     assert missing_commits(replace(dead, member=without), received) is None, "what nobody read is no zero"
+    cluster.sandbox.shell.run(["mkdir", f"{cluster.sandbox.root}/a/slow"])
+    cluster.sandbox.shell.write(f"{cluster.sandbox.root}/a/slow/pg_waldump", "#!/bin/sh\nexec sleep 60\n", mode=0o700)
+    slow = replace(dead.member, server=replace(dead.member.server, programs=f"{cluster.sandbox.root}/a/slow"))
+    monkeypatch.setattr(lag, "_READ_SECONDS", 0.3)
+    closed = failover.way(replace(view, sightings=(replace(dead, member=slow), view.of("b"))), WISH)
+    assert not closed.possible and "did not end within" in closed.why, "it ends no assess, and is not taken"
 
     with pytest.raises(CannotError, match="not known that the old primary cannot write"):
         cluster.do("promote", **way.promote)
