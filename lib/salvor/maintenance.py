@@ -113,7 +113,7 @@ def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
     """Back up every system of a service. `kind` is full, diff or incr (by pgBackRest), dump, or archive: of every
     system of the platform that is in the same archives, all in one.
 
-    Raises WarnedError when every system has its backup, and a repository did not take it.
+    Raises WarnedError when every system has its backup, and a repository did not take it, or was made anew for it.
     """
     if kind not in (*_KINDS, ARCHIVE):
         raise UsageError(
@@ -135,11 +135,11 @@ def backup(service: str, platform: str, kind: str, shown: Shown) -> None:
 
 
 def _require_all(amiss: Sequence[Finding], incident: Incident, again: str) -> None:
-    """Raises WarnedError when a repository did not take a backup that another one took."""
+    """Raises WarnedError when a repository did not take a backup that another one took, or was made for it anew."""
     if amiss:
         raise WarnedError(
-            f"Not every repository took the backup: {'; '.join(f'{one.subject}: {one.figure}' for one in amiss)}.",
-            safe="another one has it",
+            f"Not every repository is as it should be: {'; '.join(f'{one.subject}: {one.figure}' for one in amiss)}.",
+            safe="the backup was made: one of them at least has it",
             hint=f"inv backups --check {incident.options} says what is wrong with each; then: {again}",
         )
 

@@ -85,17 +85,29 @@ def counts(lab: Lab) -> list[int]:
 def test_a_repository_that_did_not_take_the_backup_is_named(place: Lab) -> None:
     hide(place)
     said = io.StringIO()
-    with pytest.raises(WarnedError, match="Not every repository took the backup: media: off-site does not have it"):
+    with pytest.raises(WarnedError, match="Not every repository is as it should be: media: off-site does not have it"):
         maintenance.backup("shop", "small", "snapshot", Plain(said))
     assert "warn    media: backup: off-site does not have it: restic could not use " in said.getvalue()
     assert "media: off-site could not be read: restic could not use " in said.getvalue()
     assert len(list(Path(place.repositories["local"], "snapshots").iterdir())) == 1
 
 
+def test_a_repository_that_was_made_where_a_disk_is_missing_is_named(place: Lab) -> None:
+    back_up("shop", days=1)
+    local = Path(place.repositories["local"])
+    local.rename(local.with_name("unmounted"))
+    local.mkdir()
+    said = io.StringIO()
+    with pytest.raises(WarnedError, match="media: local was empty, and a new repository was made there"):
+        maintenance.backup("shop", "small", "snapshot", Plain(said))
+    assert f"off-site has earlier backups; see that the disk of {local} is mounted" in said.getvalue()
+    maintenance.backup("shop", "small", "snapshot", Plain(said))
+
+
 def test_what_not_every_repository_holds_is_not_called_protected_again(place: Lab) -> None:
     hide(place)
     said = io.StringIO()
-    with pytest.raises(WarnedError, match="Not every repository took the backup: media: off-site") as warned:
+    with pytest.raises(WarnedError, match="Not every repository is as it should be: media: off-site") as warned:
         maintenance.protect("shop", "small", Plain(said), yes=True)
     assert "inv protect --service=shop" in warned.value.hint and "protected again" not in said.getvalue()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
 from salvor.errors import CannotError, SalvorError
-from salvor.files import census, snapshot
+from salvor.files import census, making, snapshot
 from salvor.files.restic import Repository
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def back_up(system: Files) -> Iterator[Progress | Finding]:
-    """Back up what is live to every repository, side by side, and name those that did not take it. Raises CannotError
-    when none has it.
+    """Back up what is live to every repository, side by side; one that is not there is made. Names those that did not
+    take it, and those that were made although others have earlier backups. Raises CannotError when none has it.
     """
     look = system.place.look()
     if look.live is None or look.is_fenced:
@@ -32,9 +32,13 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
     taken = clock.now()
     said: queue.Queue[tuple[str, Progress | BaseException | None]] = queue.Queue()
 
+    made: list[Repository] = []
+
     def work(repository: Repository) -> None:
         ended: BaseException | None = None
         try:
+            if making.make(repository):
+                made.append(repository)
             for progress in repository.back_up(look.path, system.name, taken, contents):
                 said.put((repository.name, progress))
         except BaseException as error:  # noqa: BLE001  told below, in the thread that asked
@@ -65,8 +69,22 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
         )
     for name, reason in reasons.items():
         yield Finding(system.name, "backup", Level.WARN, f"{name} does not have it", detail=reason)
+    yield from _new(system, made)
     succeeded = len(system.repositories) - len(errors)
     yield Progress(0, None, "", f"{succeeded} of {len(system.repositories)} repositories have it")
+
+
+def _new(system: Files, made: Sequence[Repository]) -> Iterator[Finding]:
+    """Those made now, where others have earlier backups of the tree: an empty folder may wait for its disk."""
+    if not made:
+        return
+    found = snapshot.of_tree(snapshot.ask_all(system.repositories), system.name, system.place.look())
+    earlier = {one.repository for one in found if one.taken < found[0].taken}
+    for one in made:
+        if others := ", ".join(sorted(earlier - {one.name})):
+            figure = f"{one.name} was empty, and a new repository was made there"
+            detail = f"{others} has earlier backups; see that the disk of {one.location} is mounted, where it has one"
+            yield Finding(system.name, "backup", Level.WARN, figure, detail=detail)
 
 
 def redundancy(system: Files) -> Iterator[Change]:

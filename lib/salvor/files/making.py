@@ -19,8 +19,10 @@ _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 """Who makes a repository at a location."""
 
 
-def make(repository: Repository) -> None:
-    """Make the repository, unless there is one. Raises CannotError when it can be neither read nor made."""
+def make(repository: Repository) -> bool:
+    """Make the repository, unless there is one; whether there was none. Raises CannotError when it can be neither read
+    nor made.
+    """
     try:
         repository.ask("cat", "config")
     except CannotError as error:
@@ -28,6 +30,8 @@ def make(repository: Repository) -> None:
             raise
         with _turns[repository.location]:
             _init(repository)
+        return True
+    return False
 
 
 def _init(repository: Repository) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from salvor import clock, secrets
 from salvor.change import Progress
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.files import locations, making, watching
+from salvor.files import locations, watching
 from salvor.files.census import Count
 from salvor.files.said import (
     INCOMPLETE,
@@ -233,11 +233,10 @@ class Repository:
 
     def back_up(self, path: str, owner: str, taken: datetime, contents: Count) -> Generator[Progress, None, str]:
         """Back `path` up as a backup of the system `owner`; `taken` is the same for all repositories of one run.
-        Makes the repository when there is none. Returns the snapshot's id.
+        Returns the snapshot's id.
 
         Raises CannotError; also when something could not be read: the snapshot is then marked as not whole.
         """
-        making.make(self)
         tags = [f"{TAG}{owner}", f"bytes:{contents.size}", f"files:{contents.entries}"]
         tags += ["sparse"] if contents.sparse else []
         argv = self.argv(
