@@ -67,19 +67,22 @@ def _following(seen: View) -> list[Sighting]:
     ahead = [seen.primary]
     while ahead:
         upstream = ahead.pop()
-        more = [one for one in seen.sightings if one not in (seen.primary, *found) and _follows(one, upstream)]
+        more = [one for one in seen.sightings if one not in (seen.primary, *found) and _follows(one, upstream, seen)]
         found += more
         ahead += more
     return found
 
 
-def _follows(one: Sighting, primary: Sighting) -> bool:
-    if not one.facts or not one.facts.in_recovery or not one.facts.streams_from:
+def _follows(one: Sighting, upstream: Sighting, seen: View) -> bool:
+    """Whether it streams from that member, which may have more addresses than the inventory's, as of a network for
+    replication alone, but none of another member's.
+    """
+    if not one.facts or not one.facts.streams_from or not _may_follow(one, upstream):
         return False
+    server = upstream.member.server
+    others = {each.member.server.address for each in seen.sightings} - {server.address}
     host, _, port = one.facts.streams_from.rpartition(":")
-    server = primary.member.server
-    is_address = re.fullmatch(r"[0-9.]+|.*:.*", host)  # a name may lead anywhere, so only its port is compared
-    return port == str(server.port) and (host == server.address or not is_address) and one.timeline == primary.timeline
+    return port == str(server.port) and host not in others and one.timeline == upstream.timeline
 
 
 def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
@@ -95,7 +98,7 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
             safe="nothing was changed",
             hint="bring the primary back first: inv restore",
         )
-    if _follows(one, primary):
+    if _follows(one, primary, seen):
         return
     server = member.server
     look = server.look()
@@ -107,14 +110,14 @@ def rebuild(seen: View, member: Member, incident: str) -> Iterator[Progress]:
         )
     _require_hot_standby(member, server if server.configuration else primary.member.server)
     lacked_slot = _make_its_slot(primary.member.server, server)
-    if lacked_slot and _may_follow(one, primary) and (yield from _comes_to_follow(one, primary, _RECONNECT_SECONDS)):
+    if lacked_slot and _may_follow(one, primary) and (yield from _comes_to_follow(one, seen, _RECONNECT_SECONDS)):
         return
     if beside.read_marker(look.marker).get(_MARK) != incident:
         yield from _replace(seen, member, incident)
     fence.remove(server)
     yield Progress(0, None, "", "starting it")
     server.start(deadline=300.0)
-    if not (yield from _comes_to_follow(one, primary, _STREAM_SECONDS)):
+    if not (yield from _comes_to_follow(one, seen, _STREAM_SECONDS)):
         raise OutcomeUnknownError(
             f"The standby {server.address}:{server.port} was rebuilt and does not stream after "
             f"{_STREAM_SECONDS:.0f} s.",
@@ -164,8 +167,8 @@ def _connection_to(primary: Sighting, seen: View, member: Member) -> dict[str, s
     for one in order:
         known = one.server.setting("primary_conninfo")
         if known:
-            target = primary.member.server
-            return {**conninfo.conninfo_to_dict(known), "host": target.address, "port": str(target.port)}  # type: ignore[dict-item]
+            told = {name: str(value) for name, value in conninfo.conninfo_to_dict(known).items() if name != "hostaddr"}
+            return {**told, "host": primary.member.server.address, "port": str(primary.member.server.port)}
     raise CannotError(
         f"No member has a primary_conninfo, so it is not known as which role {member.name} may replicate.",
         safe="nothing was changed",
@@ -290,14 +293,17 @@ def _make_its_slot(primary: Server, standby: Server) -> bool:
     return made is not None
 
 
-def _comes_to_follow(one: Sighting, primary: Sighting, seconds: float) -> Generator[Progress, None, bool]:
+def _comes_to_follow(one: Sighting, seen: View, seconds: float) -> Generator[Progress, None, bool]:
     """Wait until the member follows the primary, for so many seconds at most. Raises CannotError when it ended."""
     server = one.member.server
     until = clock.monotonic() + seconds
     while clock.monotonic() < until:
         yield Progress(0, None, "", f"waiting until it follows the primary, {seconds:.0f} s at most")
         try:
-            if _follows(replace(one, facts=ask_facts(server, "postgres")), primary):
+            now = replace(
+                one, look=None, facts=ask_facts(server, "postgres")
+            )  # it may be of another cluster than before
+            if _follows(now, seen.primary, seen):
                 return True
         except psycopg.Error:
             if server.probe()[0] is Reachable.DOWN:

@@ -325,6 +325,13 @@ def test_a_second_standby_takes_over_when_the_first_dies_right_after_its_promoti
     assert is_up(second.observe()) and second.observe().address == "127.0.0.13" and second.missing("c") == set()
 
 
+def known_as(cluster: Cluster, name: str, address: str) -> Postgres:
+    """The same cluster, of which the inventory has another address of a member than replication uses."""
+    settings = cluster.system.settings
+    members = [one.model_copy(update={"address": address} if one.name == name else {}) for one in settings.members]
+    return Postgres("orders-db", settings.model_copy(update={"members": tuple(members)}), cluster.system.context)
+
+
 def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     cluster.write("a", 5)
     cluster.crash("a")
@@ -346,8 +353,12 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
             list(cluster.system.apply(planned[0]))
         assert time.monotonic() - begun < 10.0, "nobody waits for an answer"
         connection.execute("alter system reset hot_standby")
+    own = cluster.server("a").setting("primary_conninfo") or cluster.server("b").setting("primary_conninfo")
+    with (data / "postgresql.auto.conf").open("a") as settings:
+        settings.write(f"primary_conninfo = '{own} hostaddr=127.0.0.13'\n")
     list(cluster.system.apply(planned[0]))
     assert list(cluster.system.redundancy()) == []
+    assert list(known_as(cluster, "b", "127.12").redundancy()) == [], "as of a network for replication alone"
     cluster.write("b", 5)
     kept = cluster.observe().kept
     assert [one.identity for one in kept] == [old]
