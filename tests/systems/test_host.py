@@ -173,9 +173,18 @@ def test_where_rc_local_alone_is_read_at_boot_the_fence_is_in_it_once(old_machin
         host.unfence(identity)
 
 
-def test_the_operator_of_a_local_network_is_told_without_its_card() -> None:
-    seen = fence.read({"came": ["fe80::1%eth0 50000 fe80::2%eth0 22"]})
-    assert (seen.operator, seen.port) == ("fe80::1", 22)
+@pytest.mark.parametrize(
+    ("came", "operator", "port"),
+    [
+        ("fe80::1%eth0 50000 fe80::2%eth0 22", "fe80::1", 22),
+        ("UNKNOWN 65535 UNKNOWN 65535", "", 0),  # over vsock
+    ],
+)
+def test_the_operator_is_told_without_a_card_and_is_nobody_who_came_by_no_network(
+    came: str, operator: str, port: int
+) -> None:
+    seen = fence.read({"came": [came]})
+    assert (seen.operator, seen.port) == (operator, port)
 
 
 def test_a_fence_that_would_lock_everybody_out_is_refused(old_machine: Machine, context: Context) -> None:

@@ -202,7 +202,8 @@ def read(lines: Mapping[str, list[str]]) -> Seen:
     said = lines.get("fence", [])
     came = (lines.get("came") or [""])[0].split()
     stands = True if "stands" in said else None if "hidden" in said else False
-    operator = (came[0].partition("%")[0], int(came[3])) if len(came) == 4 else ()
+    # sshd says UNKNOWN, and port 65535, of what came by no network, as over vsock to a virtual machine.
+    operator = (came[0].partition("%")[0], int(came[3])) if len(came) == 4 and came[0] != "UNKNOWN" else ()
     reached_from = tuple(" ".join(lines.get("from", [])).split())
     return Seen(stands, "written" in said, "kept" in said, *(operator or ("", 0)), reached_from)
 
