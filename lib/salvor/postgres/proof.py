@@ -11,7 +11,7 @@ from psycopg import sql
 
 from salvor import clock, secrets
 from salvor.change import Finding, Level
-from salvor.errors import CannotError
+from salvor.errors import CannotError, SalvorError
 from salvor.postgres import asking, carried, libraries, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import read_marker
@@ -183,7 +183,10 @@ def _lost(facts: Facts, primary: Sighting) -> tuple[float | None, str]:
     there = primary.facts if primary.is_fenced else None
     if there and there.fresh and there.fresh != there.now:
         return _seconds(there.fresh, facts.fresh), "compared with the newest commit of the old primary"
-    commits = missing_commits(primary, facts.lsn) if primary.is_fenced or not primary.facts else None
+    try:
+        commits = missing_commits(primary, facts.lsn) if primary.is_fenced or not primary.facts else None
+    except SalvorError:
+        commits = None
     if commits is None:
         return None, "what the primary had more cannot be told; everything that was archived is there"
     count, last = commits

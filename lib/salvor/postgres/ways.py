@@ -167,7 +167,10 @@ def _ended_before(primary: Sighting, moment: datetime) -> bool:
     if primary.reachable is not Reachable.DOWN or not primary.look or not primary.look.control:
         return False
     since = read_lsn(primary.look.control["Latest checkpoint's REDO location"])
-    _, last = missing_commits(primary, since) or (0, None)
+    try:
+        _, last = missing_commits(primary, since) or (0, None)
+    except SalvorError:
+        return False
     return last is not None and last < moment
 
 

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from salvor import clock
 from salvor.change import ABSENT, Change, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import backrest
+from salvor.postgres import backrest, lag
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
@@ -135,7 +136,9 @@ def test_a_split_brain_is_said(cluster: Cluster) -> None:
     assert [dict(change.arguments) for change in cluster.system.redundancy()] == [{"member": "b"}]
 
 
-def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(cluster: Cluster) -> None:
+def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.write("a", 5)
     with cluster.server("b").session(writes=True) as connection:
         connection.execute("alter system set primary_conninfo = ''")
@@ -150,6 +153,10 @@ def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(cluster: C
     assert way.possible and way.loses and 1.0 < way.loses < 30.0 and "20 commits more" in way.why
     way = cluster.way("failover", Wish(rpo=0.5))
     assert not way.possible and "more than the service may lose" in way.why
+    with monkeypatch.context() as hurried:
+        hurried.setattr(lag, "_READ_SECONDS", 0.001)
+        damaged = Wish(rpo=30.0, live_is_sound=False, damaged_at=clock.now())
+        assert cluster.way("physical", damaged).possible, "too much WAL to read closed this one too"
     wal = cluster.sandbox.data("a") / "pg_wal"
     for segment in wal.glob("0000000?????????????????"):
         segment.rename(segment.with_name(segment.name + ".elsewhere"))
