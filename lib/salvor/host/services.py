@@ -129,6 +129,7 @@ look() {
         if [ "$lost" ]; then echo "service $1 pm2 lost" $lost; else echo "service $1 pm2 saved"; fi
         return
     fi
+    [ "$said" != dead ] || silent="pm2 does not answer: no daemon of $home runs, and its dump.pm2 does not name $1"
     if [ "$silent" = none ] && said=$(rc_local_of "$1"); then
         silent="rc.local $(process_of "$1" | tr '\n' ' ')| $said"
     fi
@@ -188,7 +189,8 @@ _SETTLES = 3.0
 class Service:
     """A service, who runs it, and how it is: running, starting, stopped, failed, absent or unknown. `run` names the run
     that goes on (an id or a process), so that a restart can be told; empty when there is none, or it cannot be told.
-    `line` is the one of /etc/rc.local that starts it, when nothing else does.
+    `line` is the one of /etc/rc.local that starts it, when nothing else does; or what is known of a manager that is
+    there and does not answer.
     """
 
     name: str
@@ -214,9 +216,9 @@ def read(lines: Mapping[str, list[str]]) -> tuple[Service, ...]:
 
 
 def _service(name: str, manager: str, said: str = "") -> Service:
-    if said == _SILENT:
-        state, run = "unknown", ""
-    elif manager == "systemd":
+    if said.startswith(_SILENT):
+        return Service(name, manager, "unknown", line=said)
+    if manager == "systemd":
         values = dict(pair.split("=", 1) for pair in said.split() if "=" in pair)
         state = _SYSTEMD.get(values.get("ActiveState", ""), "stopped")
         pid = values.get("MainPID", "0")
@@ -285,7 +287,8 @@ def see_surely(shell: Shell, name: str, environment: Environment = NOTHING, acti
         raise CannotError(
             f"{shell.where} has no service {name!r}: systemd, supervisor, sysvinit, xinetd and pm2 were asked.",
             safe="nothing was changed",
-            hint=f"mend its name in the inventory; what there is, on {shell.where}: systemctl, pm2 ls, ls /etc/init.d",
+            hint="mend its name in the inventory; or, where pm2 lost its list (dump.pm2), start it there by its "
+            f"ecosystem file, then pm2 save; what there is, on {shell.where}: systemctl, pm2 ls, ls /etc/init.d",
         )
     if seen.manager == "rc.local":
         now = f"it runs now (process {seen.run})" if seen.runs else "no process bears its name now"
@@ -303,7 +306,7 @@ def see_surely(shell: Shell, name: str, environment: Environment = NOTHING, acti
         )
     if seen.silent:
         raise CannotError(
-            f"{name} on {shell.where} was not touched: {seen.manager} is there and does not answer.",
+            f"{name} on {shell.where} was not touched: {seen.manager} is there and {seen.line}.",
             safe="nothing was changed",
             hint=_MUTE.get(seen.manager, "start {} there, then the same command again").format(seen.manager),
         )
@@ -366,6 +369,7 @@ WHY = {
 
 _MUTE = {
     "pm2": "there: pm2 ping; where that hangs, kill -9 $(cat ${{PM2_HOME:-~/.pm2}}/pm2.pid): its programs run on "
-    "without it; then the same command again"
+    "without it; where pm2 ls does not list it then: pm2 start its ecosystem file, pm2 save; then the same command "
+    "again"
 }
 """What to do about a manager that does not answer."""

@@ -105,7 +105,7 @@ class Application(OnAMachine, Role):
             return State(Reachable.UNKNOWN, UNSEEN, None, error.what, address=address)
         reachable = {"running": Reachable.UP, "starting": Reachable.UP, "unknown": Reachable.UNKNOWN}
         said = f"{seen.name} is {seen.state}" if seen.state != "unknown" else f"whether {seen.name} runs cannot be told"
-        by = f"{seen.manager} does not answer" if seen.silent else seen.manager
+        by = f"{seen.manager} {seen.line}" if seen.silent else seen.manager
         summary = said + (f" ({by})" if seen.manager != "none" else "")
         return State(
             reachable.get(seen.state, Reachable.DOWN),
