@@ -173,6 +173,13 @@ def test_a_query_that_is_no_sql_says_nothing_of_the_data() -> None:
     assert (finding.level, finding.figure) == (Level.UNKNOWN, "its sql is wrong")
 
 
+def test_a_question_for_which_a_whole_tree_is_read_gets_more_time() -> None:
+    """The newest backup of 200,000 files is not listed and compared within the 5 seconds of a query."""
+    assert Check(name="x", system="media", ask="changed", at_most=0).deadline == 60.0
+    assert Check(name="x", system="media", ask="changed", at_most=0, deadline="2s").deadline == 2.0
+    assert Check(name="x", system="orders-db", sql="select 1", equals=1).deadline == 5.0
+
+
 def test_a_query_without_end_is_unknown_after_its_deadline() -> None:
     check = Check(name="x", system="orders-db", sql="select 1", equals=1, deadline="200ms")
     stop = threading.Event()

@@ -34,6 +34,9 @@ statement that would write.
 _MOST_BYTES = 64 * 1024
 _LIVE = ("live", "route")
 
+_ANSWERING, _READING = 5.0, 60.0
+"""Seconds that an answer may take, and one for which a whole tree is gone through."""
+
 
 class Check(BaseModel):
     """One check: exactly one of `sql` and `ask` (put to `system`), `http`, `tcp` and `command`, and what its answer
@@ -58,7 +61,9 @@ class Check(BaseModel):
     at_least: int | float | None = None
     at_most: int | float | None = None
     equals: bool | int | float | str | None = None
-    deadline: Annotated[float, BeforeValidator(clock.read_duration), Field(gt=0, le=300)] = 5.0
+    deadline: Annotated[float, BeforeValidator(clock.read_duration), Field(gt=0, le=300)] = Field(
+        default_factory=lambda known: _READING if known.get("ask") else _ANSWERING
+    )
 
     @field_validator("http")
     @classmethod
