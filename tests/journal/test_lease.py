@@ -271,8 +271,19 @@ def test_a_mirror_that_hangs_is_waited_for_once(tmp_path: Path, monkeypatch: pyt
         for _ in range(20):
             held.check()
         held.release()
+        assert time.monotonic() - begun < 5
+        assert len(said) == 1
+
+        held = lease(str(tmp_path), "world.things", "here", said.append)
+        held.check()
+        held._store = module._store("s3://mirror/journals", "world.things")  # from now on it hangs
+        begun = time.monotonic()
+        for _ in range(20):
+            held.check()
+        held.release()
     assert time.monotonic() - begun < 5
-    assert len(said) == 1
+    assert "does not say who else works" in said[1] and "still says that kim@here works" in said[2]
+    assert len(said) == 3
 
 
 def test_taking_over_needs_a_mirror_that_has_the_incident(
@@ -356,6 +367,15 @@ def test_what_is_held_with_a_service_goes_with_it(location: str) -> None:
     with pytest.raises(HeldError, match=r"kim@one .* works on shop of world now") as held:
         lease(location, "shop of world", "two", hint="wait for {incident}").claim()
     assert held.value.hint == f"wait for {INCIDENT}"
+    other = lease(location, "shop of world", "two")
+    assert other.holder() is not None
+    first.release()
+    assert other.holder() is None and claim(location, "shop of world", "two") is not None
+    again = lease(location, "world.things", "one")
+    again.check()
+    shop = again.with_it("shop of world", "")
+    assert shop
+    shop.claim(take=True)
     lease(location, "world.things", "two").claim(take=True)
     assert claim(location, "shop of world", "three") is not None
 
