@@ -31,7 +31,7 @@ from salvor.postgres import (
 )
 from salvor.postgres.asking import ask
 from salvor.postgres.backrest import NAME, Repository
-from salvor.postgres.cluster import Member, View
+from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.connection import Operator
 from salvor.postgres.described import require_described
 from salvor.postgres.physical import STAGE
@@ -260,8 +260,22 @@ class Postgres(Archived):
             return None
         holder = seen.holder_of(identity)
         if holder and holder.block:
+            self._require_no_successor(seen, holder)
             fence.remove(holder.member.server)
         return None
+
+    def _require_no_successor(self, seen: View, fenced: Sighting) -> None:
+        """Raises CannotError when a member that was promoted after the fenced one takes writes: both would."""
+        for one in seen.sightings:
+            if not (one.facts and one.writable is not False and one.timeline > fenced.timeline > 0):
+                continue
+            old, new = fenced.member.name, one.member.name
+            raise CannotError(
+                f"{self.name}: {old} stays fenced, as {new} was promoted after it and takes writes: {one.describe()}.",
+                safe=f"nobody writes to {old}, and nothing of either is lost",
+                hint=f"if {new} is to stay: inv incident.close --incident={self.context.incident}, then inv protect "
+                f"rebuilds {old}; if {old}: stop the server of {new}, then the same command again",
+            )
 
     @verb(deadline=_DAY)
     def stage(self, stage: str, **arguments: Any) -> Iterator[Progress | Finding]:

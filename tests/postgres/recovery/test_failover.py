@@ -470,3 +470,18 @@ def test_the_one_that_took_over_is_the_primary_also_when_it_is_lost_or_cannot_be
     assert again.observe().identity == ABSENT
     way = again.way("physical", WISH)
     assert way.arguments and (way.arguments["member"], way.arguments["timeline"]) == ("b", 2)
+
+
+def test_the_fence_of_a_primary_stays_while_one_that_was_promoted_after_it_takes_writes(cluster: Cluster) -> None:
+    """Somebody promoted the standby amid our restore, which is taken back: users would have written to both."""
+    identity = cluster.observe().identity
+    cluster.do("fence", identity=identity)
+    with cluster.server("b").session(writes=True, deadline=30) as connection:
+        connection.execute("select pg_promote()")
+    with pytest.raises(CannotError, match="a stays fenced, as b was promoted after it and takes writes"):
+        cluster.do("unfence", identity=identity)
+    with pytest.raises(psycopg.OperationalError, match="rejects"):
+        cluster.shop("a")
+    cluster.server("b").stop("fast")
+    cluster.do("unfence", identity=identity)
+    cluster.write("a", 1)
