@@ -30,12 +30,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kinds_of_tests: None)
     yield world.make(tmp_path)
 
 
-def recover(place: World, **wishes: str) -> str:
-    session = place.session(**wishes)
-    console.recover(session, Plain(), yes=True)
-    return session.incident.id
-
-
 def everything(root: Path) -> dict[str, str]:
     """Every path below `root` with a digest of its content, mode and time."""
     found = {}
@@ -48,13 +42,13 @@ def everything(root: Path) -> dict[str, str]:
 
 def test_a_damaged_service_comes_back(place: World) -> None:
     place.damage()
-    recover(place)
+    place.recover()
     assert (place.live, place.sign, place.letters, place.kept) == (GOOD, "127.0.0.1", ["declared", "recovered"], [BAD])
 
 
 def test_a_healthy_service_is_left_alone(place: World) -> None:
     before = everything(place.root)
-    recover(place)
+    place.recover()
     assert everything(place.root) == before
 
 
@@ -86,7 +80,7 @@ def test_yes_does_not_stand_for_a_loss_that_room_on_a_disk_would_spare(
     )
     for _ in range(2):
         with pytest.raises(CannotError) as refused:
-            recover(place)
+            place.recover()
         assert said in refused.value.what
         assert f"make room, then the same command; or, to lose that, the same command with --approve={hash_}" in (
             refused.value.hint
@@ -97,16 +91,16 @@ def test_yes_does_not_stand_for_a_loss_that_room_on_a_disk_would_spare(
     assert f"NOTE: {said}" in capsys.readouterr().out
     console.recover(place.session(), Plain(), "isolate", yes=True)  # a fence loses nothing
     with pytest.raises(CannotError, match="lacks room") as refused:
-        recover(place)
+        place.recover()
     assert f"then inv undo --incident={place.journals()[0].lines[0]['incident']}, then" in refused.value.hint
     trouble.order(place.root, "store", "promote", "fail")
     with pytest.raises(CannotError, match="does not want"):
         console.recover(place.session(), Plain(), approve=place.session().plan().hash)
-    recover(place)  # what was read and approved goes on
+    place.recover()  # what was read and approved goes on
     assert place.live == GOOD
     inventory.write_text(described.replace("kind: folder,", "kind: folder, loses: 60, with_room_loses: 5,"))
     place.damage()
-    recover(place)  # within what is allowed
+    place.recover()  # within what is allowed
     assert place.live == GOOD
 
 
@@ -126,7 +120,7 @@ def test_who_reads_that_it_failed_reads_that_nobody_can_write(place: World) -> N
     def failing(verb: str) -> str:
         trouble.order(place.root, "store", verb, "fail")
         with pytest.raises(CannotError, match="does not want") as failed:
-            recover(place)
+            place.recover()
         return failed.value.safe
 
     place.damage()
@@ -135,7 +129,7 @@ def test_who_reads_that_it_failed_reads_that_nobody_can_write(place: World) -> N
     shut = f"store is fenced by now, so nobody can write there: inv undo --incident={incident} takes that back"
     assert [failing(verb) for verb in ("stage", "promote")] == [shut, shut]
     trouble.order(place.root, "store", "demote", "fail")
-    assert recover(place) == incident
+    assert place.recover() == incident
     with pytest.raises(CannotError, match="does not want") as failed:
         aftermath.undo(incident, Plain(), yes=True)
     assert failed.value.safe == "", "what is live takes writes still"
@@ -164,18 +158,18 @@ def test_the_plan_that_was_shown_is_the_plan_that_runs(place: World) -> None:
 
 def test_the_same_command_again_does_nothing(place: World) -> None:
     place.damage()
-    incident = recover(place)
+    incident = place.recover()
     lines = len(place.journals()[0].lines)
-    assert recover(place) == incident
+    assert place.recover() == incident
     assert len(place.journals()[0].lines) == lines
     assert place.letters == ["declared", "recovered"]
 
 
 def test_a_second_disaster_is_a_new_incident(place: World) -> None:
     place.damage()
-    first = recover(place)
+    first = place.recover()
     place.damage()
-    assert recover(place) != first
+    assert place.recover() != first
     assert place.live == GOOD
 
 
@@ -193,7 +187,7 @@ def test_what_was_not_proven_is_not_cut_over(place: World) -> None:
     place.damage()
     (place.store / "backups/b1/data").write_text("also bad\n")
     with pytest.raises(NotProvenError):
-        recover(place)
+        place.recover()
     assert (place.live, place.sign) == (BAD, "10.0.0.1")
     assert place.letters == ["declared", "failed"]
 
@@ -201,7 +195,7 @@ def test_what_was_not_proven_is_not_cut_over(place: World) -> None:
 def test_undo_takes_all_of_it_back(place: World) -> None:
     place.damage()
     before = everything(place.store)
-    incident = recover(place)
+    incident = place.recover()
     aftermath.undo(incident, Plain(), yes=True)
     assert (place.live, place.sign, place.kept) == (BAD, "10.0.0.1", [])
     assert everything(place.store) == before
@@ -211,7 +205,7 @@ def test_undo_takes_all_of_it_back(place: World) -> None:
 
 def test_discard_leaves_only_the_record(place: World) -> None:
     place.damage()
-    incident = recover(place)
+    incident = place.recover()
     aftermath.discard(incident, Plain(), yes=True)
     assert (place.live, place.kept) == (GOOD, [])
     assert sorted(path.name for path in place.store.iterdir()) == ["backups", "fence", "live"]
@@ -223,7 +217,7 @@ def test_discard_leaves_what_another_incident_kept(place: World) -> None:
     incidents = []
     for _ in range(2):
         place.damage()
-        incidents.append(recover(place))
+        incidents.append(place.recover())
     first, second = incidents
     aftermath.discard(second, Plain(), yes=True)
     assert [path.name for path in place.store.glob("kept-*")] == [f"kept-{first}"]
@@ -242,7 +236,7 @@ def test_discard_before_recovery_is_refused(place: World) -> None:
 def test_a_dead_notifier_is_owed_and_stops_nothing(place: World) -> None:
     place.damage()
     (place.root / "post").rmdir()
-    recover(place)
+    place.recover()
     assert place.live == GOOD
     owed = place.journals()[0].of("owed")
     assert owed
@@ -263,8 +257,8 @@ def test_a_second_operator_is_told_who_holds_it(place: World) -> None:
     place.damage()
     first = place.session()
     with first.begin(), pytest.raises(HeldError, match="tester@here"):
-        recover(place)
-    recover(place)
+        place.recover()
+    place.recover()
     assert place.live == GOOD
 
 
@@ -281,7 +275,7 @@ def test_other_arguments_on_an_open_incident_are_refused(place: World) -> None:
 def test_no_way_back_is_said_with_the_reasons(place: World) -> None:
     place.damage()
     with pytest.raises(CannotError, match="no backup nope"):
-        recover(place, source="nope")
+        place.recover(source="nope")
     assert place.live == BAD
 
 
@@ -310,7 +304,7 @@ def test_lines_that_were_cut_off_are_found_in_the_mirror(place: World, monkeypat
     (place.root / "mirror").mkdir()
     monkeypatch.setenv("SALVOR_MIRROR", str(place.root / "mirror"))
     place.damage()
-    incident = recover(place)
+    incident = place.recover()
     aftermath.check_incident(incident, "", Plain())
     journal = place.journals()[0].folder / "journal.jsonl"
     lines = journal.read_bytes().splitlines(keepends=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from salvor import console, cutover, whole_platform
@@ -16,10 +15,6 @@ from salvor.steps import isolate, reroute
 
 from tests import trouble
 from tests.world import BAD, GOOD, World
-
-
-def lines(place: World, *kinds: str) -> list[dict[str, Any]]:
-    return place.journals()[0].of(*kinds)
 
 
 def test_a_verify_that_was_cut_off_proves_nothing(place: World) -> None:
@@ -136,7 +131,7 @@ def test_it_is_back_when_its_checks_pass_through_the_route(
         with pytest.raises(NotProvenError, match="it answers"):
             console.recover(place.session(), Plain(), yes=True)
     assert place.live == GOOD
-    assert bool(lines(place, "recovered")) is (tries < 10)
+    assert bool(place.lines("recovered")) is (tries < 10)
 
 
 def test_a_cluster_that_came_up_again_is_fenced_and_names_its_database_by_then(

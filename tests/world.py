@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import salvor.systems
+from salvor import console
 from salvor.journal import Journal, incidents
 from salvor.session import Session
 from salvor.session.opening import open_session
@@ -82,6 +83,20 @@ class World:
     def session(self, **wishes: Any) -> Session:
         runbook = wishes.pop("runbook", "")
         return open_session("things", Plain(), platform="world", wish=Wish(**wishes), runbook_name=runbook)
+
+    def recover(self, **wishes: Any) -> str:
+        """Bring it back by one command; the incident."""
+        session = self.session(**wishes)
+        console.recover(session, Plain(), yes=True)
+        return session.incident.id
+
+    def lines(self, *kinds: str) -> list[dict[str, Any]]:
+        """Those of the newest journal."""
+        return self.journals()[0].of(*kinds)
+
+    def intents(self, verb: str) -> list[dict[str, Any]]:
+        """What the newest journal says was begun."""
+        return [line for line in self.lines("intent") if line["change"]["verb"] == verb]
 
 
 def make(root: Path, stores: tuple[str, ...] = ("store",)) -> World:

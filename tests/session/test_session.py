@@ -27,12 +27,6 @@ from tests import trouble, world
 from tests.world import BAD, GOOD, World
 
 
-def recover(place: World, **more: Any) -> str:
-    sitting = place.session(**more)
-    console.recover(sitting, Plain(), yes=True)
-    return sitting.incident.id
-
-
 def begun(place: World, **more: Any) -> Session:
     """An incident of which only the first steps are done."""
     sitting = place.session(**more)
@@ -107,13 +101,13 @@ def test_an_incident_that_is_not_there(place: World, incident: str) -> None:
 
 
 def test_an_incident_that_is_over_is_not_gone_on_with(place: World) -> None:
-    incident = recover(place)
+    incident = place.recover()
     aftermath.undo(incident, Plain(), yes=True)
     sitting = opened(place, incident=incident)
     with pytest.raises(CannotError, match=f"{incident} is undone") as refused:
         console.recover(sitting, Plain(), yes=True)
     assert refused.value.hint == "inv restore --service=things --platform=world looks anew"
-    assert recover(place) != incident
+    assert place.recover() != incident
     assert place.live == GOOD
 
 
@@ -133,7 +127,7 @@ def test_old_journals_that_cannot_be_read_hold_nobody_up(place: World, capsys: p
     linked = folder / "20990109T000000Z-things-0009"
     linked.mkdir()
     (linked / FILE).symlink_to("/etc/hostname")
-    recover(place)
+    place.recover()
     assert place.live == GOOD
     assert "It is passed over." in capsys.readouterr().out
 
@@ -149,7 +143,7 @@ def test_an_incident_whose_first_line_is_lost_says_so(place: World) -> None:
 
 
 def test_a_line_that_is_not_ours_is_told_and_stops_nothing(place: World, capsys: pytest.CaptureFixture[str]) -> None:
-    incident = recover(place)
+    incident = place.recover()
     with (place.root / "incidents" / incident / FILE).open("a") as file:
         file.write('{"foo":1}\n')
     aftermath.undo(incident, Plain(), yes=True)
@@ -166,7 +160,7 @@ def test_what_another_version_wrote_is_not_gone_on_with_and_holds_nobody_up(
     with pytest.raises(CannotError, match=r"says what this Salvor does not know: .* 'later'") as refused:
         aftermath.undo(newer.id, Plain(), yes=True)
     assert f"inv incident.check --incident={newer.id}" in refused.value.hint
-    assert recover(place) != newer.id
+    assert place.recover() != newer.id
     assert place.live == GOOD
     assert "'later'. It is passed over." in capsys.readouterr().out
 
@@ -191,7 +185,7 @@ def test_what_counts_is_the_journal_under_the_lock(place: World) -> None:
 def test_an_override_leaves_what_is_on_its_way_as_it_was_pinned(place: World) -> None:
     trouble.order(place.root, "store", "promote", "fail")
     with pytest.raises(CannotError, match="does not want to"):
-        recover(place)
+        place.recover()
     pinned = place.session().incident.decisions
     resumed = place.session(overrides={"promote-without-fence": "its machine is off"})
     assert pinned and resumed.incident.decisions == pinned
@@ -221,7 +215,7 @@ def test_of_two_new_incidents_the_second_is_not_begun(place: World) -> None:
         console.recover(slow, Plain(), yes=True)
     assert "same command again" in refused.value.hint
     assert len(place.journals()) == 1
-    assert recover(place) == quick.incident.id
+    assert place.recover() == quick.incident.id
 
 
 def test_the_lock_is_given_back_whatever_happens(place: World) -> None:
@@ -250,7 +244,7 @@ def test_undo_that_was_approved_is_refused_when_somebody_went_on(place: World, m
     incident = begun(place).incident.id
 
     def while_the_operator_thinks(*arguments: Any, **named: Any) -> str:
-        recover(place)
+        place.recover()
         return "typed at the terminal"
 
     monkeypatch.setattr(aftermath, "approval", while_the_operator_thinks)
@@ -261,7 +255,7 @@ def test_undo_that_was_approved_is_refused_when_somebody_went_on(place: World, m
 
 
 def test_a_system_that_the_inventory_describes_no_more(place: World) -> None:
-    incident = recover(place)
+    incident = place.recover()
     inventory = place.root / "inventory" / "world.yaml"
     described = inventory.read_text()
     inventory.write_text(described.replace("  sign:", "  signpost:").replace("routes: [sign]", "routes: [signpost]"))
@@ -276,7 +270,7 @@ def test_a_system_that_the_inventory_describes_no_more(place: World) -> None:
 def test_what_came_later_is_in_the_way_only_where_it_changed_what_is_live(
     place: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    incident = recover(place)
+    incident = place.recover()
     sitting = place.session().incident
 
     def maintained(name: str) -> str:
@@ -310,7 +304,7 @@ def test_what_came_later_is_in_the_way_only_where_it_changed_what_is_live(
 
 
 def test_discard_is_refused_while_an_undo_is_on_its_way(place: World) -> None:
-    incident = recover(place)
+    incident = place.recover()
     trouble.order(place.root, "store", "unfence", "fail")
     with pytest.raises(CannotError, match="does not want"):
         aftermath.undo(incident, Plain(), yes=True)
@@ -370,7 +364,7 @@ def test_where_the_proof_knows_that_nothing_is_missing_an_old_commit_is_no_loss(
 def test_a_call_that_was_killed_before_it_made_the_record_leaves_it_to_the_next_one(
     place: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    incident = recover(place)
+    incident = place.recover()
     made: list[str] = []
     monkeypatch.setattr(console, "make_record", lambda session, shown: made.append(session.incident.id))
     restore.body(Context(), service="things", platform="world", plan=True)  # type: ignore[attr-defined]
@@ -397,7 +391,7 @@ def test_the_loss_of_what_was_cut_over_before_a_break_counts_with_the_rest(
     trouble.order(two.root, "attic", "promote", "fail")
     with clock.use(lambda: datetime(2026, 1, 1, 0, 10, tzinfo=UTC)):
         with pytest.raises(CannotError, match="does not want"):
-            recover(two)
+            two.recover()
         console.recover(again := two.session(), Plain(), yes=True)
     assert again.resumed and again.incident.placed == {"store", "attic"}
     assert (again.incident.measured["rpo"], again.incident.measured["newest_commit"]) == (
@@ -451,7 +445,7 @@ def test_a_plan_names_no_incident_that_is_never_begun(place: World, capsys: pyte
     console.recover(place.session(), Plain(), plan_only=True)
     assert "New incident of things" in (said := capsys.readouterr().out)
     assert "-things-" not in said
-    assert f"This is incident {recover(place)}." in capsys.readouterr().out
+    assert f"This is incident {place.recover()}." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("how", ["test", "notebook"])
