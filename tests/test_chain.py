@@ -14,10 +14,11 @@ import pytest
 from salvor import clock, console, cutover, whole_platform
 from salvor.change import UNSEEN, Decision, Finding, Level, Reachable, State, WayBack, plan_hash
 from salvor.errors import CannotError, HeldError, NotProvenError, PlanMovedError, UsageError
+from salvor.roles import Restorable
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Restorable, kind
+from salvor.system import kind
 
 from tests import trouble, world
 from tests.world import BAD, GOOD, World

@@ -21,12 +21,12 @@ LIB = ROOT / "lib" / "salvor"
 # What each part may import of ours; a name stands for all that is below it.
 DATA = {"change", "clock", "errors"}
 MAY = {
-    "steps": {"system", "wish", "change", "cutover", "incident", "checks", "clock", "errors", "steps"},
+    "steps": {"roles", "system", "wish", "change", "cutover", "incident", "checks", "clock", "errors", "steps"},
     "runbooks": {"steps"},
-    "system": DATA
-    | {"wish", "backups.audit", "systems"},  # the folder that it finds the kinds in, and no kind by its name
-    "incident": {"system", "wish", "change", "checks", "clock", "errors", "inventory", "journal.learned"},
-    "cutover": {"system", "change", "checks", "incident"},
+    "system": DATA | {"systems"},  # the folder that it finds the kinds in, and no kind by its name
+    "roles": DATA | {"system", "wish", "backups.audit"},
+    "incident": {"roles", "system", "wish", "change", "checks", "clock", "errors", "inventory", "journal.learned"},
+    "cutover": {"roles", "system", "change", "checks", "incident"},
     "journal.learned": {"change"},
     "wish": {"change", "clock"},
     "change": set(),

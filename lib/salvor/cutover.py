@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from salvor.change import ABSENT, UNSEEN, Change, Reachable, Staged, is_within
 from salvor.checks import tells_of_damage
 from salvor.incident import Broken, Incident
-from salvor.system import Application, System
+from salvor.roles import Application
+from salvor.system import System
 
 
 def staged(incident: Incident, broken: Broken) -> Staged | None:

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, Field
 from salvor import clock
 from salvor.change import Change, Reachable, State, Undo
 from salvor.errors import CannotError
-from salvor.system import Outcome, Route, Settings
+from salvor.roles import Route
+from salvor.system import Outcome, Settings
 
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 

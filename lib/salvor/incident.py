@@ -18,7 +18,8 @@ from salvor.change import Change, Decision, Finding, Kept, Level, Reachable, Sta
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
-from salvor.system import FORECAST, Application, Context, Machine, Outbox, Restorable, Route, System, kind
+from salvor.roles import FORECAST, Application, Machine, Outbox, Restorable, Route
+from salvor.system import Context, System, kind
 from salvor.wish import Wish
 
 RESTART = "restart"

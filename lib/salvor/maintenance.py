@@ -21,12 +21,12 @@ from salvor.journal import Journal, brief
 from salvor.journal.brief import FAILED
 from salvor.journal.folders import incidents_folder, operator
 from salvor.plan import Plan, PlannedStep
+from salvor.roles import Restorable
 from salvor.run import Runner
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
 from salvor.show import Shown
 from salvor.steps import Step
-from salvor.system import Restorable
 from salvor.wish import Wish
 
 ARCHIVE = "archive"

@@ -21,10 +21,11 @@ from salvor import clock, console, maintenance
 from salvor.change import Level
 from salvor.errors import SalvorError
 from salvor.journal import Journal
+from salvor.roles import Restorable
 from salvor.session import Session, aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
-from salvor.system import Restorable, System
+from salvor.system import System
 from salvor.wish import Wish
 
 from tests.archive import made

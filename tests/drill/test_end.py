@@ -20,10 +20,10 @@ from salvor.drill import scenes as drill
 from salvor.errors import CannotError, HeldError, NotProvenError, SalvorError, UsageError
 from salvor.journal import Journal
 from salvor.notebook.paper import Paper
+from salvor.roles import Restorable
 from salvor.sandbox import disasters
 from salvor.session import aftermath
 from salvor.show import Plain
-from salvor.system import Restorable
 
 from tests import told, trouble, world
 from tests.faults.test_kill_every_line import in_child
@@ -108,7 +108,7 @@ def test_a_drill_that_cannot_begin_has_a_report_too(place: World) -> None:
 
 
 def test_what_a_drill_leaves_is_found(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("salvor.system.Restorable.side_servers", lambda self: ["process 7 in the stage"])
+    monkeypatch.setattr("salvor.roles.Restorable.side_servers", lambda self: ["process 7 in the stage"])
     with pytest.raises(NotProvenError, match="process 7") as refused:
         rehearse(place)
     assert "what is live was not touched" in refused.value.safe

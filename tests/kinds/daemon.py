@@ -6,7 +6,8 @@ from pathlib import Path
 
 from salvor import system
 from salvor.change import Reachable, State
-from salvor.system import Application, verb
+from salvor.roles import Application
+from salvor.system import verb
 
 
 class Settings(system.Settings):

@@ -16,7 +16,8 @@ from typing import Any
 from salvor import system
 from salvor.change import Backup, Change, Finding, Kept, Level, Progress, Reachable, Staged, State, Undo, WayBack
 from salvor.errors import CannotError
-from salvor.system import Restorable, verb
+from salvor.roles import Restorable
+from salvor.system import verb
 from salvor.wish import Wish
 
 from tests import trouble

@@ -8,7 +8,8 @@ from pathlib import Path
 from salvor import system
 from salvor.change import Change, Finding, Progress, Reachable, State
 from salvor.errors import CannotError
-from salvor.system import Outbox, verb
+from salvor.roles import Outbox
+from salvor.system import verb
 
 from tests import trouble
 

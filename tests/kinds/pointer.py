@@ -8,7 +8,8 @@ from pathlib import Path
 from salvor import system
 from salvor.change import Change, Finding, Progress, Reachable, State, Undo
 from salvor.errors import CannotError
-from salvor.system import Route, verb
+from salvor.roles import Route
+from salvor.system import verb
 
 from tests import trouble
 

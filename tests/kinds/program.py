@@ -13,7 +13,8 @@ from pathlib import Path
 from salvor import system
 from salvor.change import Change, Finding, Progress, Reachable, State
 from salvor.errors import OutcomeUnknownError
-from salvor.system import Application, verb
+from salvor.roles import Application
+from salvor.system import verb
 
 from tests import trouble
 

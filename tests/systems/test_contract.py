@@ -19,7 +19,8 @@ import salvor.systems
 from pydantic import ValidationError
 from salvor.change import Change, Reachable, State, Undo, plan_hash
 from salvor.errors import SalvorError, UsageError
-from salvor.system import Application, Cache, Machine, Outbox, Restorable, Route, Settings, Timetable, kind
+from salvor.roles import Application, Cache, Machine, Outbox, Restorable, Route, Timetable
+from salvor.system import Settings, kind
 
 from tests.systems.conftest import Case
 

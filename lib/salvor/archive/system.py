@@ -13,7 +13,8 @@ from salvor.archive.taking import Company
 from salvor.archive.write import Parts, write
 from salvor.change import Progress
 from salvor.errors import UsageError
-from salvor.system import Restorable, verb
+from salvor.roles import Restorable
+from salvor.system import verb
 
 _DAY = 24 * 3600.0
 

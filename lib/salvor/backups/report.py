@@ -25,9 +25,9 @@ from salvor.inventory import Platform, Service
 from salvor.journal.folders import incidents_folder
 from salvor.maintenance import sitting
 from salvor.prometheus import Metric
+from salvor.roles import Restorable
 from salvor.schedule.moments import read
 from salvor.show import Shown
-from salvor.system import Restorable
 
 _DAYS_KEPT = 30
 _PHYSICAL = ("full", "diff", "incr")

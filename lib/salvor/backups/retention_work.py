@@ -17,8 +17,8 @@ from salvor.inventory import Platform, Service
 from salvor.journal import Journal, brief
 from salvor.journal.folders import incidents_folder
 from salvor.maintenance import sitting, work
+from salvor.roles import Restorable
 from salvor.show import Shown
-from salvor.system import Restorable
 
 
 def carry_out(

@@ -9,7 +9,8 @@ from salvor.checks import Check
 from salvor.errors import UsageError
 from salvor.inventory.located_yaml import Location
 from salvor.inventory.platform import Service
-from salvor.system import Application, Outbox, Restorable, Route, Settings, kind
+from salvor.roles import Application, Outbox, Restorable, Route
+from salvor.system import Settings, kind
 
 Refuse = Callable[[Location, str, str], NoReturn]
 """Raises the error of a place in the inventory: what is wrong, and the mend."""

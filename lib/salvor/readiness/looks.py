@@ -22,8 +22,9 @@ from salvor.incident import new_id
 from salvor.inventory import Platform, Service
 from salvor.journal.folders import incidents_folder
 from salvor.plain import one_line
+from salvor.roles import Outbox, Restorable, Route
 from salvor.ssh.settings import DoorSettings
-from salvor.system import Context, Outbox, Restorable, Route, kind
+from salvor.system import Context, kind
 from salvor.wish import Wish
 
 DEADLINE = 20.0

@@ -9,7 +9,8 @@ from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
 from salvor.checks import tells_of_damage
 from salvor.errors import CannotError
 from salvor.incident import RESTART, Broken, Incident
-from salvor.system import Application, Restorable, System
+from salvor.roles import Application, Restorable
+from salvor.system import System
 
 
 def assess(incident: Incident) -> Iterator[Finding | Decision]:

@@ -9,7 +9,7 @@ from salvor import cutover
 from salvor.change import UNSEEN, Change, Finding, Level, Reachable, Undo, is_within
 from salvor.errors import CannotError
 from salvor.incident import RESTART, Broken, Incident
-from salvor.system import Application, Machine, Restorable
+from salvor.roles import Application, Machine, Restorable
 from salvor.wish import PROMOTE_WITHOUT_FENCE
 
 

@@ -17,7 +17,7 @@ from salvor.host import instances, releases, services
 from salvor.host.releases import Releases
 from salvor.host.services import Service
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
-from salvor.system import Application as Role
+from salvor.roles import Application as Role
 from salvor.system import verb
 
 _TURNING = 90.0

@@ -14,10 +14,10 @@ from salvor.change import UNSEEN, Reachable, State
 from salvor.errors import CannotError, CommandError, NotConvergedError, SalvorError
 from salvor.host import PATH
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
+from salvor.roles import Cache as Role
 from salvor.secrets import SecretReference
 from salvor.ssh.host import refuses
 from salvor.ssh.settings import Address
-from salvor.system import Cache as Role
 from salvor.system import verb
 
 _LOOKING = 8.0

@@ -13,8 +13,9 @@ from salvor.host import facts, fence, health, once, services
 from salvor.host.facts import Facts
 from salvor.host.services import Service
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
+from salvor.roles import Machine
 from salvor.ssh.host import refuses
-from salvor.system import Context, Machine, verb
+from salvor.system import Context, verb
 
 _LOOKING = 8.0
 _WHO_SECONDS = 3.0

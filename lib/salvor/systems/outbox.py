@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from salvor import clock, durable, notifier, secrets, system
+from salvor import clock, durable, notifier, roles, secrets, system
 from salvor.change import Change, Finding, Level, Reachable, State
 from salvor.errors import CannotError, UsageError
 from salvor.messages import Audience, Language, Text, render
@@ -107,7 +107,7 @@ class OutboxSettings(Settings):
         return following
 
 
-class Outbox(system.Outbox):
+class Outbox(roles.Outbox):
     """What was sent is kept as files in the incident's folder: `outbox/MOMENT.CHANNEL.sent` (or `.sending`, `.failed`).
 
     A crash while a message is sent leaves `.sending`: nobody knows whether it went out. It is sent again, and says that

@@ -38,9 +38,10 @@ from salvor.postgres.physical import STAGE
 from salvor.postgres.server import Server
 from salvor.postgres.settings import MemberSettings, PostgresSettings
 from salvor.postgres.site import Site
+from salvor.roles import Machine
 from salvor.shell import Shell
 from salvor.ssh.host import Host
-from salvor.system import Machine, Outcome, verb
+from salvor.system import Outcome, verb
 from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 
 _DAY = 24 * 3600.0

@@ -7,13 +7,14 @@ from typing import Literal
 
 from salvor.change import UNSEEN, Reachable, State
 from salvor.errors import CannotError, SalvorError
+from salvor.roles import Timetable
 from salvor.schedule.crontab import Crontab
 from salvor.schedule.entry import Caller, Entry
 from salvor.schedule.systemd import Systemd
 from salvor.shell import Shell, on_demand
 from salvor.ssh.host import Host
 from salvor.ssh.settings import Address, SshSettings
-from salvor.system import Settings, Timetable, verb
+from salvor.system import Settings, verb
 
 _CONNECTING = 5.0
 

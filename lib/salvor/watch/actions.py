@@ -5,7 +5,8 @@ from __future__ import annotations
 from salvor.change import UNSEEN, Change, Reachable, State, Undo
 from salvor.errors import CannotError
 from salvor.incident import Incident
-from salvor.system import Restorable, System
+from salvor.roles import Restorable
+from salvor.system import System
 from salvor.watch.rules import Action
 
 RECOVER = "recover"

@@ -24,10 +24,10 @@ from salvor.journal import FILE, Journal, brief
 from salvor.journal.folders import incidents_folder, operator
 from salvor.journal.on_disk import held_back
 from salvor.plan import describe
+from salvor.roles import Outbox
 from salvor.run import Runner, Watcher
 from salvor.runbook_files import MAINTENANCE
 from salvor.session import Session
-from salvor.system import Outbox
 from salvor.wish import Wish
 
 PURPOSE = "watch"

@@ -7,7 +7,8 @@ from typing import Any, NoReturn, Protocol
 
 from salvor.checks import Check
 from salvor.inventory.located_yaml import Location
-from salvor.system import Machine, Outbox, Settings, kind
+from salvor.roles import Machine, Outbox
+from salvor.system import Settings, kind
 from salvor.watch.rules import Action, Escalation, Rule
 
 Refuse = Callable[[Location, str, str], NoReturn]
