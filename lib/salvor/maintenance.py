@@ -13,7 +13,7 @@ from salvor.arguments import required
 from salvor.backups.retention import is_ahead
 from salvor.change import Backup, Change, Finding
 from salvor.console import show_plan
-from salvor.errors import CannotError, SalvorError, UsageError, WarnedError
+from salvor.errors import CannotError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident, new_id
 from salvor.inventory import Platform, Service
@@ -285,15 +285,16 @@ def protect(
         raise CannotError(unplanned[0].what, safe="what was planned above is done", hint=unplanned[0].hint)
 
 
-def _redundancy(systems: Sequence[Restorable], shown: Shown) -> tuple[tuple[Change, ...], list[CannotError]]:
+def _redundancy(systems: Sequence[Restorable], shown: Shown) -> tuple[tuple[Change, ...], list[SalvorError]]:
     """What makes these redundant again, and what kept the rest from being planned: a repository that is gone is no
     reason to leave a standby as it is.
     """
-    changes, unplanned = [], []
+    changes: list[Change] = []
+    unplanned: list[SalvorError] = []
     for system in systems:
         try:
             for change in system.redundancy(shown.tell):
                 changes.append(change)
-        except CannotError as error:
+        except (CannotError, OutcomeUnknownError) as error:
             unplanned.append(error)
     return tuple(changes), unplanned
