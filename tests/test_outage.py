@@ -152,6 +152,13 @@ def test_a_note_of_the_outage_that_cannot_be_read_holds_nobody_up(place: World) 
     assert set(restore().values()) == {"back"}
 
 
+def test_an_outage_that_was_worked_on_hours_from_now_is_another_one(place: World) -> None:
+    with clock.use(lambda: datetime(2026, 1, 2, tzinfo=UTC)):
+        outage.goes_on("world", clock.now())
+    with clock.use(lambda: datetime(2026, 1, 1, tzinfo=UTC)):
+        assert outage.begun_at("world") is None, "the clock was stepped back since"
+
+
 def test_damage_was_not_detected_before_it_began_whatever_else_stands_open(place: World) -> None:
     (place.root / "shop").write_text("")
     trouble.order(place.root, "shop", "start", "fail")

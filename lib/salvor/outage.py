@@ -26,7 +26,7 @@ def begun_at(platform: str) -> datetime | None:
     """
     with suppress(OSError, ValueError, UsageError):
         detected, worked = map(clock.read_time, durable.read(_note(platform)).decode().split())
-        if clock.now() <= worked + _SAME_COMMAND:
+        if abs(clock.now() - worked) <= _SAME_COMMAND:
             return detected
     return None
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import psycopg
 import pytest
-from salvor.postgres import connection
+from salvor.postgres import connection, refusal
 from salvor.postgres.connection import Operator
 
 _SSL_REQUEST = 80877103
@@ -96,3 +96,11 @@ def test_english_words_are_left_alone() -> None:
     ):
         connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
     assert str(error.value).endswith(said)
+
+
+def test_who_requires_tls_sends_no_password_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSSLMODE", "require")
+    operator = Operator("salvor", "cmd:echo secret-of-ours")
+    refused = psycopg.OperationalError("connection failed: 치명적오류:  인증을 실패했습니다")
+    with server_that_refuses(S="치명적오류", C="28P01", M="인증을 실패했습니다") as port:
+        assert refusal.meaning(refused, "127.0.0.1", port, "postgres", operator, 3.0) == ""

@@ -67,29 +67,30 @@ def test_undo_after_an_undo_that_failed_and_another_restore_takes_all_of_it_back
     assert not (place.store / "fence").exists()
 
 
-def test_what_nobody_saw_end_is_seen_by_who_goes_on(place: World) -> None:
+def killed_before_the_fence(place: World) -> tuple[str, str]:
+    """The incident, and the key of its fence, which was about to be put up when the operator's process was killed."""
     session = place.session()
     plan = session.plan()
     [fence] = [change for change in plan.changes if change.verb == "fence"]
     with session.begin():
         session.approve(plan, "test")
         session.runner.note("intent", step="isolate", change=fence.to_json())  # and it was killed
+    return session.incident.id, fence.key
+
+
+def test_what_nobody_saw_end_is_seen_by_who_goes_on(place: World) -> None:
+    _, fence = killed_before_the_fence(place)
     place.recover()
     [observed] = place.lines("observed")
-    assert (observed["key"], observed["outcome"]) == (fence.key, "not done")
+    assert (observed["key"], observed["outcome"]) == (fence, "not done")
     assert (place.live, len(place.intents("fence"))) == (GOOD, 2)
 
 
 def test_what_nobody_saw_end_is_seen_undone(place: World) -> None:
-    session = place.session()
-    plan = session.plan()
-    [fence] = [change for change in plan.changes if change.verb == "fence"]
-    with session.begin():
-        session.approve(plan, "test")
-        session.runner.note("intent", step="isolate", change=fence.to_json())  # and it was killed
-    aftermath.undo(session.incident.id, Plain(), yes=True)
+    incident, fence = killed_before_the_fence(place)
+    aftermath.undo(incident, Plain(), yes=True)
     [observed] = place.lines("observed")
-    assert (observed["key"], observed["outcome"]) == (fence.key, "not done")
+    assert (observed["key"], observed["outcome"]) == (fence, "not done")
     assert not (place.store / "fence").exists()
 
 

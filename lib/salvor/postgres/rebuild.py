@@ -300,9 +300,8 @@ def _comes_to_follow(one: Sighting, seen: View, seconds: float) -> Generator[Pro
     while clock.monotonic() < until:
         yield Progress(0, None, "", f"waiting until it follows the primary, {seconds:.0f} s at most")
         try:
-            now = replace(
-                one, look=None, facts=ask_facts(server, "postgres")
-            )  # it may be of another cluster than before
+            # Its control file, as looked at before, may be of another cluster.
+            now = replace(one, look=None, facts=ask_facts(server, "postgres"))
             if _follows(now, seen.primary, seen):
                 return True
         except psycopg.Error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,8 @@ _MEANS = {
     "57P03": "the database system is starting up or is shutting down",
 }
 """SQLSTATEs (PostgreSQL's manual, "Error Codes"), and the English words by which the rest of us knows them."""
+_WITH_OR_WITHOUT_TLS = ("disable", "allow", "prefer")
+"""libpq's settings of PGSSLMODE that take a server at its word (PostgreSQL's manual, "SSL Mode Descriptions")."""
 _BY_ITS_RULES = "28000"
 """What pg_hba.conf says of a connection over TLS that must be without it, among other things."""
 _MENDS = (
@@ -74,7 +77,11 @@ def mend(said: str) -> str:
 
 
 def _sqlstate(address: str, port: int, database: str, operator: Operator, deadline: float) -> str:
-    """Why that server lets nobody in so, as a SQLSTATE; empty when it did, or did not tell."""
+    """Why that server lets nobody in so, as a SQLSTATE; empty when it did, did not tell, or is not to be asked: the
+    password would go there without the proof of who it is that PGSSLMODE requires.
+    """
+    if os.environ.get("PGSSLMODE", "prefer") not in _WITH_OR_WITHOUT_TLS:
+        return ""
     import pg8000.exceptions
     import pg8000.native
 
