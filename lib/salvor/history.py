@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime
 from functools import cached_property
 from itertools import islice
@@ -27,10 +27,17 @@ class History:
         return list(islice(filter(None, brief.newest_first(self._folder, self._platform)), _NEWEST))
 
     @cached_property
+    def _trials(self) -> list[Brief]:
+        """All that proved a backup, and the drills that failed, of every journal: nightly backups write many, and these
+        are rare.
+        """
+        every = filter(None, brief.newest_first(self._folder, self._platform))
+        return [each for each in every if each.proofs or (each.purpose == "drill" and brief.FAILED in each.marks)]
+
+    @cached_property
     def _proofs(self) -> dict[tuple[str, str | None], datetime]:
-        """When each backup was last proven, by every journal: nightly backups write many, and proofs are rare."""
         found: dict[tuple[str, str | None], datetime] = {}
-        for each in filter(None, brief.newest_first(self._folder, self._platform)):
+        for each in self._trials:
             for proof in reversed(each.proofs):
                 found.setdefault((proof.system, proof.backup), proof.at)
         return found
@@ -38,6 +45,12 @@ class History:
     def proven(self, system: str, backup: str) -> datetime | None:
         """When a restore of this backup last passed `verify`; None when it never did."""
         return self._proofs.get((system, backup))
+
+    def failed_drill(self, system: str, way: str, services: Collection[str]) -> str:
+        """The newest drill of these services that failed since a restore of a backup of this system was last proven, or
+        that there was before any was; empty: none. `way` is how its backup comes back.
+        """
+        return brief.last_proof(system, way, (each for each in self._trials if each.service in services))[2]
 
     def last(self, system: str, verb: str) -> float | None:
         """Seconds that this verb took on this system the last time that it was done; None when it never was."""

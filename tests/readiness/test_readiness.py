@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 from salvor import clock, console, prometheus
-from salvor.change import Backup, WayBack
+from salvor.backups import report as backup_report
+from salvor.change import Backup, Finding, Level, WayBack
 from salvor.drill import rehearsal
 from salvor.errors import NotProvenError, UsageError
 from salvor.journal.brief import newest_first
@@ -220,6 +221,11 @@ def test_the_last_proof_of_a_backup_counts_and_of_several_systems_the_oldest(dri
     assert replace(found, backups=(old, missing, backup)).backup == missing
 
 
+def checked() -> Sequence[Finding]:
+    (looked,) = backup_report.look("things", "world", Plain())[0]
+    return looked.findings
+
+
 def test_a_drill_that_failed_since_the_last_proof_is_at_risk(drilled: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Paper, "make", lambda self, folder: "")  # a kernel takes seconds
     data = drilled.store / "backups/b1/data"
@@ -230,6 +236,11 @@ def test_a_drill_that_failed_since_the_last_proof_is_at_risk(drilled: World, mon
     (reason,) = row().reasons
     assert (reason.verdict, reason.hint) == ("at risk", f"inv incident.show --incident={failed}")
     assert reason.text == f"the drill {failed} of store failed, and no restore was proven since"
+    (found,) = (each for each in checked() if each.check == "proven")
+    assert (found.level, found.figure) == (
+        Level.FAIL,
+        f"the drill {failed} failed, and no restore was proven since",
+    ), "inv backups --check said that it is proven"
     (run, *earlier) = (each for each in newest_first(drilled.root / "incidents") if each)
     run.ways["store"] = "failover"
     assert not report._proof(row().backups[0], [run, *earlier]).failed, "it says nothing of the backups"
@@ -237,6 +248,7 @@ def test_a_drill_that_failed_since_the_last_proof_is_at_risk(drilled: World, mon
     with clock.use(lambda: NOON + timedelta(hours=2)):
         rehearsal.run("things", "world", Plain())
     assert row().verdict == "ready"
+    assert {each.level for each in checked() if each.check == "proven"} == {Level.PASS}
 
 
 def test_what_is_down_is_not_ready(drilled: World) -> None:

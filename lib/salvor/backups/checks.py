@@ -49,7 +49,7 @@ class Known:
     """What is known of a system beside its backups: the service's RPO (seconds), its policies (`own`: of single
     repositories), when backups are due, and the backups that the last look saw (by id: when it was seen last).
     `options` is how inv is told whose they are: `--service=shop --platform=shop`. `unread` are the repositories that
-    could not be read now.
+    could not be read now, `failed_drill` the newest drill that failed since a restore was proven.
     """
 
     rpo: float
@@ -60,12 +60,22 @@ class Known:
     earlier: Mapping[str, Backup] = field(default_factory=dict)
     options: str = ""
     unread: tuple[Unread, ...] = ()
+    failed_drill: str = ""
 
 
 def newest_point(backups: Sequence[Backup]) -> datetime | None:
     """The newest moment that can be restored, by backups that are not of a time to come."""
-    good = [one for one in backups if one.usable and not is_ahead(one)]
-    return max((one.window[1] if one.window else one.taken for one in good), default=None)
+    furthest = reaches_furthest(backups)
+    return _end(furthest) if furthest else None
+
+
+def reaches_furthest(backups: Sequence[Backup]) -> Backup | None:
+    """The usable backup that leads to that moment."""
+    return max((one for one in backups if one.usable and not is_ahead(one)), key=_end, default=None)
+
+
+def _end(backup: Backup) -> datetime:
+    return backup.window[1] if backup.window else backup.taken
 
 
 def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Finding]:
@@ -211,6 +221,9 @@ def remembered(backups: Sequence[Backup], known: Known) -> dict[str, Backup]:
 
 def _proven(system: str, good: Sequence[Backup], known: Known) -> Finding:
     proofs = [one.proven for one in good if one.proven]
+    if known.failed_drill:
+        figure = f"the drill {known.failed_drill} failed, and no restore was proven since"
+        return Finding(system, PROVEN, Level.FAIL, figure, detail=f"inv incident.show --incident={known.failed_drill}")
     limit, by_hand = clock.write_duration(known.expect.proven), f"inv restore --test {known.options}".rstrip()
     if not proofs:
         return Finding(system, PROVEN, Level.WARN, "no restore of any of these was ever proven", limit, by_hand)

@@ -122,7 +122,7 @@ def _look(system: Restorable, incident: Incident, history: History, memory: _Mem
     found: list[Finding] = []
     try:
         backups = [replace(one, proven=history.proven(system.name, one.id)) for one in system.backups()]
-        known = replace(known, unread=tuple(system.unread))
+        known = replace(known, unread=tuple(system.unread), failed_drill=_failed_drill(backups, incident, history))
         found += backup_checks.judge(system.name, backups, known)
     except SalvorError as error:
         found.append(Finding(system.name, AGE, Level.UNKNOWN, "the backups cannot be listed", detail=error.what))
@@ -137,6 +137,15 @@ def _look(system: Restorable, incident: Incident, history: History, memory: _Mem
     except SalvorError as error:
         found.append(Finding(system.name, audit.INTEGRITY, Level.UNKNOWN, "not looked at", detail=error.what))
     return Looked(system.name, known, backups, found, rooms)
+
+
+def _failed_drill(backups: Sequence[Backup], incident: Incident, history: History) -> str:
+    """The newest drill that failed since a restore of one of them was proven."""
+    backup = backup_checks.reaches_furthest(backups)
+    if backup is None:
+        return ""
+    services = [one.name for one in incident.platform.services.values() if backup.system in one.systems]
+    return history.failed_drill(backup.system, backup.way, services)
 
 
 def _newest_size(backups: Sequence[Backup], room: Room) -> int:

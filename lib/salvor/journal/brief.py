@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -123,6 +123,21 @@ def newest_first(folder: Path, platform: str = "") -> Iterator[Brief | None]:
         found = _PLATFORM.search(content)
         if not (wanted and found) or found[1] == wanted:
             yield _tell(content)
+
+
+def last_proof(system: str, way: str, runs: Iterable[Brief]) -> tuple[Brief | None, datetime | None, str]:
+    """Of `runs`, the newest first: the run that last proved a restore of a system, when, and the newest drill that
+    failed since (empty: none did). `way` is how a backup of the system comes back: a standby that was promoted proves
+    no backup, nor does its drill that failed say anything of one.
+    """
+    failed = ""
+    for run in runs:
+        for proof in reversed(run.proofs):
+            if proof.system == system and proof.backup:
+                return run, proof.at, failed
+        if run.purpose == "drill" and FAILED in run.marks and run.ways.get(system, way) == way:
+            failed = failed or run.incident
+    return None, None, failed
 
 
 def service_of(incident: str) -> str:

@@ -180,18 +180,11 @@ def _row(platform: Platform, service: Service, seen: Seen, runs: Sequence[Brief]
 
 
 def _proof(newest: Newest, runs: Iterable[Brief]) -> Proof:
-    """The newest proof of a system. A standby that was promoted proves no backup, nor does its drill that failed say
-    anything of one.
-    """
-    system, failed = newest.system, ""
-    for run in runs:
-        for proof in reversed(run.proofs):
-            if proof.system == system and proof.backup:
-                age = clock.age(proof.at).total_seconds()
-                return Proof(system, proof.at, age, run.incident, run.purpose, failed)
-        if run.purpose == "drill" and brief.FAILED in run.marks and run.ways.get(system, newest.way) == newest.way:
-            failed = failed or run.incident
-    return Proof(system, failed=failed)
+    """The newest proof of a system."""
+    run, at, failed = brief.last_proof(newest.system, newest.way, runs)
+    if run is None or at is None:
+        return Proof(newest.system, failed=failed)
+    return Proof(newest.system, at, clock.age(at).total_seconds(), run.incident, run.purpose, failed)
 
 
 def _proof_ages(platform: Platform, service: Service) -> dict[str, float]:
