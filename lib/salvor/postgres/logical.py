@@ -81,7 +81,8 @@ def unless_shared(system: Postgres, seen: View, found: list[WayBack]) -> list[Wa
     ]
     if not others:
         return found
-    why = f"{', '.join(sorted(others))} share the cluster and work: this way would take them back too"
+    shares = "shares the cluster and works" if len(others) == 1 else "share the cluster and work"
+    why = f"{', '.join(sorted(others))} {shares}: this way would take {'it' if len(others) == 1 else 'them'} back too"
     return [way.closed(why) if way.possible or way.name == "physical" else way for way in found]
 
 
