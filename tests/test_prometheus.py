@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from salvor import prometheus, secrets
+from salvor.errors import CannotError, UsageError
 from salvor.prometheus import Metric
 
 AGE = Metric(
@@ -47,3 +48,25 @@ def test_a_file_of_figures_can_be_read_by_the_exporter(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
     assert path.read_text() == prometheus.text([AGE])
     assert [one.name for one in tmp_path.iterdir()] == ["salvor.prom"]
+
+
+def test_figures_of_another_platform_or_command_and_what_are_none_are_not_written_over(tmp_path: Path) -> None:
+    def checked(command: str, platform: str, **labels: str) -> Metric:
+        return Metric(f"salvor_{command}_checked_timestamp_seconds", "When.", [({"platform": platform, **labels}, 1)])
+
+    path = tmp_path / "salvor.prom"
+    prometheus.write(path, [checked("backup", "shop", system="a"), checked("backup", "shop", system="b")])
+    before = path.read_text()
+    for other in (checked("backup", "store"), checked("readiness", "shop")):
+        with pytest.raises(CannotError, match="holds the backup figures of shop, which would be gone") as refused:
+            prometheus.write(path, [other])
+        assert refused.value.hint.endswith(f"rm {path}")
+    assert path.read_text() == before
+    prometheus.write(path, [checked("backup", "shop", system="b")])
+    assert '"a"' not in path.read_text(), "a system that is described no more"
+    path.write_text("systems:\n")
+    with pytest.raises(CannotError, match="holds what is no figures of Salvor"):
+        prometheus.write(path, [checked("backup", "shop")])
+    with pytest.raises(UsageError, match="those of its other services would be gone") as asked:
+        prometheus.check_file(str(path), "orders")
+    assert asked.value.safe == f"{path} is as it was"

@@ -19,7 +19,7 @@ from salvor.backups.checks import CHECKS, Known
 from salvor.backups.policy import Expect
 from salvor.backups.report import Looked
 from salvor.change import Backup, Finding, Level
-from salvor.errors import CannotError
+from salvor.errors import CannotError, UsageError
 from salvor.show import Plain
 
 RULES = Path(monitoring.__file__).parent / "salvor.rules.yaml"
@@ -98,6 +98,8 @@ services: {{shop: {{rto: 5m, rpo: 1d, systems: [media]}}}}
         backup_report.report("", "place", Plain(said), prometheus=str(tmp_path / "none/salvor.prom"))
     assert "FAIL    media: integrity: not there" in said.getvalue()
     assert "1 system: 1 failed, 2 unknown." in said.getvalue()
+    with pytest.raises(UsageError, match="leave out --service"):
+        backup_report.report("shop", "place", Plain(said), prometheus=str(tmp_path / "salvor.prom"))
 
 
 def test_every_rule_asks_for_what_is_written_and_is_tested() -> None:

@@ -416,6 +416,9 @@ def test_machines_are_told_a_line_a_service(found: Report, capsys: pytest.Captur
 def test_prometheus_gets_figures(found: Report, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     telling.run("world", "", Plain(), figures=str(tmp_path / "salvor.prom"))
     said = (tmp_path / "salvor.prom").read_text()
+    with pytest.raises(UsageError, match="leave out --service"):
+        telling.run("world", "things", Plain(), figures=str(tmp_path / "salvor.prom"))
+    assert (tmp_path / "salvor.prom").read_text() == said, "the other services' figures were gone"
     assert "verdict" in capsys.readouterr().out, "the table is told too"
     labels = '{platform="world",service="things"}'
     assert f"salvor_readiness_verdict{labels} 0.0\n" in said

@@ -18,13 +18,12 @@ from salvor.backups.audit import Room
 from salvor.backups.checks import AGE, ORDER, Due, Known
 from salvor.backups.policy import BackedUpSettings, Expect
 from salvor.change import Backup, Finding, Level
-from salvor.errors import CannotError, NotProvenError, SalvorError, WarnedError
+from salvor.errors import NotProvenError, SalvorError, WarnedError
 from salvor.history import History
 from salvor.incident import Incident
 from salvor.inventory import Platform, Service
 from salvor.journal.folders import incidents_folder
 from salvor.maintenance import sitting
-from salvor.prometheus import Metric
 from salvor.roles import Restorable
 from salvor.schedule.moments import read
 from salvor.show import Shown
@@ -47,10 +46,13 @@ class Looked:
 def report(service: str, platform: str, shown: Shown, *, deep: bool = False, prometheus: str | bool = "") -> None:
     """Look and say what was found; `prometheus`: True prints the metrics instead, a path writes them there too.
 
-    Raises as `verdict` does, but not where the metrics were asked for on standard output: they tell it.
+    Raises as `verdict` does, but not where the metrics were asked for on standard output: they tell it. Raises as the
+    file's `prometheus.check_file` and `prometheus.write` do.
     """
     from salvor.backups import metrics as backup_metrics
 
+    if isinstance(prometheus, str):
+        metrics.check_file(prometheus, service)
     looks, unkept = look(service, platform, shown, deep=deep)
     figures = backup_metrics.metrics(platform, looks, clock.now()) if prometheus else []
     if prometheus is True:
@@ -62,19 +64,8 @@ def report(service: str, platform: str, shown: Shown, *, deep: bool = False, pro
     if unkept:
         shown.tell(f"This look was not remembered, so the next one cannot compare with it: {unkept}")
     if prometheus:
-        _write(figures, Path(str(prometheus)).absolute())  # last: what is wrong was said, also where this fails
+        metrics.write(Path(prometheus).absolute(), figures)  # last: what is wrong was said, also where this fails
     verdict(looks, platform)
-
-
-def _write(figures: Sequence[Metric], path: Path) -> None:
-    try:
-        metrics.write(path, figures)
-    except OSError as error:
-        raise CannotError(
-            f"The figures cannot be written to {path}: {error.strerror}.",
-            safe="the ones of before are as they were",
-            hint=f"ls -ld {path.parent}",
-        ) from error
 
 
 def look(service: str, platform: str, shown: Shown, *, deep: bool = False) -> tuple[list[Looked], OSError | None]:

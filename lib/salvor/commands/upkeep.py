@@ -36,7 +36,7 @@ def backup(c: Context, service: str = "", kind: str = "incr", platform: str = ""
     service="the service, as the inventory names it (with --check, the default is all)",
     check="look for what is wrong with them, of one service or of all; exit code 6: failed, 8: warns",
     deep="with --check: read every byte of them (checksums, pgbackrest verify, restic check --read-data)",
-    prometheus="with --check: print metrics in its text format; --prometheus=FILE writes them for node_exporter",
+    prometheus="with --check: print metrics in its text format; --prometheus=FILE writes them, of all services",
 )
 def backups(
     c: Context,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from salvor import clock, prometheus, show
-from salvor.errors import CannotError, NotProvenError
+from salvor.errors import NotProvenError
 from salvor.prometheus import Metric
 from salvor.readiness import paper, rules
 from salvor.readiness.expected import Expected
@@ -19,6 +19,8 @@ def run(platform: str, service: str, shown: Shown, *, figures: str | bool = Fals
     """Look, and tell it. `figures`: as text for Prometheus, into that file or (True) instead of all else; `report`:
     write the notebook and its page too. Raises NotProvenError when a service is not ready.
     """
+    if isinstance(figures, str):
+        prometheus.check_file(figures, service)
     seen = paper.look(platform, service) if report else None
     found = seen.report if seen else look(platform, service)
     if figures is True:
@@ -26,7 +28,7 @@ def run(platform: str, service: str, shown: Shown, *, figures: str | bool = Fals
     else:
         _tell(found, shown)
     if figures and figures is not True:
-        _write(Path(figures), metrics(found))
+        prometheus.write(Path(figures).absolute(), metrics(found))
     if seen:
         paper.make(seen, shown)
     bad = [row for row in found.rows if row.verdict == rules.NOT_READY]
@@ -40,13 +42,6 @@ def _tell(found: Report, shown: Shown) -> None:
         for row in found.to_json()["rows"]:
             shown.write("readiness", platform=found.platform, **row)
     shown.lines(map(show.clean, lines(found)))
-
-
-def _write(path: Path, figures: Iterable[Metric]) -> None:
-    try:
-        prometheus.write(path, figures)
-    except OSError as error:
-        raise CannotError(f"The figures cannot be written to {path}: {error.strerror}.") from error
 
 
 def lines(report: Report) -> Iterator[str]:
