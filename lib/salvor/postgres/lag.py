@@ -92,7 +92,7 @@ def _what_is_received(standby: Sighting) -> _Received:
     return _Received(read_lsn(begin[1]), facts.received, bool(_COMMIT.search(records[-1])), fresh, is_whole=True)
 
 
-_COMMIT = re.compile(r"desc: COMMIT(?: PREPARED)? (\S+ \S+) UTC")
+_COMMIT = re.compile(r"desc: COMMIT(?:_PREPARED \d+:)? (\S+ \S+) UTC")
 _COMMITS = "--rmgr=Transaction 2>/dev/null | grep -e 'desc: COMMIT' | sed -n -e '$p' -e '$='"
 """Of the records the last commit, and how many there are."""
 _LAST_RECORDS = "2>/dev/null | awk '/desc: COMMIT/ { commit = $0 } { last = $0 } END { print commit; print last }'"

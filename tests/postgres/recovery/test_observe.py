@@ -145,9 +145,17 @@ def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(
         connection.execute("alter system set restore_command = ''")
         connection.execute("select pg_reload_conf()")
     assert until(lambda: not cluster.system.site.view().of("b").facts.streams_from)  # type: ignore[union-attr]
+    primary = cluster.server("a")
+    with primary.session(writes=True) as connection:
+        connection.execute("alter system set max_prepared_transactions = 1")
+    primary.stop("fast")
+    primary.start()
     cluster.write("a", 10)
     time.sleep(1.1)
-    cluster.write("a", 10)
+    cluster.write("a", 9)
+    with cluster.shop("a") as connection:
+        connection.execute("begin; update orders set note = 'paid by two' where id = 4711; prepare transaction 'two'")
+        connection.execute("commit prepared 'two'")
     cluster.crash("a")
     way = cluster.way("failover", Wish(rpo=30.0))
     assert way.possible and way.loses and 1.0 < way.loses < 30.0 and "20 commits more" in way.why
