@@ -144,17 +144,20 @@ def test_an_incident_of_long_ago_or_that_is_undone_or_elsewhere_is_another_outag
     assert things.of("measured")[-1]["rto"] == 0.0
 
 
-def test_a_note_of_the_outage_that_cannot_be_read_holds_nobody_up(place: World) -> None:
+def test_a_note_of_the_outage_that_cannot_be_read_or_written_holds_nobody_up(place: World) -> None:
     destroy(place)
     for damaged in (b"", b"yesterday today\n"):
         outage._note("world").write_bytes(damaged)
         assert outage.begun_at("world") is None
+    outage._note("world").unlink()
+    outage._note("world").mkdir()
     assert set(restore().values()) == {"back"}
 
 
 def test_an_outage_that_was_worked_on_hours_from_now_is_another_one(place: World) -> None:
     with clock.use(lambda: datetime(2026, 1, 2, tzinfo=UTC)):
         outage.goes_on("world", clock.now())
+        assert outage.begun_at("world") and not outage.begun_at("other"), "each platform has its own"
     with clock.use(lambda: datetime(2026, 1, 1, tzinfo=UTC)):
         assert outage.begun_at("world") is None, "the clock was stepped back since"
 

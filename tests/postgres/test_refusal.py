@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -85,6 +86,15 @@ def test_words_that_only_libpq_can_read_stand() -> None:
     ):
         connection.connect("127.0.0.1", port, "postgres", operator, deadline=3.0, writes=False)
     assert said in str(error.value) and "FATAL" not in str(error.value)
+
+
+def test_a_server_that_says_no_more_holds_nobody_up() -> None:
+    refused = psycopg.OperationalError("connection failed: 치명적오류:  인증을 실패했습니다")
+    begun = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        operator, port = Operator("salvor", "cmd:echo secret-of-ours"), mute.getsockname()[1]
+        assert refusal.meaning(refused, "127.0.0.1", port, "postgres", operator, 0.3) == ""
+    assert time.monotonic() - begun < 3.0
 
 
 def test_english_words_are_left_alone() -> None:

@@ -71,7 +71,9 @@ def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(cluster
         connection.execute("select pg_wal_replay_pause()")
     cluster.write("a", 20)
     cluster.crash("a")
-    cluster.recover(cluster.way("failover", WISH), cluster.observe().identity)
+    way = cluster.way("failover", WISH)
+    assert way.loses == 0.0 and "it has every commit that is in the old primary's WAL" in way.why
+    cluster.recover(way, cluster.observe().identity)
     assert is_up(cluster.observe()) and cluster.observe().address == "127.0.0.12"
     assert cluster.missing("b") == set()
 
