@@ -56,12 +56,24 @@ class On:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "shop.yaml").write_text(text.replace("AT", at))
 
-    def inv(self, *words: str, good: bool = True) -> str:
+    def inv(self, *words: str, good: bool = True, platform: str = "shop") -> str:
         environment = {"SALVOR_INVENTORY": "/srv/inventory", "SALVOR_INCIDENTS": "/srv/incidents"}
-        argv = [sys.executable, "-m", "invoke", *words, "--platform=shop"]
+        argv = [sys.executable, "-m", "invoke", *words, f"--platform={platform}"]
         done = self.shell.run(argv, environment=environment, folder=ROOT, deadline=60, check=False)
         assert (done.exit_code == 0) is good, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def is_renamed(self) -> None:
+        """Its inventory has another name since its schedules were installed: they are said, and can be taken away."""
+        folder = self.machine.root / "srv" / "inventory"
+        (folder / "shop.yaml").rename(folder / "store.yaml")
+        said = self.inv("schedule.show", platform="store")
+        assert "those of shop: they run here, and /srv/inventory has no such platform; inv schedule.remove" in said
+        assert "NOT IN THE INVENTORY" in self.inv("schedule.show")
+        self.inv("schedule.remove", "--yes")
+        assert "shop" not in self.inv("schedule.show", platform="store").replace("--service=shop", "")
+        assert "there is no platform 'shop'" in self.inv("schedule.remove", "--yes", good=False)
+        (folder / "store.yaml").unlink()
 
     def shown(self) -> dict[str, dict[str, str]]:
         return {one["name"]: one for one in map(json.loads, self.inv("schedule.show", "--json").splitlines())}
@@ -169,6 +181,8 @@ def test_what_moved_was_changed_by_hand_or_is_not_named_any_more_is_mended(on_sy
         "look": "installed",
         "weekly": "installed",
     }
+    on_systemd.is_renamed()
+    assert not units(on_systemd)
 
 
 def test_timers_of_a_user_need_that_users_systemd_which_may_end_with_the_login(on_systemd: On) -> None:
@@ -212,6 +226,8 @@ def test_the_folder_and_a_run_that_has_not_ended_are_as_they_are(on_systemd: On)
     )
     assert until(lambda: there.installed()["look"].result == "runs now")
     assert there.installed()["look"].last is not None
+    environment = on_systemd.do("cat /proc/$(systemctl show -p MainPID --value salvor-shop.look.service)/environ")
+    assert "HOME=/root" in environment.split("\0"), "restic's cache, and programs of cmd:, look there"
     assert "/srv/100%n i" in on_systemd.do("systemctl show -p WorkingDirectory --value salvor-shop.look.service")
     on_systemd.do("systemctl stop salvor-shop.look.service")
     there.remove("look")
@@ -321,11 +337,16 @@ def test_cron_runs_what_is_due_and_what_was_missed_once(on_cron: On) -> None:
     run_line(on_cron)
     assert "ended" not in json.loads(stamped(on_cron).read_text()), "it was installed now: nothing is due"
     stamped(on_cron).write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
+    local = on_cron.machine.root / "usr/local/bin/crontab"
+    local.write_text('#!/bin/sh\n[ "$SSH_CONNECTION" ] || touch /tmp/asked\nexec /usr/bin/crontab "$@"\n')
+    local.chmod(0o755)
     run_line(on_cron, "tcsh")  # as with SHELL=/bin/tcsh in the crontab
+    local.unlink()
+    assert (on_cron.machine.root / "tmp/asked").exists(), "what is in /usr/local/bin is found, as by systemd"
     ran = stamped(on_cron).read_text()
     assert json.loads(ran)["code"] == 0
     assert on_cron.shown()["look"]["result"] == "success"
     run_line(on_cron)
     assert stamped(on_cron).read_text() == ran, "however often it was missed, it runs once"
-    on_cron.inv("schedule.remove", "--yes")
+    on_cron.is_renamed()
     assert not stamped(on_cron).parent.exists(), "nothing is left of it"

@@ -85,11 +85,29 @@ def test_what_the_inventory_does_not_name_is_neither_installed_nor_run(
 ) -> None:
     describe(tmp_path, "{run: [backup, --service=shop], at: '02:00'}", monkeypatch)
     with pytest.raises(UsageError, match="has no schedule 'weekly' any more") as refused:
-        schedule_work.run_due("shop", "weekly")
+        schedule_work.run_due("shop", "weekly", print)
     assert "schedule.install --platform=shop takes it away" in refused.value.hint
+    with pytest.raises(UsageError, match=r"no platform 'fleet' in .* any more, and cron still runs") as refused:
+        schedule_work.run_due("fleet", "weekly", print)
+    assert "schedule.remove --platform=fleet takes it away" in refused.value.hint
+    said: list[str] = []
+    with clock.use(lambda: NOW):
+        assert schedule_work.run_due("shop", "nightly", said.append) == 0
+    assert "Not begun: nightly runs already, or is not due before 1" in said[0]
+    assert said[1] == "HINT: to do now what it does: inv backup --service=shop --platform=shop"
     (tmp_path / "shop.yaml").write_text(PLATFORM.partition("schedules:")[0])
     with pytest.raises(UsageError, match="'shop' names no schedules"):
         schedule_work.install("shop", Plain(), yes=True)
+
+
+def test_what_of_the_environment_a_schedule_will_lack_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of this shell alone")
+    describe(tmp_path, "{run: [backup, --service=shop], at: '02:00'}", monkeypatch)
+    secret = ("env:SHOP_PASSWORD", "use file:PATH")
+    assert list(schedule_work._only_here(inventory.load("shop"))) == [secret], "nothing of it asks Amazon"
+    monkeypatch.setenv("SALVOR_MIRROR", "s3://records/shop")
+    (_, (names, mend)) = schedule_work._only_here(inventory.load("shop"))
+    assert "AWS_ACCESS_KEY_ID" in names.split(", ") and mend == "write what they say into ~/.aws"
 
 
 @pytest.fixture
@@ -211,4 +229,4 @@ def test_without_systemd_and_cron_the_hint_needs_neither(tmp_path: Path, monkeyp
     said = io.StringIO()
     with pytest.raises(CannotError, match="Neither systemd nor cron"):
         schedule_work.install("shop", Plain(said), plan_only=True)
-    assert "warn    schedules: secrets: env:SHOP_PASSWORD: nothing sets it there" in said.getvalue()
+    assert "warn    schedules: environment: env:SHOP_PASSWORD: nothing sets it there" in said.getvalue()

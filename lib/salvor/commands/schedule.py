@@ -47,7 +47,9 @@ def run(c: Context, name: str, platform: str = "") -> None:
     """Run a schedule if it is due: what cron calls every few minutes."""
     from salvor.schedule import work as schedule_work
 
-    sys.exit(schedule_work.run_due(platform, name))
+    # cron mails what is said, and it would every few minutes
+    tell = print if sys.stdout.isatty() else lambda text: None
+    sys.exit(schedule_work.run_due(platform, name, tell))
 
 
 TASKS = (collection("schedule", show=show, install=install, remove=remove, run=run),)

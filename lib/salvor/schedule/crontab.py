@@ -18,7 +18,10 @@ from salvor.shell import Shell
 
 MINUTES = 5
 """cron looks so often."""
+_BEGINS = re.compile(rb"^# BEGIN Salvor, platform ([a-z0-9-]+): ", re.MULTILINE)
 _SECONDS = 60.0
+_PATH = 'PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/sbin:$PATH"'
+"""cron's own is /usr/bin:/bin alone, or what the crontab says; systemd's has these too."""
 _NO_DAEMON = r"""
 [ -r /proc/1/comm ] || exit 0 # mounted with hidepid: others' processes are not shown
 cat /proc/[0-9]*/comm 2>/dev/null | grep -qxE 'cron|crond|fcron|bcron-sched|busybox' || echo none
@@ -54,6 +57,10 @@ class Crontab:
         if self.shell.run(["sh", "-c", _NO_DAEMON], check=False).stdout.strip() != "none":
             return ""
         return "no cron daemon runs there, so nothing begins them; for example: service cron start"
+
+    def platforms(self) -> set[str]:
+        """The platforms of which anything is installed."""
+        return {one.decode() for one in _BEGINS.findall(self._read())}
 
     def installed(self) -> dict[str, Entry]:
         """What is installed for this platform, by name."""
@@ -94,7 +101,7 @@ class Crontab:
         """cron's line of a schedule; cron makes a newline of `%`, see crontab(5)."""
         given = [f"{key}={value}" for key, value in sorted(self.caller.environment.items())]
         command = self.caller.argv("schedule.run", name, f"--platform={self.caller.platform}")
-        words = shlex.join(["env", *given, *command])  # env: SHELL= of the crontab may be one without NAME=VALUE
+        words = f"env {_PATH} {shlex.join([*given, *command])}"  # env: SHELL= of the crontab may know no NAME=VALUE
         return f"*/{MINUTES} * * * * " + f"cd {shlex.quote(self.caller.folder)} && {words}".replace("%", "\\%")
 
     def _write(self, entries: Mapping[str, tuple[str, tuple[str, ...]]]) -> None:

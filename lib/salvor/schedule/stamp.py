@@ -69,7 +69,7 @@ def run_if_due(caller: Caller, name: str, schedule: Schedule) -> int | None:
     path = Path(caller.stamp(name))
     try:
         durable.make_folder(path.parent)
-        with path.with_suffix(".lock").open("w") as lock:
+        with os.fdopen(os.open(path.with_suffix(".lock"), os.O_WRONLY | os.O_CREAT, 0o600), "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -22,7 +22,7 @@ _SERVICE = """\
 Description=Salvor, platform {platform}: {name}
 [Service]
 Type=oneshot
-UMask=0077
+{user}UMask=0077
 WorkingDirectory={folder}
 {environment}ExecStart={command}
 """
@@ -36,6 +36,7 @@ Persistent=true
 [Install]
 WantedBy=timers.target
 """
+_EVERY = 'cd -- "$1" 2>/dev/null || exit 0; for file in salvor-*.*.timer; do [ ! -e "$file" ] || echo "$file"; done'
 _LIST = 'cd -- "$1" 2>/dev/null || exit 0; for file in salvor-"$2".*.timer; do [ ! -e "$file" ] || echo "$file"; done'
 _OF_THE_USER = 'id -un; echo "${XDG_CONFIG_HOME:-$HOME/.config}"; echo "${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"'
 _TIMER_STATE = "Id,ActiveState,UnitFileState,NeedDaemonReload"
@@ -80,6 +81,11 @@ class Systemd:
     def runs(shell: Shell) -> bool:
         """Whether systemd runs there: sd_booted(3)."""
         return shell.succeeds(["test", "-d", "/run/systemd/system"])
+
+    def platforms(self) -> set[str]:
+        """The platforms of which anything is installed."""
+        listed = self.shell.run(["sh", "-c", _EVERY, "sh", self.folder]).stdout.splitlines()
+        return {file.removeprefix("salvor-").partition(".")[0] for file in listed}
 
     def installed(self) -> dict[str, Entry]:
         """What is installed for this platform, by name."""
@@ -149,7 +155,7 @@ class Systemd:
         platform, folder = self.caller.platform, self.caller.folder.replace("%", "%%")
         service = _SERVICE.format(
             says=_SAYS, entry=entry.write(at, run), platform=platform, name=name, folder=folder,
-            environment=environment, command=command,
+            user="" if self._user else "User=root\n", environment=environment, command=command,
         )  # fmt: skip
         return {"service": service, "timer": _TIMER.format(platform=platform, name=name, at=at)}
 

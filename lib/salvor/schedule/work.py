@@ -13,12 +13,14 @@ from salvor.change import Change, Finding, Level, Undo
 from salvor.errors import UsageError
 from salvor.incident import Incident
 from salvor.inventory import Platform, Service
+from salvor.inventory.platform import is_name
 from salvor.inventory.sections import ENVIRONMENT
 from salvor.journal.folders import incidents_folder
 from salvor.maintenance import sitting, work
 from salvor.schedule import stamp
 from salvor.schedule.entry import Caller, Entry, line
 from salvor.schedule.settings import Schedule
+from salvor.session import Session
 from salvor.show import Shown
 from salvor.systems.schedules import Schedules, SchedulesSettings
 
@@ -39,12 +41,6 @@ def caller(platform: Platform) -> Caller:
     return Caller(platform=platform.name, python=sys.executable, folder=folder, stamps=stamps, environment=environment)
 
 
-def _with_schedules(platform: Platform) -> Platform:
-    """The platform with the system that its schedules are installed in."""
-    settings = SchedulesSettings(kind="schedules", caller=caller(platform))
-    return replace(platform, settings={**platform.settings, _NAME: settings})
-
-
 def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
     """Let run by themselves what the inventory names, as it says, and nothing else of this platform."""
     described = inventory.load(platform)
@@ -57,9 +53,8 @@ def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: st
     wanted = dict(described.schedules)
     for name, one in wanted.items():
         _check_words(name, one.words(platform))
-    for reference in sorted(_of_environment(described)):
-        finding = Finding(_NAME, "secrets", Level.WARN, reference, detail="nothing sets it there; use file:PATH")
-        shown.finding(finding)
+    for name, mend in _only_here(described):
+        shown.finding(Finding(_NAME, "environment", Level.WARN, name, detail=f"nothing sets it there; {mend}"))
     _carry_out(install, described, wanted, shown, plan_only=plan_only, approve=approve, yes=yes)
     if not plan_only:
         shown.tell(f"  take them away: inv schedule.remove --platform={platform}")
@@ -67,7 +62,28 @@ def install(platform: str, shown: Shown, *, plan_only: bool = False, approve: st
 
 def remove(platform: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:
     """Let nothing of this platform run by itself any more."""
-    _carry_out(remove, inventory.load(platform), {}, shown, plan_only=plan_only, approve=approve, yes=yes)
+    _carry_out(remove, _described(platform, shown), {}, shown, plan_only=plan_only, approve=approve, yes=yes)
+
+
+def _described(platform: str, shown: Shown) -> Platform:
+    """The platform; nothing but its name where the inventory has no such platform any more, or it cannot be read, and
+    schedules of it are installed.
+    """
+    try:
+        return inventory.load(platform)
+    except UsageError:
+        alone = Platform(platform, inventory.home(), platform, services={}, settings={})
+        if not is_name(platform) or not _sitting(alone, shown)[1].installed():
+            raise
+        return alone
+
+
+def _sitting(platform: Platform, shown: Shown) -> tuple[Session, Schedules]:
+    """A sitting over a platform's schedules, and the system that they are installed in."""
+    settings = SchedulesSettings(kind="schedules", caller=caller(platform))
+    with_schedules = replace(platform, settings={**platform.settings, _NAME: settings})
+    session = sitting(Service(name=_NAME, rto=0, rpo=0), with_schedules, shown)
+    return session, cast(Schedules, session.incident.system(_NAME))
 
 
 def _carry_out(
@@ -80,8 +96,8 @@ def _carry_out(
     approve: str,
     yes: bool,
 ) -> None:
-    session = sitting(Service(name=_NAME, rto=0, rpo=0), _with_schedules(platform), shown)
-    _warn(cast(Schedules, session.incident.system(_NAME)), shown)
+    session, here = _sitting(platform, shown)
+    _warn(here, shown)
 
     def step(incident: Incident) -> Iterator[Change]:
         system = cast(Schedules, incident.system(_NAME))
@@ -98,6 +114,9 @@ def _carry_out(
 def _warn(system: Schedules, shown: Shown) -> None:
     if detail := system.scheduler.warning():
         shown.finding(Finding(_NAME, "scheduler", Level.WARN, system.scheduler.name, detail=detail))
+    for other in sorted(system.scheduler.platforms() - {*inventory.names(), system.settings.caller.platform}):
+        detail = f"they run here, and {inventory.home()} has no such platform; inv schedule.remove --platform={other}"
+        shown.finding(Finding(_NAME, f"those of {other}", Level.WARN, detail=detail))
 
 
 def _change(
@@ -137,26 +156,31 @@ def _check_words(name: str, words: Sequence[str]) -> None:
         ) from error
 
 
-def _of_environment(platform: Platform) -> set[str]:
-    """The secrets that the inventory takes from the environment, in which a schedule does not run."""
-    found: set[str] = set()
+def _only_here(platform: Platform) -> Iterator[tuple[str, str]]:
+    """What commands of the platform take from the environment, in which a schedule does not run, and what to do: the
+    secrets of the inventory, and what leads into Amazon's storage where that is asked.
+    """
+    texts = {text for document in platform.documents for text in _texts(document.data)}
+    for reference in sorted(text for text in texts if text.startswith("env:")):
+        yield reference, "use file:PATH"
+    places = (*texts, os.environ.get("SALVOR_MIRROR", ""))
+    names = sorted(name for name in os.environ if name.startswith("AWS_"))
+    if names and any(place.startswith("s3://") or place == "route53" for place in places):
+        yield ", ".join(names), "write what they say into ~/.aws"
 
-    def look(value: Any) -> None:
-        if isinstance(value, str) and value.startswith("env:"):
-            found.add(value)
-        for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-            look(inner)
 
-    for document in platform.documents:
-        look(document.data)
-    return found
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in plain data."""
+    if isinstance(value, str):
+        yield value
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from _texts(inner)
 
 
 def show_all(platform: str, shown: Shown) -> None:
     """What runs when, whether it is installed on this machine, and how it ended last."""
-    described = inventory.load(platform)
-    session = sitting(Service(name=_NAME, rto=0, rpo=0), _with_schedules(described), shown)
-    system = cast(Schedules, session.incident.system(_NAME))
+    described = _described(platform, shown)
+    _, system = _sitting(described, shown)
     installed, now = system.installed(), clock.now()
     rows = []
     for name in sorted(described.schedules.keys() | installed.keys()):
@@ -195,8 +219,15 @@ def _state(wanted: Schedule | None, now: Entry | None, platform: str) -> str:
     return "installed" if now.says(wanted.at, wanted.words(platform)) else "NOT AS INSTALLED"
 
 
-def run_due(platform: str, name: str) -> int:
-    """Run a schedule if it is due (cron calls this every few minutes). Returns the exit code: 0 when it was not due."""
+def run_due(platform: str, name: str, tell: Callable[[str], None]) -> int:
+    """Run a schedule if it is due (cron calls this every few minutes), or `tell` when it will be. Returns the exit
+    code: 0 when it was not due.
+    """
+    if platform not in inventory.names():
+        raise UsageError(
+            f"There is no platform {platform!r} in {inventory.home()} any more, and cron still runs its {name!r}.",
+            hint=f"inv schedule.remove --platform={platform} takes it away",
+        )
     described = inventory.load(platform)
     schedules = described.schedules
     if name not in schedules:
@@ -204,4 +235,10 @@ def run_due(platform: str, name: str) -> int:
             f"The platform {platform!r} has no schedule {name!r} any more.",
             hint=f"inv schedule.install --platform={platform} takes it away",
         )
-    return stamp.run_if_due(caller(described), name, schedules[name]) or 0
+    schedule = schedules[name]
+    code = stamp.run_if_due(caller(described), name, schedule)
+    if code is None:
+        following = schedule.calendar.next(clock.now())
+        tell(f"Not begun: {name} runs already, or is not due before {following:%m-%d %H:%M} UTC.")
+        tell(f"HINT: to do now what it does: inv {line(schedule.words(platform))}")
+    return code or 0
