@@ -21,9 +21,17 @@ from salvor.show import Json, Plain
 from salvor.whole_platform import Asked, Result
 
 from tests import trouble
-from tests.test_applications import acts, runs
+from tests.test_applications import acts, recover, runs
 from tests.test_applications import place as place  # the world of services and programs
-from tests.world import GOOD, World
+from tests.world import BAD, GOOD, World
+
+_VALUES = """\
+  values:
+    rto: 5m
+    rpo: 1d
+    systems: [values]
+    checks: [{name: all of it is there, system: values, sql: good, at_least: 3}]
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +63,45 @@ def test_all_that_is_broken_is_brought_back_in_its_order(place: World, capsys: p
     assert "allowed: met" in table[1]
     detected = {Journal.read(each).lines[0]["detected_at"] for each in incidents(place.root / "incidents")}
     assert len(detected) == 1  # whoever waited for the others waited in an outage
+
+
+def stand_on_values(place: World) -> None:
+    """Every program also works on the data of a service `values`, which is broken, and shop dies of that."""
+    values, path = place.root / "values", place.root / "inventory/world.yaml"
+    shutil.copytree(place.store, values)
+    path.write_text(
+        path.read_text()
+        .replace("\nsystems:", f"\nsystems:\n  values: {{kind: folder, root: {values}}}", 1)
+        .replace("uses: [store]", "uses: [store, values]")
+        .replace("depends_on: [things]", "depends_on: [things, values]")
+        + _VALUES
+    )
+    (values / "live/data").write_text(BAD)
+    (place.root / "shop.dies").write_text(str(values / "live/data"))
+
+
+def test_a_program_that_dies_of_what_is_brought_back_next_is_started_in_its_own_turn(place: World) -> None:
+    """Its start failed the database's cutover, and whatever waited for that waited for the same command again."""
+    stand_on_values(place)
+    place.damage()
+    assert restore() == {"things": "back", "values": "back", "shop": "back", "office": "healthy", "rest": "back"}
+    assert all(runs(place).values())
+    (journal,) = [one for one in place.journals() if "-things-" in one.folder.name]
+    assert {line["detail"]: line["outcome"] for line in journal.of("observed")} == {"shop: start": "not done"}
+    told, *_ = [line["finding"] for line in journal.of("finding") if line["finding"]["check"] == "runs"]
+    assert (told["subject"], told["level"]) == ("shop", "warn") and "values: all of it is there" in told["detail"]
+
+
+def test_the_service_of_a_program_that_dies_of_other_data_is_not_back_until_that_is(place: World) -> None:
+    stand_on_values(place)
+    (place.root / "shop").write_text("")
+    for _ in range(2):
+        with pytest.raises(NotProvenError, match=r"shop: runs: no: .*values: all of it is there"):
+            recover("shop")
+    assert place.letters == ["declared", "failed"]
+    (place.root / "values/live/data").write_text(GOOD)
+    recover("shop")
+    assert place.letters == ["declared", "failed", "recovered"]
 
 
 def test_the_same_again_does_nothing_and_counts_no_figure_of_then(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from salvor.change import ABSENT, UNSEEN, Change, Reachable, Staged, is_within
+from salvor.change import ABSENT, UNSEEN, Change, Reachable, Staged, Undo, is_within
 from salvor.checks import tells_of_damage
-from salvor.incident import Broken, Incident
+from salvor.incident import RESTART, Broken, Incident
 from salvor.roles import Application
 from salvor.system import System
 
@@ -92,7 +92,11 @@ def _is_lost_again(incident: Incident, broken: Broken) -> bool:
 def is_done(incident: Incident) -> bool:
     """Whether every broken system is in place again, every program runs, and every route leads there."""
     led = all(incident.observe(route).reachable is Reachable.UP for route in incident.routes)
-    runs = all(incident.observe(application).reachable is Reachable.UP for application in due(incident))
+    runs = all(
+        incident.observe(one).reachable is Reachable.UP
+        or (one.name not in incident.decisions and bool(held_down(incident, one)))
+        for one in due(incident)
+    )
     placed = all(is_in_place(incident, broken) for broken in incident.broken)
     return placed and runs and led and not any(turns(incident))
 
@@ -103,6 +107,25 @@ def due(incident: Incident) -> list[Application]:
     """
     halted = incident.halted | incident.to_halt
     return [one for one in incident.applications if one.name in incident.decisions or one.name in halted]
+
+
+def held_down(incident: Incident, application: Application) -> str:
+    """What of other services' data keeps a program from staying up that this incident has started; empty when nothing
+    does: then it is to be started (again).
+    """
+    tried = incident.outcomes.get(start_of(incident, application).key) in ("unknown", "not done")
+    is_down = incident.observe(application).reachable is Reachable.DOWN
+    return incident.broken_below(application) if tried and is_down and not incident.ahead else ""
+
+
+def start_of(incident: Incident, application: Application) -> Change:
+    """The start of a program that is due."""
+    decision = incident.decisions.get(application.name)
+    if decision is None:
+        why = "it was stopped for the cutover"
+    else:
+        why = "it did not do its work" if decision.way.name == RESTART else incident.observe(application).summary
+    return application.change("start", why=why, undo=Undo("stop"))
 
 
 def turns(incident: Incident) -> Iterator[Change]:

@@ -120,6 +120,10 @@ class Incident(Learned):
         wrong = [found.check for found in self.check_all(theirs, "live") if found.level is Level.FAIL]
         return "; ".join(f"{name}: {check}" for check in wrong)
 
+    def broken_below(self, application: Application) -> str:
+        """What is wrong with the data of other services that a program works on; empty when nothing is."""
+        return "; ".join(filter(None, map(self._fails_at, application.uses)))
+
     @property
     def systems(self) -> list[Restorable]:
         """The systems that the service's data lives in."""
@@ -255,6 +259,12 @@ class Incident(Learned):
             if change.verb == "stop" and isinstance(system, Application):
                 self.to_halt.add(system.name)
         self._foreseen[change.system] = state
+
+    def is_down_after(self, change: Change) -> bool:
+        """Whether a program that was started does not run."""
+        system = self.system(change.system)
+        is_start = isinstance(system, Application) and change.verb == "start"
+        return is_start and self.observe(system).reachable is Reachable.DOWN
 
     def depends(self, system: str, on: str) -> bool:
         """Whether `system` must wait for `on`: a route waits for what it leads to, a program for those of the services

@@ -208,7 +208,7 @@ class Runner:
         """Where an outcome was unknown, note what the world says of it now."""
         still = {change.key for change in left}
         for change in unknown:
-            outcome = "not done" if change.key in still else "done"
+            outcome = "not done" if change.key in still or self.incident.is_down_after(change) else "done"
             self._write("observed", key=change.key, outcome=outcome, detail=describe(change))
 
     def _act(

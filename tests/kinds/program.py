@@ -1,7 +1,8 @@
 """A program for tests: a file that says which run of it goes on, and works on a folder. Each start is another run.
 
 `<path>` holds the run's number, and `hung` behind it when it does not do its work; it is empty when it is stopped.
-Where there is a file `<path>.needs` it names another file, without which it is never healthy.
+Where there is a file `<path>.needs` it names another file, without which it is never healthy; `<path>.dies` one that is
+good, or else it does not stay up.
 `<path>.acts` tells what was done, and what the folder held then.
 """
 
@@ -55,7 +56,10 @@ class Program(Application):
             self._did("start")
             runs = self.settings.path.with_suffix(".acts").read_text().count("start")
             self.settings.path.write_text(f"run-{runs}")
-        needs = self.settings.path.with_suffix(".needs")
+        needs, dies = (self.settings.path.with_suffix(suffix) for suffix in (".needs", ".dies"))
+        if dies.exists() and not Path(dies.read_text()).read_text().startswith("good"):
+            self.settings.path.write_text("")
+            raise OutcomeUnknownError("it does not stay up")
         if await_health and needs.exists() and not Path(needs.read_text()).exists():
             raise OutcomeUnknownError("it was started and is not healthy")
 

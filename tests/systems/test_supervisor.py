@@ -8,10 +8,11 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from salvor import inventory, shell
-from salvor.change import Undo
+from salvor.change import Finding, Level, Progress, Undo
 from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.host import services
 from salvor.incident import Incident
@@ -54,6 +55,7 @@ systems:
     uses: [media]
     starts_within: 1.5
     healthy: {{name: api is well, tcp: "127.0.0.1:1"}}
+  dies: {{kind: application, service: dies, uses: [media]}}
 services:
   media:
     rto: 1h
@@ -128,14 +130,21 @@ def test_a_program_is_not_waited_for_while_data_of_another_service_is_broken_tha
     (tmp_path / "media").mkdir()
     (tmp_path / "shop.yaml").write_text(_SHOP.format(media=tmp_path / "media"))
     monkeypatch.setenv("SALVOR_INVENTORY", str(tmp_path))
+    monkeypatch.setattr(services, "_SETTLES", 0.2)
     platform = inventory.load("shop")
 
-    def told(service: str) -> str:
+    def start(service: str, name: str, **how: Any) -> list[Finding | Progress]:
         incident = Incident("i", platform, platform.service(service), Wish(), "restore", "tester", tmp_path / "i")
-        api = incident.system("api")
+        program = incident.system(name)
+        return list(program.apply(program.change("start", why="-", undo=Undo("stop"), **how)))
+
+    def told(service: str, name: str = "api") -> str:
         with pytest.raises(OutcomeUnknownError) as raised:
-            list(api.apply(api.change("start", why="-", undo=Undo("stop"))))
+            start(service, name)
         return str(raised.value)
 
     assert "not waited for: media: the pictures are there" in told("settings")
     assert "not waited for" not in told("media"), "what it has just brought back was proven"
+    assert "what it works on is broken: media: the pictures are there." in told("settings", "dies")
+    (finding,) = start("media", "dies", await_health=False)  # an undo goes back to what it dies of
+    assert isinstance(finding, Finding) and (finding.check, finding.level) == ("runs", Level.WARN)

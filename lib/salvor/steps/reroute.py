@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterator
 
 from salvor import clock, cutover
-from salvor.change import Change, Finding, Level, Reachable, Undo
+from salvor.change import Change, Finding, Level, Reachable
 from salvor.checks import Check
 from salvor.errors import CannotError
-from salvor.incident import RESTART, Incident
+from salvor.incident import Incident
 
 _RECONNECT_SECONDS = 20.0
 _BETWEEN_TRIES = 0.2
@@ -54,14 +54,15 @@ def reroute(incident: Incident) -> Iterator[Change | Finding]:
         state = incident.observe(application)
         if state.reachable is Reachable.UNKNOWN:
             yield Finding(application.name, "runs", Level.UNKNOWN, detail=state.summary, evidence=state.identity)
+        elif state.reachable is Reachable.DOWN and (wrong := cutover.held_down(incident, application)):
+            is_ours = application.name in incident.decisions
+            moved |= is_ours  # what it serves need not be asked for
+            level = Level.FAIL if is_ours else Level.WARN
+            detail = f"it was started and does not stay up; what it works on is broken: {wrong}"
+            yield Finding(application.name, "runs", level, "no", detail=detail, evidence=state.identity)
         elif state.reachable is Reachable.DOWN:
             moved = True
-            decision = incident.decisions.get(application.name)
-            if decision is None:
-                why = "it was stopped for the cutover"
-            else:
-                why = "it did not do its work" if decision.way.name == RESTART else state.summary
-            yield application.change("start", why=why, undo=Undo("stop"))
+            yield cutover.start_of(incident, application)
     for turn in cutover.turns(incident) if incident.decisions else ():
         moved = True
         yield turn

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from salvor import checks, clock
-from salvor.change import UNSEEN, Level, Reachable, State
+from salvor.change import UNSEEN, Finding, Level, Reachable, State
 from salvor.checks import Check
 from salvor.errors import CannotError, NotConvergedError, OutcomeUnknownError, SalvorError
 from salvor.host import instances, releases, services
@@ -117,12 +117,22 @@ class Application(OnAMachine, Role):
         )
 
     @verb(deadline=180)
-    def start(self, await_health: bool = True) -> None:
+    def start(self, await_health: bool = True) -> Iterator[Finding]:
         """Start it, unless it runs, and wait until it is healthy. Raises CannotError, or NotConvergedError when it
-        does not stay up; OutcomeUnknownError when it runs and is not healthy in time: it may wait for something else
-        that is broken, and the checks of its service tell.
+        does not stay up; OutcomeUnknownError when it runs and is not healthy in time, or does not stay up while
+        another service's data is broken that it works on: the checks of its service tell.
         """
-        self._turn("start")
+        try:
+            self._turn("start")
+        except NotConvergedError as died:
+            if not await_health:
+                yield Finding(self.name, "runs", Level.WARN, "no", detail=died.what)
+            elif lacks := self._lacks():
+                what = f"{died.what.rstrip('.')}; what it works on is broken: {lacks}."
+                raise OutcomeUnknownError(what, safe=died.safe, hint=died.hint) from died
+            else:
+                raise
+            return
         if await_health:
             try:
                 self._wait_until_healthy()
@@ -169,7 +179,7 @@ class Application(OnAMachine, Role):
         while check and (found := checks.run(check, ask=_nobody, where="live")).level is not Level.PASS:
             waited = clock.monotonic() - began
             if lacks is None and waited > _UP_BY_THEN:
-                lacks = "; ".join(filter(None, map(self.context.fails_at, self.settings.uses)))
+                lacks = self._lacks()
             if lacks or waited > self.settings.starts_within:
                 reading = services.WHY.get(self.look().manager, "read its log").format(self.settings.service)
                 why = f"; what it works on is broken, and not waited for: {lacks}" if lacks else ""
@@ -181,6 +191,10 @@ class Application(OnAMachine, Role):
                     hint=f"there: {reading}",
                 )
             time.sleep(_BETWEEN_LOOKS)
+
+    def _lacks(self) -> str:
+        """What is wrong with the data of other services that it works on; empty when nothing is."""
+        return "; ".join(filter(None, map(self.context.fails_at, self.settings.uses)))
 
 
 def _nobody(statement: str, where: str) -> Any:
