@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -51,11 +51,16 @@ def test_a_year_of_nights_leaves_seven_days_four_weeks_twelve_months() -> None:
 def test_a_pause_lets_nothing_go() -> None:
     before = decide([backup(day) for day in (400, 401, 402)], Keep(daily=3))
     assert [one.reasons for one in before] == [("newest good", "daily 1"), ("daily 2",), ("daily 3",)]
+    a_year_apart = [backup(0), backup(52 * 7)]  # in weeks of one number
+    assert list(stays(decide(a_year_apart, Keep(weekly=2)))) == ["20261121-020000", "20251122-020000"]
 
 
 def test_of_several_on_one_day_the_newest_stays_and_the_day_is_that_of_utc() -> None:
     hours = [backup(hour / 24) for hour in range(5)]
     assert list(stays(decide(hours, Keep(daily=2)))) == ["20261121-020000", "20261120-230000"]
+    seoul = timezone(timedelta(hours=9))
+    there = [replace(one, taken=one.taken.astimezone(seoul)) for one in hours]
+    assert stays(decide(there, Keep(daily=2))) == stays(decide(hours, Keep(daily=2)))
 
 
 def test_the_newest_good_and_the_last_proven_stay_whatever_the_policy_says() -> None:
@@ -66,6 +71,8 @@ def test_the_newest_good_and_the_last_proven_stay_whatever_the_policy_says() -> 
     assert found[proven.id] == "last proven", "of the proven ones the newest data"
     assert set(found) == {backup(1).id, backup(2).id, proven.id}
     assert found[backup(1).id] == "nothing newer is good"
+    damaged_since = replace(backup(250), proven=NOW, usable=False)
+    assert stays(decide([backup(2), damaged_since, proven], Keep(yearly=1)))[proven.id] == "last proven"
 
 
 def test_what_another_one_needs_stays_to_the_last() -> None:

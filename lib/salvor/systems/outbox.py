@@ -67,7 +67,7 @@ class Channel(BaseModel):
             return url
         mend = "put the whole URL into a file of mode 600 and write file:PATH here (this value is not shown)"
         parts = urlsplit(url)
-        if parts.scheme.lower() not in (*notifier.WEBHOOKS, *notifier.MAIL):
+        if parts.scheme not in (*notifier.WEBHOOKS, *notifier.MAIL):
             raise ValueError(f"only plain webhooks and mail may stand here, as most other URLs hold a token; {mend}")
         extra = [name for name, _ in parse_qsl(parts.query, keep_blank_values=True) if name not in _HARMLESS]
         if parts.password is not None or extra:
