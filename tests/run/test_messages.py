@@ -22,7 +22,10 @@ from tests import trouble
 from tests.world import BAD, GOOD, World
 
 
-def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_sent", [True, False])
+def test_a_notifier_that_hangs_holds_nobody_and_is_owed(
+    place: World, is_sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(outgoing, "DEADLINE", 0.5)
     monkeypatch.setattr(outgoing, "IN_ORDER", 0.1)
     hanging = trouble.order(place.root, "post", "declared", "hang")
@@ -33,13 +36,15 @@ def test_a_notifier_that_hangs_holds_nobody_and_is_owed(place: World, monkeypatc
     [owed] = place.lines("owed")
     assert owed["what"] == "post: send moment=declared"
     written = len(place.journals()[0].lines)
+    if not is_sent:
+        (place.root / "post").rename(place.root / "closed")
     hanging.unlink()
     for thread in threading.enumerate():
         if thread.name.startswith("message"):
             assert thread.daemon
             thread.join(5)
     assert len(place.journals()[0].lines) == written  # it does not write into a journal that was given back
-    assert place.letters == ["recovered", "declared"]
+    assert place.letters == (["recovered", "declared"] if is_sent else [])
 
 
 def test_messages_on_one_channel_keep_their_order(place: World) -> None:
@@ -63,8 +68,11 @@ def test_nobody_hears_that_it_is_undone_who_heard_of_nothing(place: World, troub
     for moment in ("declared", "recovered"):
         trouble.order(place.root, "post", moment, trouble_with)
     incident = place.recover()
+    is_unknown = trouble_with == "unknown after"
+    why = "whether it was sent is not known" if is_unknown else "it does not want to"
+    assert [line["why"] for line in place.lines("owed")] == [why, why]
     aftermath.undo(incident, Plain(), yes=True)
-    assert ("undone" in place.letters) == (trouble_with == "unknown after")
+    assert ("undone" in place.letters) == is_unknown
 
 
 def test_what_was_owed_is_tried_again(place: World) -> None:

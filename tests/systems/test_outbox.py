@@ -419,7 +419,8 @@ def test_a_secret_url_is_read_when_it_is_used_and_never_shown(
         opened(oncall=oncall("env:PAGER")).send("undone", "oncall", "warning")
     assert "pa55word" not in str(caught.value) and "T0K3N" not in str(caught.value)
     url.unlink()
-    with pytest.raises(CannotError, match="cannot be read"):
+    outbox = opened(oncall=oncall(f"file:{url}", next="lead"), lead=oncall(receiver.url("ok/lead")))
+    with pytest.raises(CannotError, match="cannot be read.*\n.*lead was told instead"):
         outbox.send("recovered", "oncall", "info")
     written = "".join(path.read_text() for path in outbox.folder.iterdir())
     assert "T0K3N" not in written and "pa55word" not in written
