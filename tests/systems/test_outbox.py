@@ -420,7 +420,7 @@ def test_a_secret_url_is_read_when_it_is_used_and_never_shown(
     assert "pa55word" not in str(caught.value) and "T0K3N" not in str(caught.value)
     url.unlink()
     outbox = opened(oncall=oncall(f"file:{url}", next="lead"), lead=oncall(receiver.url("ok/lead")))
-    with pytest.raises(CannotError, match="cannot be read.*\n.*lead was told instead"):
+    with pytest.raises(CannotError, match=r"cannot be read.*\n.*lead was told instead"):
         outbox.send("recovered", "oncall", "info")
     written = "".join(path.read_text() for path in outbox.folder.iterdir())
     assert "T0K3N" not in written and "pa55word" not in written
