@@ -13,7 +13,9 @@ MOST_RUNS = 20
 """The newest runs that are reckoned with: older ones were on other machines, with other code."""
 _STEPS = ("assess", "notify", "isolate", "restore", "verify", "reroute")
 _OF_THE_DATA = ("restore", "verify")
-_NEEDED = ("restore", "verify", "reroute")
+CUTOVER = "reroute"
+"""The step that a rehearsal has not."""
+_NEEDED = (*_OF_THE_DATA, CUTOVER)
 PEOPLE = "planning and approval"
 """What of an RTO was in no step: the plan before the first one, and the people who read it."""
 
@@ -49,7 +51,7 @@ def reckon(runs: Iterable[Brief], ways: Mapping[str, str], size: int) -> Expecte
     """
     alike = [run for run in runs if run.purpose in ("incident", "drill") and _is_alike(run, ways)][:MOST_RUNS]
     steps = [each for name in _STEPS if (each := _step(name, alike, size))]
-    needed = [name for name in _NEEDED if size or name == "reroute"]
+    needed = [name for name in _NEEDED if size or name == CUTOVER]
     if not steps:
         return None
     waits = [max(0.0, rto - sum(run.steps.get(name, 0.0) for name in _STEPS)) for run, rto in _recovered(alike)]

@@ -12,7 +12,7 @@ from datetime import datetime
 from salvor import clock
 from salvor.change import Reachable, State
 from salvor.inventory import Service
-from salvor.readiness.expected import Expected
+from salvor.readiness.expected import CUTOVER, Expected
 from salvor.readiness.looks import Drift, Newest
 
 READY, AT_RISK, NOT_READY = "ready", "at risk", "not ready"
@@ -149,7 +149,10 @@ def in_time(facts: Facts) -> Iterator[Reason]:
         yield Reason(AT_RISK, text, facts.command("drill"))
     if expected.missing:
         text = f"never measured: {', '.join(expected.missing)}; the expected RTO is without it"
-        yield Reason(AT_RISK, text, facts.command("drill"))
+        if expected.missing == (CUTOVER,):
+            yield Reason(AT_RISK, f"{text}, until an incident or a drill of a stand-in measures it: a rehearsal cannot")
+        else:
+            yield Reason(AT_RISK, text, facts.command("drill"))
 
 
 def it_was_proven(facts: Facts) -> Iterator[Reason]:
