@@ -68,6 +68,17 @@ def test_the_next_moments_are_those_of_systemd(zone: str) -> None:
         assert ours == theirs, (form, answer)
 
 
+@pytest.mark.parametrize("zone", ["America/New_York"], indirect=True)
+def test_a_time_that_a_night_lacks_comes_an_hour_later_and_one_that_it_has_twice_once(zone: str) -> None:
+    for form, first, second in (
+        ("02:30", "03-08 07:30", "03-09 06:30"),  # it began at 01:30, an hour too early
+        ("01:30", "11-01 05:30", "11-02 06:30"),
+    ):
+        calendar = moments.read(form)
+        begin = calendar.next(datetime.strptime(f"2026-{first} +0000", "%Y-%m-%d %H:%M %z") - timedelta(hours=3))
+        assert [f"{one:%m-%d %H:%M}" for one in (begin, calendar.next(begin))] == [first, second]
+
+
 def test_the_last_moment_is_the_one_before_the_next(zone: str) -> None:
     base = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
     for form in FORMS:

@@ -64,7 +64,8 @@ class Calendar:
         """Its moments of a day, in their order (UTC)."""
         times = [time(hour, minute) for hour in sorted(self.hours) for minute in sorted(self.minutes)]
         zone = UTC if self.utc else None  # None: what the machine's clock on the wall says
-        return sorted({datetime.combine(day, each, zone).astimezone(UTC) for each in times})
+        # Not astimezone: a time that the night lacks, as clocks go forward, would come an hour too early.
+        return sorted({datetime.fromtimestamp(datetime.combine(day, each, zone).timestamp(), UTC) for each in times})
 
 
 def read(text: str) -> Calendar:
