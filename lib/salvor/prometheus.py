@@ -66,7 +66,7 @@ def write(path: Path, metrics: Iterable[Metric]) -> None:
         raise CannotError(
             f"The figures cannot be written to {path}: {error.strerror}.",
             safe="the ones of before are as they were",
-            hint=f"ls -ld {shlex.quote(str(path.parent))}; df -h {shlex.quote(str(path.parent))}",
+            hint=durable.mend(error, path.parent),
         ) from error
 
 

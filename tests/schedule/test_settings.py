@@ -19,6 +19,8 @@ from salvor.schedule.entry import Caller
 from salvor.schedule.settings import Schedule
 from salvor.show import Plain
 
+from tests.journal.test_journal_faults import fill, mounted
+
 PLATFORM = """\
 systems:
   shop-db:
@@ -174,6 +176,14 @@ def test_one_that_filled_the_disk_was_run_nonetheless(caller: Caller, nightly: S
     with pytest.raises(CannotError, match="cannot be noted") as said:
         stamp.run_if_due(caller, "nightly", nightly)
     assert said.value.safe == "it was not run"
+    path.parent.unlink()
+    path.parent.mkdir()
+    with mounted(path.parent, "-t", "tmpfs", "-o", "size=16k", "tmpfs"):
+        path.write_text(json.dumps({"begun": "2026-01-01T00:00:00+00:00"}))
+        fill(path.parent)
+        with pytest.raises(CannotError, match="No space left on device") as said:
+            stamp.run_if_due(caller, "nightly", nightly)
+    assert said.value.hint.startswith("make room: df -h"), "ls -ld shows nothing of a full disk"
 
 
 def test_one_that_still_runs_is_not_begun_again(caller: Caller, nightly: Schedule) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shlex
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -77,7 +76,7 @@ def run_if_due(caller: Caller, name: str, schedule: Schedule) -> int | None:
             return _run_if_due(caller, path, name, schedule)
     except OSError as error:
         raise CannotError(
-            f"When {name} ran cannot be noted: {error}.", safe="it was not run", hint=f"ls -ld {path.parent}"
+            f"When {name} ran cannot be noted: {error}.", safe="it was not run", hint=durable.mend(error, path.parent)
         ) from error
 
 
@@ -112,5 +111,5 @@ def _note_end(path: Path, begun: datetime, words: Sequence[str], code: int) -> N
         raise CannotError(
             f"{line(words)} was run and ended with exit code {code}; that cannot be noted: {error}.",
             safe="it is not run again before it is due again",
-            hint=f"df -h {shlex.quote(str(path.parent))}",
+            hint=durable.mend(error, path.parent),
         ) from error
