@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -18,7 +18,7 @@ from salvor.host.releases import Releases
 from salvor.host.services import Service
 from salvor.on_a_machine import OnAMachine, OnAMachineSettings
 from salvor.roles import Application as Role
-from salvor.system import verb
+from salvor.system import Outcome, verb
 
 _TURNING = 90.0
 _BETWEEN_LOOKS = 0.2
@@ -117,7 +117,7 @@ class Application(OnAMachine, Role):
         )
 
     @verb(deadline=180)
-    def start(self, await_health: bool = True) -> Iterator[Finding]:
+    def start(self, await_health: bool = True) -> Outcome:
         """Start it, unless it runs, and wait until it is healthy. Raises CannotError, or NotConvergedError when it
         does not stay up; OutcomeUnknownError when it runs and is not healthy in time, or does not stay up while
         another service's data is broken that it works on: the checks of its service tell.
@@ -126,18 +126,17 @@ class Application(OnAMachine, Role):
             self._turn("start")
         except NotConvergedError as died:
             if not await_health:
-                yield Finding(self.name, "runs", Level.WARN, "no", detail=died.what)
-            elif lacks := self._lacks():
+                return iter([Finding(self.name, "runs", Level.WARN, "no", detail=died.what)])
+            if lacks := self._lacks():
                 what = f"{died.what.rstrip('.')}; what it works on is broken: {lacks}."
                 raise OutcomeUnknownError(what, safe=died.safe, hint=died.hint) from died
-            else:
-                raise
-            return
+            raise
         if await_health:
             try:
                 self._wait_until_healthy()
             except NotConvergedError as late:
                 raise OutcomeUnknownError(late.what, safe=late.safe, hint=late.hint) from late
+        return None
 
     @verb(deadline=180)
     def stop(self) -> None:
