@@ -150,11 +150,48 @@ def test_a_fault_that_comes_back_while_its_rule_cools_down_is_people_s(place: Pl
     assert f"again after {place.journals()[1].folder.name}, and cools down until 03:35:10 UTC" in said.getvalue()
     place.say(10)
     place.look(watcher, 630)
+    assert place.look(watcher, 2431).move.kind == "close"
     place.say(90)
-    for seconds in (1900, 2050, 2200):  # it is over: only what acted cools down
+    for seconds in (2440, 2590, 2740):  # only what acted cools down
         assert place.pages == 2
         place.look(watcher, seconds)
     assert place.pages == 0
+
+
+def test_people_are_called_once_for_a_fault_that_comes_and_goes(place: Place) -> None:
+    """Each time that it came back within the cool-down they were called, and told that it is better."""
+    watcher, _ = place.watcher()
+    for begun in range(0, 3600, 600):
+        place.say(90)
+        for seconds in (0, 150, 300):
+            place.look(watcher, begun + seconds)
+        place.say(10)
+        place.look(watcher, begun + 310)
+        watcher, said = place.watcher()  # any watcher goes on
+    called = ["tickets called", "devops called", "lead called"]
+    assert place.calls == ["team acting", "team better", *called]
+    assert "comes and goes: over when it stays good until 04:25:10 UTC" in place.look(watcher, 4000).move.why
+    assert "better" not in place.calls[-1]
+    place.look(watcher, 5111)
+    assert sorted(place.calls[-4:]) == ["devops better", "lead better", "team better", "tickets better"]
+    place.say(90)
+    for seconds in (5120, 5270, 5420):  # another fault is acted on anew
+        place.look(watcher, seconds)
+    assert place.calls[-1] == "team acting" and said.getvalue()
+
+
+def test_a_rule_that_only_calls_calls_once_more_for_what_comes_back_and_then_waits_for_it_to_stay_good(
+    place: Place,
+) -> None:
+    place.write(text=re.sub("    (immediately|then): .*\n", "", PLATFORM))
+    watcher, _ = place.watcher()
+    for begun in range(0, 2400, 400):
+        place.say(90)
+        for seconds in (0, 150, 300):
+            place.look(watcher, begun + seconds)
+        place.say(10)
+        place.look(watcher, begun + 310)
+    assert place.calls.count("devops called") == 2 and place.calls.count("devops better") == 1
 
 
 def test_more_actions_than_an_hour_may_have_are_people_s(place: Place) -> None:
@@ -194,7 +231,7 @@ def test_a_cool_down_longer_than_an_hour_is_kept_behind_an_episode_that_only_cal
         assert place.pages == (2 if begun else 0)
         place.say(10)
         place.look(watcher, begun + 310)
-    assert place.calls.count("devops called") == 2
+    assert place.calls.count("devops called") == 1  # it comes and goes
 
 
 def test_what_cannot_be_told_acts_on_nothing_and_becomes_people_s(place: Place) -> None:

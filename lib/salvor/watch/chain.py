@@ -23,10 +23,10 @@ _HOUR = 3600.0
 @dataclass(frozen=True)
 class Move:
     """`wait`; `act`: carry out a stage, or what is left of it; `escalate`: begin to call people; `call` channels;
-    `close` the episode. `why` is in words.
+    `note` what is seen; `close` the episode. `why` is in words.
     """
 
-    kind: Literal["wait", "act", "escalate", "call", "close"]
+    kind: Literal["wait", "act", "escalate", "call", "note", "close"]
     why: str
     stage: str = ""
     channels: tuple[str, ...] = ()
@@ -55,6 +55,8 @@ def next_move(
         return _left_to_people(rule, words) if is_due else Move("wait", words)
     if told is None:
         return _begin(rule, episodes, sighting, reading)
+    if comes_back(rule, episodes) and (move := _not_over(rule, told, reading)):
+        return move
     if reading.bad is False:
         return Move("close", f"better: {reading.figure}")
     if told.cause == "unknown" and reading.bad:
@@ -68,6 +70,27 @@ def next_move(
     if reading.bad is None:
         return _unknown(rule, sighting, told)
     return _go_on(rule, episodes, told)
+
+
+def comes_back(rule: Rule, episodes: Sequence[Told]) -> bool:
+    """Whether people were called for the open episode, and it began within the cool-down after another one: a fault
+    that comes and goes is one fault, which they hear of once, and which is over when it stays good for as long.
+    """
+    told = open_one(episodes)
+    if told is None or ESCALATE not in told.stages:
+        return False
+    ended = (each.last_at for each in episodes if each is not told and (each.acts or each.calls))
+    return any(at and abs((told.since - at).total_seconds()) < rule.cool_down for at in ended)
+
+
+def _not_over(rule: Rule, told: Told, reading: Reading) -> Move | None:
+    """What follows while it is not over; None: as for every other episode."""
+    if (reading.bad is False) != bool(told.good_since):
+        return Move("note", f"better: {reading.figure}" if not told.good_since else f"good no longer: {reading.figure}")
+    if told.good_since and _since(told.good_since) < rule.cool_down:
+        until = told.good_since + timedelta(seconds=rule.cool_down)
+        return Move("wait", f"it comes and goes: over when it stays good until {until:%H:%M:%S} UTC")
+    return None
 
 
 def left_to_people(rule: Rule, recovery: str) -> Move:

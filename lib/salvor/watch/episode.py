@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from salvor import clock, durable
-from salvor.change import Change
+from salvor.change import Change, Level
 from salvor.errors import CannotError
 from salvor.history import History
 from salvor.incident import Incident, new_id
@@ -33,6 +33,8 @@ from salvor.wish import Wish
 PURPOSE = "watch"
 ACTING = ("immediately", "then")
 ESCALATE = "escalate"
+LOOK = "look"
+"""The step of what was found of the metric."""
 Cause = Literal["bad", "unknown"]
 
 
@@ -69,6 +71,8 @@ class Told:
     is_damaged: bool = False
     """Whether some of it cannot be read: what was done is then not known."""
     last_at: datetime | None = None
+    good_since: datetime | None = None
+    """Since when it is good, of one that is kept open all the same."""
 
     @property
     def done(self) -> str:
@@ -119,6 +123,9 @@ def _tell(lines: list[dict[str, Any]]) -> Told | None:
                 stages[step] = replace(stage, outcomes={**stage.outcomes, line["key"]: line["outcome"]})
             case "outcome" if line["key"] in sent:
                 calls[sent[line["key"]]] = calls[sent[line["key"]]][0], line["outcome"]
+            case "finding" if step == LOOK:
+                is_good = line["finding"]["level"] == Level.PASS
+                told = replace(told, good_since=at if is_good else None)
             case "acknowledged":
                 day = "" if at.date() == clock.now().date() else f"{at:%Y-%m-%d} "
                 told = replace(told, acknowledged=told.acknowledged or f"{line['by']} at {day}{at:%H:%M:%S} UTC")

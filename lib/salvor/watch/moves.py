@@ -18,7 +18,7 @@ from salvor.session import Session
 from salvor.session.opening import open_session
 from salvor.show import Shown
 from salvor.watch import actions
-from salvor.watch.episode import ESCALATE, Cause, Episode, Stage, Told, sitting, tell
+from salvor.watch.episode import ESCALATE, LOOK, Cause, Episode, Stage, Told, sitting, tell
 from salvor.watch.rules import Call
 
 if TYPE_CHECKING:
@@ -69,6 +69,8 @@ class _Maker:
                     self._end(ESCALATE, begun)
                 case "call":
                     self._call(self.seen.move.channels, told)
+                case "note":
+                    self._note(self.seen.finding())
                 case "close":
                     self._close(told)
 
@@ -99,7 +101,7 @@ class _Maker:
 
     def _is_of_no_more_use(self, told: Told) -> bool:
         """Whether a person acknowledged it between the look and the move."""
-        return bool(told.acknowledged and self.seen.move.kind != "close")
+        return bool(told.acknowledged and self.seen.move.kind not in ("note", "close"))
 
     def _words(self, **words: str) -> None:
         assert isinstance(self.episode, Episode)
@@ -108,7 +110,7 @@ class _Maker:
 
     def _note(self, finding: Finding) -> None:
         self.shown.finding(finding)
-        self.session.runner.note("finding", step="look", finding=finding.to_json())
+        self.session.runner.note("finding", step=LOOK, finding=finding.to_json())
 
     # --- act -----------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from salvor.show import Shown
 from salvor.watch import acknowledgement, moves
 from salvor.watch.actions import RECOVER
 from salvor.watch.alerts import Alerts
-from salvor.watch.chain import Move, in_spite_of, left_to_people, looks_back, next_move
+from salvor.watch.chain import Move, comes_back, in_spite_of, left_to_people, looks_back, next_move
 from salvor.watch.episode import Episodes, Told, is_under_way, open_one, write_held
 from salvor.watch.kept import Kept
 from salvor.watch.metrics import Metrics, Reading
@@ -77,7 +77,7 @@ class Watcher:
         episodes = self._episodes.of(name, looks_back(rule))
         reading = self._metrics.read(rule)
         if rule.metric.alert:
-            reading = self._of_that_alert(name, reading, open_one(episodes))
+            reading = self._of_that_alert(name, reading, episodes)
         sighting = self._sightings[name].after(reading.bad, rule.for_)
         escalation = self.platform.escalation.get(rule.escalate or "")
         move = next_move(rule, escalation, episodes, sighting, reading)
@@ -87,9 +87,9 @@ class Watcher:
                 move = left_to_people(rule, recovery)
         return Seen(name, reading, sighting, episodes, move)
 
-    def _of_that_alert(self, name: str, reading: Reading, told: Told | None) -> Reading:
+    def _of_that_alert(self, name: str, reading: Reading, episodes: list[Told]) -> Reading:
         """What is read of an alert, of which an episode may be open: that it ended may not have been said to us."""
-        rule, before = self.platform.watch[name], self._sightings[name]
+        rule, before, told = self.platform.watch[name], self._sightings[name], open_one(episodes)
         alert, labels = rule.metric.alert or "", rule.metric.labels
         deaf_until = clock.now() if before.is_old(rule.for_) else before.unknown_since
         deaf_until = self._deaf_until.setdefault(name, deaf_until)  # from then on this process listens
@@ -101,7 +101,7 @@ class Watcher:
         elif told and (told.is_taken or not self.alerts.is_known) and not self.alerts.is_heard_of(alert, labels):
             return unheard
         anew_at = self.alerts.fires_anew_at(alert, labels)
-        if told and reading.bad and anew_at and told.since < anew_at:
+        if told and reading.bad and anew_at and told.since < anew_at and not comes_back(rule, episodes):
             said = "Alertmanager says that it fires anew, and did not say when it had ended"
             return Reading(False, "it had ended", "", said)
         return reading
