@@ -239,6 +239,7 @@ def test_servers_that_differ_are_shown_and_not_called_done(
     assert state.address == "127.0.0.12" and not state.details["agreed"]
     assert f"{stale.server} leads to 127.0.0.11" in state.summary
     change = system.change_to("127.0.0.12", state)
+    assert system.change_to("127.0.0.12", system.forecast(state, change)) is None
     monkeypatch.setattr(dns, "_POINTING", 0.5)
     with pytest.raises(NotConvergedError, match=f"{stale.server} leads to 127.0.0.11"):
         list(system.apply(change))
