@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from dns import rcode
+from dns.flags import AA
 from dns.message import from_wire, make_response
 from dns.rrset import from_text
 from salvor import authoritative, clock
@@ -391,14 +392,19 @@ def test_a_resolver_that_does_not_answer_holds_nobody_up(opened: Any, monkeypatc
     assert state.reachable is Reachable.UNKNOWN and "gives no answer" in state.summary
 
 
-def test_a_second_hand_answer_is_not_believed(opened: Any) -> None:
-    """A resolver answers from its memory; only servers with authority know what the record says now."""
+@pytest.mark.parametrize("serves", ["nothing", "the zone", "the record"])
+def test_a_second_hand_answer_is_not_believed(opened: Any, serves: str) -> None:
+    """A resolver answers from its memory, and a zone's server may have left the record to others: only servers with
+    authority know what it says now.
+    """
 
     def remember() -> None:
         with listener.accept()[0] as connection:
-            for value in ("ns.sandbox.test. hostmaster.sandbox.test. 1 3600 600 86400 1", "127.0.0.11"):
+            soa = "ns.sandbox.test. hostmaster.sandbox.test. 1 3600 600 86400 1"
+            for about, value in (("the zone", soa), ("the record", "127.0.0.11")):
                 question = from_wire(connection.recv(65536)[2:])
                 answer = make_response(question)
+                answer.flags |= AA if about == serves else 0
                 asked = question.question[0]
                 answer.answer.append(from_text(asked.name, 5, "IN", asked.rdtype, value))
                 wire = answer.to_wire()
