@@ -156,8 +156,10 @@ def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:
         beside.write_marker(copy, {_MARK: incident})
     yield Progress(0, None, "", "stopping what is replaced")
     stop_or_kill(server)
-    if server.shell.exists(kept) and server.look().is_standby:
-        server.shell.run(["rm", "-rf", "--", server.data], deadline=3600.0)  # itself a copy, of this incident too
+    superseded = f"{kept}-again"
+    if server.shell.exists(kept) and server.look().is_standby:  # itself a copy, of this incident too
+        beside.put_away(server, superseded)
+    beside.remove(server, superseded, tablespaces="own")
     beside.swap(server, comes=copy.data, goes=kept)
 
 
@@ -209,7 +211,8 @@ def _wal(server: Server, incident: str) -> list[str]:
     script = r"""
         [ -L "$1/pg_wal" ] || exit 0
         place_beside "$(readlink -m -- "$1/pg_wal")" "$2"
-        ! [ "$1/pg_wal" -ef "$place" ] && rm -rf -- "$place" && mkdir -m 700 -- "$place" && echo "$place"
+        if [ "$1/pg_wal" -ef "$place" ]; then place=$place-again; fi
+        rm -rf -- "$place" && mkdir -m 700 -- "$place" && echo "$place"
     """
     argv = ["sh", "-c", beside.PLACE + script, "sh", server.data, beside.check_incident(incident)]
     place = server.shell.run(argv, check=False).stdout.strip()
