@@ -5,13 +5,14 @@ import os
 import signal
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 from salvor.change import Change, Reachable, State, Undo, WayBack
+from salvor.postgres.cluster import Sighting
 from salvor.postgres.server import Server
 from salvor.postgres.settings import PostgresSettings
 from salvor.sandbox import configuration, database, layout
@@ -121,6 +122,11 @@ def open_system(sandbox: Layout, incident: str = "") -> Postgres:
     )
     incident = incident or f"20261121T000000Z-orders-{next(_numbers):04x}"
     return Postgres("orders-db", settings, Context(incident, Path("/nowhere"), dict))
+
+
+def without_programs(one: Sighting) -> Sighting:
+    """A member on whose machine no WAL can be read."""
+    return replace(one, member=replace(one.member, server=replace(one.member.server, programs="/nowhere")))
 
 
 def is_up(state: State) -> bool:

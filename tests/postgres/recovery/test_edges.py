@@ -413,6 +413,9 @@ def test_backups_of_whoever_is_the_primary(cluster: Cluster) -> None:
     newest, *_, oldest = cluster.system.backups()
     assert (newest.kind, oldest.kind, newest.way) == ("incr", "full", "physical")
     assert oldest.window and newest.usable and newest.size > 0
+    with pytest.raises(CannotError, match=f"{newest.id} needs {oldest.id}, which would be removed"):
+        cluster.do("expire", repository="pgBackRest 1", backups=[oldest.id])
+    assert cluster.system.backups()[-1].id == oldest.id
     way = cluster.way("physical", WISH)
     assert way.backup == newest.id and way.address == "127.0.0.12"
     assert way.arguments and way.arguments["timeline"] == 2
@@ -490,11 +493,17 @@ def test_a_stage_whose_port_is_taken_by_that_of_another_incident(cluster: Cluste
 
 def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> None:
     with cluster.server("a").session(writes=True) as connection:
-        for asked, waits in (("ANY 1 (*)", False), ("ANY 2 (*)", True), ("", False)):
-            connection.execute(sql.SQL("alter system set synchronous_standby_names = {}").format(sql.Literal(asked)))
+        for asked, commit, waits in (
+            ("ANY 1 (*)", "on", False),
+            ("ANY 2 (*)", "on", True),
+            ("ANY 2 (*)", "local", False),
+            ("", "on", False),
+        ):
+            for name, value in (("synchronous_standby_names", asked), ("synchronous_commit", commit)):
+                connection.execute(sql.SQL("alter system set {} = {}").format(sql.SQL(name), sql.Literal(value)))
             connection.execute("select pg_reload_conf()")
             time.sleep(0.2)
-            assert cluster.observe().writable is (None if waits else True), asked
+            assert cluster.observe().writable is (None if waits else True), (asked, commit)
     with cluster.server("b").session(writes=True) as connection:
         connection.execute("alter system set synchronous_standby_names = 'nobody'")
         connection.execute("select pg_reload_conf()")

@@ -20,7 +20,7 @@ from salvor.change import ABSENT, UNSEEN, WRONG_ITSELF, Level, Reachable
 from salvor.checks import Check
 from salvor.errors import CannotError, NotProvenError
 from salvor.postgres import failover, lag
-from salvor.postgres.lag import missing_commits
+from salvor.postgres.lag import lag_of, missing_commits
 from salvor.sandbox import layout, processes
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -28,7 +28,7 @@ from salvor.ssh.settings import SshSettings
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster, is_up, now, wait_until_archived
+from tests.postgres.recovery.clusters import Cluster, is_up, now, wait_until_archived, without_programs
 
 WISH = Wish(rpo=30.0)
 
@@ -42,9 +42,8 @@ def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster, monkeypat
     assert way.loses == 0.0, way.why
     view = cluster.system.site.view()
     dead, received = view.of("a"), view.of("b").facts.received  # type: ignore[union-attr]
-    without = replace(dead.member, server=replace(dead.member.server, programs="/nowhere"))
     assert missing_commits(dead, received) == (0, None)
-    assert missing_commits(replace(dead, member=without), received) is None, "what nobody read is no zero"
+    assert missing_commits(without_programs(dead), received) is None, "what nobody read is no zero"
     cluster.sandbox.shell.run(["mkdir", f"{cluster.sandbox.root}/a/slow"])
     cluster.sandbox.shell.write(f"{cluster.sandbox.root}/a/slow/pg_waldump", "#!/bin/sh\nexec sleep 60\n", mode=0o700)
     slow = replace(dead.member, server=replace(dead.member.server, programs=f"{cluster.sandbox.root}/a/slow"))
@@ -65,12 +64,20 @@ def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster, monkeypat
     cluster.do("promote", **way.promote)  # a second call finds its work done
 
 
-def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(cluster: Cluster) -> None:
+def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cluster.write("a", 5)
     with cluster.server("b").session() as connection:
         connection.execute("select pg_wal_replay_pause()")
     cluster.write("a", 20)
+    with monkeypatch.context() as slow:
+        slow.setattr(lag, "_READ_SECONDS", 0.001)
+        assert cluster.way("failover", WISH).loses is not None, "the primary says what it has, whoever cannot be read"
     cluster.crash("a")
+    view = cluster.system.site.view()
+    guessed = lag_of(without_programs(view.of("b")), view.of("a"))
+    assert (guessed.seconds, guessed.lacks) == (0.0, None), "a commit may be in what was not read"
     way = cluster.way("failover", WISH)
     assert way.loses == 0.0 and "it has every commit that is in the old primary's WAL" in way.why
     cluster.recover(way, cluster.observe().identity)
@@ -339,6 +346,8 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     cluster.crash("a")
     old = cluster.observe().identity
     cluster.recover(cluster.way("failover", WISH), old)
+    with pytest.raises(CannotError, match="b cannot be rebuilt: the live primary is"):
+        cluster.do("rebuild_standby", member="b")
     planned = list(cluster.system.redundancy())
     assert [(change.verb, dict(change.arguments)) for change in planned] == [("rebuild_standby", {"member": "a"})]
     data = cluster.sandbox.data("a")
@@ -364,6 +373,9 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     cluster.write("b", 5)
     kept = cluster.observe().kept
     assert [one.identity for one in kept] == [old]
+    with pytest.raises(CannotError, match="it was not removed"):
+        cluster.do("discard", identity=cluster.observe().identity, kept=kept[0].name)
+    assert cluster.observe().kept == kept
     cluster.do("discard", identity=old, kept=kept[0].name)
     assert cluster.observe().kept == ()
 
@@ -480,8 +492,13 @@ def test_the_fence_of_a_primary_stays_while_one_that_was_promoted_after_it_takes
     cluster.do("fence", identity=identity)
     with cluster.server("b").session(writes=True, deadline=30) as connection:
         connection.execute("select pg_promote()")
-    with pytest.raises(CannotError, match="a stays fenced, as b was promoted after it and takes writes"):
-        cluster.do("unfence", identity=identity)
+        with pytest.raises(CannotError, match="a stays fenced, as b was promoted after it and takes writes"):
+            cluster.do("unfence", identity=identity)
+        connection.execute("alter system set synchronous_standby_names = 'nobody'")
+        connection.execute("select pg_reload_conf()")
+        assert processes.until(lambda: cluster.system.site.view().of("b").writable is None, 20)
+        with pytest.raises(CannotError, match="a stays fenced"):  # its commits wait, and are on its disk
+            cluster.do("unfence", identity=identity)
     with pytest.raises(psycopg.OperationalError, match="rejects"):
         cluster.shop("a")
     cluster.server("b").stop("fast")
