@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from datetime import datetime
 
 from salvor import clock, inventory, journal, show
 from salvor.approval.terminal import approval
 from salvor.arguments import required
 from salvor.backups.retention import is_ahead
-from salvor.change import Backup, Change, Finding
+from salvor.change import Backup, Change, Finding, Level
 from salvor.console import show_plan
 from salvor.errors import CannotError, OutcomeUnknownError, SalvorError, UsageError, WarnedError
 from salvor.history import History
@@ -79,10 +80,32 @@ def _close_what_was_killed(session: Session) -> None:
 
 def _carry_out(session: Session, name: str, changes: tuple[Change, ...], how: str) -> list[Finding]:
     """Carry approved changes out. Returns what went amiss beside their success."""
+    had_some = [
+        system
+        for system in session.incident.systems
+        if any((one.system, one.verb) == (system.name, "backup") for one in changes)
+        and session.history.last(system.name, "backup") is not None
+    ]
+    since = clock.now().replace(microsecond=0)
     with _recorded(session):
         session.runner.approve(Plan((PlannedStep(name, (), (), changes),)), how)
         session.runner.act(name, changes)
+        for lost in (each for system in had_some for each in _lost(system, since)):
+            session.runner.note("finding", step=name, finding=lost.to_json())
+            with suppress(OSError, ValueError):
+                session.runner.watcher.finding(lost)
     return [Finding.from_json(line["finding"]) for line in session.journal.of("finding")] if session.journal else []
+
+
+def _lost(system: Restorable, since: datetime) -> Iterator[Finding]:
+    """That of a system that was backed up before `since` nothing older is there: what its repositories had is gone, or
+    the disk that they are on, and new ones were made in their place.
+    """
+    with suppress(SalvorError):
+        found = system.backups()
+        if found and not system.unread and all(one.taken >= since for one in found):
+            figure, detail = "all earlier backups are gone", "see that the disk of each repository is mounted"
+            yield Finding(system.name, "backup", Level.WARN, figure, detail=detail)
 
 
 def work(

@@ -104,6 +104,21 @@ def test_a_repository_that_was_made_where_a_disk_is_missing_is_named(place: Lab)
     maintenance.backup("shop", "small", "snapshot", Plain(said))
 
 
+def test_that_all_earlier_backups_are_gone_is_told(place: Lab, empty_repository: Path) -> None:
+    back_up("shop", days=1)
+    for repository in map(Path, place.repositories.values()):
+        shutil.rmtree(repository)
+    with pytest.raises(CannotError, match=r"is a backup of what is live now in local, off-site cannot be told") as told:
+        maintenance.protect("shop", "small", Plain(io.StringIO()), yes=True)
+    assert "inv backup makes it" in told.value.hint
+    for location in place.repositories.values():  # new ones, where a disk is not mounted
+        shutil.copytree(empty_repository, location)
+    said = io.StringIO()
+    with pytest.raises(WarnedError, match="media: all earlier backups are gone"):
+        maintenance.backup("shop", "small", "snapshot", Plain(said))
+    assert "see that the disk of each repository is mounted" in said.getvalue()
+
+
 def test_what_not_every_repository_holds_is_not_called_protected_again(place: Lab) -> None:
     hide(place)
     said = io.StringIO()

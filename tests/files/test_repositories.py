@@ -230,6 +230,13 @@ the `unlock` command can be used to remove stale locks"""
     assert "already locked by PID 8315" in meaning(said, "the repository local", "this machine", "restic").what
 
 
+def test_a_repository_of_a_newer_format_is_not_called_damaged() -> None:
+    said = "Fatal: config cannot be loaded: unsupported repository version 3"  # by restic 0.14, tried
+    told = meaning(said, "the repository local", "this machine", "restic")
+    assert told.what.startswith("The restic on this machine is too old for the format of the repository local: ")
+    assert "a newer one" in told.hint
+
+
 def test_a_lock_that_a_killed_process_left_stops_nothing(lab: Lab) -> None:
     system = lab.open()
     act(system, "backup", kind="snapshot")

@@ -22,7 +22,7 @@ from salvor.errors import CannotError, SalvorError
 from salvor.files import watching
 
 from tests.files import rest_server
-from tests.files.lab import Lab, act, everything, restic
+from tests.files.lab import INCIDENT, Lab, act, everything, restic
 from tests.files.rest_server import Served
 from tests.files.test_repositories import first_pack
 from tests.files.test_tree import HOUR, demote, judged, promote, staged, way_of
@@ -316,6 +316,28 @@ def test_what_chattr_locked_is_told_before_anything_is_fenced(lab: Lab, attribut
     finally:
         subprocess.run(["chattr", "-R", f"-{attribute}", path.parent], check=True)
     promote(system, staged(system))
+
+
+@needs_root
+def test_what_chattr_locked_deep_in_what_was_kept_is_told(lab: Lab) -> None:
+    path = lab.root / "settings"
+    (path / "sub").mkdir(parents=True)
+    (path / "sub" / "file").write_text("A=1\n")
+    system = lab.open(path)
+    act(system, "backup", kind="snapshot")
+    if subprocess.run(["chattr", "+i", path / "sub" / "file"], check=False).returncode:
+        pytest.skip("this file system has no attributes")
+    promote(system, staged(system))
+    (kept,) = system.observe().kept
+    try:
+        with pytest.raises(CannotError, match=r"sub/file': Operation not permitted") as told:
+            act(system, "discard", identity=kept.identity, kept=kept.name)
+    finally:
+        subprocess.run(["chattr", "-R", "-i", lab.root], check=False, capture_output=True)
+    assert told.value.safe == "what is live; of what was kept, some is gone"
+    assert f"chattr -R -f -ia {path}.salvor-{INCIDENT}; then the same command again" in told.value.hint
+    act(system, "discard", identity=kept.identity, kept=kept.name)
+    assert not list(lab.root.glob("settings.salvor-*"))
 
 
 @needs_root

@@ -88,7 +88,9 @@ def _new(system: Files, made: Sequence[Repository]) -> Iterator[Finding]:
 
 
 def redundancy(system: Files) -> Iterator[Change]:
-    """A backup, when a repository that answers has none of what is live."""
+    """A backup, when a repository that answers has none of what is live. Raises CannotError when all that answer have
+    it, and one does not.
+    """
     look = system.place.look()
     if look.live is None or look.is_fenced or not system.repositories:
         return
@@ -108,6 +110,16 @@ def redundancy(system: Files) -> Iterator[Change]:
             kind="snapshot",
             why=f"there is no backup of what is live now in {', '.join(lacking)}",
             no_undo="it only adds a backup; the policy removes it",
+        )
+        return
+    silent = {name: said for name, said in answers.items() if isinstance(said, CannotError)}
+    if silent:
+        told = "; ".join(f"{name}: {said.what}" for name, said in silent.items())
+        raise CannotError(
+            f"{system.name}: whether there is a backup of what is live now in {', '.join(silent)} cannot be told: "
+            f"{told}",
+            safe="nothing was changed",
+            hint=f"{next(iter(silent.values())).hint}; where there is to be a new repository, inv backup makes it",
         )
 
 

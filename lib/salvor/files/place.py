@@ -206,14 +206,24 @@ class Place:
         self._run('sync -- "$1" "$(dirname -- "$2")"', self.box, self.real)
 
     def discard(self) -> None:
-        """Remove what was kept, and the incident's folder with it."""
+        """Remove what was kept, and the incident's folder with it. Raises CannotError when some of it stays."""
         script = r"""
             set -eu
             [ -d "$1" ] || exit 0
             remove "$1/kept"
             rm -rf -- "$1"
         """
-        self._run(script, self.box, deadline=6 * 3600.0)
+        try:
+            self._run(script, self.box, deadline=6 * 3600.0)
+        except CommandError as error:
+            why = (error.stderr.strip().splitlines() or ["rm did not say why"])[-1]
+            box = shlex.quote(self.box)
+            raise CannotError(
+                f"Not all that {self.box} on {self.shell.where} keeps could be removed: {why}.",
+                safe="what is live; of what was kept, some is gone",
+                hint=f"where chattr locked it (+i, +a), on {self.shell.where}: chattr -R -f -ia {box}; "
+                "then the same command again",
+            ) from error
 
     # --- fence ---------------------------------------------------------------------------------------------------
 

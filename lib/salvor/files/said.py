@@ -147,6 +147,12 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
     if NOTHING in said and not LOST.search(said):
         why = said.splitlines()[0].removeprefix("Fatal: ")
         return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
+    if "unsupported repository version" in said:
+        return CannotError(
+            f"The restic on {where} is too old for the format of {which}: {last(said)}",
+            safe="nothing is wrong with what it holds",
+            hint=f"install there the version of restic that backs up to it, or a newer one; {by_hand}",
+        )
     if "no space left on device" in said:
         return CannotError(f"The disk of {which}, or of its cache, is full: {last(said)}", hint=by_hand)
     if any(word in said for word in _DAMAGE):
