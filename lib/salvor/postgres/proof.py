@@ -215,13 +215,15 @@ def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Itera
         yield from pool.map(lambda name: _integrity_of(subject, server, name, look, evidence), names)
 
 
-# Nobody but a transaction manager ends such a one, so who waits for its locks waits for ever.
+# Nobody but a transaction manager ends such a one, so who waits for its locks waits for ever. A table that it made is
+# not in pg_class yet, and nobody reads that.
 _PREPARED: LiteralString = """
-    select p.gid, p.prepared, string_agg(distinct coalesce(l.relation::regclass::text, l.relation::text), ', ')
+    select p.gid, p.prepared, string_agg(distinct c.oid::regclass::text, ', ')
     from pg_prepared_xacts p join pg_locks l on l.virtualtransaction = '-1/' || p.transaction
+      join pg_class c on c.oid = l.relation
     where l.mode = 'AccessExclusiveLock' and l.locktype = 'relation'
       and l.database = (select oid from pg_database where datname = current_database())
-    group by p.gid, p.prepared order by p.prepared limit 1
+    group by p.gid, p.prepared order by p.prepared
 """
 
 
@@ -231,16 +233,20 @@ def _integrity_of(subject: str, server: Server, database: str, look: Look, evide
     try:
         with asking.session(server, database) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
-            prepared = connection.execute(_PREPARED).fetchone()
+            prepared = connection.execute(_PREPARED).fetchall()
     except psycopg.Error as error:
         detail = secrets.mask(str(error)).strip()
         return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
     if prepared:
-        name, since, tables = prepared
+        locking = "; ".join(
+            f"the prepared transaction {name!r}, of {clock.write_time(since)}, locks {tables}"
+            for name, since, tables in prepared
+        )
+        names = ", ".join(f"'{name}'" for name, *_ in prepared)
         detail = (
-            f"the prepared transaction {name!r}, of {clock.write_time(since)}, locks {tables}, so they cannot be read. "
-            f"HINT: in {database} at {server.address}:{server.port}: COMMIT PREPARED or ROLLBACK PREPARED "
-            f"'{name}', as its transaction manager has decided; then the same command again"
+            f"{locking}, so they cannot be read. HINT: in {database} at {server.address}:{server.port}: "
+            f"COMMIT PREPARED or ROLLBACK PREPARED {names}, as the transaction manager has decided; "
+            "then the same command again"
         )
         return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
     if has_amcheck:

@@ -108,7 +108,8 @@ class WalArchive:
     def lineage(self, current: int | None, server: Server) -> Lineage:
         """The timelines that lead to `current` (None: to the newest in the archive).
 
-        A history that is not archived is read from the pg_wal of `server`.
+        A history that is not archived is read from the pg_wal of `server`. Its file there also tells when a timeline
+        went live where the archive took the history late, as after a failover to a server whose archiver failed.
         """
         files = self._list()
         times = _begun(files)
@@ -120,7 +121,16 @@ class WalArchive:
             history = next(filter(None, asked), "")
         else:
             history = server.shell.read(f"{server.data}/pg_wal/{name}") or ""
-        return Lineage.of(wanted, history, times)
+        written = _written(server) if history else {}
+        return Lineage.of(wanted, history, {one: min(time, written.get(one, time)) for one, time in times.items()})
+
+
+def _written(server: Server) -> dict[int, datetime]:
+    """When the history of each timeline in a server's pg_wal was written (UTC): it is the first thing of a timeline."""
+    script = 'cd -- "$1/pg_wal" 2>/dev/null && stat -c "%Y %n" -- *.history 2>/dev/null'
+    listed = server.shell.run(["sh", "-c", script, "sh", server.data], check=False).stdout
+    found = re.findall(r"^(\d+) ([0-9A-F]{8})\.history$", listed, re.MULTILINE)
+    return {int(name, 16): datetime.fromtimestamp(int(seconds), UTC) for seconds, name in found}
 
 
 def _begun(files: Mapping[str, datetime | None]) -> dict[int, datetime]:

@@ -73,7 +73,9 @@ def test_a_prepared_transaction_that_locks_a_table_and_missing_libraries_are_nam
     server.stop("fast")
     server.start()
     with server.session("orders", writes=True) as connection:
+        connection.execute("begin; create table parcels (id int); prepare transaction 'shop-41'")
         connection.execute("begin; alter table order_lines add column colour text; prepare transaction 'shop-42'")
+        connection.execute("begin; alter table products add column colour text; prepare transaction 'shop-43'")
     need_what_is_missing(cluster)
     cluster.crash("a")
     way = cluster.way("physical", WISH)
@@ -89,10 +91,12 @@ def test_a_prepared_transaction_that_locks_a_table_and_missing_libraries_are_nam
         return [(one.level, one.detail) for one in found if one.check == "integrity of orders"]
 
     ((level, detail),) = integrity()
-    assert level is Level.FAIL and "'shop-42'" in detail and "order_lines" in detail and "ROLLBACK PREPARED" in detail
+    assert level is Level.FAIL and "order_lines" in detail and "ROLLBACK PREPARED 'shop-42', 'shop-43'" in detail
+    assert "shop-41" not in detail, "it made a table, which nobody can read yet"
     staged = cluster.system.site.physical(cluster.system.site.member("a")).stage
     with staged.session("orders", writes=True) as connection:
         connection.execute("rollback prepared 'shop-42'")
+        connection.execute("commit prepared 'shop-43'")
     ((level, _),) = integrity()
     assert level is Level.PASS
 
