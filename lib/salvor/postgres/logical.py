@@ -87,7 +87,8 @@ def unless_shared(system: Postgres, seen: View, found: list[WayBack]) -> list[Wa
 
 
 def _ours(seen: Seen) -> bool:
-    return any(mark in seen.marks for mark in (side_database.KEPT, side_database.SOURCE)) or "_salvor_" in seen.name
+    """Whether it is a stage, or was kept. One that was restored is live, and keeps the marks of its stage."""
+    return side_database.KEPT in seen.marks or "_salvor_" in seen.name
 
 
 def add_to(system: Postgres, state: State, seen: View) -> State:

@@ -124,6 +124,8 @@ class SideDatabase:
     def _drop(self, name: str) -> None:
         with self._administrator(deadline=600.0) as connection:
             try:
+                if name in look(connection):
+                    _run(connection, "alter database {} is_template false", name)  # no template can be dropped
                 _run(connection, "drop database if exists {} with (force)", name)
             except psycopg.errors.ObjectInUse as error:  # no force removes these
                 raise CannotError(
@@ -286,7 +288,9 @@ class SideDatabase:
         self._drop(kept)
 
     def _administrator(self, deadline: float = 30.0) -> Connection:
-        return self.server.connect(writes=True, deadline=deadline)
+        # Nobody can shut or rename the database that he is connected to.
+        elsewhere = "template1" if self.database == "postgres" else "postgres"
+        return self.server.connect(elsewhere, writes=True, deadline=deadline)
 
 
 def fitting(database: str, word: str, incident: str) -> str:
@@ -305,7 +309,7 @@ _LOOK = """
         (select jsonb_object_agg(split_part(one, '=', 1), substr(one, strpos(one, '=') + 1))
             from pg_db_role_setting, unnest(setconfig) one
             where setdatabase = d.oid and setrole = 0 and one ~ '^salvor[.]')
-    from pg_database d where not datistemplate
+    from pg_database d where datname not in ('template0', 'template1')
 """
 
 

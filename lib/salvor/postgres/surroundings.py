@@ -16,7 +16,7 @@ _DATABASE = """
         'owner', pg_get_userbyid(datdba), 'encoding', pg_encoding_to_char(encoding),
         'collate', datcollate, 'ctype', datctype, 'provider', to_jsonb(d) ->> 'datlocprovider',
         'icu_locale', coalesce(to_jsonb(d) ->> 'daticulocale', to_jsonb(d) ->> 'datlocale'),
-        'connection_limit', datconnlimit, 'comment', shobj_description(d.oid, 'pg_database'),
+        'connection_limit', datconnlimit, 'template', datistemplate, 'comment', shobj_description(d.oid, 'pg_database'),
         'tablespace', (select spcname from pg_tablespace t where t.oid = dattablespace),
         'unknown_origin', to_regrole('salvor_reads_' || d.oid) is not null,
         'grants', (
@@ -46,7 +46,7 @@ _CLUSTER = """
 
 
 def of_database(connection: psycopg.Connection[Any], database: str) -> dict[str, Any]:
-    """Owner, encoding, locale, grants, settings, comment of a database, as plain data. Raises psycopg.Error."""
+    """What belongs to a database: owner, locale, grants, settings and the like, as plain data. Raises psycopg.Error."""
     row = connection.execute(_DATABASE, (database,)).fetchone()
     found: dict[str, Any] = row[0] if row else {}
     return found
@@ -83,7 +83,9 @@ def create_database(connection: psycopg.Connection[Any], name: str, around: Mapp
 
 
 def dress_database(connection: psycopg.Connection[Any], name: str, around: Mapping[str, Any]) -> None:
-    """Give a database the grants, settings, connection limit and comment of `around`. May be repeated."""
+    """Give a database what `create_database` did not: grants, settings, connection limit, whether it is a template, and
+    comment. May be repeated.
+    """
     roles = {row[0] for row in connection.execute("select rolname from pg_roles").fetchall()}
     database = sql.Identifier(name)
     for role, privilege, grantable in _grants(around) if around.get("grants") is not None else ():
@@ -104,6 +106,8 @@ def dress_database(connection: psycopg.Connection[Any], name: str, around: Mappi
         connection.execute(sql.SQL("{} set {} to {}").format(whose, _setting(setting), _value(setting, value)))
     if (limit := around.get("connection_limit", -1)) != -1:
         connection.execute(sql.SQL("alter database {} connection limit {}").format(database, sql.Literal(limit)))
+    if around.get("template"):
+        connection.execute(sql.SQL("alter database {} is_template true").format(database))
     if around.get("comment"):
         connection.execute(sql.SQL("comment on database {} is {}").format(database, sql.Literal(around["comment"])))
 

@@ -81,7 +81,12 @@ def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: Wor
 
 
 def test_what_was_kept_is_discarded_by_identity_only(shared: World) -> None:
-    identity = shared.system.observe().identity
+    """Also where the database is a template for others, as copies for the developers are made of it."""
+    with shared.server.connect(writes=True) as connection:
+        connection.execute("alter database orders is_template true")
+    state = shared.system.observe()
+    assert state.writable and "there is no database" not in state.summary
+    identity = state.identity
     way = shared.way()
     shared.do("fence", identity=identity)
     shared.do("stage", **(way.arguments or {}))
@@ -96,7 +101,40 @@ def test_what_was_kept_is_discarded_by_identity_only(shared: World) -> None:
     assert shared.system.observe().kept == ()
     with pytest.raises(CannotError, match=f"nothing to go back to: the database {kept.name} is gone"):
         shared.undo(way.promote_undo)
+    with shared.server.connect() as connection:
+        rows = connection.execute("select datname from pg_database where datistemplate order by 1").fetchall()
+    assert rows == [("orders",), ("template0",), ("template1",)]
+    with shared.server.connect(writes=True) as connection:
+        connection.execute("alter database orders is_template false")
     assert shared.count() == 500
+    # It is live, and shares the cluster as before: a restore of the other one is not to replace it.
+    settings = shared.system.settings.model_copy(update={"database": "accounts"})
+    accounts = Postgres("accounts-db", settings, shared.system.context)
+    assert "/" in accounts.observe().identity
+    physical = next(way for way in accounts.ways_back(Wish()) if way.name == "physical")
+    assert physical.why.startswith("orders shares the cluster and works")
+
+
+def test_the_database_postgres_is_restored_and_can_be_undone(shared: World) -> None:
+    """It is where the operator works on all others, and nobody can rename the one that he is connected to."""
+    settings = shared.system.settings.model_copy(update={"database": "postgres"})
+    shared.system = Postgres("orders-db", settings, shared.system.context)
+    with shared.server.connect(writes=True) as connection:
+        connection.execute("create table here as select 1 as id")
+    shared.do("backup", kind="dump")
+    identity = shared.system.observe().identity
+    way = shared.way()
+    shared.do("fence", identity=identity)
+    shared.do("stage", **(way.arguments or {}))
+    shared.do("promote", **way.promote)
+    assert identity != shared.system.observe().identity
+    with shared.server.connect() as connection:
+        assert connection.execute("select id from here").fetchone() == (1,)
+    shared.undo(way.promote_undo)
+    shared.do("drop", stage=way.stage)
+    shared.do("unfence", identity=identity)
+    assert shared.system.observe().identity == identity
+    shutil.rmtree(shared.home / "dumps" / str(way.backup))
 
 
 def test_a_subscription_is_left_out_of_a_restored_dump_and_holds_what_was_kept(shared: World) -> None:
