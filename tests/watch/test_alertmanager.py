@@ -110,6 +110,10 @@ def test_only_who_may_posts_and_only_what_a_rule_names_acts(place: Place) -> Non
         assert post(port, alert(name="SomethingElse")) == 200
         assert "Alerts that no rule names: SomethingElse\n" in watcher.shown.stream.getvalue()
         assert not watcher.alerts.firing("SomethingElse", {})
+        assert "left 37 alerts out" not in watcher.shown.stream.getvalue()
+        for _ in range(2):
+            assert post(port, b'{"alerts": [], "truncatedAlerts": 37}') == 200
+        assert watcher.shown.stream.getvalue().count("left 37 alerts out of one post") == 1, "told once"
         nameless = {"labels": {"severity": "page"}, "status": "firing", "fingerprint": "1"}
         another = json.loads(alert(instance="another"))["alerts"]
         assert post(port, json.dumps({"alerts": [nameless, *another]}).encode()) == 200, "what it stands beside counts"

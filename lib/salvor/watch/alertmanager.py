@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from salvor import clock, secrets
 from salvor.address import host_and_port
 from salvor.errors import CannotError, UsageError
+from salvor.plain import one_line
 
 if TYPE_CHECKING:
     from salvor.watch.watcher import Watcher
@@ -29,7 +30,7 @@ _MOST_READ = 1 << 40
 _SECONDS = 10.0
 _STARTS = 10.0
 _TOLD_AGAIN = 600.0
-"""Seconds after which posts that are refused are told again."""
+"""Seconds after which posts that are refused, or not whole, are told again."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ async def _serve(access: Access, watcher: Watcher, started: threading.Event, fou
 
     @tornado.web.stream_request_body
     class Alerts(tornado.web.RequestHandler):
-        refusal_told_at: ClassVar[dict[int, float]] = {}
+        told_at: ClassVar[dict[int | str, float]] = {}
 
         def prepare(self) -> None:
             self.size, self.body = 0, bytearray()
@@ -130,21 +131,31 @@ async def _serve(access: Access, watcher: Watcher, started: threading.Event, fou
                 )
                 return
             try:
-                count, unknown = watcher.alerts.take(json.loads(self.body)["alerts"], known)
+                said = json.loads(self.body)
+                count, unknown = watcher.alerts.take(said["alerts"], known)
             except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
                 self.refuse(400, f"they are not as Alertmanager writes them: {type(error).__name__}.")
                 return
             watcher.wake.set()
             if unknown:
                 watcher.shown.tell(f"Alerts that no rule names: {', '.join(sorted(unknown)[:10])}")
+            if left_out := said.get("truncatedAlerts"):
+                self.tell_seldom(
+                    "truncated",
+                    f"Alertmanager left {one_line(str(left_out), most=20)} alerts out of one post: a rule may miss its "
+                    "own.\nHINT: in alertmanager.yml, webhook_configs: no max_alerts, or group_by: with more labels",
+                )
             self.finish(f"{count} taken\n")
 
         def refuse(self, status: int, why: str) -> None:
-            if clock.monotonic() - self.refusal_told_at.get(status, -math.inf) > _TOLD_AGAIN:
-                self.refusal_told_at[status] = clock.monotonic()
-                watcher.shown.tell(f"Alerts from {self.request.remote_ip} are refused: {why}")
+            self.tell_seldom(status, f"Alerts from {self.request.remote_ip} are refused: {why}")
             self.set_status(status)
             self.finish(f"{why}\n")
+
+        def tell_seldom(self, about: int | str, text: str) -> None:
+            if clock.monotonic() - self.told_at.get(about, -math.inf) > _TOLD_AGAIN:
+                self.told_at[about] = clock.monotonic()
+                watcher.shown.tell(text)
 
         def log_exception(self, *_: object) -> None: ...
 
