@@ -230,6 +230,26 @@ the `unlock` command can be used to remove stale locks"""
     assert "already locked by PID 8315" in meaning(said, "the repository local", "this machine", "restic").what
 
 
+def test_a_snapshot_that_cannot_be_read_is_told_where_an_older_one_is_chosen(lab: Lab) -> None:
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    (older,) = system.backups()
+    act(system, "backup", kind="snapshot")
+    newer = system.backups()[0].id
+    (file,) = (lab.root / "local" / "snapshots").glob(f"{newer}*")
+    file.chmod(0o600)
+    file.write_bytes(os.urandom(200))
+    shutil.rmtree(lab.root / "cache")
+    assert [one.id for one in system.backups()] == [older.id]
+    why = f"its snapshot {newer} cannot be read: load <snapshot/{file.name[:10]}>: invalid data returned"
+    assert [one.why for one in system.unread] == [why]
+    way = way_of(system)
+    assert way.backup == older.id
+    assert f"; local: {why}; it may be newer" in way.why
+    file.unlink()
+    assert system.backups() and not system.unread
+
+
 def test_a_repository_of_a_newer_format_is_not_called_damaged() -> None:
     said = "Fatal: config cannot be loaded: unsupported repository version 3"  # by restic 0.14, tried
     told = meaning(said, "the repository local", "this machine", "restic")

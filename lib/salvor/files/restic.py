@@ -36,11 +36,12 @@ from salvor.files.said import (
     meaning,
     plain,
     snapshot_of,
+    spoilt_snapshots,
     status_of,
     vanished,
 )
 from salvor.files.watching import Watch
-from salvor.shell import Shell
+from salvor.shell import Result, Shell
 
 ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
@@ -63,6 +64,8 @@ class Repository:
     password: str
     environment: Mapping[str, str] = field(default_factory=dict)
     login: Sequence[str] = ()
+    spoilt: list[str] = field(default_factory=list, compare=False)
+    """What restic said, when it was last asked, of snapshots that it cannot read, and passes over."""
 
     @property
     def title(self) -> str:
@@ -102,12 +105,15 @@ class Repository:
         """A restic command for this repository."""
         return ["restic", "--repo", self.location, *locations.options(self.login), *arguments]
 
-    def run(self, argv: Sequence[str], *, deadline: float) -> str:
-        """What `argv` prints, with what the storage asks for in its environment. Raises as `Shell.run` does."""
-        return self.shell.run(argv, environment=self._secrets, deadline=deadline).stdout
+    def run(self, argv: Sequence[str], *, deadline: float) -> Result:
+        """Run `argv` with what the storage asks for in its environment. Raises as `Shell.run` does."""
+        return self.shell.run(argv, environment=self._secrets, deadline=deadline)
 
     def ask(self, *arguments: str, deadline: float | None = None) -> str:
         """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
+        return self._answer(*arguments, deadline=deadline).stdout
+
+    def _answer(self, *arguments: str, deadline: float | None = None) -> Result:
         assert self.version
         deadline = deadline or ANSWERING
         argv = self.argv(*arguments, "--no-lock", "--json")
@@ -124,8 +130,10 @@ class Repository:
     # --- what it holds -------------------------------------------------------------------------------------------
 
     def snapshots(self) -> list[Snapshot]:
-        """Its snapshots of everything, newest first."""
-        found = [snapshot_of(self.name, one) for one in json.loads(self.ask("snapshots")) or ()]
+        """Its snapshots of everything, newest first; what is `spoilt` is not among them."""
+        answer = self._answer("snapshots")
+        self.spoilt[:] = spoilt_snapshots(answer.stderr)
+        found = [snapshot_of(self.name, one) for one in json.loads(answer.stdout) or ()]
         return sorted(found, key=lambda one: one.taken, reverse=True)
 
     def listing(self, snapshot: str) -> Iterator[dict[str, Any]]:

@@ -96,6 +96,20 @@ def snapshot_of(repository: str, said: Mapping[str, Any]) -> Snapshot:
     )
 
 
+_SPOILT = re.compile(r'^(?:could not load snapshot |Ignoring ")([0-9a-f]{6,64})"?: (.*)', re.MULTILINE)
+
+
+def spoilt_snapshots(said: str) -> list[str]:
+    """The snapshots that restic passed over as it cannot read them, each with why; not those that were forgotten in the
+    moment between its listing them and its reading them.
+    """
+    return [
+        f"its snapshot {short(name)} cannot be read: {why}"
+        for name, why in _SPOILT.findall(said)
+        if not re.search("no such file|does not exist|not found", why)
+    ]
+
+
 REFUSED = re.compile(
     r"signature we calculated|Access Key Id you provided|Access ?Denied|InvalidAccessKeyId|SignatureDoesNotMatch"
     r"|AuthenticationFailed|AuthorizationFailure|Permission denied \(|could not find default credentials"

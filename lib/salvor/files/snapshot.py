@@ -141,6 +141,9 @@ def _way_back(system: Files, look: Look, wish: Wish) -> WayBack:
     passed_over = "".join(
         f"; {name} is passed over: {said.what}" for name, said in answers.items() if isinstance(said, CannotError)
     )
+    passed_over += "".join(
+        f"; {one.name}: {said}; it may be newer" for one in system.repositories for said in one.spoilt
+    )
     swapped = "one exchange of names" if look.exchange else "two renames, as its host has neither perl nor python3"
     return WayBack(
         NAME,
@@ -165,7 +168,9 @@ def _choose(
     system: Files, found: Sequence[Snapshot], answers: Answers, wish: Wish
 ) -> tuple[Snapshot, Sequence[Snapshot]]:
     """The snapshot, and its copies of the same run in the order in which the repositories are tried."""
-    silent = "; ".join(f"{name}: {said.what}" for name, said in answers.items() if isinstance(said, CannotError))
+    unread = [f"{name}: {said.what}" for name, said in answers.items() if isinstance(said, CannotError)]
+    unread += [f"{one.name}: {said}" for one in system.repositories for said in one.spoilt]
+    silent = "; ".join(unread)
     if not found:
         raise _Closed(silent or f"no repository has a snapshot of {system.settings.path}")
     if wish.source != "latest":

@@ -30,6 +30,7 @@ from salvor.change import (
     Reachable,
     Staged,
     State,
+    Unread,
     Verdict,
     WayBack,
 )
@@ -221,7 +222,10 @@ class Files(OnAMachine, Archived):
         sources: dict[tuple[str, str], Callable[[], list[Backup]]] = dict(snapshot.sources(self))
         if archives := self.settings.archives:
             sources[archives.folder, archives.folder] = lambda: archived.backups(self)
-        return self._list(sources)
+        found = self._list(sources)
+        spoilt = [Unread(one.name, one.location, said) for one in self.repositories for said in one.spoilt]
+        self.unread = [*self.unread, *spoilt]
+        return found
 
     def ways_back(self, wish: Wish) -> list[WayBack]:
         """A snapshot or an archive, whichever loses less, or in the runbook's order; what is possible comes first."""
