@@ -434,6 +434,9 @@ def test_backups_of_whoever_is_the_primary(cluster: Cluster) -> None:
     with pytest.raises(CannotError, match=f"{newest.id} needs {oldest.id}, which would be removed"):
         cluster.do("expire", repository="pgBackRest 1", backups=[oldest.id])
     assert cluster.system.backups()[-1].id == oldest.id
+    repository = cluster.system.site.repository(cluster.system.site.member("b"))
+    assert repository.lacking(cluster.server("b").identity().partition("@")[0]) == {}
+    assert repository.lacking("4711") == {1: "inv backup"}, "another cluster's is none"
     way = cluster.way("physical", WISH)
     assert way.backup == newest.id and way.address == "127.0.0.12"
     assert way.arguments and way.arguments["timeline"] == 2

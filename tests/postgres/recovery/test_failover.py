@@ -71,6 +71,8 @@ def test_a_standby_whose_replay_somebody_paused_is_promoted_all_the_same(
     with cluster.server("b").session() as connection:
         connection.execute("select pg_wal_replay_pause()")
     cluster.write("a", 20)
+    [standby] = cluster.observe().staged
+    assert not standby.shows_all
     with monkeypatch.context() as slow:
         slow.setattr(lag, "_READ_SECONDS", 0.001)
         assert cluster.way("failover", WISH).loses is not None, "the primary says what it has, whoever cannot be read"
