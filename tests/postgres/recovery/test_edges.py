@@ -216,6 +216,7 @@ def test_wal_that_is_missing_is_said_and_its_loss_must_be_accepted(
     archived = sorted(cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
     before = datetime.fromtimestamp(archived[-3].stat().st_mtime, UTC)
     archived[-2].unlink()
+    assert [one.window for one in cluster.system.backups()] == [None], "it leads to its own moment only"
     cluster.sandbox.shell.run(["rm", "-rf", cluster.server("a").data])
     behind = cluster.way("physical", replace(WISH, at=clock.now()))
     assert not behind.possible and f"a gap behind {archived[-3].name[:24]}" in behind.why

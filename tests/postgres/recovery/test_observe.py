@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from salvor import clock
 from salvor.change import ABSENT, Change, Reachable, State, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import backrest, lag
+from salvor.postgres.described import mistake_in
 from salvor.postgres.facts import Facts
 from salvor.postgres.lag import lag_of
 from salvor.systems.postgres import Postgres
@@ -318,6 +320,23 @@ def test_a_server_that_the_inventory_describes_wrongly_is_no_broken_one(
     assert error.value.what.partition("a: ")[2].removesuffix(".") in state.summary
     told, *_ = state.misdescribed  # which assess says while nothing is broken
     assert told.startswith("a: ") and mend.format(data=data) in told
+
+
+def test_a_data_directory_by_another_name_and_a_server_that_starts_are_described_well(cluster: Cluster) -> None:
+    first, second = cluster.system.settings.members
+    link = cluster.sandbox.data("a").with_name("by-another-name")
+    link.symlink_to(first.data)
+    members = (first.model_copy(update={"data": str(link)}), second)
+    settings = cluster.system.settings.model_copy(update={"members": members})
+    system = Postgres("orders-db", settings, cluster.system.context)
+    try:
+        assert system.observe().misdescribed == () and system.ways_back(Wish(rpo=30.0))
+    finally:
+        link.unlink()
+    seen = cluster.system.site.view().of("a")
+    assert seen.look
+    starting = replace(seen.look, port=None)
+    assert mistake_in(seen.member.server, starting, "FATAL:  the database system is starting up") is None
 
 
 def promote(system: Postgres, way: WayBack) -> None:
