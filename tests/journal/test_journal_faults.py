@@ -333,8 +333,44 @@ def test_lines_that_were_never_written_are_left_where_a_person_can_add_them(
     assert (folder / FILE).read_bytes() == before
     command = re.search(r"any other command on this incident: (.*)", told[-1])
     assert command
-    subprocess.run(["sh", "-euc", command[1]], check=True, timeout=10)
-    assert Journal.read(folder).lines == journal.lines
+    for written in (0, 20, None):  # again, after the disk took some of it, and after it took all
+        content = (folder / FILE).read_bytes()
+        (folder / FILE).write_bytes(content if written is None else content[: len(before) + written])
+        subprocess.run(["sh", "-euc", command[1]], check=True, timeout=10)
+        assert Journal.read(folder).lines == journal.lines
+        assert whole(folder)
+
+
+ADD = """
+import sys
+from pathlib import Path
+from salvor.journal import Journal
+with Journal.open(Path(sys.argv[1]), by="other") as journal:
+    journal.append("note", text="theirs")
+"""
+
+
+@pytest.mark.parametrize("between", ["", "the hint", "another process"])
+def test_lines_that_were_held_are_added_once_and_no_old_hint_can_cut_off_what_follows_them(
+    tmp_path: Path, between: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = tmp_path / "incidents" / INCIDENT
+    told: list[str] = []
+    Journal.create(folder, by="kim").close()
+    with read_only(folder), Journal.open(folder, by="lee", tell=told.append) as journal:
+        journal.append("note", text="first")
+    command = re.search(r"any other command on this incident: (.*)", told[-1])
+    assert command
+    if between == "the hint":
+        subprocess.run(["sh", "-euc", command[1]], check=True, timeout=10)
+    elif between:
+        subprocess.run([sys.executable, "-c", ADD, str(folder)], check=True, timeout=10)
+        assert subprocess.run(["sh", "-euc", command[1]], timeout=10).returncode != 0, "it is too late for that"
+    with Journal.open(folder, by="lee", tell=told.append) as journal:
+        journal.append("note", text="second")
+    assert subprocess.run(["sh", "-euc", command[1]], timeout=10).returncode != 0
+    assert texts(folder) == [*(["theirs"] if between == "another process" else ["first"]), "second"]
     assert whole(folder)
 
 

@@ -126,11 +126,14 @@ class OnDisk:
         self._forget_kept()
         _kept[path] = Path(name)
         journal, kept, folder = (shlex.quote(str(each)) for each in (path, name, path.parent))
+        size = self._file.size
         self._tell(
             f"{count}.\nSafe now: they are in {name}\n"
             f"HINT: {self._mend}; then before any other command on this incident: "
-            f"test -f {kept} && mkdir -pm 700 {folder} && truncate -s {self._file.size} {journal} "
-            f"&& cat {kept} >> {journal}"
+            f"test -f {kept} && mkdir -pm 700 {folder} && touch {journal} "
+            # What follows is a part of the same, or it came since and would be cut off.
+            f"&& cmp -n $(($(wc -c <{journal}) - {size})) {journal} {kept} {size} 0 "
+            f"&& truncate -s {size} {journal} && cat {kept} >> {journal}"
         )
 
     def _forget_kept(self) -> None:
