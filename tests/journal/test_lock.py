@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from salvor import clock
 from salvor.errors import CannotError, HeldError
-from salvor.journal.lock import hold
+from salvor.journal.lock import hold, holder
 
 from tests.journal.test_journal_faults import fill, mounted
 
@@ -88,12 +88,17 @@ def test_who_crashed_is_never_named_as_the_holder(tmp_path: Path, monkeypatch: p
         process.wait(10)
     file = tmp_path / ".locks" / "orders.lock"
     crashed = file.read_bytes()
+    assert holder("orders", tmp_path) is None
     with another(tmp_path) as process:
         current = file.read_bytes()
         file.write_bytes(crashed)  # as in the moment before the new name is there
         monkeypatch.setattr("salvor.journal.lock.time.sleep", lambda seconds: file.write_bytes(current))
         with pytest.raises(HeldError, match=f"process {process.pid} "), hold("orders", tmp_path, by="l", incident="o"):
             pass
+        assert (holder("orders", tmp_path) or {})["pid"] == process.pid
+    there = json.loads(crashed) | {"host": "another-machine"}  # on a disk that two share: its process cannot be asked
+    file.write_text(json.dumps(there))
+    assert holder("orders", tmp_path) == there
 
 
 def test_of_many_who_start_at_once_one_works_and_the_others_are_told_who(tmp_path: Path) -> None:
