@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 
 import pytest
@@ -91,7 +92,10 @@ def test_a_tree_that_is_gone_with_the_folder_around_it_comes_back(lab: Lab) -> N
     shutil.rmtree(lab.tree.parent)
     state = system.observe()
     assert (state.reachable, state.identity, state.writable) == (Reachable.DOWN, "absent", False)
-    way = staged(system)
+    way = way_of(system)
+    (told,) = [one for one in act(system, "stage", **dict(way.arguments or {})) if isinstance(one, Finding)]
+    assert (told.level, told.figure) == (Level.WARN, f"{lab.tree.parent} was gone, and is made anew")
+    assert stat.S_IMODE(lab.tree.parent.stat().st_mode) == 0o755, "who uses the tree must reach it"
     assert Level.FAIL not in judged(system.verify(way, HOUR)).values()
     promote(system, way)
     assert everything(lab.tree) == was

@@ -116,7 +116,7 @@ class Place:
             umask 077
             rm -f -- "$1/salvor.json"
             remove "$1/staged" "$1/building"
-            mkdir -p -- "$(dirname -- "$1")"
+            (umask 022; mkdir -p -- "$(dirname -- "$1")")  # or those who use the tree could not reach it
             mkdir -p -m 700 -- "$1" "$1/building"
         """
         self._run(script, self.box, deadline=3600.0)

@@ -26,6 +26,7 @@ from salvor.change import (
     Change,
     Finding,
     Kept,
+    Level,
     Progress,
     Reachable,
     Staged,
@@ -299,6 +300,10 @@ class Files(OnAMachine, Archived):
         if reason := self.unmovable(look):
             raise CannotError(f"{self.name}: {reason}.", safe="nothing was changed")
         room_for(look, self.shell.where, None, None)
+        folder = look.path.rpartition("/")[0] or "/"
+        if not self.shell.exists(folder):
+            detail = f"on {self.shell.where}: chown and chmod {shlex.quote(folder)} as it was; it gets mode 755"
+            yield Finding(self.name, "folder", Level.WARN, f"{folder} was gone, and is made anew", detail=detail)
         build = archived.build if "source" in arguments else snapshot.build
         built, noted = yield from build(self, **arguments)
         yield Progress(0, None, "", "flushing it to disk")
