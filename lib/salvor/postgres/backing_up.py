@@ -63,7 +63,15 @@ def _to_each_repository(
         label = next(one.label for one in repository.stored if one.repository == number)
         yield from restore_point.note(server, system.settings.database, repository, label)
     if len(failed) == len(numbers):
-        raise next(iter(failed.values()))
+        first, repository = next(iter(failed.values())), system.site.repository(member)
+        if not repository.unbegun:
+            raise first
+        named = ", ".join(f"{backrest.NAME} {number}" for number in repository.unbegun)
+        raise CannotError(
+            f"No backup was taken, and no WAL is archived, while {named} lacks the stanza: {first.what}",
+            safe="the backups that are there stay",
+            hint=repository.begun_anew,
+        ) from first
     for number, why in failed.items():
         name = f"{backrest.NAME} {number}"
         yield Finding(system.name, "backup", Level.WARN, f"{name} does not have it", detail=why.what)

@@ -153,7 +153,7 @@ class Repository:
             raise CannotError(
                 f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {reasons}.",
                 safe="nothing was changed",
-                hint=self._begun_anew
+                hint=self.begun_anew
                 if status["code"] == _NO_STANZA
                 else f"{passphrase}{self.shell.by_hand(self._argv('info'))}",
             )
@@ -169,7 +169,13 @@ class Repository:
         of_it = [one for one in self.stored if system_identifier in ("", one.system_identifier) and not one.broken]
         codes = {one["key"]: one["status"]["code"] for one in self.info["repo"]}
         without = codes.keys() - {one.repository for one in of_it} - self.unread.keys()
-        return {key: self._begun_anew if codes[key] == _NO_STANZA else "inv backup" for key in sorted(without)}
+        return {key: self.begun_anew if codes[key] == _NO_STANZA else "inv backup" for key in sorted(without)}
+
+    @property
+    def unbegun(self) -> list[int]:
+        """The repositories without the stanza: while there is one, the archiver fails, and with it every backup."""
+        without = [one["key"] for one in self.info["repo"] if one["status"]["code"] == _NO_STANZA]
+        return [number for number in without if number not in self.silent]
 
     @property
     def unread(self) -> dict[int, str]:
@@ -182,7 +188,7 @@ class Repository:
         return "no answer" if one["key"] in self.silent else _first_line(one["status"]["message"])
 
     @property
-    def _begun_anew(self) -> str:
+    def begun_anew(self) -> str:
         """What mends a repository that lacks its stanza."""
         create = self.shell.by_hand(self._argv("stanza-create"))
         return f"see that its disk is mounted; if it was lost, {create}; then inv backup"

@@ -294,6 +294,11 @@ def test_a_backup_goes_to_every_repository(cluster: Cluster) -> None:
     lacks = "no backup of this cluster in pgBackRest 2"
     assert ("stanza-create; then inv backup" in found(cluster)[lacks]) and lacking(cluster) == {lacks: "incr"}
     assert not shell.user or f"on this machine as {shell.user}: pgbackrest" in found(cluster)[lacks]
+    configuration.write_text(configuration.read_text().replace("archive-timeout=30", "archive-timeout=1"))
+    with pytest.raises(CannotError, match="while pgBackRest 2 lacks the stanza") as refused:
+        cluster.do("backup", kind="incr")
+    assert "stanza-create; then inv backup" in refused.value.hint
+    configuration.write_text(configuration.read_text().replace("archive-timeout=1", "archive-timeout=30"))
     shell.run(["pgbackrest", f"--config={configuration}", "--stanza=orders", "stanza-create"], deadline=60.0)
     assert (found(cluster)[lacks], lacking(cluster)) == ("inv backup", {lacks: "incr"})
     shell.run(["chmod", "000", f"{root}/a/second/backup/orders"])
