@@ -132,11 +132,20 @@ _AS_OF_O4O = """(() => {
 })()"""
 
 
+_LINES_OF_A_NARROW_VERDICT = """(() => {
+    const chip = document.querySelector("td .chip");
+    chip.textContent = "passed";
+    chip.style.width = "min-content";
+    return Math.floor(chip.offsetHeight / parseFloat(getComputedStyle(chip).lineHeight));
+})()"""
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is here: apt-get install chromium")
 def test_a_service_with_long_names_is_seen_whole(folder: Path, tmp_path: Path) -> None:
     with chromium(tmp_path) as seen:
         seen.open((folder / readiness_paper.PAGE).as_uri())
         assert seen.evaluate(_AS_OF_O4O) == 0
+        assert seen.evaluate(_LINES_OF_A_NARROW_VERDICT) == 1  # its dot stands before its word, not above it
 
 
 def test_the_page_asks_no_network_and_runs_no_script(page: str) -> None:
