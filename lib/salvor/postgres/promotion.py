@@ -122,12 +122,17 @@ def stop_or_kill(server: Server) -> None:
 
 
 def see_it_writes(server: Server) -> None:
-    """See that a server takes writes, by a small message in its WAL. Raises CannotError when it does not."""
+    """See that a server takes writes, by a small message in its WAL. Raises CannotError when it does not.
+
+    The trap: its checkpointer, which hands WAL to the archive after archive_timeout, went to sleep while it was in
+    recovery, for checkpoint_timeout (CheckpointerMain in checkpointer.c). Reading its settings again wakes it.
+    """
     import psycopg
 
     try:
         with server.session(deadline=10.0, writes=True) as connection:
             connection.execute("select pg_logical_emit_message(true, 'salvor', 'it takes writes')")
+            connection.execute("select pg_reload_conf()")
     except psycopg.Error as error:
         waits = _awaited_standby(server)
         raise CannotError(

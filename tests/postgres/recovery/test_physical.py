@@ -188,6 +188,26 @@ def test_after_a_restore_of_the_newest_state_the_standby_follows_by_itself(clust
     assert list(cluster.system.redundancy()) == []
 
 
+def test_what_is_written_after_a_restore_is_archived_in_time(cluster: Cluster) -> None:
+    way, identity = cluster.way("physical", WISH), cluster.observe().identity
+    assert way.arguments
+    cluster.do("fence", identity=identity)
+    cluster.do("stage", **way.arguments)
+    staged = f"{cluster.server('a').data}.salvor-{cluster.system.context.incident}"
+    script = """echo "archive_timeout = '1s'" >> "$1/postgresql.auto.conf\""""
+    cluster.sandbox.shell.run(["sh", "-c", script, "sh", staged])
+    cluster.do("promote", **way.promote)
+    cluster.write("a", 1)
+    with cluster.server("a").session(deadline=20) as connection:
+        ((segment,),) = connection.execute("select pg_walfile_name(pg_current_wal_lsn())").fetchall()
+        for _ in range(80):
+            ((archived,),) = connection.execute("select last_archived_wal from pg_stat_archiver").fetchall()
+            if (archived or "") >= segment:
+                return
+            time.sleep(0.1)
+    raise AssertionError("it waits for a checkpoint")
+
+
 def test_a_lost_data_directory_is_restored_and_put_back(cluster: Cluster) -> None:
     cluster.write("a", 20)
     with cluster.server("a").session(writes=True) as connection:
