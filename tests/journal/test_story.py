@@ -107,6 +107,16 @@ def test_what_was_undone_is_told_and_what_is_owed_stays(eventful: Story) -> None
     ]
 
 
+def test_what_was_discarded_cannot_be_taken_back_any_more(tmp_path: Path) -> None:
+    folder = tmp_path / "20261121T003300Z-orders-aaaa"
+    over = told.usual(folder)
+    assert "each can be taken back" in pages.section("summary", story=story.read(folder))
+    over.line("discarded", result="1 kept thing removed").journal.close()
+    said = pages.section("summary", story=story.read(folder))
+    assert "none can be taken back: what they replaced is removed" in said
+    assert "latest, of before 21 Nov 2026 00:32:00 UTC" in said, "what --failed-at asked for"
+
+
 def test_a_masked_argument_does_not_lose_its_outcome(tmp_path: Path) -> None:
     folder = tmp_path / "20261121T003300Z-orders-dddd"
     told.hostile(folder, lines=3).journal.close()
