@@ -22,4 +22,6 @@ def test_a_list_that_pm2_lost_is_told_with_the_way_to_give_it_back(tmp_path: Pat
     assert f"no daemon of {home} runs, and its dump.pm2 does not name shop" in seen.line
     with pytest.raises(CannotError, match="does not name shop") as caught:
         services.see_surely(local(), "shop", environment)
-    assert "pm2 save" in caught.value.hint
+    assert "pm2 save" in caught.value.hint and "pm2 save" in seen.line
+    assert f"there: export PM2_HOME={home}; pm2 ping" in caught.value.hint
+    assert services.last_words("pm2", "shop", environment) == f"export PM2_HOME={home}; pm2 logs shop --nostream"

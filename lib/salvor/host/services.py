@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
@@ -129,7 +130,8 @@ look() {
         if [ "$lost" ]; then echo "service $1 pm2 lost" $lost; else echo "service $1 pm2 saved"; fi
         return
     fi
-    [ "$said" != dead ] || silent="pm2 does not answer: no daemon of $home runs, and its dump.pm2 does not name $1"
+    [ "$said" != dead ] || silent="pm2 does not answer: no daemon of $home runs, and its dump.pm2 does not name $1; \
+there: pm2 start its ecosystem file, pm2 save"
     if [ "$silent" = none ] && said=$(rc_local_of "$1"); then
         silent="rc.local $(process_of "$1" | tr '\n' ' ')| $said"
     fi
@@ -308,7 +310,8 @@ def see_surely(shell: Shell, name: str, environment: Environment = NOTHING, acti
         raise CannotError(
             f"{name} on {shell.where} was not touched: {seen.manager} is there and {seen.line}.",
             safe="nothing was changed",
-            hint=_MUTE.get(seen.manager, "start {} there, then the same command again").format(seen.manager),
+            hint=f"there: {_at_home(seen.manager, environment)}"
+            + _MUTE.get(seen.manager, "start {}, then the same command again").format(seen.manager),
         )
     return seen
 
@@ -336,7 +339,7 @@ def act(shell: Shell, name: str, action: str, *, deadline: float, environment: E
         raise NotConvergedError(
             f"{name} on {shell.where} is {now.state} after its {action} by {now.manager}{': ' + told if told else '.'}",
             safe="nothing else was changed",
-            hint=f"there: {WHY.get(now.manager, 'read its log').format(name)}",
+            hint=f"there: {last_words(now.manager, name, environment)}",
         )
 
 
@@ -359,7 +362,7 @@ def _is(now: Service, wanted: str) -> bool:
     return now.state == wanted or (wanted == "stopped" and now.state == "failed")  # as one that was killed
 
 
-WHY = {
+_WHY = {
     "systemd": "journalctl -u {} -n 50",
     "supervisor": "supervisorctl tail {} stderr",
     "pm2": "pm2 logs {} --nostream",
@@ -368,8 +371,18 @@ WHY = {
 """Where each manager keeps what a service said last."""
 
 _MUTE = {
-    "pm2": "there: pm2 ping; where that hangs, kill -9 $(cat ${{PM2_HOME:-~/.pm2}}/pm2.pid): its programs run on "
-    "without it; where pm2 ls does not list it then: pm2 start its ecosystem file, pm2 save; then the same command "
-    "again"
+    "pm2": "pm2 ping; where that hangs, kill -9 $(cat ${{PM2_HOME:-~/.pm2}}/pm2.pid): its programs run on without it; "
+    "where pm2 ls does not list it then: pm2 start its ecosystem file, pm2 save; then the same command again"
 }
 """What to do about a manager that does not answer."""
+
+
+def last_words(manager: str, name: str, environment: Environment) -> str:
+    """The command that shows what a service said last."""
+    return _at_home(manager, environment) + _WHY.get(manager, "read its log").format(name)
+
+
+def _at_home(manager: str, environment: Environment) -> str:
+    """What comes before pm2's commands: elsewhere it would begin a daemon that knows nothing."""
+    home = environment.get("PM2_HOME", "") if manager == "pm2" else ""
+    return f"export PM2_HOME={shlex.quote(home)}; " if home else ""

@@ -180,7 +180,7 @@ class Application(OnAMachine, Role):
             if lacks is None and waited > _UP_BY_THEN:
                 lacks = self._lacks()
             if lacks or waited > self.settings.starts_within:
-                reading = services.WHY.get(self.look().manager, "read its log").format(self.settings.service)
+                reading = services.last_words(self.look().manager, self.settings.service, self.settings.environment)
                 why = f"; what it works on is broken, and not waited for: {lacks}" if lacks else ""
                 raise NotConvergedError(
                     f"{self.name} was started and is not healthy after {clock.write_duration(waited)}: "
