@@ -118,8 +118,12 @@ class Running(ABC):
                 del self._error[: max(0, len(self._error) - _STDERR_KEPT)]
 
     def stderr(self) -> str:
-        """The last 64 KiB of its standard error."""
+        """The last 64 KiB of its standard error, when it has ended."""
         self._error_reader.join(LINGER)
+        return self.stderr_so_far()
+
+    def stderr_so_far(self) -> str:
+        """The same while it goes on."""
         return bytes(self._error).decode("utf-8", "replace")
 
     @abstractmethod

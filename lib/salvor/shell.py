@@ -17,7 +17,7 @@ import subprocess
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePosixPath
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _MOST_OUTPUT = 64 * 1024 * 1024
 _STDERR_KEPT = 64 * 1024
 _SILENCE = 10.0  # seconds for which a host that gave no answer is not asked again
+_GLANCE = 1.0  # seconds without a word after which what it says on standard error is looked at
 _QUICK = 1.0  # seconds within which an error is an answer
 
 
@@ -75,9 +76,11 @@ class Shell(ABC):
         environment: Mapping[str, str] | None = None,
         folder: str | None = None,
         check: bool = True,
+        hear: Callable[[str], None] | None = None,
     ) -> Result:
         """Run `argv` to its end, in `folder`; `input` is given on standard input (secrets go there or in `environment`,
-        never in argv). What it prints is read as UTF-8.
+        never in argv). What it prints is read as UTF-8. While it prints nothing, `hear` is given what it has said on
+        standard error, each second; when that raises, the command is ended.
 
         Raises CommandError when the exit code is not zero (with `check`; a negative one is a signal's number),
         OutcomeUnknownError after `deadline` seconds, or after `idle` seconds without a word on standard output (it was
@@ -88,7 +91,7 @@ class Shell(ABC):
         running = self._start(Command(argv, environment or {}, pieces, folder))
         lines: list[str] = []
         size = 0
-        with closing(self._said(running, argv, begun + deadline, deadline, idle)) as said:
+        with closing(self._said(running, argv, begun + deadline, deadline, idle, hear)) as said:
             for line in said:
                 assert isinstance(line, str)
                 lines.append(line)
@@ -124,23 +127,32 @@ class Shell(ABC):
         deadline: float,
         idle: float | None = None,
         environment: Mapping[str, str] | None = None,
+        hear: Callable[[str], None] | None = None,
     ) -> Iterator[bytes]:
-        """As `stream`, but what it prints comes as it is: bytes, in pieces of at most 64 KiB."""
-        for piece in self._stream(Command(argv, environment or {}, binary=True), deadline, idle):
+        """As `stream`, but what it prints comes as it is: bytes, in pieces of at most 64 KiB. `hear` as for `run`."""
+        for piece in self._stream(Command(argv, environment or {}, binary=True), deadline, idle, hear):
             assert isinstance(piece, bytes)
             yield piece
 
-    def _stream(self, command: Command, deadline: float, idle: float | None) -> Iterator[str | bytes]:
+    def _stream(
+        self, command: Command, deadline: float, idle: float | None, hear: Callable[[str], None] | None = None
+    ) -> Iterator[str | bytes]:
         begun = clock.monotonic()
         running = self._start(command)
-        with closing(self._said(running, command.argv, begun + deadline, deadline, idle)) as said:
+        with closing(self._said(running, command.argv, begun + deadline, deadline, idle, hear)) as said:
             yield from said
         code = running.exit_code()
         if code:
             raise self.failed(command.argv, code, running.stderr())
 
     def _said(
-        self, running: Running, argv: Sequence[str], until: float, deadline: float, idle: float | None
+        self,
+        running: Running,
+        argv: Sequence[str],
+        until: float,
+        deadline: float,
+        idle: float | None,
+        hear: Callable[[str], None] | None = None,
     ) -> Generator[str | bytes, None, None]:
         ended = False
         try:
@@ -149,7 +161,7 @@ class Shell(ABC):
                     # The clock is looked at for every line: one that prints on and on must end too.
                     left = until - clock.monotonic()
                     wait = min(left, idle or left)
-                    said = running.said.get(timeout=wait) if wait > 0 else running.said.get_nowait()
+                    said = _next(running, wait, hear)
                     if left <= 0 and said is not None:
                         raise queue.Empty
                 except queue.Empty:
@@ -223,6 +235,16 @@ class Shell(ABC):
             '&& chmod -- "$2" "$t" && sync -d -- "$t" && mv -f -- "$t" "$1"'
         )
         self.run(["sh", "-c", script, "sh", path, f"{mode:o}", str(len(content))], input=content, deadline=deadline)
+
+
+def _next(running: Running, seconds: float, hear: Callable[[str], None] | None) -> str | bytes | None:
+    """What a command says next, within `seconds`. Raises queue.Empty, and what `hear` raises."""
+    while hear and seconds > _GLANCE:
+        with suppress(queue.Empty):
+            return running.said.get(timeout=_GLANCE)
+        hear(running.stderr_so_far())
+        seconds -= _GLANCE
+    return running.said.get(timeout=seconds) if seconds > 0 else running.said.get_nowait()
 
 
 def _name(argv: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -17,9 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from salvor import shell
 from salvor.change import Level, Reachable
 from salvor.errors import CannotError, SalvorError
 from salvor.files import watching
+from salvor.files.manifest import Manifest
+from salvor.files.said import MissingError
 
 from tests.files import rest_server
 from tests.files.lab import INCIDENT, Lab, act, everything, restic
@@ -127,6 +130,35 @@ def test_a_prune_that_moves_pieces_meanwhile_stops_no_restore(lab: Lab, far: tup
     staged(distant.open())
     assert served.meanwhile is None
     assert everything(lab.box / "staged") == was
+
+
+def test_a_prune_that_moves_pieces_meanwhile_stops_no_listing(
+    lab: Lab, far: tuple[Lab, Served], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distant, served = far
+    (older,) = lab.open().repositories[0].snapshots()
+    (lab.tree / "sub" / "newer").touch()
+    act(lab.open(), "backup", kind="snapshot")
+    (repository,) = distant.open().repositories
+    newer, elsewhere = repository.snapshots()[0], str(lab.root / "another cache")
+    prune = partial(restic, lab.root / "local", "forget", "--prune", "--max-unused", "0", RESTIC_CACHE_DIR=elsewhere)
+    monkeypatch.setattr(shell, "_GLANCE", 0.1)
+    manifest, shortly = Manifest(repository, newer.id, str(lab.tree)), time.monotonic() + 20  # restic: 15 minutes
+    shutil.rmtree(lab.root / "cache")
+    served.meanwhile = partial(prune, older.id)
+    assert "sub/newer" in manifest.nodes
+    assert served.meanwhile is None
+    shutil.rmtree(lab.root / "cache")
+    shutil.rmtree(lab.root / "local" / "data")
+    questions: list[Callable[[], object]] = [
+        lambda: list(repository.listing(newer.id)),
+        lambda: repository.links(newer.id, str(lab.tree)),
+        lambda: repository.restored_size(newer.id),
+    ]
+    for question in questions:
+        with pytest.raises(MissingError, match="lacks a piece that it should hold"):
+            question()
+    assert time.monotonic() < shortly
 
 
 def test_a_prune_that_moves_pieces_meanwhile_is_no_damage(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,20 @@ def test_silence_ends_it_where_that_is_asked_for(there: Shell) -> None:
     assert list(there.stream(slow, deadline=20, idle=2)) == ["1", "2", "3", "4"]
 
 
+def test_what_it_complains_of_can_end_it_while_it_goes_on(there: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shell, "_GLANCE", 0.1)
+
+    def hear(said: str) -> None:
+        if "for ever" in said:
+            raise CannotError("It would go on for ever.")
+
+    stubborn = ["sh", "-c", "echo one; sleep 0.4; echo for ever >&2; sleep 4713"]
+    with pytest.raises(CannotError, match="for ever"):
+        within(6, lambda: there.run(stubborn, deadline=20, hear=hear))
+    assert until(lambda: not runs(["sleep", "4713"]))
+    assert b"".join(there.pieces(["sh", "-c", "sleep 0.3; echo two"], deadline=20, hear=hear)) == b"two\n"
+
+
 def test_a_folder_to_work_in(there: Shell, folder: str) -> None:
     odd = f'{folder}/-it\'s "odd" $x'
     there.run(["mkdir", "--", odd])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from salvor.errors import CannotError, SalvorError
 from salvor.files.restic import Repository
+from salvor.files.watching import once_more
 
 _KINDS = {"file": "f", "dir": "d", "symlink": "l", "fifo": "p", "dev": "b", "chardev": "c"}
 _GO_BITS = {1 << 23: 0o4000, 1 << 22: 0o2000, 1 << 20: 0o1000}  # Go's ModeSetuid, ModeSetgid, ModeSticky
@@ -52,7 +53,7 @@ class Manifest:
         """Every entry but sockets. Whoever takes some away makes a copy first."""
         with self._asking:
             if self._nodes is None:
-                self._nodes = _nodes(self.repository, self.snapshot, self.path)
+                self._nodes = once_more(lambda: _nodes(self.repository, self.snapshot, self.path))
             return self._nodes
 
     @property
@@ -60,7 +61,7 @@ class Manifest:
         """Where symbolic links lead, as `Repository.links` says it."""
         with self._asking:
             if self._links is None:
-                self._links = self.repository.links(self.snapshot, self.path)
+                self._links = once_more(lambda: self.repository.links(self.snapshot, self.path))
             return self._links
 
     @property
@@ -68,7 +69,7 @@ class Manifest:
         """Bytes of all that the snapshot holds, each hard linked file once."""
         with self._asking:
             if self._once is None:
-                self._once = self.repository.restored_size(self.snapshot)[0]
+                self._once = once_more(lambda: self.repository.restored_size(self.snapshot))[0]
             return self._once
 
     def size(self) -> int:

@@ -110,7 +110,9 @@ class Repository:
         return self.shell.run(argv, environment=self._secrets, deadline=deadline)
 
     def ask(self, *arguments: str, deadline: float | None = None) -> str:
-        """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
+        """What a command that only reads prints. Raises CannotError, also when no answer came in time (MissingError:
+        look once more).
+        """
         return self._answer(*arguments, deadline=deadline).stdout
 
     def _answer(self, *arguments: str, deadline: float | None = None) -> Result:
@@ -118,7 +120,7 @@ class Repository:
         deadline = deadline or ANSWERING
         argv = self.argv(*arguments, "--no-lock", "--json")
         try:
-            return self.run(argv, deadline=deadline)
+            return self.shell.run(argv, environment=self._secrets, deadline=deadline, hear=self._hear)
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
         except OutcomeUnknownError as error:
@@ -139,12 +141,13 @@ class Repository:
     def listing(self, snapshot: str) -> Iterator[dict[str, Any]]:
         """Every node of a snapshot, parents before what is in them, as `restic ls --json` says it: name, type, path,
         uid, gid, size, mode (the bits of Go's os.FileMode), mtime. Names that are no UTF-8 have U+FFFD for each byte.
+        Raises as `ask`.
         """
         argv = self.argv("ls", "--no-lock", "--json", snapshot)
         command = ["sh", "-c", f'{_LESS_GARBAGE}exec "$@"', "sh", self._growth, *argv]
         rest = b""
         try:
-            for piece in self.shell.pieces(command, deadline=_READING, environment=self._secrets):
+            for piece in self.shell.pieces(command, deadline=_READING, environment=self._secrets, hear=self._hear):
                 *lines, rest = (rest + piece).split(b"\n")
                 several = b",".join(filter(None, lines)).decode()  # one by one, a million entries would take long
                 yield from (one for one in json.loads(f"[{several}]") if one.get("struct_type") == "node")
@@ -154,16 +157,20 @@ class Repository:
     def links(self, snapshot: str, path: str) -> list[str]:
         """The symbolic links of a snapshot at or below `path`, as `PATH -> TARGET`, in the order of `listing`, with
         U+FFFD for each byte that is no UTF-8. Only restic's listing for people says where links lead; a name may hold
-        an arrow, so only the other listing says where it ends.
+        an arrow, so only the other listing says where it ends. Raises as `ask`.
         """
         argv = self.argv("ls", "--no-lock", "--long", snapshot)
-        said = b"".join(self.shell.pieces(argv, deadline=_READING, environment=self._secrets))
+        try:
+            pieces = self.shell.pieces(argv, deadline=_READING, environment=self._secrets, hear=self._hear)
+            said = b"".join(pieces)
+        except CommandError as error:
+            raise self.explained(error.stderr, argv) from error
         links = [as_json(_HEAD.sub(b"", one.removesuffix(b"\n"))) for one in _RECORD.split(said) if one[:1] == b"L"]
         return [one for one in links if one.startswith((f"{path} -> ", f"{path}/"))]
 
     def restored_size(self, snapshot: str) -> tuple[int, int]:
         """Bytes and entries of a snapshot as they would be restored, each hard linked file once. Reads the whole
-        tree of the snapshot, which takes seconds for a million files.
+        tree of the snapshot, which takes seconds for a million files. Raises as `ask`.
         """
         said = json.loads(self.ask("stats", "--mode", "restore-size", snapshot, deadline=_READING))
         return int(said["total_size"]), int(said["total_file_count"])
@@ -326,7 +333,7 @@ class Repository:
                 raise self.explained("\n".join(said) or error.stderr, argv) from error
         if unread:
             # It complains as much of a file that it stores again, because the repository lost what it held of it.
-            there = {node["path"] for node in self.listing(made)}
+            there = watching.once_more(lambda: {node["path"] for node in self.listing(made)})
             unread = [item for item in unread if item not in there]
         if unread:
             self.run(self.argv("tag", "--add", INCOMPLETE, made), deadline=_READING)
@@ -338,6 +345,9 @@ class Repository:
         return made
 
     # --- errors --------------------------------------------------------------------------------------------------
+
+    def _hear(self, said: str) -> None:
+        watching.see_whether_all_is_there(self, said)
 
     def explained(self, said: str, argv: Sequence[str]) -> CannotError:
         """What restic's words mean."""

@@ -169,8 +169,9 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
         )
     if "no space left on device" in said:
         return CannotError(f"The disk of {which}, or of its cache, is full: {last(said)}", hint=by_hand)
-    if any(word in said for word in _DAMAGE):
-        return DamagedError(
+    is_missing = bool(MISSING.search(said))
+    if is_missing or any(word in said for word in _DAMAGE):
+        return (MissingError if is_missing else DamagedError)(
             f"Damaged: {which} cannot be read back as it was written: {last(said)}",
             safe="what is live is as it was",
             hint=f"restic check says how much of it; {by_hand}",

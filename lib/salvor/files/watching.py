@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from salvor import clock, secrets
 from salvor.change import Progress
@@ -14,6 +15,7 @@ from salvor.files.said import LOST, MISSING, MissingError, Snapshot, status_of
 if TYPE_CHECKING:
     from salvor.files.restic import Repository
 
+Read = TypeVar("Read")
 PATIENCE = 60.0
 """Seconds of nothing but errors until a repository that was lost midway is given up."""
 SILENCE = 600.0
@@ -22,6 +24,25 @@ SILENCE = 600.0
 
 class DiskFullError(CannotError):
     """There is no room for what is restored."""
+
+
+def see_whether_all_is_there(repository: Repository, said: str) -> None:
+    """Raises MissingError when restic says that a piece is missing: it would look for it for a quarter of an hour."""
+    if found := re.search(f".*(?:{MISSING.pattern}).*", said, MISSING.flags):
+        raise MissingError(
+            f"Damaged: the {repository.title} lacks a piece that it should hold: {secrets.mask(found[0])[:300]}",
+            safe="what is live is as it was",
+            hint="restic check says how much of it is lost",
+        )
+
+
+def once_more(read: Callable[[], Read]) -> Read:
+    """What `read` reads; read anew, by the new index, where a piece was missing that a prune may have moved."""
+    try:
+        return read()
+    except MissingError:
+        pass
+    return read()
 
 
 class Watch:
@@ -70,12 +91,7 @@ class Watch:
         self.said = [*self.said[-20:], line]
         if "no space left on device" in line or "disk quota exceeded" in line:  # restic itself would try every file
             raise _full(self._target, self._repository.shell.where, by_quota="quota" in line)
-        if MISSING.search(line):  # restic itself would look for it for a quarter of an hour
-            raise MissingError(
-                f"Damaged: the {self._repository.title} lacks a piece that it should hold: {secrets.mask(line)[:300]}",
-                safe="what is live is as it was",
-                hint="restic check says how much of it is lost",
-            )
+        see_whether_all_is_there(self._repository, line)
         if LOST.search(line):
             if not self._in_trouble:
                 self._in_trouble, self._trouble = True, clock.monotonic()
