@@ -179,11 +179,15 @@ def test_a_prune_that_moves_pieces_meanwhile_is_no_damage(lab: Lab, monkeypatch:
     assert Path(f"{program}.asked").is_dir()
 
 
-def test_a_piece_that_is_lost_is_told_at_once(far: tuple[Lab, Served]) -> None:
+def test_a_piece_that_is_lost_is_told_at_once(far: tuple[Lab, Served], monkeypatch: pytest.MonkeyPatch) -> None:
     lab, _ = far
-    first_pack(lab.root / "local").unlink()
+    monkeypatch.setattr(shell, "_GLANCE", 0.1)
+    system, lost = lab.open(), first_pack(lab.root / "local")
+    lost.unlink()
     with pytest.raises(CannotError, match="lacks a piece that it should hold"):
-        staged(lab.open())
+        staged(system)
+    with pytest.raises(MissingError, match=f"pack {lost.name}: does not exist / .*; a new backup passes over "):
+        system.repositories[0].check(deep=True)
 
 
 def test_a_repository_that_lets_nothing_be_removed_is_given_up(

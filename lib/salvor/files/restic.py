@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -105,9 +105,9 @@ class Repository:
         """A restic command for this repository."""
         return ["restic", "--repo", self.location, *locations.options(self.login), *arguments]
 
-    def run(self, argv: Sequence[str], *, deadline: float) -> Result:
-        """Run `argv` with what the storage asks for in its environment. Raises as `Shell.run` does."""
-        return self.shell.run(argv, environment=self._secrets, deadline=deadline)
+    def run(self, argv: Sequence[str], *, deadline: float, hear: Callable[[str], None] | None = None) -> Result:
+        """Run `argv` with what the storage asks for in its environment. `hear`, and what it raises: as `Shell.run`."""
+        return self.shell.run(argv, environment=self._secrets, deadline=deadline, hear=hear)
 
     def ask(self, *arguments: str, deadline: float | None = None) -> str:
         """What a command that only reads prints. Raises CannotError, also when no answer came in time (MissingError:
@@ -120,7 +120,7 @@ class Repository:
         deadline = deadline or ANSWERING
         argv = self.argv(*arguments, "--no-lock", "--json")
         try:
-            return self.shell.run(argv, environment=self._secrets, deadline=deadline, hear=self._hear)
+            return self.run(argv, deadline=deadline, hear=self._hear)
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
         except OutcomeUnknownError as error:
@@ -188,18 +188,24 @@ class Repository:
             self._check(deep=deep)
 
     def _check(self, *, deep: bool) -> None:
+        def damaged(said: str) -> DamagedError:
+            return (MissingError if MISSING.search(said) else DamagedError)(
+                f"{last(secrets.mask(said))}; a new backup passes over what it believes to be there, until "
+                f"{shlex.join(self.argv('rebuild-index'))} was run on {self.shell.where}",
+                safe="it was only read",
+            )
+
+        def hear(said: str) -> None:
+            if MISSING.search(said):
+                raise damaged(said)
+
         argv = self.argv("check", "--no-lock", *(["--read-data"] if deep else []))
         try:
-            self.run(argv, deadline=_DAY if deep else _READING)
+            self.run(argv, deadline=_DAY if deep else _READING, hear=hear)
         except CommandError as error:
             if "repository contains errors" not in error.stderr:
                 raise self.explained(error.stderr, argv) from error
-            kind = MissingError if MISSING.search(error.stderr) else DamagedError
-            raise kind(
-                f"{last(secrets.mask(error.stderr))}; a new backup passes over what it believes to be there, until "
-                f"{shlex.join(self.argv('rebuild-index'))} was run on {self.shell.where}",
-                safe="it was only read",
-            ) from error
+            raise damaged(error.stderr) from error
 
     # --- restore -------------------------------------------------------------------------------------------------
 
