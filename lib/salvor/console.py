@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from salvor import clock, cutover, refuse, show
 from salvor.approval.terminal import approval
-from salvor.change import Decision, Level
+from salvor.change import Decision, Level, Reachable
 from salvor.errors import CannotError, HeldError, SalvorError, UsageError
 from salvor.incident import Incident
 from salvor.journal import Journal
@@ -232,11 +232,13 @@ def _shut(incident: Incident) -> str:
     fenced = [name for name in names if incident.observe(incident.system(name)).writable is False]
     if not fenced:
         return ""
+    down = [name for name in fenced if incident.observe(incident.system(name)).reachable is Reachable.DOWN]
     halted = [one.name for one in incident.applications if one.name in incident.halted]
     stopped = f", and {', '.join(halted)} stopped" if halted else ""
+    unstarted = f", but starts no server: {', '.join(down)} is down" if down else ""
     return (
         f"{', '.join(fenced)} {'is' if len(fenced) == 1 else 'are'} fenced by now, so nobody can write there{stopped}: "
-        f"inv undo --incident={incident.id} takes that back"
+        f"inv undo --incident={incident.id} takes that back{unstarted}"
     )
 
 

@@ -16,7 +16,7 @@ from salvor.secrets import mask
 
 _EARLY = ("staged", "proven")
 """The checks that say that what a step works on is not there."""
-_UNTOUCHED = "nothing was cut over; what was live is as it was"
+_UNTOUCHED = "nothing was cut over; the data of what was live is as it was"
 
 
 def unapproved(step: str, changes: Iterable[Change], approved: Collection[str]) -> None:
@@ -90,9 +90,10 @@ def unproven(planned: PlannedStep, incident: Incident) -> None:
         elif any(finding.check == ONE_ARCHIVE for finding in bad):
             hint = f"{undo}, then the same inv restore anew: it takes all of it out of the archive that is there now"
         elif about_data:
+            before = "" if incident.failed_at else "--failed-at=TIME to before a wrong statement, with "
             hint = (
-                f"inv backups {service} lists others; {undo}, then inv restore {service} with --from=ID, or with "
-                "--at=TIME to the state at that time"
+                f"inv backups {service} lists others; {undo}, then inv restore {service} with {before}--from=ID, "
+                "or with --at=TIME to the state at that time"
             )
         else:
             hint = f"mend what is named above, then the same command again; or {undo}"

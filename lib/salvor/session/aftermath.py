@@ -10,7 +10,7 @@ from typing import Any
 from salvor import clock, journal, show
 from salvor.approval.terminal import approval
 from salvor.arguments import required
-from salvor.change import Change, Level, plan_hash
+from salvor.change import Change, Level, Reachable, plan_hash
 from salvor.console import show_plan, telling_failure
 from salvor.errors import CannotError, NotConvergedError, NotProvenError, PlanMovedError, UsageError
 from salvor.incident import Incident
@@ -65,10 +65,19 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
         shown.tell(f"What {incident} did and has a way back is taken back; its restarts and what it cleared stay.")
         return
     session.incident.look_again()
+    except_for = ""
+    unfenced = {change.system for change in changes if change.verb == "unfence"}
     for system in session.incident.systems:
-        for told in session.incident.observe(system).left_behind:
+        state = session.incident.observe(system)
+        if state.reachable is Reachable.DOWN and system.name in unfenced:
+            except_for = ", except for what is down"
+            shown.tell(
+                f"NOTE: {system.name} is down: {state.summary}. A fence kills a server that does not answer, and undo "
+                f"starts none: start it, or inv assess {session.incident.options}"
+            )
+        for told in state.left_behind:
             shown.tell(f"NOTE: {told}. inv protect {session.incident.options} rebuilds it from the live primary.")
-    shown.tell(f"The world is as before {incident}. The record: inv incident.close --incident={incident}")
+    shown.tell(f"The world is as before {incident}{except_for}. The record: inv incident.close --incident={incident}")
 
 
 def discard(incident: str, shown: Shown, *, plan_only: bool = False, approve: str = "", yes: bool = False) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from salvor import clock, cutover
-from salvor.change import Decision, Finding, Level, Reachable, State, WayBack
+from salvor.change import Decision, Finding, Level, Reachable, Staged, State, WayBack
 from salvor.checks import tells_of_damage
 from salvor.errors import CannotError
 from salvor.incident import RESTART, Broken, Incident
@@ -97,7 +98,14 @@ def _look_at(
         told, healthy = "it looks healthy; the operator asked for another state of its data", True
     else:
         return
-    sound = not wrong or _is_sound(incident, system, state)
+    sound = True
+    if wrong or state.reachable is not Reachable.UP:
+        said = _answers_of_copies(incident, system, state)
+        sound = _is_sound(said, state)
+        if not sound and state.reachable is not Reachable.UP:
+            damage = [replace(answer, check=f"{answer.check} ({staged.name})") for staged, answer in _told_damage(said)]
+            yield from damage
+            told = f"{told}; {_wrong(damage)}"
     ways = system.ways_back(incident.whole_wish(live_is_sound=sound))
     possible = [way for way in ways if way.possible]
     yield from (_way(system, way, chosen=bool(possible) and way is possible[0]) for way in ways)
@@ -198,20 +206,31 @@ def _other_drills(incident: Incident, ways: list[WayBack]) -> str:
     return f"inv drill {incident.options} rehearses the best way that is open, or with --scenario= one of {others}; "
 
 
-def _is_sound(incident: Incident, system: Restorable, state: State) -> bool:
-    """Whether the data is right, although a check of it did not pass, as far as anybody can tell.
+_Said = list[tuple[Staged, list[Finding]]]
+"""What each copy answers to the checks of its data."""
+
+
+def _answers_of_copies(incident: Incident, system: Restorable, state: State) -> _Said:
+    questions = incident.checks_of(system.name)
+    return [(staged, incident.check_all(questions, staged.name)) for staged in state.staged if staged.complete]
+
+
+def _told_damage(said: _Said) -> list[tuple[Staged, Finding]]:
+    """The wrong answers of copies that show all that they have."""
+    whole = [(staged, answers) for staged, answers in said if staged.shows_all]
+    return [(staged, answer) for staged, answers in whole for answer in answers if tells_of_damage(answer)]
+
+
+def _is_sound(said: _Said, state: State) -> bool:
+    """Whether the data is right, although a check of it did not pass or nobody could ask, as far as anybody can tell.
 
     Damage to files stays on one server, a wrong statement reaches all: so its standbys say it, but for one that has not
     replayed it yet. Where none of them answers, a server that does not answer either says nothing against its data;
     what is staged from it is checked before it goes live.
     """
-    questions = incident.checks_of(system.name)
-    said = [(staged, incident.check_all(questions, staged.name)) for staged in state.staged if staged.complete]
     if any(staged.shows_all and all(answer.level is Level.PASS for answer in answers) for staged, answers in said):
         return True
-    if any(tells_of_damage(answer) for _, answers in said for answer in answers):
-        return False
-    return state.reachable is not Reachable.UP
+    return state.reachable is not Reachable.UP and not _told_damage(said)
 
 
 def _reachable(system: System, state: State, because: str = "") -> Finding:

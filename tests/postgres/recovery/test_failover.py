@@ -22,6 +22,7 @@ from salvor.errors import CannotError, NotProvenError
 from salvor.postgres import failover, lag
 from salvor.postgres.lag import lag_of, missing_commits
 from salvor.sandbox import layout, processes
+from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.ssh.settings import SshSettings
@@ -128,6 +129,43 @@ def test_a_standby_that_replays_late_has_what_it_received_and_what_it_shows_says
     cluster.recover(way, cluster.observe().identity)
     assert time.monotonic() - begun < 6.0, "nobody waits for the delay"
     assert is_up(cluster.observe()) and cluster.missing("b") == set()
+
+
+def test_a_standby_that_has_the_damage_is_no_way_back_from_a_frozen_primary(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    good = {"system": "orders-db", "at_most": 0}
+    prices = good | {"name": "prices", "sql": "select count(*) from orders where amount <= 0"}
+    untold = good | {"name": "untold", "sql": "select count(pg_sleep(9))", "deadline": 0.2}
+    describe(cluster, tmp_path, monkeypatch, checks=[prices, untold])
+
+    def set_price(amount: int) -> None:
+        with cluster.shop("a") as connection:
+            connection.execute("update orders set amount = %s where id = 4711", [amount])
+        cluster.write("a", 1)
+        assert processes.until(lambda: not cluster.missing("b"), 10)
+
+    set_price(0)
+    cluster.signal_all("a", signal.SIGSTOP)
+    with pytest.raises(CannotError, match="the standby has the same damage") as closed:
+        open_session("orders", Plain(io.StringIO()), platform="shop").plan("assess")
+    assert "prices (standby b): 1 (limit at most 0)" in closed.value.what
+    assert "inv restore --service=orders --platform=shop --failed-at=TIME" in closed.value.hint
+    cluster.signal_all("a", signal.SIGCONT)
+    set_price(1)
+    cluster.signal_all("a", signal.SIGSTOP)
+    session = open_session("orders", Plain(io.StringIO()), platform="shop")
+    with pytest.raises(NotProvenError, match="untold") as unproven:
+        console.recover(session, Plain(io.StringIO()), yes=True)  # to the standby, of which nobody can tell
+    assert "--failed-at=TIME" in unproven.value.hint
+    assert "the data of what was live is as it was" in unproven.value.safe
+    assert "takes that back, but starts no server: orders-db is down" in unproven.value.safe
+    said = io.StringIO()
+    aftermath.undo(session.incident.id, Plain(said), yes=True)
+    assert "NOTE: orders-db is down" in said.getvalue() and "undo starts none" in said.getvalue()
+    assert f"as before {session.incident.id}, except for what is down." in said.getvalue()
+    cluster.server("a").start()
+    assert is_up(cluster.observe())
 
 
 def test_of_two_standbys_that_lose_nothing_the_one_is_promoted_that_is_ready_first(
