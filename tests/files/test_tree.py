@@ -171,6 +171,17 @@ def test_a_path_full_of_what_means_something_elsewhere(lab: Lab) -> None:
     assert system.ask("changed", "live") == 0
 
 
+def test_a_path_too_long_for_the_place_of_a_stage_is_not_called_damage(lab: Lab) -> None:
+    folder = lab.tree
+    while len(str(folder)) < 4080 - len(str(lab.tree)):
+        folder /= "d" * min(100, 4095 - len(str(lab.tree)) - len(str(folder)))
+        folder.mkdir()
+    system = lab.open()
+    act(system, "backup", kind="snapshot")
+    with pytest.raises(CannotError, match=r": A path of \w+ from local is too long below .*/building on"):
+        staged(system)
+
+
 def test_an_undo_takes_nothing_away_when_what_was_kept_is_gone(lab: Lab) -> None:
     system = lab.open()
     act(system, "backup", kind="snapshot")

@@ -59,7 +59,7 @@ class Watch:
 
     def hear(self, line: str) -> Progress | None:
         """What a line says of the progress. Raises DiskFullError, MissingError, and CannotError when the repository is
-        lost.
+        lost, or a path too long.
         """
         if status := status_of(line):  # restic 0.16 and newer
             if status["message_type"] in ("error", "exit_error"):
@@ -91,6 +91,12 @@ class Watch:
         self.said = [*self.said[-20:], line]
         if "no space left on device" in line or "disk quota exceeded" in line:  # restic itself would try every file
             raise _full(self._target, self._repository.shell.where, by_quota="quota" in line)
+        if "file name too long" in line:
+            raise CannotError(
+                f"A path of {self.label} is too long below {self._target} on {self._repository.shell.where}; "
+                "restic restore --target a short folder, such as /r, brings it back by hand.",
+                safe="what is live is as it was",
+            )
         see_whether_all_is_there(self._repository, line)
         if LOST.search(line):
             if not self._in_trouble:
