@@ -5,7 +5,8 @@ nanosecond, symbolic and hard links, extended attributes and ACLs, FIFOs, device
 Its traps: `--verify` reads the content of files only, so everything else is compared here; sockets are left out (the
 programs make them anew); up to 0.15 it spoils link targets that are no UTF-8 already when it backs them up; up to 0.14
 holes of sparse files come back as zeros; as another user than root it leaves owners as they come, and says nothing.
-Extended attributes are in none of its listings: for them its own word, that there was no error, has to do.
+A symbolic link or a FIFO with several names comes back as several, and a symbolic link without its extended attributes.
+Those are in none of its listings: for them its own word, that there was no error, has to do.
 """
 
 from __future__ import annotations
