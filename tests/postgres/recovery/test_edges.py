@@ -248,36 +248,39 @@ def test_a_timeline_that_only_the_second_repository_has_is_followed(cluster: Clu
     assert way.arguments and way.arguments["timeline"] == 2
 
 
-def test_a_timeline_was_live_before_the_archive_took_its_history(cluster: Cluster) -> None:
-    """As after a failover to a server whose archiver fails at first: what was written meanwhile can be gone back to."""
-    server, shell = cluster.server("a"), cluster.sandbox.shell
+def begin_a_timeline(cluster: Cluster) -> None:
+    """Have the primary go on with timeline 2, as after a failover."""
+    server = cluster.server("a")
     cluster.server("b").stop("fast")
     with server.session(writes=True) as connection:
         connection.execute("alter system set restore_command = 'false'")
     server.stop("fast")
-    shell.run(["touch", f"{server.data}/recovery.signal"])
+    server.shell.run(["touch", f"{server.data}/recovery.signal"])
     server.start()
+
+
+def history_of(cluster: Cluster) -> Path:
+    """The file in the archive that tells of timeline 2."""
+    (history,) = (cluster.sandbox.root / "repository").glob("archive/orders/15-1/00000002.history*")
+    return history
+
+
+def test_a_timeline_was_live_before_the_archive_took_its_history(cluster: Cluster) -> None:
+    """As after a failover to a server whose archiver fails at first: what was written meanwhile can be gone back to."""
+    begin_a_timeline(cluster)
     cluster.write("a", 1)
     moment = now(cluster)
     wait_until_archived(cluster)
-    (history,) = (cluster.sandbox.root / "repository").glob("archive/orders/15-1/00000002.history*")
-    shell.run(["touch", "-d", f"@{moment.timestamp() + 60}", str(history)])
+    cluster.sandbox.shell.run(["touch", "-d", f"@{moment.timestamp() + 60}", str(history_of(cluster))])
     way = cluster.way("physical", replace(WISH, at=moment))
     assert way.arguments and way.arguments["timeline"] == 2
 
 
 def test_a_repository_that_was_begun_anew_after_a_failover_is_restored_from(cluster: Cluster) -> None:
     """It has no history file of the timeline that is live: that was archived to the one that was lost."""
-    server, shell = cluster.server("a"), cluster.sandbox.shell
-    cluster.server("b").stop("fast")
-    with server.session(writes=True) as connection:
-        connection.execute("alter system set restore_command = 'false'")
-    server.stop("fast")
-    shell.run(["touch", f"{server.data}/recovery.signal"])
-    server.start()
+    begin_a_timeline(cluster)
     wait_until_archived(cluster)
-    (history,) = (cluster.sandbox.root / "repository").glob("archive/orders/15-1/00000002.history*")
-    history.unlink()
+    history_of(cluster).unlink()
     cluster.do("backup", kind="full")
     cluster.write("a", 5)
     wait_until_archived(cluster)
