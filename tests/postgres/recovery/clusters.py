@@ -21,6 +21,8 @@ from salvor.system import Context
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
+from tests.waiting import until
+
 _numbers = itertools.count(1)
 
 
@@ -150,6 +152,18 @@ def lsn(cluster: Cluster) -> int:
         row = connection.execute("select pg_current_wal_lsn() - '0/0'").fetchone()
     assert row
     return int(row[0])
+
+
+def wait_until_replayed(cluster: Cluster) -> None:
+    """Until its standby has all that its primary wrote so far. One that was started first asks again after 5 s."""
+    wanted = lsn(cluster)
+
+    def is_there() -> bool:
+        with cluster.server("b").session() as connection:
+            row = connection.execute("select pg_last_wal_replay_lsn() - '0/0'").fetchone()
+        return bool(row and row[0] and row[0] >= wanted)
+
+    assert until(is_there), "the standby does not follow"
 
 
 def wait_until_archived(cluster: Cluster, member: str = "a") -> None:

@@ -19,7 +19,7 @@ from salvor.postgres.lag import lag_of
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster, is_up, without_programs
+from tests.postgres.recovery.clusters import Cluster, is_up, wait_until_replayed, without_programs
 from tests.waiting import until
 
 
@@ -32,6 +32,7 @@ def observe_in_time(system: Postgres) -> State:
 
 def test_a_healthy_cluster(cluster: Cluster) -> None:
     cluster.write("a", 3)
+    wait_until_replayed(cluster)
     state = observe_in_time(cluster.system)
     assert is_up(state) and state.origin is None and state.address == "127.0.0.11"
     assert state.identity == cluster.server("a").identity()
@@ -150,6 +151,7 @@ def test_a_lagging_standby_is_measured_by_the_wal_of_the_dead_primary(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.write("a", 5)
+    wait_until_replayed(cluster)
     with cluster.server("b").session() as connection:
         connection.execute("select pg_wal_replay_pause()")
     time.sleep(1.1)
