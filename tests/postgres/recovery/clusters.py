@@ -154,8 +154,19 @@ def lsn(cluster: Cluster) -> int:
     return int(row[0])
 
 
+def wait_until_streaming(cluster: Cluster) -> None:
+    """Until its standby follows. One that was started before its primary was there asks again after 5 s."""
+
+    def follows() -> bool:
+        with cluster.server("a").session() as connection:
+            found = connection.execute("select from pg_stat_replication where state = 'streaming'").fetchone()
+        return found is not None
+
+    assert until(follows), "the standby does not follow"
+
+
 def wait_until_replayed(cluster: Cluster) -> None:
-    """Until its standby has all that its primary wrote so far. One that was started first asks again after 5 s."""
+    """Until its standby has all that its primary wrote so far."""
     wanted = lsn(cluster)
 
     def is_there() -> bool:
@@ -163,7 +174,7 @@ def wait_until_replayed(cluster: Cluster) -> None:
             row = connection.execute("select pg_last_wal_replay_lsn() - '0/0'").fetchone()
         return bool(row and row[0] and row[0] >= wanted)
 
-    assert until(is_there), "the standby does not follow"
+    assert until(is_there), "the standby does not replay"
 
 
 def wait_until_archived(cluster: Cluster, member: str = "a") -> None:

@@ -12,7 +12,7 @@ from salvor.sandbox import configuration, database, processes
 from salvor.sandbox.layout import Layout
 
 from tests.conftest import copy_database
-from tests.postgres.recovery.clusters import Cluster, open_system
+from tests.postgres.recovery.clusters import Cluster, open_system, wait_until_streaming
 
 
 @pytest.fixture(scope="session")
@@ -43,5 +43,7 @@ def running_cluster(ours: Layout, cluster: Path) -> Iterator[Cluster]:
     configuration.write(ours)
     with ThreadPoolExecutor(2) as together:
         list(together.map(lambda member: database.server(ours, member).start(), ("a", "b")))
-    yield Cluster(ours, open_system(ours))
+    made = Cluster(ours, open_system(ours))
+    wait_until_streaming(made)
+    yield made
     processes.kill(processes.working_in(ours.root))
