@@ -31,5 +31,5 @@ def within(seconds: float, work: Callable[[], _Answer], over: threading.Event | 
     if errors:
         raise errors[0]
     if not answers:
-        raise TimeoutError("given up" if given_up else f"no answer within {seconds:g} s")
+        raise TimeoutError("given up" if given_up else f"no answer within {round(seconds, 2):g} s")
     return answers[0]

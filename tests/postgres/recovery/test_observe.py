@@ -24,9 +24,10 @@ from tests.waiting import until
 
 
 def observe_in_time(system: Postgres) -> State:
+    """It takes 4 s when a machine is silent, 11 s when one wait follows the other; the rest is for a busy machine."""
     begun = time.monotonic()
     state = system.observe()
-    assert time.monotonic() - begun < 6.0
+    assert time.monotonic() - begun < 8.0
     return state
 
 
