@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from salvor import monitoring, prometheus
+from salvor import clock, monitoring, prometheus
 from salvor.backups import metrics as backup_metrics
 from salvor.backups import report as backup_report
 from salvor.backups.audit import Room
@@ -68,6 +68,26 @@ def test_a_size_that_its_engine_does_not_say_is_no_size_of_zero() -> None:
     assert "salvor_backup_newest_size_bytes{" not in said
     assert 'salvor_backup_median_size_bytes{platform="o4o",system="media",repository="r",kind="snapshot"} 8' in said
     assert "salvor_backup_newest_timestamp_seconds{" in said
+
+
+def test_a_backup_of_a_time_to_come_hides_from_no_rule_how_old_the_newest_is() -> None:
+    """By one that was made under a wrong clock, SalvorBackupTooOld never fired again."""
+
+    def dump(taken: datetime, size: int) -> Backup:
+        return Backup(f"{taken:%Y}", "db", "logical", "dump", taken, size, "here", repository="r")
+
+    backups = [
+        dump(NOW.replace(year=2031), 1),
+        dump(NOW, 8),
+        dump(NOW.replace(day=20), 6),
+        dump(NOW.replace(day=19), 6),
+    ]
+    with clock.use(lambda: NOW):
+        said = prometheus.text(backup_metrics.metrics("o4o", [Looked("db", Known(30.0), backups, [])], NOW))
+    of = '{platform="o4o",system="db",repository="r",kind="dump"}'
+    assert f"salvor_backup_newest_timestamp_seconds{of} {NOW.timestamp()}\n" in said
+    assert f"salvor_backup_newest_size_bytes{of} 8.0\n" in said
+    assert f"salvor_backup_usable{of} 3.0\n" in said
 
 
 def test_a_damage_in_one_repository_is_one_while_another_cannot_be_asked() -> None:

@@ -12,7 +12,7 @@ from salvor import clock
 from salvor.backups import audit
 from salvor.backups.audit import Room
 from salvor.backups.policy import Expect, Keep
-from salvor.backups.retention import decide, is_ahead
+from salvor.backups.retention import decide, is_ahead, is_good
 from salvor.change import Backup, Finding, Level, Unread
 from salvor.schedule.moments import Calendar
 from salvor.show import write_bytes
@@ -71,7 +71,7 @@ def newest_point(backups: Sequence[Backup]) -> datetime | None:
 
 def reaches_furthest(backups: Sequence[Backup]) -> Backup | None:
     """The usable backup that leads to that moment."""
-    return max((one for one in backups if one.usable and not is_ahead(one)), key=_end, default=None)
+    return max((one for one in backups if is_good(one)), key=_end, default=None)
 
 
 def _end(backup: Backup) -> datetime:
@@ -85,7 +85,7 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
             figure = f"{one.id} in {one.repository} is of {one.taken:%Y-%m-%d %H:%M} UTC, a time to come"
             detail = "the clock where it was made was wrong, or this one is; nothing is judged by it"
             yield Finding(system, AGE, Level.WARN, figure, detail=detail)
-    good = [one for one in backups if one.usable and not is_ahead(one)]
+    good = [one for one in backups if is_good(one)]
     if not good and known.unread:
         names = ", ".join(one.repository for one in known.unread)
         yield Finding(system, AGE, Level.UNKNOWN, "no usable backup in what could be read", detail=f"without {names}")

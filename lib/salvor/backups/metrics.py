@@ -7,6 +7,7 @@ from datetime import datetime
 
 from salvor.backups import checks as backup_checks
 from salvor.backups.report import Looked
+from salvor.backups.retention import is_good
 from salvor.change import Backup, Level
 from salvor.prometheus import Metric
 
@@ -25,12 +26,9 @@ def metrics(platform: str, looks: Sequence[Looked], at: datetime) -> list[Metric
     def of(values: Iterable[tuple[Looked, float | None]]) -> _Values:
         return [((one.system,), value) for one, value in values if value is not None]
 
-    kinds = [(one, ordered) for one in looks for ordered in _by_kind(one.backups)]
-    compared = [
-        (one, ordered)
-        for one in looks
-        for ordered in backup_checks.series([b for b in one.backups if b.usable]).values()
-    ]
+    good = [(one, [each for each in one.backups if is_good(each)]) for one in looks]
+    kinds = [(one, ordered) for one, backups in good for ordered in _by_kind(backups)]
+    compared = [(one, ordered) for one, backups in good for ordered in backup_checks.series(backups).values()]
     rooms = [((one.system, room.repository, room.path), room) for one in looks for room in one.rooms]
     series = "system repository kind"
     return [
@@ -124,11 +122,10 @@ def _levels(looks: Sequence[Looked]) -> _Values:
 
 
 def _by_kind(backups: Sequence[Backup]) -> list[list[Backup]]:
-    """The usable backups of each repository and kind, newest first."""
+    """The backups of each repository and kind, newest first."""
     found: dict[tuple[str, str], list[Backup]] = {}
     for one in sorted(backups, key=lambda one: one.taken, reverse=True):
-        if one.usable:
-            found.setdefault((one.repository, one.kind), []).append(one)
+        found.setdefault((one.repository, one.kind), []).append(one)
     return list(found.values())
 
 

@@ -22,7 +22,8 @@ def is_ahead(backup: Backup) -> bool:
     return clock.is_to_come(backup.taken)
 
 
-def _is_good(backup: Backup) -> bool:
+def is_good(backup: Backup) -> bool:
+    """Whether it can be restored, and is of no time to come."""
     return backup.usable and not is_ahead(backup)
 
 
@@ -68,7 +69,7 @@ def _by_repository(
         if one.usable:
             holders[one.taken].add(one.repository)
     wanted = {one.backup.taken for one in _decide(backups, keep) if one.stays} if own else set()
-    good = [one for one in backups if _is_good(one)]
+    good = [one for one in backups if is_good(one)]
     have_newest = {one.repository for one in good if one.taken == good[0].taken}
     alone = f"only {', '.join(have_newest) or 'nothing'} has the newest, and two must"
     found = []
@@ -88,7 +89,7 @@ def _by_repository(
 
 def _decide(ordered: Sequence[Backup], keep: Keep, spared: Mapping[str, str] = MappingProxyType({})) -> list[Verdict]:
     """The verdicts on the backups of one repository, newest first; `spared` are more reasons to stay, by id."""
-    good = [one for one in ordered if _is_good(one)]
+    good = [one for one in ordered if is_good(one)]
     reasons: dict[str, list[str]] = {one.id: [] for one in ordered}
     for newest in good[:1]:
         reasons[newest.id].append(NEWEST)
