@@ -19,9 +19,10 @@ from salvor.backups.audit import WAL, Audited
 from salvor.change import Finding, Level
 from salvor.plain import amount
 from salvor.postgres import dump_chosen
-from salvor.postgres.backrest import NAME, Repository, Stored
+from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Sighting
 from salvor.postgres.dump_store import open_store
+from salvor.postgres.stored import Stored
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres

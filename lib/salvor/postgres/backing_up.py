@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from salvor.archive import audit as archive
 from salvor.change import Change, Finding, Level, Progress, Verdict
 from salvor.errors import CannotError, UsageError
-from salvor.postgres import backrest, dump_chosen, logical, restore_point
+from salvor.postgres import backrest, backrest_work, dump_chosen, logical, restore_point
 from salvor.postgres.asking import ask
 from salvor.postgres.cluster import Member
 from salvor.postgres.server import Server
@@ -55,7 +55,7 @@ def _to_each_repository(
     for number in numbers:
         try:
             taking = system.site.repository(member)
-            yield from taking.take(kind, number, server, _socket_folder(server), keeps_all=keeps_all)
+            yield from backrest_work.take(taking, kind, number, server, _socket_folder(server), keeps_all=keeps_all)
         except CannotError as error:
             failed[number] = error
             continue
@@ -116,7 +116,7 @@ def adopt(system: Postgres, identity: str) -> None:
         )
     repository = system.site.repository(primary.member)
     if not repository.is_of(primary.system_identifier):
-        repository.adopt(primary.member.server, _socket_folder(primary.member.server))
+        backrest_work.adopt(repository, primary.member.server, _socket_folder(primary.member.server))
 
 
 def with_wal(changes: Iterable[Change], verdicts: Sequence[Verdict]) -> Iterator[Change]:
@@ -142,7 +142,7 @@ def expire(system: Postgres, repository: str, backups: list[str], wal_since: str
     name, _, number = repository.partition(" ")
     if name == backrest.NAME and number.isdigit():
         stored = system.site.repository(system.site.reachable_member())
-        yield from stored.expire(int(number), backups, wal_since)
+        yield from backrest_work.expire(stored, int(number), backups, wal_since)
     elif repository == system.settings.dumps:
         yield from logical.expire(system, backups)
     elif (archives := system.settings.archives) and repository == archives.folder:

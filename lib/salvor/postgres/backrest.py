@@ -1,4 +1,4 @@
-"""pgBackRest: what its repository holds, and the commands that fill it and restore from it."""
+"""What a pgBackRest repository holds, asked of pgBackRest itself."""
 
 from __future__ import annotations
 
@@ -8,65 +8,24 @@ import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
 from salvor import clock, secrets
-from salvor.change import Backup, Progress
-from salvor.errors import CannotError, CommandError, OutcomeUnknownError
-from salvor.postgres.server import Server
+from salvor.change import Backup
+from salvor.errors import CannotError, OutcomeUnknownError
 from salvor.postgres.silent import hear, leaving_out
+from salvor.postgres.stored import Elsewhere, Stored
 from salvor.postgres.wal import read_lsn, timeline_of
 from salvor.postgres.wal_archive import LISTING_SECONDS, WalArchive
 from salvor.shell import Shell
 
 NAME = "pgBackRest"
-_BACKUP_SECONDS = 24 * 3600.0
-_RESTORE_SECONDS = 24 * 3600.0
-_EXPIRE_SECONDS = 3600.0
+_VERIFY_SECONDS = 24 * 3600.0
 _ANSWERING = 30.0  # seconds for a question that reads no more than what is stored there
 _READABLE, _NO_STANZA, _MIXED = (0, 2), 1, 4
 """Codes of `info`: sound, or no backup yet; deleted, or not begun; several repositories that differ (info.c)."""
-_FILE = re.compile(r"(?:restore|backup) file (?P<name>\S.*?) \((?:.*?, )?(?P<percent>[0-9.]+)%\)")
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One backup in the repository. `size` is bytes of the database, `stored` bytes in the repository; `needs` are the
-    backups that hold files of it.
-    """
-
-    label: str
-    kind: str
-    stopped: datetime
-    timeline: int
-    stop_lsn: int
-    size: int
-    stored: int
-    broken: bool
-    repository: int
-    system_identifier: str
-    version: str
-    annotations: Mapping[str, str]
-    needs: tuple[str, ...] = ()
-    wal: tuple[str, str] = ("", "")
-    """The first and the last WAL segment that make it consistent."""
-
-    @property
-    def consistent_from(self) -> datetime:
-        """The earliest time that it can be recovered to. pgBackRest notes whole seconds, rounded down."""
-        return self.stopped + timedelta(seconds=1)
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """What a backup holds that was not in the data directory: tablespaces (object id to path), and links in it (path
-    within it to where it led).
-    """
-
-    tablespaces: Mapping[str, str]
-    links: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -110,7 +69,7 @@ class Repository:
         """The numbers of the repositories that do not answer, while others do."""
         return self._heard[1]
 
-    def _run(self, *arguments: str, deadline: float) -> str:
+    def run(self, *arguments: str, deadline: float) -> str:
         """What a pgBackRest command for this repository prints. Raises CannotError, also when it did not end well, and
         OutcomeUnknownError after `deadline` seconds.
         """
@@ -120,7 +79,7 @@ class Repository:
         """What a command that only reads prints. Raises CannotError, also when no answer came in time."""
         deadline = deadline or _ANSWERING
         try:
-            return self._run(*arguments, deadline=deadline)
+            return self.run(*arguments, deadline=deadline)
         except OutcomeUnknownError as error:
             raise self._no_answer(deadline, self.argv(*arguments)) from error
 
@@ -272,7 +231,7 @@ class Repository:
         """What `pgbackrest verify` finds damaged: it reads every file of every backup, and all WAL. Its exit code is 0
         whatever it finds.
         """
-        said = self._ask("--output=text", "--log-level-file=off", "verify", deadline=_BACKUP_SECONDS)
+        said = self._ask("--output=text", "--log-level-file=off", "verify", deadline=_VERIFY_SECONDS)
         if "status: error" not in said:
             return []
         return [" ".join(one.split()) for one in re.split(r"^  (?=\S)", said, flags=re.MULTILINE)[1:]] or [said.strip()]
@@ -322,135 +281,6 @@ class Repository:
         newest = {one["repo-key"]: str(one["system-id"]) for one in sorted(self.info["db"], key=lambda one: one["id"])}
         return set(newest.values()) == {system_identifier}
 
-    # --- what it does --------------------------------------------------------------------------------------------
-
-    def take(
-        self, kind: str, number: int, server: Server, socket_folder: str, *, keeps_all: bool
-    ) -> Iterator[Progress]:
-        """Take a backup (full, diff or incr) of the server to repository `number`: pgBackRest itself would take the
-        first one alone. `keeps_all`: and let it remove none for it.
-        """
-        if number in self.silent:
-            raise CannotError(f"{NAME} {number} was not asked for a backup: {self.unread[number]}.")
-        options = [f"--repo={number}", f"--type={kind}", "--log-level-console=detail", "--log-level-file=off"]
-        if keeps_all:
-            options.append("--no-expire-auto")  # else its own repo-retention-full removes what our policy keeps
-        argv = self.argv(*_place(server, socket_folder), *options, "backup")
-        yield from self._follow(argv, _BACKUP_SECONDS, None, f"backing up ({kind})")
-
-    def adopt(self, server: Server, socket_folder: str) -> None:
-        """Take this cluster's WAL and backups from now on. Those of the cluster before it stay restorable."""
-        self._run(*_place(server, socket_folder), "--log-level-file=off", "stanza-upgrade", deadline=120.0)
-
-    def annotate(self, label: str, annotations: Mapping[str, str]) -> None:
-        """Note something with a backup; what was noted by the same names is replaced."""
-        noted = [f"--annotation={name}={value}" for name, value in annotations.items()]
-        where = (f"--repo={self.backup(label).repository}", f"--set={label}")
-        self._run(*where, "--log-level-file=off", *noted, "annotate", deadline=60.0)
-
-    def expire(self, number: int, labels: Sequence[str], wal_since: str) -> Iterator[Progress]:
-        """Remove backups from repository `number`, and the WAL that leads to no moment any more: of what is older than
-        the full backup `wal_since`, each backup keeps only the WAL that makes it consistent.
-
-        Raises CannotError when one that stays needs one of them: pgBackRest would remove it too, without a word.
-        """
-        stored = [one for one in self.stored if one.repository == number]
-        doomed = [one for one in stored if one.label in labels]
-        for one in stored:
-            if one.label not in labels and (lost := set(one.needs) & {each.label for each in doomed}):
-                raise CannotError(
-                    f"{one.label} needs {', '.join(sorted(lost))}, which would be removed.",
-                    safe="nothing was removed",
-                    hint="the same command again looks anew",
-                )
-        since = next((one.stopped for one in stored if one.label == wal_since), stored[-1].stopped if stored else None)
-        fulls = [one for one in stored if one.kind == "full"]
-        for count, one in enumerate(doomed):  # the newest first: nothing that is left needs it
-            yield Progress(count, len(doomed), "backups", f"removing {one.label}")
-            # How many full backups, from the newest on, have all of the WAL since them. Said with each call, because
-            # else the configured count decides.
-            fulls = [each for each in fulls if each is not one]
-            keeps = max(1, sum(1 for each in fulls if since and each.stopped >= since))
-            wal = [f"--repo{number}-retention-archive={keeps}", f"--repo{number}-retention-archive-type=full"]
-            arguments = (f"--repo={number}", f"--set={one.label}", "--log-level-file=off", *wal, "expire")
-            self._run(*arguments, deadline=_EXPIRE_SECONDS)
-        yield Progress(len(doomed), len(doomed), "backups", "removed")
-
-    def restore(
-        self, label: str, data: str, *, incident: str, target: list[str], tablespaces: Mapping[str, str], resume: bool
-    ) -> Iterator[Progress]:
-        """Restore a backup into `data`, the stage of an incident. `target`: pgBackRest's recovery options; `resume`: go
-        on with what is there.
-        """
-        mapping = [f"--tablespace-map={name}={path}" for name, path in tablespaces.items()]
-        argv = self.argv(
-            f"--pg1-path={data}",
-            f"--set={label}",
-            f"--process-max={self.shell.cores()}",
-            "--log-level-console=detail",
-            "--log-level-file=off",
-            *target,
-            *mapping,
-            *(["--delta"] if resume else []),
-            "restore",
-        )
-        try:
-            yield from self._follow(argv, _RESTORE_SECONDS, self.backup(label).size, f"restoring {label}")
-        except CommandError as error:
-            wrong = next((line for line in error.stderr.splitlines() if "ERROR:" in line), error.stderr.strip())
-            raise CannotError(
-                f"Backup {label} cannot be restored: {wrong.partition('ERROR: ')[2] or wrong}",
-                safe="what is live was not touched; what was copied so far stays beside it",
-                hint="the same command tries again where it stopped; another backup instead (inv backups lists them): "
-                f"inv undo --incident={incident}, then inv restore --from=ID. What is damaged: "
-                f"{self.shell.by_hand(self.argv(f'--set={label}', '--output=text', '--verbose', 'verify'))}",
-            ) from error
-
-    def _follow(self, argv: list[str], deadline: float, total: int | None, label: str) -> Iterator[Progress]:
-        """Run it, and make progress of the percentages that it logs for each file."""
-        shown = 0.0
-        for line in self.shell.stream(argv, deadline=deadline, environment=self.environment):
-            found = _FILE.search(line)
-            if found and clock.monotonic() - shown > 0.2:
-                shown = clock.monotonic()
-                percent = float(found["percent"])
-                if total is None:
-                    yield Progress(round(percent), 100, "%", label)
-                else:
-                    yield Progress(round(total * percent / 100), total, "bytes", label)
-
-
-def _place(server: Server, socket_folder: str) -> list[str]:
-    return [f"--pg1-path={server.data}", f"--pg1-port={server.port}", f"--pg1-socket-path={socket_folder}"]
-
 
 def _first_line(message: str) -> str:
     return secrets.mask(message.splitlines()[0].rstrip(":"))
-
-
-def write_target_time(moment: datetime) -> str:
-    """A time as PostgreSQL's recovery_target_time reads it, whatever the server's time zone is."""
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}+00"
-
-
-def recovery_options(target: str, timeline: int, begins_on: int) -> list[str]:
-    """pgBackRest's options for `latest`, `immediate`, `time:...`, `before:...` (exclusive), `name:...`, `lsn:...`, or
-    `before-lsn:...` (exclusive), from a backup of the timeline `begins_on`.
-
-    Named by its number a timeline needs its history file, which a repository that was begun anew does not have.
-    """
-    kind, _, value = target.partition(":")
-    along = f"--target-timeline={'current' if timeline == begins_on else timeline}"
-    match kind:
-        case "latest":
-            return ["--type=standby", along]
-        case "immediate":
-            return ["--type=immediate", "--target-action=pause"]
-        case "time" | "before":
-            moment = write_target_time(clock.read_time(value, argument="--at"))
-            exclusive = ["--target-exclusive"] if kind == "before" else []
-            return ["--type=time", f"--target={moment}", *exclusive, "--target-action=pause", along]
-        case "before-lsn":
-            return ["--type=lsn", f"--target={value}", "--target-exclusive", "--target-action=pause", along]
-        case _:
-            return [f"--type={kind}", f"--target={value}", "--target-action=pause", along]

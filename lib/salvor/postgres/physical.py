@@ -11,10 +11,11 @@ from typing import Any
 from salvor import clock, leftovers
 from salvor.change import Progress
 from salvor.errors import SalvorError
-from salvor.postgres import beside, dropped
-from salvor.postgres.backrest import Repository, recovery_options
+from salvor.postgres import backrest_work, beside, dropped
+from salvor.postgres.backrest import Repository
 from salvor.postgres.look import Look
 from salvor.postgres.promotion import promoting
+from salvor.postgres.recovery_target import recovery_options
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
 from salvor.postgres.restore_command import NO_WAL, REFUSED, SPOOL, fetching_ahead
 from salvor.postgres.side_directory import APART, SideDirectory
@@ -129,7 +130,8 @@ class Physical(SideDirectory):
             beside.room_for(self.live, chosen.result().size, elsewhere.result().tablespaces.values())
         tablespaces = beside.places_of(self.live, elsewhere.result().tablespaces, self.incident)
         self.live.shell.run(["mkdir", "-p", "-m", "700", "--", self.stage.data])
-        yield from self.repository.restore(
+        yield from backrest_work.restore(
+            self.repository,
             backup,
             self.stage.data,
             incident=self.incident,

@@ -21,10 +21,11 @@ from psycopg import sql
 from salvor import secrets
 from salvor.change import Finding, Level, Progress, canonical
 from salvor.errors import CannotError
-from salvor.postgres import asking, fingerprint, rows
-from salvor.postgres.backrest import Repository, Stored
+from salvor.postgres import asking, backrest_work, fingerprint, rows
+from salvor.postgres.backrest import Repository
 from salvor.postgres.fingerprint import Fingerprint
 from salvor.postgres.server import Server
+from salvor.postgres.stored import Stored
 
 if TYPE_CHECKING:
     from salvor.postgres.connection import Connection
@@ -60,7 +61,7 @@ def note(server: Server, database: str, repository: Repository, label: str) -> I
     found = replace(found, sequences=sequences)
     noted = {_SUMMARY: json.dumps({**found.summary(), "digest": _digest(found), "restore_point": name_of(label)})}
     whole = base64.b64encode(zlib.compress(json.dumps(found.to_json()).encode(), 9)).decode()
-    repository.annotate(label, noted | ({_WHOLE: whole} if len(whole) <= _MOST_CHARACTERS else {}))
+    backrest_work.annotate(repository, label, noted | ({_WHOLE: whole} if len(whole) <= _MOST_CHARACTERS else {}))
 
 
 def _hold_and_mark(

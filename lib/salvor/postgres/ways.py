@@ -10,12 +10,13 @@ from salvor import clock
 from salvor.change import Reachable, Undo, WayBack
 from salvor.errors import CannotError, NoRoomError, SalvorError
 from salvor.postgres import beside, restore_point
-from salvor.postgres.backrest import NAME, Repository, Stored
+from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.lag import missing_commits
 from salvor.postgres.physical import STAGE
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site
+from salvor.postgres.stored import Stored
 from salvor.postgres.wal import Lineage, end_of, read_lsn
 from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
 

@@ -20,7 +20,7 @@ from psycopg import sql
 from salvor import clock
 from salvor.change import Finding, Level, Reachable, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import backing_up, backrest, promotion, replay, restore_point, silent
+from salvor.postgres import backing_up, backrest, backrest_work, promotion, replay, restore_point, silent
 from salvor.postgres.backrest import Repository
 from salvor.postgres.physical import STAGE
 from salvor.postgres.wal import write_lsn
@@ -354,7 +354,7 @@ def test_a_repository_that_does_not_answer_holds_up_none_that_does(
         assert cluster.system.ask("select count(*) from orders where reference like 'test-%'", STAGE) == 5
         repository = cluster.system.site.repository(cluster.system.site.member("a"))
         with pytest.raises(CannotError, match="pgBackRest 2 was not asked for a backup: no answer"):
-            list(repository.take("full", 2, cluster.server("a"), "", keeps_all=True))
+            list(backrest_work.take(repository, "full", 2, cluster.server("a"), "", keeps_all=True))
 
 
 def found(cluster: Cluster) -> dict[str, str]:
