@@ -348,6 +348,36 @@ def test_it_goes_from_one_to_the_next(location: str) -> None:
     assert claim(location, "world.things", "four") is None
 
 
+def test_who_was_taken_over_stays_so_whatever_the_mirror_says_then(tmp_path: Path) -> None:
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    first = lease(str(mirror), "world.things", "one")
+    first.check()
+    lease(str(mirror), "world.things", "two").claim(take=True)
+    for since in (0.0, 60.0):  # before a change, and before a line of the journal right after it
+        with pytest.raises(HeldError, match=r"kim@two .* took world.things over"):
+            first.check(since=since)
+    mirror.rename(tmp_path / "away")
+    with pytest.raises(HeldError, match=r"kim@two .* took world.things over"):
+        first.check()
+
+
+def test_a_mirror_that_falls_silent_again_is_told_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PAUSE", 0.0)
+    mirror, away = tmp_path / "mirror", tmp_path / "away"
+    mirror.mkdir()
+    said: list[str] = []
+    held = lease(str(mirror), "world.things", "one", said.append)
+    held.check()
+    for _ in range(2):
+        mirror.rename(away)
+        held.check()
+        held.check()
+        away.rename(mirror)
+        held.check()
+    assert len(said) == 2 and all("does not say who else works" in text for text in said)
+
+
 def test_another_machine_of_that_name_and_folder_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.write_text("6ad2fd1b6cf64ef0b9b6d7c9d9a3b0c1\n")
@@ -382,6 +412,23 @@ def test_what_is_held_with_a_service_goes_with_it(location: str) -> None:
     shop.claim(take=True)
     lease(location, "world.things", "two").claim(take=True)
     assert claim(location, "shop of world", "three") is not None
+
+
+@pytest.mark.parametrize("went_on", ["the same incident in another process", "another incident in that process"])
+def test_what_a_crash_left_held_with_a_service_is_over_when_that_goes_on_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, went_on: str
+) -> None:
+    first = lease(str(tmp_path), "world.things", "one")
+    first.check()
+    shop = first.with_it("shop of world", "")
+    assert shop and shop.claim() == {}
+    incident = INCIDENT
+    if went_on.startswith("the same"):
+        monkeypatch.setattr(os, "getpid", lambda: 1)
+    else:
+        incident = f"{INCIDENT}0"
+    Lease(str(tmp_path), "world.things", by="kim@one", incident=incident, folder=first.folder, tell=print).check()
+    assert claim(str(tmp_path), "shop of world", "two") is not None
 
 
 def test_whoever_is_left_of_a_process_holds_a_system_on(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -265,9 +267,19 @@ def test_a_lost_data_directory_leaves_processes_that_are_killed(cluster: Cluster
 
 
 def test_a_live_primary_hands_over_everything(cluster: Cluster) -> None:
-    cluster.write("a", 50)
     way = cluster.way("failover", WISH)
-    cluster.recover(way, cluster.observe().identity)
+    identity = cluster.observe().identity
+    with cluster.server("b").session(writes=True) as connection:
+        connection.execute("alter system set restore_command = ''")  # as where no archive has it
+        connection.execute("select pg_reload_conf()")
+        ((receiver,),) = connection.execute("select pid from pg_stat_wal_receiver").fetchall()
+    os.kill(receiver, signal.SIGSTOP)
+    with cluster.shop("a") as connection:
+        connection.execute("update orders set amount = amount + 1 where id % 2 = 0")  # more than is under way on a line
+    cluster.write("a", 50)
+    cluster.do("fence", identity=identity)
+    threading.Timer(0.5, os.kill, (receiver, signal.SIGCONT)).start()  # it is behind when its primary is to stop
+    cluster.do("promote", **way.promote)
     assert cluster.missing("b") == set()
     assert cluster.server("a").processes() == []
 
