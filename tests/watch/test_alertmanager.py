@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -225,6 +227,19 @@ def test_a_storm_of_alerts_is_taken_and_hides_no_other(place: Place) -> None:
         (another,) = json.loads(alert(name="DiskFull"))["alerts"]
         watcher.alerts.take([{**another, "fingerprint": "another"}], {"DiskFull"})
         assert watcher.alerts.firing("DiskFull", {})
+
+
+def test_a_watch_that_does_not_listen_takes_no_alert_for_good(place: Place) -> None:
+    """It said "does not fire", for ever: nobody was called, and none was told why."""
+    place.write(text=RULES)
+    said = io.StringIO()
+    commands.watch("place", Plain(said), once=True)
+    assert "unknown" in said.getvalue()
+    assert "this watch does not listen to Alertmanager (--alertmanager)" in said.getvalue()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    commands.watch("place", Plain(said))
+    assert "Nothing is heard of the alerts of crowded: whether they fire cannot be told." in said.getvalue()
+    assert "HINT: inv watch --alertmanager=PORT" in said.getvalue()
 
 
 def test_one_look_receives_nothing_and_says_so(place: Place) -> None:

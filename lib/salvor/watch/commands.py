@@ -61,6 +61,7 @@ def watch(
         raise UsageError("--once looks once, and receives nothing.", hint="leave out --once, or --alertmanager")
     with _alone(platform, shown, take=take) as still_ours, ExitStack() as stack:
         watcher = Watcher(described, shown, still_ours)
+        watcher.is_deaf = access is None
         if once:
             _tell_all(watcher.once(), shown)
             return
@@ -74,6 +75,11 @@ def watch(
                 )
         _stopping_at_signals(watcher, stack)
         _tell_orphans(described, shown)
+        if deaf := [name for name, rule in described.watch.items() if rule.metric.alert and not access]:
+            shown.tell(
+                f"Nothing is heard of the alerts of {', '.join(deaf)}: whether they fire cannot be told.\n"
+                "HINT: inv watch --alertmanager=PORT --token=file:PATH, where Alertmanager posts to"
+            )
         count = len(described.watch)
         shown.tell(
             f"Watching {count} rule{'s' if count > 1 else ''} of {platform}, every {clock.write_duration(seconds)}."

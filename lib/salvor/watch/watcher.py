@@ -57,6 +57,8 @@ class Watcher:
         """Why the watch is not ours any more, when another machine took it over."""
         self._still_ours = still_ours
         self.alerts = Alerts(platform.name, shown.tell)
+        self.is_deaf = False
+        """Whether Alertmanager cannot post to this watch."""
         self.stopping = threading.Event()
         self.wake = threading.Event()
         self._metrics = Metrics(platform, self.alerts)
@@ -89,6 +91,8 @@ class Watcher:
 
     def _of_that_alert(self, name: str, reading: Reading, episodes: list[Told]) -> Reading:
         """What is read of an alert, of which an episode may be open: that it ended may not have been said to us."""
+        if self.is_deaf:
+            return Reading(None, "cannot tell", "", "this watch does not listen to Alertmanager (--alertmanager)")
         rule, before, told = self.platform.watch[name], self._sightings[name], open_one(episodes)
         alert, labels = rule.metric.alert or "", rule.metric.labels
         deaf_until = clock.now() if before.is_old(rule.for_) else before.unknown_since
