@@ -94,12 +94,17 @@ def test_a_second_signal_ends_the_watch_amid_an_action(place: Place, monkeypatch
     monkeypatch.setenv("HOME", str(place.root))
     place.write(text=ACTING)
     place.say(99)
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup it would be ignored
     process = inv("watch", "--every=1s")
+    signal.signal(signal.SIGHUP, ours)
     try:
         assert until((place.root / "begun").exists)
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGHUP)  # its terminal hangs up
         assert process.stdout
         assert any("A second signal ends it at once" in line for line in process.stdout)
+        process.send_signal(signal.SIGHUP)
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
         process.send_signal(signal.SIGTERM)
         told = said(process)
     finally:

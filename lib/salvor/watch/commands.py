@@ -46,7 +46,7 @@ def watch(
     take: bool = False,
     access: Access | None = None,
 ) -> None:
-    """Watch the rules of a platform until SIGTERM or SIGINT; `once`: one look at each. `every`: 1 s to 60 s.
+    """Watch the rules of a platform until SIGTERM, SIGINT or SIGHUP; `once`: one look at each. `every`: 1 s to 60 s.
 
     Raises HeldError when another watcher watches it; `take` takes it over from another machine.
     """
@@ -93,13 +93,17 @@ def watch(
 
 
 def _stopping_at_signals(watcher: Watcher, stack: ExitStack) -> None:
-    """The first one lets what is begun end; the second ends all at once, as kill -9 may, too."""
+    """The first one lets what is begun end; the second ends all at once, as kill -9 may, too. A terminal that hangs up
+    says so twice, and nohup that it does not matter.
+    """
 
-    def stop(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def stop(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         watcher.stop()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    hung_up = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    for number in (signal.SIGTERM, signal.SIGINT, *hung_up):
         stack.callback(signal.signal, number, signal.signal(number, stop))
 
 
