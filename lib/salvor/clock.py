@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 from salvor.errors import UsageError
 
-_CLOCKS_DIFFER = timedelta(minutes=5)
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""How far the clocks of two machines may be apart, and nothing is wrong."""
 
 
 def _system_clock() -> datetime:
@@ -116,4 +117,4 @@ def age(moment: datetime) -> timedelta:
 
 def is_to_come(moment: datetime) -> bool:
     """Whether a moment of the past, by another machine's clock, is yet to come: it was wrong then, or ours is now."""
-    return moment > now() + _CLOCKS_DIFFER
+    return moment > now() + CLOCKS_DIFFER

@@ -85,6 +85,8 @@ def test_a_backup_is_missing_only_when_there_was_time_to_make_it() -> None:
     assert not worst([dump(20)], due=due), "an hour ago: it may still run"
     assert worst([dump(20)], due=due, expect=Expect.model_validate({"within": "30m"}))
     assert not worst([dump(0.5), dump(20)], due=due, expect=Expect.model_validate({"within": "30m"}))
+    behind = [dump(1 + 3 / 3600), dump(20)]
+    assert not worst(behind, due=due, expect=Expect.model_validate({"within": "30m"})), "a clock that is 3 s slow"
     full = replace(dump(0.5), kind="full")
     assert worst([full, dump(20)], due=due, expect=Expect.model_validate({"within": "30m"})), "another kind"
 

@@ -122,7 +122,8 @@ def _due(system: str, good: Sequence[Backup], due: Due, within: float) -> Findin
     """Whether there is a backup since the last moment at which one was due, and time enough went by."""
     now = clock.now()
     last = due.calendar.last(now - timedelta(seconds=within))
-    made = [one for one in good if one.taken >= last and (not due.kinds or one.kind in due.kinds)]
+    begun = last - clock.CLOCKS_DIFFER  # a backup bears the time of another machine
+    made = [one for one in good if one.taken >= begun and (not due.kinds or one.kind in due.kinds)]
     figure = f"of {last:%Y-%m-%d %H:%M} UTC"
     limit = f"{due.calendar.text}, within {clock.write_duration(within)}"
     if made:
