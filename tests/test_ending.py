@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,33 @@ def test_a_full_disk_that_the_output_goes_to_is_named(place: World) -> None:
     code, said = ended(place, ">/dev/full")
     assert (code, "Standard output takes nothing: No space left on device." in said) == (3, True), said
     assert "HINT: the same command again goes on from here" in said
+
+
+def test_a_full_disk_that_the_errors_go_to_changes_no_exit_code(place: World) -> None:
+    line = ["sh", "-c", f"exec {shlex.join(inv_command('assess', '--service=nothing'))} 2>/dev/full"]
+    assert subprocess.run(line, cwd=ROOT, env=inv_environment(place), timeout=60, check=False).returncode == 2
+
+
+def test_one_more_ctrl_c_ends_without_a_traceback(place: World) -> None:
+    """While the threads of what is under way are waited for, at the end of Python."""
+    code = """if True:
+        import time
+        from concurrent.futures import ThreadPoolExecutor
+        from salvor.commands.ending import ends_with_exit_code
+        pool = ThreadPoolExecutor()
+        pool.submit(time.sleep, 20)
+        def stopped():
+            raise KeyboardInterrupt
+        ends_with_exit_code(stopped)()
+    """
+    running = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    assert running.stderr
+    said = running.stderr.readline() + running.stderr.readline() + running.stderr.readline()
+    assert "Stopped by you." in said
+    running.send_signal(signal.SIGINT)
+    assert running.stderr.read() == ""
+    assert running.wait(10) == -signal.SIGINT
+    running.stderr.close()
 
 
 def test_a_folder_that_lets_us_not_in_is_named(

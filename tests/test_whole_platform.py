@@ -334,6 +334,28 @@ def test_ctrl_c_stops_all_that_is_under_way_and_the_same_command_goes_on(wide: W
     assert sum("-rest-" not in journal.folder.name for journal in wide.journals()) == 2
 
 
+class _Leaving(io.StringIO):
+    """Whose reader leaves when the first change is done."""
+
+    is_left = False
+
+    def write(self, text: str) -> int:
+        if self.is_left:
+            raise BrokenPipeError
+        self.is_left = "  done " in text
+        return super().write(text)
+
+
+def test_a_reader_who_leaves_amid_it_keeps_nothing_from_being_brought_back(place: World) -> None:
+    destroy(place)
+    reader = _Leaving()
+    with pytest.raises(BrokenPipeError):  # of the report at its end
+        whole_platform.restore("world", Plain(reader), Asked(), yes=True)
+    assert reader.is_left
+    assert place.live == GOOD
+    assert all(runs(place).values())
+
+
 def test_all_that_go_at_once_are_asked_for_before_any_of_them_begins(
     place: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,10 @@ def ask(
 
 
 def carry_out(session: Session, shown: Shown, plan: Plan, how: str, *names: str) -> None:
-    """Carry out the named steps of an approved plan (none: the whole runbook), and say how it went."""
+    """Carry out the named steps of an approved plan (none: the whole runbook), and say how it went, if anybody is left
+    who is told.
+    """
+    shown = show.unfailing(shown)
     with session.begin(plan):
         if not session.resumed:
             shown.tell(f"This is incident {session.incident.id}.")

@@ -301,13 +301,14 @@ def labelled(shown: Shown, label: str) -> Shown:
 def unfailing(shown: Shown) -> Shown:
     """The same place for who must go on when its reader is gone, or its disk is full: what it does not take is lost."""
     if isinstance(shown, Terminal):
-        shown.console.file = _unfailing(shown.console.file)
+        shown.console.file = unfailing_stream(shown.console.file)
         return shown
-    return replace(shown, stream=_unfailing(shown.stream))
+    return replace(shown, stream=unfailing_stream(shown.stream))
 
 
-def _unfailing(stream: Any) -> TextIO:
-    return cast(TextIO, _Unfailing(stream))
+def unfailing_stream(stream: Any) -> TextIO:
+    """The same stream, where what it does not take is lost."""
+    return cast(TextIO, stream if isinstance(stream, _Unfailing) else _Unfailing(stream))
 
 
 class _Unfailing:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import takewhile
 from typing import Literal
 
@@ -135,7 +136,7 @@ def restore(
     if not plan_only:
         for each in results:
             if each.session and console.is_record_due(each.session):
-                console.make_record(each.session, shown)
+                console.make_record(each.session, show.unfailing(shown))
         report(results, shown)
     refuse_failed(results)
     return results
@@ -169,12 +170,14 @@ def bring_back(
                 planned = [Result(service, "not begun", told=_waits(service, results)) for service in ready]
                 with ThreadPoolExecutor(max_workers=_AT_ONCE, thread_name_prefix="service") as pool:
                     since = [called if each.service.name in back else begun for each in planned]
-                    for _ in pool.map(lambda each, at: _plan(platform, each, shown, asked, at), planned, since):
+                    for _ in pool.map(partial(_plan, platform, shown, asked), planned, since):
                         pass
                 for each in planned:
                     _have_approved(each, shown, begun, plan_only=plan_only, yes=yes)
                 approved += [each for each in planned if each.approved]
                 results |= {each.service.name: each for each in planned if not each.approved}
+            if approved:  # from here on a reader who leaves stops nothing, as for one service
+                shown = show.unfailing(shown)
             is_real = bool(approved) and asked.purpose == "incident"
             if is_real:
                 outage.goes_on(platform.name, begun)
@@ -220,7 +223,7 @@ def _waits(service: Service, results: dict[str, Result]) -> str:
     return f"it waits for {', '.join(missing)}" if missing else ""
 
 
-def _plan(platform: Platform, result: Result, shown: Shown, asked: Asked, detected: datetime) -> None:
+def _plan(platform: Platform, shown: Shown, asked: Asked, result: Result, detected: datetime) -> None:
     if result.told:
         return
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -33,6 +34,7 @@ def ends_with_exit_code(task: _Task) -> _Task:
             print(f"\n{show.clean(str(error))}", file=sys.stderr)
             sys.exit(error.exit_code)
         except KeyboardInterrupt as stopped:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends at once, without a traceback
             unfinished = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
             print(f"\n{str(stopped) or unfinished}", file=sys.stderr)
             print("HINT: the same command again goes on from here", file=sys.stderr)
@@ -51,10 +53,13 @@ def ends_with_exit_code(task: _Task) -> _Task:
 
 
 def _open_what_was_closed() -> None:
-    """Whoever called us may have closed the standard streams, which are None then: nothing is read, or shown."""
+    """Whoever called us may have closed the standard streams, which are None then: nothing is read, or shown. What
+    standard error does not take is lost, and changes neither what is done nor the exit code.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - as long as we run
+    sys.stderr = show.unfailing_stream(sys.stderr)
 
 
 def _not_permitted(error: PermissionError) -> int:

@@ -104,7 +104,11 @@ class Session:
     @cached_property
     def holding(self) -> Holding:
         """What this sitting holds while it is carried out."""
-        return Holding(self.incident, lambda text: self.runner.watcher.tell(text))
+        return Holding(self.incident, self._say)
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
+            self.runner.watcher.tell(text)
 
     @contextlib.contextmanager
     def begin(self, plan: Plan | None = None, systems: Sequence[str] = (), *, holding: bool = True) -> Iterator[None]:
@@ -196,16 +200,12 @@ class Session:
         if rule is None or not self.incident.steps_of_two:
             return None
 
-        def tell(text: str) -> None:
-            with contextlib.suppress(OSError, ValueError):  # a terminal that has gone
-                runner.watcher.tell(text)
-
         return Gate(
             self.incident.folder,
             self.incident.operator,
             rule,
             plans=lambda: self.incident.approvals,
-            tell=tell,
+            tell=self._say,
             note=runner.note,
             still_ours=runner.go_on,
         )
