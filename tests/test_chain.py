@@ -91,6 +91,8 @@ def test_yes_does_not_stand_for_a_loss_that_room_on_a_disk_would_spare(
     assert everything(place.root) == before
     assert f"NOTE: {said}" in capsys.readouterr().out
     console.recover(place.session(), Plain(), "isolate", yes=True)  # a fence loses nothing
+    with pytest.raises(CannotError, match="lacks room"):
+        console.recover(place.session(), Plain(), "restore", yes=True)  # that copy is what loses it
     with pytest.raises(CannotError, match="lacks room") as refused:
         place.recover()
     assert f"then inv undo --incident={place.journals()[0].lines[0]['incident']}, then" in refused.value.hint
@@ -99,10 +101,15 @@ def test_yes_does_not_stand_for_a_loss_that_room_on_a_disk_would_spare(
         console.recover(place.session(), Plain(), approve=place.session().plan().hash)
     place.recover()  # what was read and approved goes on
     assert place.live == GOOD
-    inventory.write_text(described.replace("kind: folder,", "kind: folder, loses: 60, with_room_loses: 5,"))
+    for losses in ("loses: 60, with_room_loses: 5", "loses: 172800, with_room_loses: 172800"):
+        inventory.write_text(described.replace("kind: folder,", f"kind: folder, {losses},"))
+        place.damage()
+        place.recover()  # within what is allowed, or no more than with room
+        assert place.live == GOOD
+    inventory.write_text(described.replace("kind: folder,", "kind: folder, with_room_loses: 5,"))
     place.damage()
-    place.recover()  # within what is allowed
-    assert place.live == GOOD
+    with pytest.raises(CannotError, match="copy would lose nobody knows how much of store"):
+        place.recover()
 
 
 def test_what_was_written_since_the_failure_is_said_not_to_come_back(
@@ -326,6 +333,9 @@ def test_only_a_wrong_answer_of_a_copy_refutes_the_way_that_it_was_staged(
     said = Finding(store.name, check.name, Level.FAIL, figure).to_json()
     incident.learn({"kind": "finding", "step": "verify", "finding": said})
     assert cutover.is_refuted(incident, store) == refuted
+    said = Finding(store.name, "integrity", Level.FAIL, "2 pages").to_json()
+    incident.learn({"kind": "finding", "step": "verify", "finding": said})
+    assert cutover.is_refuted(incident, store) == refuted, "a copy that is rotten says nothing of what was live"
     incident.learn({"kind": "decision", "decision": decided(store).to_json()})
     assert not cutover.is_refuted(incident, store), "it was of the way before"
 

@@ -12,6 +12,7 @@ from salvor.errors import CannotError, NotProvenError
 from salvor.session import aftermath
 from salvor.show import Plain
 from salvor.steps import isolate, reroute
+from salvor.wish import Wish
 
 from tests import trouble
 from tests.world import BAD, GOOD, World
@@ -54,6 +55,43 @@ def test_one_bad_finding_takes_the_proof_away(place: World) -> None:
         with pytest.raises(NotProvenError, match="was not passed by verify"):
             session.act("reroute")
     assert place.live == BAD
+
+
+def test_a_copy_of_another_backup_is_none_of_the_way_that_is_pinned(place: World) -> None:
+    (place.store / "backups/b0").mkdir()
+    (place.store / "backups/b0" / "data").write_text(f"older {GOOD}")
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        for name in ("isolate", "restore", "verify"):
+            session.act(name)
+        [broken] = session.incident.broken
+        assert cutover.is_proven(session.incident, broken)
+        [way] = broken.system.ways_back(Wish(source="b0"))
+        session.runner.note("decision", decision=replace(broken.decision, way=way).to_json())
+        [broken] = session.incident.broken
+        assert cutover.staged(session.incident, broken) is None
+        assert not cutover.is_proven(session.incident, broken)
+        session.approve(session.plan(), "test")
+        for name in ("restore", "verify", "reroute"):
+            session.act(name)
+    assert place.live == f"older {GOOD}"
+
+
+def test_nobody_is_led_to_what_was_put_in_place_and_never_proven(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        for name in ("isolate", "restore"):
+            session.act(name)
+        (place.store / "live").rename(place.store / "by-hand")
+        (place.store / f"stage-{session.incident.id}").rename(place.store / "live")
+        [store] = session.incident.systems
+        (place.store / "fence").write_text(store.observe().identity)
+        session.incident.look_again()
+        with pytest.raises(NotProvenError, match="was not passed by verify"):
+            session.act("reroute")
+    assert place.sign == "10.0.0.1"
 
 
 @pytest.mark.parametrize("level", ["fail", "unknown"])
@@ -149,6 +187,22 @@ def test_a_cluster_that_came_up_again_is_fenced_and_names_its_database_by_then(
         assert cutover.is_of_this_world(incident, broken)
 
 
+def test_it_is_done_only_while_every_route_is_seen_to_lead_there(place: World) -> None:
+    place.recover()
+    incident = place.session().incident
+
+    def is_done() -> bool:
+        incident.look_again()
+        return cutover.is_done(incident)
+
+    assert is_done()
+    (place.root / "sign").write_text("10.0.0.1")
+    assert not is_done()
+    (place.root / "sign").unlink()
+    (place.root / "sign").mkdir()  # it gives no answer
+    assert not is_done()
+
+
 def test_what_was_lost_put_back_and_lost_again_is_another_incident(place: World) -> None:
     """A loss looks like any other, and the backup that was pinned is of the first."""
     shutil.rmtree(place.store / "live")
@@ -158,6 +212,21 @@ def test_what_was_lost_put_back_and_lost_again_is_another_incident(place: World)
     assert place.live == GOOD and place.session().resumed
     shutil.rmtree(place.store / "live")
     assert not place.session().resumed
+
+
+def test_what_was_never_seen_or_takes_no_writes_is_not_what_somebody_brought_back(place: World) -> None:
+    session = place.session()
+    with session.begin():
+        session.approve(session.plan(), "test")
+        session.act("assess")
+        incident, [broken] = session.incident, session.incident.broken
+        session.runner.note("decision", decision=replace(broken.decision, identity=UNSEEN).to_json())
+        assert cutover.brought_back(incident) == {}, "it may be what broke"
+        session.runner.note("decision", decision=replace(broken.decision, identity="another").to_json())
+        assert set(cutover.brought_back(incident)) == {"store"}
+        (place.store / "fence").write_text(broken.system.observe().identity)
+        incident.look_again()
+        assert cutover.brought_back(incident) == {}, "it takes no writes"
 
 
 def test_what_somebody_else_brought_back_is_told_by_the_plan_and_not_replaced(

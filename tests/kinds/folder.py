@@ -69,7 +69,8 @@ class Folder(Restorable):
         staged: tuple[Staged, ...] = ()
         if self._stage().exists():
             whole = (self._stage() / "origin").exists()
-            staged = (Staged("side-folder", self._identity(self._stage()), whole, fresh=self.settings.taken),)
+            of = {"backup": self._read(self._stage() / "backup") or ""}
+            staged = (Staged("side-folder", self._identity(self._stage()), whole, fresh=self.settings.taken, of=of),)
         kept = tuple(
             Kept(path.name, self._identity(path), path.name.removeprefix("kept-")) for path in self.root.glob("kept-*")
         )
@@ -140,10 +141,12 @@ class Folder(Restorable):
 
     @verb(deadline=5)
     def stage(self, stage: str, backup: str) -> Iterator[Progress]:
-        if (self._stage() / "origin").exists() or self._read(self.live / "origin") == self.context.incident:
+        is_whole = (self._stage() / "origin").exists() and self._read(self._stage() / "backup") == backup
+        if is_whole or self._read(self.live / "origin") == self.context.incident:
             return
         shutil.rmtree(self._stage(), ignore_errors=True)
         self._stage().mkdir()
+        (self._stage() / "backup").write_text(backup)
         shutil.copy(self.root / "backups" / backup / "data", self._stage() / "data")
         for _ in trouble.slowly(self.root.parent, self.name, "stage"):
             yield Progress(0, 1, "files")

@@ -15,9 +15,13 @@ import psycopg
 import pytest
 from salvor import console, shell
 from salvor.approval.terminal import approval
-from salvor.change import Change
+from salvor.change import UNSEEN, Change, Reachable
 from salvor.errors import CannotError
 from salvor.postgres import cluster, server
+from salvor.postgres.cluster import Member, Sighting, View
+from salvor.postgres.connection import Operator
+from salvor.postgres.promotion import require_fence
+from salvor.postgres.server import Server
 from salvor.session.opening import open_session
 from salvor.shell import Shell
 from salvor.show import Plain
@@ -170,3 +174,16 @@ def test_a_primary_that_cannot_be_fenced_has_its_machine_cut_off(
     made.stop()
     made.boot()
     assert made.answers() and not made.answers(source=made.stranger)
+
+
+def test_of_two_that_nobody_can_see_the_one_that_is_not_cut_off_may_write() -> None:
+    def unseen(name: str, *, is_cut_off: bool) -> Sighting:
+        there = Server(shell.local(None), "/nowhere", "/nowhere", "127.0.0.1", 1, Operator("salvor", "env:NONE"))
+        return Sighting(Member(name, there), None, None, Reachable.UNKNOWN, "no answer", None, is_cut_off=is_cut_off)
+
+    cut_off, other = unseen("a", is_cut_off=True), unseen("b", is_cut_off=False)
+    for both in ((cut_off, other), (other, cut_off)):
+        with pytest.raises(CannotError, match="not known that the old primary cannot write any more: b "):
+            require_fence(View(both), UNSEEN, "", "")
+    require_fence(View((cut_off,)), UNSEEN, "", "")
+    require_fence(View((cut_off,)), "7@1:2", "", "")  # as it was seen before its machine was cut off

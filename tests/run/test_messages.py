@@ -35,6 +35,7 @@ def test_a_notifier_that_hangs_holds_nobody_and_is_owed(
     assert (place.live, place.letters) == (GOOD, ["recovered"])
     [owed] = place.lines("owed")
     assert owed["what"] == "post: send moment=declared"
+    assert not place.lines("observed"), "it is still on its way"
     written = len(place.journals()[0].lines)
     if not is_sent:
         (place.root / "post").rename(place.root / "closed")

@@ -18,6 +18,7 @@ from salvor.errors import (
     OutcomeUnknownError,
     SalvorError,
 )
+from salvor.incident import Incident
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
@@ -39,6 +40,25 @@ def test_independent_systems_at_once_and_dependent_ones_in_order(two: World) -> 
         assert acts[f"{store} promote"][1] <= acts[f"{sign} point"][0]
         assert (two.root / sign).read_text() == "127.0.0.1"
         assert (two.root / store / "live" / "data").read_text() == GOOD
+
+
+def test_what_one_system_has_to_do_is_done_one_after_the_other(place: World) -> None:
+    def stage_and_fence(incident: Incident) -> Iterator[Change]:
+        """Two changes of one system."""
+        [store] = incident.systems
+        state = incident.observe(store)
+        if not state.staged:
+            yield store.change("stage", stage="side-folder", backup="b1", why="-", no_undo="-")
+        if state.writable:
+            yield store.change("fence", identity=state.identity, why="-", no_undo="-")
+
+    trouble.order(place.root, "store", "stage", "slow")
+    session = place.session()
+    with session.begin():
+        session.runner.approve(session.runner.plan([stage_and_fence]), "test")
+        session.runner.run(stage_and_fence)
+    acts = trouble.acts(place.root)
+    assert acts["store stage"][1] <= acts["store fence"][0]
 
 
 @pytest.mark.parametrize(("trouble_of", "says"), [("fail", CannotError), ("unknown before", OutcomeUnknownError)])

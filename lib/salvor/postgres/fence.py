@@ -158,7 +158,8 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
     if "FATAL" in detail:  # maybe by its own rules, which the block stands above now
         reachable, detail = _probe_reloaded(server)
     if refusal.mend(detail):
-        raise _not_let_in(server, detail, "new sessions of the applications are refused; open ones still work")
+        safe = "open sessions still work; new ones of the applications are refused once it reads its pg_hba.conf"
+        raise _not_let_in(server, detail, safe)
     if _has_no_room(detail):
         yield Progress(0, None, "", "ending sessions to have one")
         reachable, detail = _make_room(server)

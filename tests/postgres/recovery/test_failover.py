@@ -20,8 +20,8 @@ import yaml
 from salvor import checks, console, journal
 from salvor.change import ABSENT, UNSEEN, WRONG_ITSELF, Level, Reachable
 from salvor.checks import Check
-from salvor.errors import CannotError, NotProvenError
-from salvor.postgres import failover, lag
+from salvor.errors import CannotError, NotProvenError, OutcomeUnknownError
+from salvor.postgres import failover, fence, lag
 from salvor.postgres.lag import lag_of, missing_commits
 from salvor.sandbox import layout, processes
 from salvor.session import aftermath
@@ -31,7 +31,7 @@ from salvor.ssh.settings import SshSettings
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
-from tests.postgres.recovery.clusters import Cluster, is_up, now, wait_until_archived, without_programs
+from tests.postgres.recovery.clusters import Cluster, is_up, lsn, now, wait_until_archived, without_programs
 
 WISH = Wish(rpo=30.0)
 
@@ -47,6 +47,7 @@ def test_a_killed_primary_is_replaced_by_its_standby(cluster: Cluster, monkeypat
     dead, received = view.of("a"), view.of("b").facts.received  # type: ignore[union-attr]
     assert missing_commits(dead, received) == (0, None)
     assert missing_commits(without_programs(dead), received) is None, "what nobody read is no zero"
+    assert lag_of(view.of("b"), without_programs(dead)).seconds is None
     cluster.sandbox.shell.run(["mkdir", f"{cluster.sandbox.root}/a/slow"])
     cluster.sandbox.shell.write(f"{cluster.sandbox.root}/a/slow/pg_waldump", "#!/bin/sh\nexec sleep 60\n", mode=0o700)
     slow = replace(dead.member, server=replace(dead.member.server, programs=f"{cluster.sandbox.root}/a/slow"))
@@ -176,11 +177,28 @@ def test_of_two_standbys_that_lose_nothing_the_one_is_promoted_that_is_ready_fir
     add_standby(cluster, monkeypatch, copied="b", follows="a")
     first = cluster.other_incident()
     replay_late(first, "b")
+    begun, least = now(first), lsn(first)
+    first.write("a", 5)
+    more = lsn(first)
     first.write("a", 5)
     assert processes.until(lambda: not first.missing("c"), 20)
     assert first.way("failover", WISH).stage == "standby c", "of a primary that hands over"
     first.crash("a")
     assert first.way("failover", WISH).stage == "standby c"
+    view = first.system.site.view()
+    for best, other in (("b", "c"), ("c", "b")):
+        has = {best: more, other: least}
+        early = [
+            replace(one, facts=replace(one.facts, lsn=has[name], received=has[name], fresh=begun))
+            for name, one in ((name, view.of(name)) for name in has)
+            if one.facts
+        ]
+        way = failover.way(replace(view, sightings=(view.of("a"), *early)), WISH)
+        assert way.loses and way.stage == f"standby {best}", "of what both lack, the one that has more"
+
+
+def command_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Cluster) -> None:
@@ -193,10 +211,21 @@ def test_a_fence_survives_a_restart_and_lets_only_the_operator_in(cluster: Clust
     assert cluster.observe().writable is True, "nothing is fenced by the rules alone"
     cluster.do("unfence", identity=identity)
     server = cluster.server("a")
+    frozen = cluster.shop("a")
+    os.kill(frozen.info.backend_pid, signal.SIGSTOP)
+    with pytest.raises(OutcomeUnknownError, match="Not every session"):
+        fence._end_sessions(server, deadline=0.5)
+    os.kill(frozen.info.backend_pid, signal.SIGCONT)
     with socket.create_connection((server.address, server.port), timeout=10) as logging_in:
         begun = struct.pack("!i", 196608) + b"user\0shop\0database\0orders\0\0"
         logging_in.sendall(struct.pack("!i", 4 + len(begun)) + begun)
         assert logging_in.recv(1) == b"R", "it was let in by the old rules, and is asked for its password"
+        [login] = [one.pid for one in server.all_processes() if b"authentication" in command_of(one.pid)]
+        os.kill(login, signal.SIGSTOP)
+        with pytest.raises(OutcomeUnknownError, match="Not every session"):
+            fence._end_sessions(server, deadline=0.5)
+        os.kill(login, signal.SIGCONT)
+        session = cluster.shop("a")
         cluster.do("fence", identity=identity)
         while logging_in.recv(1000):
             pass

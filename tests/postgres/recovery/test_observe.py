@@ -12,7 +12,7 @@ import pytest
 from salvor import clock
 from salvor.change import ABSENT, Change, Reachable, State, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import backrest, lag
+from salvor.postgres import backrest, fence, lag
 from salvor.postgres.described import mistake_in
 from salvor.postgres.facts import Facts
 from salvor.postgres.lag import lag_of
@@ -246,7 +246,9 @@ def test_a_wrong_password_of_the_operator(cluster: Cluster) -> None:
     cluster.write("a", 1)
 
 
-def test_a_server_that_keeps_the_operator_alone_out_is_no_broken_one(cluster: Cluster) -> None:
+def test_a_server_that_keeps_the_operator_alone_out_is_no_broken_one(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One whose role might not log in any more, or without its database `postgres`, was killed and restored."""
     server = cluster.server("a")
     pids, identity = server.processes(), cluster.observe().identity
@@ -279,6 +281,12 @@ def test_a_server_that_keeps_the_operator_alone_out_is_no_broken_one(cluster: Cl
     server.reload()
     assert until(lambda: "pg_hba.conf rejects" in cluster.observe().summary)
     refused("by its pg_hba.conf")
+    monkeypatch.setattr(fence, "_RELOAD_SECONDS", 0.5)
+    cluster.sandbox.shell.write(access, f"a wrong line, so that no other is read\nhost all salvor all reject\n{rules}")
+    with pytest.raises(CannotError, match="cannot log in") as error:
+        cluster.do("fence", identity=identity)
+    assert error.value.safe.startswith("open sessions still work; new ones") and server.processes() == pids
+    cluster.sandbox.shell.write(access, f"host all salvor all reject\n{rules}")
     cluster.write("a", 1)
     cluster.do("fence", identity=identity)  # its block stands above that
     assert server.processes() == pids

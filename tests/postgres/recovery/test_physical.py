@@ -3,6 +3,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from salvor import clock
 from salvor.change import ABSENT, Level, Reachable
 from salvor.errors import CannotError
+from salvor.postgres import failover
 from salvor.postgres.physical import STAGE
 from salvor.postgres.restore_command import SPOOL
 from salvor.sandbox import processes
@@ -296,6 +298,15 @@ def test_a_closed_way_says_why(cluster: Cluster) -> None:
     ):
         way = cluster.way("physical", wish)
         assert not way.possible and why in way.why
+    for wish in (Wish(at=clock.now()), Wish(source="20200101-000000F"), Wish(target="name:before")):
+        assert "another one was asked for" in cluster.way("failover", wish).why
+    view = cluster.system.site.view()
+    standby = view.of("b")
+    assert standby.look and standby.look.control
+    control = {**standby.look.control, "Database system identifier": "4711"}
+    of_another = replace(standby, look=replace(standby.look, control=control))
+    way = failover.way(replace(view, sightings=(view.of("a"), of_another)), WISH)
+    assert not way.possible and "b is a standby of another cluster" in way.why
 
 
 def test_the_application_is_kept_from_a_stage(cluster: Cluster) -> None:
@@ -323,6 +334,11 @@ def test_a_restore_that_was_killed_in_its_first_moments_is_begun_anew(cluster: C
     there.run(["mkdir", "-p", "-m", "700", f"{stage}/base/1"])
     there.run(["touch", f"{stage}/base/1/112"])
     cluster.do("fence", identity=cluster.observe().identity)
+    before = cluster.observe()
+    with pytest.raises(CannotError, match="no whole stage"):
+        cluster.do("promote", **way.promote)
+    after = cluster.observe()
+    assert (after.identity, after.reachable) == (before.identity, Reachable.UP)
     assert way.arguments
     cluster.do("stage", **way.arguments)
     assert next(one for one in cluster.observe().staged if one.name == STAGE).complete
