@@ -190,6 +190,15 @@ def test_a_command_that_is_none_fails(place: World) -> None:
     assert "no-such-command" in walks()[0].by_item["health"].note
 
 
+def test_of_much_that_a_command_says_the_beginning_and_the_end_are_kept(place: World) -> None:
+    """Checks say the worst first: of many the note had only those that passed."""
+    write(place, BOOK.replace("[status, --check]", "[restore, --help]"))
+    with pytest.raises(CannotError, match="wait for a person"):
+        go()
+    said = walks()[0].by_item["health"].note.splitlines()
+    assert said[0].startswith("Usage: inv") and "..." in said and len(said) == 15
+
+
 def stop_at_second(stopped: Callable[[], str]) -> Callable[[str], str]:
     said = iter(["yes", "fine"])
 

@@ -123,7 +123,9 @@ def _run(item: Item, platform: str, opened: Journal, shown: Shown) -> None:
         argv = [sys.executable, "-m", "invoke", *words]
         done = shell.local().run(argv, deadline=item.within, folder=str(clone.root()), check=False)
         outcome = {0: "passed", _WARNS: "warned"}.get(done.exit_code, "failed")
-        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()][-_LINES:]
+        said = [line for line in f"{done.stdout}\n{done.stderr}".splitlines() if line.strip()]
+        if len(said) > _LINES:  # checks say the worst first, errors stand last
+            said[_LINES // 2 : -(_LINES // 2)] = ["..."]
         exit_code: int | None = done.exit_code
     except (OutcomeUnknownError, CannotError) as error:
         outcome, said, exit_code = "unknown", str(error).splitlines(), None
