@@ -70,7 +70,10 @@ def test_a_repository_that_cannot_be_asked_is_no_lack_of_backups() -> None:
 def test_a_backup_that_could_not_be_restored_now_is_not_ready_unless_nobody_can_tell() -> None:
     shut = Newest("db", id="b1", problem="no restore could begin", is_closed=True)
     assert judged(backups=(shut,)) == ("not ready", shut.problem, "inv drill --service=shop --platform=world")
-    assert judged(backups=(replace(shut, is_closed=False),))[:2] == ("at risk", shut.problem)
+    dump = replace(shut, is_closed=False, furthest="dump")
+    by_dump = "inv backup --kind=dump --service=shop --platform=world"
+    assert judged(backups=(dump,)) == ("at risk", shut.problem, by_dump), "what has no cure is made up for by dumps"
+    assert [reason.hint for reason in judge(facts(backups=(replace(dump, problem="", loses=60.1),)))] == [by_dump]
     silent = judge(facts(backups=(shut,), states=state(Reachable.UNKNOWN)))
     assert {reason.verdict for reason in silent} == {"at risk"}, "nobody answers there"
     late = replace(shut, is_closed=False, loses=60.1)

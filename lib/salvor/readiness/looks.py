@@ -49,10 +49,10 @@ class Drift:
 class Newest:
     """The newest usable backup of a system; `id` is empty when it has none, and `problem` says why.
 
-    `way` and `loses` are of the one that reaches furthest by a way that is open, which a restore of now would take (WAL
-    goes on after a newer dump), and so is `size`, the bytes that it brings back. `can_tell` is False when nobody could
-    be asked for them. `is_closed`: no way is open, and `problem` says why; it also says what is known of no way, and
-    why the furthest one is closed.
+    `way`, `loses` and `furthest` (its kind) are of the one that reaches furthest by a way that is open, which a restore
+    of now would take (WAL goes on after a newer dump), and so is `size`, the bytes that it brings back. `can_tell` is
+    False when nobody could be asked for them. `is_closed`: no way is open, and `problem` says why; it also says what is
+    known of no way, and why the furthest one is closed.
     """
 
     system: str
@@ -65,6 +65,7 @@ class Newest:
     problem: str = ""
     can_tell: bool = True
     is_closed: bool = False
+    furthest: str = ""
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,7 @@ def _newest(system: str, answer: list[Backup] | Exception, ways: list[WayBack] |
         furthest.content if furthest.content is not None else furthest.size,
         problem,
         is_closed=not leads_back,
+        furthest=furthest.kind,
     )
 
 

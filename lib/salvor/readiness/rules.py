@@ -122,11 +122,16 @@ def it_can_be_restored(facts: Facts) -> Iterator[Reason]:
         if each.problem:
             is_unseen = facts.states[each.system].reachable is Reachable.UNKNOWN
             verdict = NOT_READY if each.is_closed and not is_unseen else AT_RISK
-            yield Reason(verdict, each.problem, facts.command("drill"))
+            yield Reason(verdict, each.problem, facts.command("drill" if each.is_closed else _newer(each)))
         if each.loses > facts.service.rpo:
             told = f"a restore of {each.system} would lose the last {clock.write_duration(each.loses)}"
             limit = clock.write_duration(facts.service.rpo)
-            yield Reason(NOT_READY, f"{told}, and {limit} are allowed (RPO)", facts.command("backup"))
+            yield Reason(NOT_READY, f"{told}, and {limit} are allowed (RPO)", facts.command(_newer(each)))
+
+
+def _newer(newest: Newest) -> str:
+    """What makes a newer backup of the kind that a restore of now would take: `inv backup` alone makes no dump."""
+    return f"backup --kind={newest.furthest}" if newest.furthest in ("dump", "archive") else "backup"
 
 
 def in_time(facts: Facts) -> Iterator[Reason]:
