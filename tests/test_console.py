@@ -157,10 +157,12 @@ def test_an_approved_plan_is_approved_until_it_is_done(place: World) -> None:
     assert len(place.journals()) == 1
 
 
-def test_an_approval_is_for_its_own_changes(place: World) -> None:
+def test_an_approval_is_for_its_own_changes(place: World, capsys: pytest.CaptureFixture[str]) -> None:
     hash_ = place.session().plan("isolate").hash
     sitting = place.session()
     console.recover(sitting, Plain(), "isolate", approve=hash_)
+    console.assess(place.session(), Plain())
+    assert f"store was broken when {sitting.incident.id} began: " in capsys.readouterr().out
     with pytest.raises(PlanMovedError, match=f"--approve={hash_} is not the hash of this plan"):
         recover(place, approve=hash_)
     with pytest.raises(PlanMovedError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import signal
 import threading
@@ -129,13 +130,18 @@ def test_a_plan_changes_and_writes_nothing(place: World, capsys: pytest.CaptureF
     assert place.live != GOOD and not any((place.root / "incidents").iterdir())
 
 
-def test_what_waits_for_a_failed_one_is_not_begun_and_the_rest_is(place: World) -> None:
+def test_what_waits_for_a_failed_one_is_not_begun_and_the_rest_is(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     destroy(place)
     trouble.order(place.root, "shop", "start", "fail")
     with pytest.raises(CannotError, match="does not want to"):
         restore()
     assert place.live == GOOD
     assert (runs(place)["shop"], runs(place)["office"], runs(place)["reports"]) == ("", "", "run-1")
+    capsys.readouterr()
+    whole_platform.assess("world", Plain())
+    assert re.search(r"shop +broken +shop: when \S+-shop-\w+ began: it is stopped", capsys.readouterr().out)
     assert set(restore().values()) <= {"back", "healthy"}
     assert all(runs(place).values())
     detected = [Journal.read(each).lines[0]["detected_at"] for each in incidents(place.root / "incidents")]

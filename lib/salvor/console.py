@@ -152,7 +152,8 @@ def assess(session: Session, shown: Shown) -> None:
         shown.tell(f"HINT: inv undo --incident={incident.id} takes back what was done for it; then inv assess again")
     elif decided:
         for each in decided:
-            what = "gives no answer, and may be broken" if each.system in _unseen(plan) else "is broken"
+            what = "is broken" if plan.steps[0].decisions else f"was broken when {incident.id} began"
+            what = "gives no answer, and may be broken" if each.system in _unseen(plan) else what
             shown.lines([f"{each.system} {what}: {show.clean(each.seen)}. Way back: {each.way.name}."])
         _warn_of_loss(session, shown, decided)
         shown.tell(f"HINT: inv restore {incident.options} --plan")

@@ -106,11 +106,11 @@ def _look(platform: Platform, service: Service) -> Result:
     except SalvorError as error:
         return Result(service, "failed", told=error.what)
     back = cutover.brought_back(session.incident)
-    decided = [each for step in plan.steps for each in step.decisions] or [
-        each for name, each in session.incident.decisions.items() if name not in back
-    ]
+    pinned = [each for step in plan.steps for each in step.decisions]
+    decided = pinned or [each for name, each in session.incident.decisions.items() if name not in back]
     if decided and not session.incident.recovered_once:
-        return Result(service, "broken", session, "; ".join(f"{each.system}: {each.seen}" for each in decided))
+        when = "" if pinned else f"when {session.incident.id} began: "
+        return Result(service, "broken", session, "; ".join(f"{each.system}: {when}{each.seen}" for each in decided))
     wrong = [finding for step in plan.steps for finding in step.findings if finding.level is Level.FAIL]
     told = "; ".join(f"{one.subject}: {one.check}: {one.figure or one.detail}" for one in wrong)
     needed = {name for one in session.incident.needs for name in (*one.systems, *one.applications)}
