@@ -328,11 +328,19 @@ def test_ctrl_c_stops_all_that_is_under_way_and_the_same_command_goes_on(wide: W
         return [line["change"]["verb"] for line in intents].count("stage") == 2
 
     main = threading.main_thread().ident or 0
-    with meanwhile(staging, lambda: signal.pthread_kill(main, signal.SIGINT)) as held, pytest.raises(KeyboardInterrupt):
+    with (
+        meanwhile(staging, lambda: signal.pthread_kill(main, signal.SIGINT)) as held,
+        pytest.raises(KeyboardInterrupt) as stopped,
+    ):
         restore()
     assert held == [True]
     assert time.monotonic() - begun < 8
-    ended = [line["outcome"] for journal in wide.journals() for line in journal.of("outcome") if line["seconds"] > 0.04]
+    first, *shut = str(stopped.value).splitlines()
+    assert first.startswith("Stopped by you.")
+    told = re.compile(r"Users may be shut out of (\w+) by now: inv undo --incident=\S+ takes that back\.")
+    assert sorted(found[1] for line in shut if (found := told.fullmatch(line))) == ["shelf", "store"]
+    outcomes = [line for journal in wide.journals() for line in journal.of("outcome")]
+    ended = [line["outcome"] for line in outcomes if line["step"] == "restore"]
     assert ended == ["unknown", "unknown"]
     assert wide.live == "bad\n"
     assert set(restore().values()) <= {"back", "healthy"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from salvor import clock, cutover, refuse, show
 from salvor.approval.terminal import approval
 from salvor.change import Decision, Level, Reachable
-from salvor.errors import CannotError, HeldError, SalvorError, UsageError
+from salvor.errors import STOPPED, CannotError, HeldError, SalvorError, UsageError
 from salvor.incident import Incident
 from salvor.journal import Journal
 from salvor.plan import Plan, PlannedStep
@@ -246,15 +246,30 @@ def _shut(incident: Incident) -> str:
     )
 
 
+def _stopped(session: Session) -> str:
+    """What Ctrl-C leaves, as the journal has it: somebody waits, so nothing is looked at."""
+    incident = session.incident
+    try:
+        back, _ = undo_plan(incident, session.journal or Journal.read(incident.folder))
+    except CannotError:
+        back = []
+    shut = ", ".join(sorted({change.system for change in back if change.verb == "unfence"} - incident.placed))
+    if not shut:
+        return STOPPED
+    return f"{STOPPED}\nUsers may be shut out of {shut} by now: inv undo --incident={incident.id} takes that back."
+
+
 @contextlib.contextmanager
 def telling_failure(session: Session) -> Iterator[None]:
     """When a recovery fails, tell the people who must know; the error goes on. It has not failed when somebody else
-    took it over.
+    took it over, or when the operator stopped it, who is told what is shut by now.
     """
     try:
         yield
     except HeldError:
         raise
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_stopped(session)) from None
     except Exception as error:
         if isinstance(error, SalvorError):
             error.safe = "; ".join(filter(None, [error.safe, _shut(session.incident)]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+STOPPED = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
+
 
 class SalvorError(Exception):
     """An error that a user can meet. `what` happened to what, what is `safe` now, and the `hint`: the next command.

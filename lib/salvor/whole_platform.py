@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -278,9 +278,16 @@ def _carry_out(approved: Sequence[Result], shown: Shown) -> None:
                 if each.session:
                     each.session.runner.stop()
             shown.tell("Stopping: what is under way ends first, or at its next sign of progress.")
-            raise
+            wait(running)
+            raise KeyboardInterrupt(_stopped(running)) from None
     for done in running:
         done.result()
+
+
+def _stopped(running: Sequence[Future[None]]) -> str:
+    """What Ctrl-C leaves of each."""
+    stopped = [error for done in running if isinstance(error := done.exception(), KeyboardInterrupt)]
+    return "\n".join(dict.fromkeys(line for error in stopped for line in str(error).splitlines()))
 
 
 def _apart(approved: Sequence[Result]) -> list[list[Result]]:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from salvor import show
 from salvor.durable import NO_DISK
-from salvor.errors import CannotError, SalvorError
+from salvor.errors import STOPPED, CannotError, SalvorError
 from salvor.secrets import mask
 
 _Task = TypeVar("_Task", bound=Callable[..., Any])
@@ -35,8 +35,7 @@ def ends_with_exit_code(task: _Task) -> _Task:
             sys.exit(error.exit_code)
         except KeyboardInterrupt as stopped:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends at once, without a traceback
-            unfinished = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
-            print(f"\n{str(stopped) or unfinished}", file=sys.stderr)
+            print(f"\n{str(stopped) or STOPPED}", file=sys.stderr)
             print("HINT: the same command again goes on from here", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:
