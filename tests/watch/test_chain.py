@@ -357,6 +357,7 @@ def test_what_is_shown_is_what_would_be_done_and_writes_nothing(place: Place) ->
         commands.show_all("place", Plain(stream))
     assert "memory" in stream.getvalue()
     assert "bad for 0.0 s of 5 min 00 s" in stream.getvalue()
+    assert "place is not watched on this machine now" in stream.getvalue()
     assert not (place.root / "incidents").exists()
 
 

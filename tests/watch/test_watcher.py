@@ -15,6 +15,7 @@ import pytest
 from salvor import inventory
 from salvor.clone import root
 from salvor.show import Plain
+from salvor.watch import commands
 from salvor.watch.watcher import Watcher
 
 from tests.waiting import until
@@ -74,6 +75,8 @@ def test_a_process_watches_alone_until_it_is_told_to_end(place: Place) -> None:
         second = inv("watch", "--once")
         assert "place is watched already" in said(second)
         assert second.returncode == 7
+        commands.show_all("place", Plain(seen := io.StringIO()))
+        assert "memory" in seen.getvalue() and "not watched" not in seen.getvalue()
         process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
         told = said(process)

@@ -187,7 +187,10 @@ def show_all(platform: str, shown: Shown) -> None:
     """The rules, what they see now, the open episodes, and what comes next. Nothing is written."""
     if durable.takes_nothing(incidents_folder()):
         shown.tell("The disk takes nothing: what a watcher does meanwhile it alone knows, and its log says.")
-    _tell_all(Watcher(_load(platform), shown).see_all(), shown)
+    seen = Watcher(_load(platform), shown).see_all()
+    if lock.holder(f"watch.{platform}", incidents_folder()) is None:
+        shown.tell(f"{platform} is not watched on this machine now: what is next is done by the next inv watch.")
+    _tell_all(seen, shown)
 
 
 def acknowledge(episode: str, text: str, shown: Shown) -> None:
