@@ -63,11 +63,13 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
             f"{path}:{line}:{column}: this is not UTF-8.", hint="save the file as UTF-8; nothing was changed"
         ) from error
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark, begun = error.problem_mark or error.context_mark, error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        problem = ", ".join(filter(None, [error.context, error.problem]))
+        since = f" begun at {begun.line + 1}:{begun.column + 1}" if begun and begun.line + 1 < line else ""
+        problem = ", ".join(filter(None, [f"{error.context or ''}{since}", error.problem]))
         raise UsageError(
-            f"{path}:{line}:{column}: this is not YAML: {problem}.", hint="mend that line; nothing was changed"
+            f"{path}:{line}:{column}: this is not YAML: {problem}.",
+            hint=f"{_mend(error.problem or '', since)}; nothing was changed",
         ) from error
     except yaml.reader.ReaderError as error:
         line, column = _end_of(text[: error.position])
@@ -80,6 +82,15 @@ def read(path: Path, variables: Mapping[str, str] | None = None) -> Document:
             f"{path}:1:1: values are nested too deeply; an alias that contains itself?", hint="write the values out"
         ) from error
     return document
+
+
+def _mend(problem: str, since: str) -> str:
+    """What mends bad YAML: a parser notices a missing colon, bracket or quote only in what follows it."""
+    if "'\\t'" in problem:
+        return "put spaces in place of the tab"
+    if "that cannot start any token" in problem:
+        return "put the whole value in quotes"
+    return f"mend that line, or what is{since}" if since else "mend that line, or the one before it"
 
 
 def _end_of(text: str) -> tuple[int, int]:

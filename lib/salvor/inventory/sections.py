@@ -86,7 +86,7 @@ class Sections:
         try:
             return model.model_validate(entry)
         except ValidationError as error:
-            first = _most_telling(error.errors(include_url=False, include_input=False))
+            first = _most_telling(error.errors(include_url=False))
         inner = tuple(part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
         label = ".".join(str(part) for part in inner) or location[-1]
         place = (*location, *inner)
@@ -94,12 +94,18 @@ class Sections:
             known = _settings_at(model, inner[:-1])
             meant = get_close_matches(str(inner[-1]), known, 1)
             hint = f"did you mean {meant[0]}:?" if meant else f"the settings are: {', '.join(known)}"
+            if not meant and first["input"] is None:
+                hint = f"is it a part of the text before it? Put all of that text in quotes; else {hint}"
             self.refuse(place, f"{label}: there is no such setting.", hint)
         if first["type"] == "missing":
-            self.refuse(place, f"{label}: this setting is missing.", f"add {inner[-1]}: to {location[-1]}")
+            self.refuse(
+                place, f"{label}: this setting is missing.", f"add {inner[-1]}: to {_owner(location[-1], inner)}"
+            )
         if first["type"] == "tuple_type":
             self.refuse(place, f"{label}: this is no list.", "put it in brackets: [ONE], [ONE, ANOTHER]")
         hint = "put it in quotes if it is text" if first["type"] == "string_type" else "mend that value"
+        if first["input"] is None and inner and isinstance(inner[-1], str):
+            hint = f"write a value behind {inner[-1]}:, or remove it"
         self.refuse(place, f"{label}: {first['msg'].removeprefix('Value error, ')}.", hint)
 
     def _merge(self, document: Document) -> None:
@@ -146,6 +152,11 @@ class Sections:
                     hint=f"write one setting: value a line below {name}:, indented",
                 )
             self.entries[section][name] = entry
+
+
+def _owner(name: object, inner: Sequence[int | str]) -> str:
+    """What lacks a setting, in words: `web`, or `healthy of web`."""
+    return f"{'.'.join(map(str, inner[:-1]))} of {name}" if len(inner) > 1 else f"{name}"
 
 
 def _most_telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
