@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 
 from salvor import clock
@@ -136,19 +135,12 @@ def see_it_writes(server: Server) -> None:
             connection.execute("select pg_reload_conf()")
     except psycopg.Error as error:
         waits = _awaited_standby(server)
+        waits_no_more = server.by_hand("alter system set synchronous_standby_names = ''", "select pg_reload_conf()")
         raise CannotError(
             f"{server.address}:{server.port} is promoted and does not take writes: {waits or error}.",
             safe="what was live before is kept",
-            hint=f"{_waits_no_more(server) if waits else 'see its log'}; then the same command again",
+            hint=f"{waits_no_more if waits else 'see its log'}; then the same command again",
         ) from error
-
-
-def _waits_no_more(server: Server) -> str:
-    """The command after which its commits wait for no standby; by itself it waits for none either."""
-    return (
-        f"psql -h {server.address} -p {server.port} -U {shlex.quote(server.operator.user)} -d postgres "
-        """-c "alter system set synchronous_standby_names = ''" -c "select pg_reload_conf()\""""
-    )
 
 
 def _awaited_standby(server: Server) -> str:

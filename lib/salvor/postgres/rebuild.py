@@ -171,10 +171,11 @@ def _connection_to(primary: Sighting, seen: View, member: Member) -> dict[str, s
         if known:
             told = {name: str(value) for name, value in conninfo.conninfo_to_dict(known).items() if name != "hostaddr"}
             return {**told, "host": primary.member.server.address, "port": str(primary.member.server.port)}
+    tell = primary.member.server.by_hand("alter system set primary_conninfo = 'user=ROLE passfile=FILE'")
     raise CannotError(
         f"No member has a primary_conninfo, so it is not known as which role {member.name} may replicate.",
         safe="nothing was changed",
-        hint="set primary_conninfo in its postgresql.conf (user, passfile), then run the same command again",
+        hint=f"{tell} (FILE: of its password, on the machine of {member.name}); then run the same command again",
     )
 
 

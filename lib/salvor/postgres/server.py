@@ -290,6 +290,11 @@ class Server:
 
     # -------------------------------------------------------------------------------------------- ask the server
 
+    def by_hand(self, *statements: str) -> str:
+        """The command by which a person has them executed, as the operator; psql asks for the password."""
+        as_whom = f"psql -h {self.address} -p {self.port} -U {shlex.quote(self.operator.user)} -d postgres"
+        return " ".join([as_whom, *(f'-c "{statement}"' for statement in statements)])
+
     def connect(self, database: str = "postgres", *, deadline: float = 5.0, writes: bool = False) -> Connection:
         """An autocommit connection as the operator, read-only without `writes`; `deadline` is for each statement.
 

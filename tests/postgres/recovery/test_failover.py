@@ -447,8 +447,16 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
         assert time.monotonic() - begun < 10.0, "nobody waits for an answer"
         connection.execute("alter system reset hot_standby")
     own = cluster.server("a").setting("primary_conninfo") or cluster.server("b").setting("primary_conninfo")
+    for each in "ab":
+        with (cluster.sandbox.data(each) / "postgresql.auto.conf").open("a") as settings:
+            settings.write("primary_conninfo = ''\n")
+    with pytest.raises(CannotError, match="No member has a primary_conninfo") as untold:
+        list(cluster.system.apply(planned[0]))
+    mend = untold.value.hint.partition(" (")[0].replace("user=ROLE passfile=FILE", f"{own}")
+    password = {"PGPASSWORD": cluster.server("b").operator.secret(), "PATH": os.environ["PATH"]}
+    subprocess.run(["sh", "-c", mend], env=password, check=True, timeout=10)
     with (data / "postgresql.auto.conf").open("a") as settings:
-        settings.write(f"primary_conninfo = '{own} hostaddr=127.0.0.13'\n")
+        settings.write(f"primary_conninfo = '{cluster.server('b').setting('primary_conninfo')} hostaddr=127.0.0.13'\n")
     list(cluster.system.apply(planned[0]))
     assert list(cluster.system.redundancy()) == []
     assert list(known_as(cluster, "b", "127.12").redundancy()) == [], "as of a network for replication alone"
