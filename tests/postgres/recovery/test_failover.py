@@ -458,6 +458,9 @@ def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     with (data / "postgresql.auto.conf").open("a") as settings:
         settings.write(f"primary_conninfo = '{cluster.server('b').setting('primary_conninfo')} hostaddr=127.0.0.13'\n")
     list(cluster.system.apply(planned[0]))
+    pids = cluster.server("a").processes()
+    list(cluster.system.apply(planned[0]))
+    assert cluster.server("a").processes() == pids, "a second call finds its work done"
     assert list(cluster.system.redundancy()) == []
     assert list(known_as(cluster, "b", "127.12").redundancy()) == [], "as of a network for replication alone"
     cluster.write("b", 5)

@@ -264,9 +264,17 @@ def test_after_an_undone_restore_the_newest_state_is_that_of_the_old_timeline(cl
     cluster.write("a", 10)
     way = cluster.way("physical", Wish(at=moment))
     identity = cluster.observe().identity
-    cluster.recover(way, identity)
+    cluster.do("stage", **(way.arguments or {}))
+    cluster.do("promote", **way.promote, unfenced_because="nobody writes there, said Kim")
     wait_until_archived(cluster)
+    [kept] = cluster.sandbox.data("a").parent.glob("data.kept-*")
+    away = kept.rename(kept.with_name("away"))
+    with pytest.raises(CannotError, match="There is nothing to go back to"):
+        cluster.undo(way.promote_undo)
+    assert is_up(cluster.observe()), "what is live stays live"
+    away.rename(kept)
     cluster.undo(way.promote_undo)
+    assert (cluster.observe().identity, cluster.observe().writable) == (identity, False), "nobody had fenced it before"
     cluster.do("drop", stage=STAGE)
     cluster.do("unfence", identity=identity)
     cluster.write("a", 5)
@@ -298,6 +306,12 @@ def test_a_closed_way_says_why(cluster: Cluster) -> None:
     ):
         way = cluster.way("physical", wish)
         assert not way.possible and why in way.why
+    data = cluster.sandbox.data("a")
+    data.rename(f"{data}.disk")
+    data.symlink_to(f"{data}.disk")
+    assert "is a mount point or a link, so it cannot be renamed" in cluster.other_incident().way("physical", WISH).why
+    data.unlink()
+    data.with_name(f"{data.name}.disk").rename(data)
     for wish in (Wish(at=clock.now()), Wish(source="20200101-000000F"), Wish(target="name:before")):
         assert "another one was asked for" in cluster.way("failover", wish).why
     view = cluster.system.site.view()
