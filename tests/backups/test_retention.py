@@ -80,6 +80,9 @@ def test_what_another_one_needs_stays_to_the_last() -> None:
     newest = backup(0, id="F_2", needs=("F_1",))
     found = stays(decide([full, first, newest, backup(41, id="old")], Keep(daily=1)))
     assert found == {"F_2": "newest good, daily 1", "F_1": "needed by F_2", "F": "needed by F_1"}
+    damaged = replace(newest, usable=False)
+    found = stays(decide([backup(5, id="old"), full, first, damaged], Keep(daily=1)))
+    assert found["F_2"] == "nothing newer is good" and found["F"] == "needed by F_1", "else nothing could be removed"
     by_a_clock_that_was_ahead = replace(first, taken=NOW - timedelta(days=10))
     proven = replace(newest, taken=NOW - timedelta(days=20), proven=NOW)
     found = stays(decide([full, by_a_clock_that_was_ahead, proven, backup(0, id="N")], Keep(daily=1)))
@@ -127,6 +130,8 @@ def test_of_a_near_repository_nothing_goes_that_alone_has_the_newest() -> None:
     assert found["near-2"] == "only near has the newest, and two must"
     there = replace(newest, id="far-0", repository="far")
     assert set(stays(decide([newest, there, *backups], Keep(daily=1), near={"near"}))) == {"near-0", "far-0"}
+    there = replace(there, usable=False)
+    assert "near-2" in stays(decide([newest, there, *backups], Keep(daily=1), near={"near"})), "that one has it not"
 
 
 def test_one_file_that_two_systems_share_goes_when_neither_keeps_it() -> None:
