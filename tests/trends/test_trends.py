@@ -249,6 +249,15 @@ def test_columns_stay_inside_and_clear_of_each_other() -> None:
         assert {each.look for each in drawn.columns if each.height > 100} <= {"beyond", "first", "second"}
 
 
+def test_each_column_bears_its_figure_or_none_does() -> None:
+    """Of twelve months those alone that were without any downtime bore one: 0.0 s."""
+    for count in (2, 14):
+        values = [0.0, 13_320.0] * (count // 2)
+        drawn = chart.columns(["2026-11"] * count, [Series("down", "first", values)], clock.write_duration)
+        assert drawn
+        assert {bool(each.label.text) for each in drawn.columns} == {count == 2}
+
+
 def test_what_is_beyond_the_limit_looks_so() -> None:
     drawn = chart.columns(
         ["a", "b"], [Series("down", "first", [5.0, 20.0])], clock.write_duration, limit=7.0, limit_name="x"

@@ -74,6 +74,8 @@ def columns(
     per_unit = _HEIGHT / end
     slot = (_RIGHT - _LEFT) / len(periods)
     width = min(0.76 * slot, 30.0 * len(shown)) / len(shown)
+    # All or none: else the zeros alone bear their figure.
+    has_room = len(shown) == 1 and max(width_of(write(value)) for value in known) + SPACE < slot
     found = []
     for number, each in enumerate(shown):
         for position, (period, value) in enumerate(zip(periods, each.values, strict=True)):
@@ -84,7 +86,6 @@ def columns(
             look = "beyond" if limit is not None and value > limit else each.look
             text = write(value)
             label = Text(x + (width - width_of(text)) / 2, _TOP + _HEIGHT - height - 5, text)
-            has_room = len(shown) == 1 and width_of(text) + SPACE < slot
             found.append(
                 Column(
                     x,
