@@ -107,9 +107,22 @@ def test_a_home_that_is_not_there(home: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_folder_without_files(home: Path) -> None:
-    write(home, GOOD, "ours/platform.yml")
+    (home / "ours").mkdir()
     assert "no file in" in refused().what
     assert refused().hint.endswith("/ours/platform.yaml")
+
+
+def test_a_file_that_would_not_be_read(home: Path) -> None:
+    write(home, GOOD, "theirs.yml")
+    assert refused("theirs").hint == f"mv {home}/theirs.yml {home}/theirs.yaml"
+    write(home, GOOD, "ours/systems.yaml")
+    write(home, "watch: {}\n", "ours/watch.yml")
+    assert refused().what == f"--platform: {home}/ours/watch.yml would not be read: its name must end in .yaml."
+
+
+def test_a_platform_that_describes_nothing(home: Path) -> None:
+    path = write(home, "title: cut off by a full disk\n")
+    assert refused().what == f"{path}:1:1: the platform 'ours' has no systems and no services."
 
 
 def test_a_platform_that_is_described_twice(home: Path) -> None:

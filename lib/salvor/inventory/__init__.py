@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -120,6 +121,13 @@ def _files_of(name: str) -> list[Path]:
             f"--platform: {name!r} is described twice: in {folder} and in {single}.",
             hint=f"move {single} into {folder}",
         )
+    unread = [*sorted(folder.glob("*.yml")), home() / f"{name}.yml"]
+    for path in unread:
+        if path.exists() and not path.name.startswith("."):
+            raise UsageError(
+                f"--platform: {path} would not be read: its name must end in .yaml.",
+                hint=f"mv {shlex.quote(str(path))} {shlex.quote(str(path.with_suffix('.yaml')))}",
+            )
     if folder.is_dir():
         paths = sorted(path for path in folder.glob("*.yaml") if not path.name.startswith("."))
         if not paths:
@@ -139,6 +147,8 @@ def _files_of(name: str) -> list[Path]:
 def _build(name: str, sections: Sections) -> Platform:
     """The models of a platform, each checked by itself and then with the others."""
     entries, refuse = sections.entries, sections.refuse
+    if not (entries["systems"] or entries["services"]):
+        refuse((), f"the platform {name!r} has no systems and no services.", "describe them below systems: and services:")
 
     def validated(section: str, model: type[_Model]) -> dict[str, _Model]:
         return {key: sections.validate(model, entry, (section, key)) for key, entry in entries[section].items()}
