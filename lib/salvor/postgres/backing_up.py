@@ -26,7 +26,11 @@ def back_up(system: Postgres, kind: str) -> Iterator[Progress | Finding]:
         yield from logical.backup(system)
         return
     if kind not in ("full", "diff", "incr"):
-        raise UsageError(f"--kind: there is no backup of kind {kind!r}.", hint="it is full, diff, incr or dump")
+        raise UsageError(
+            f"--kind: {system.name} makes no backup of kind {kind!r}.",
+            safe="nothing of it was changed",
+            hint="it is full, diff, incr or dump; each of them makes a snapshot of the service's files as well",
+        )
     primary = system.site.view().primary
     if not primary.is_up or primary.is_fenced:
         raise CannotError(f"{system.name}: no live primary to back up: {primary.describe()}.", hint="inv assess")

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from moto import mock_aws
 from salvor.change import Level, Reachable, State, WayBack
-from salvor.errors import CannotError
+from salvor.errors import CannotError, UsageError
 from salvor.postgres import loading, logical_place, side_cluster, side_database
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
@@ -121,6 +121,9 @@ def test_the_database_postgres_is_restored_and_can_be_undone(shared: World) -> N
     shared.system = Postgres("orders-db", settings, shared.system.context)
     with shared.server.connect(writes=True) as connection:
         connection.execute("create table here as select 1 as id")
+    with pytest.raises(UsageError, match="orders-db makes no backup of kind 'snapshot'") as of_files:
+        shared.do("backup", kind="snapshot")
+    assert "each of them makes a snapshot of the service's files as well" in of_files.value.hint
     shared.do("backup", kind="dump")
     identity = shared.system.observe().identity
     way = shared.way()
