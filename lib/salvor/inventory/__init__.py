@@ -148,7 +148,9 @@ def _build(name: str, sections: Sections) -> Platform:
     """The models of a platform, each checked by itself and then with the others."""
     entries, refuse = sections.entries, sections.refuse
     if not (entries["systems"] or entries["services"]):
-        refuse((), f"the platform {name!r} has no systems and no services.", "describe them below systems: and services:")
+        refuse(
+            (), f"the platform {name!r} has no systems and no services.", "describe them below systems: and services:"
+        )
 
     def validated(section: str, model: type[_Model]) -> dict[str, _Model]:
         return {key: sections.validate(model, entry, (section, key)) for key, entry in entries[section].items()}
