@@ -134,9 +134,10 @@ def restore(
         )
     results = bring_back(inventory.load(platform), shown, asked, plan_only=plan_only, yes=yes)
     if not plan_only:
+        shown = show.unfailing(shown)
         for each in results:
             if each.session and console.is_record_due(each.session):
-                console.make_record(each.session, show.unfailing(shown))
+                console.make_record(each.session, shown)
         report(results, shown)
     refuse_failed(results)
     return results

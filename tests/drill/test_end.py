@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from salvor.show import Plain
 
 from tests import told, trouble, world
 from tests.faults.test_kill_every_line import in_child
+from tests.test_whole_platform import Leaving
 from tests.world import GOOD, World
 
 
@@ -135,6 +137,18 @@ def test_a_copy_that_takes_too_long_fails_the_rehearsal(place: World) -> None:
     inventory.write_text(inventory.read_text().replace("rto: 5m", "rto: 0.001s"))
     with pytest.raises(NotProvenError, match="failed: The RTO was missed"):
         rehearse(place)
+
+
+def test_a_reader_who_leaves_amid_a_rehearsal_leaves_nothing_of_it(
+    place: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_kernels(monkeypatch)
+    reader = Leaving()
+    with suppress(BrokenPipeError):  # of the last word
+        rehearsal.run("things", "world", Plain(reader), "copy")
+    assert reader.is_left
+    assert left_in(place) == []
+    assert reports(place)[0].verdict is Level.PASS
 
 
 def test_every_service_with_data_is_rehearsed_although_one_fails(

@@ -30,6 +30,7 @@ def ends_with_exit_code(task: _Task) -> _Task:
         _open_what_was_closed()
         try:
             task(*arguments, **named)
+            sys.stdout.flush()
         except SalvorError as error:
             print(f"\n{show.clean(str(error))}", file=sys.stderr)
             sys.exit(error.exit_code)
@@ -39,14 +40,15 @@ def ends_with_exit_code(task: _Task) -> _Task:
             print("HINT: the same command again goes on from here", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - the reader left; nothing more can be said
-            sys.exit(141)
+            sys.exit(141)  # the reader left
         except PermissionError as error:
             sys.exit(_not_permitted(error) if error.filename else _unexpected(error))
         except OSError as error:
             sys.exit(_not_shown(error) if error.errno in NO_DISK and _takes_nothing() else _unexpected(error))
         except Exception as error:  # noqa: BLE001 - the last net: words for the operator, the story to a file
             sys.exit(_unexpected(error))
+        finally:
+            _drop_what_is_not_taken()
 
     return wrapped  # type: ignore[return-value]
 
@@ -59,6 +61,14 @@ def _open_what_was_closed() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - as long as we run
     sys.stderr = show.unfailing_stream(sys.stderr)
+
+
+def _drop_what_is_not_taken() -> None:
+    """Python would try standard output once more at its end, and change the exit code."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - as long as we run
 
 
 def _not_permitted(error: PermissionError) -> int:

@@ -147,7 +147,7 @@ def restore(
         console.recover(session, shown, *(["restore"] if step else []), plan_only=plan, approve=approve, yes=yes)
     finally:
         if not (step or plan) and console.is_record_due(session):
-            console.make_record(session, shown)
+            console.make_record(session, show.unfailing(shown))  # a reader who left hides no error
 
 
 @command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from salvor import inventory
+from salvor import inventory, show
 from salvor.budgets import REHEARSAL
 from salvor.drill import end as drill_end
 from salvor.errors import NotProvenError, SalvorError, UsageError
@@ -65,7 +65,7 @@ def _run(service: str, platform: str, shown: Shown, way: str, wish: Wish) -> Non
         drill_end.recover(sitting, shown)
     finally:
         if sitting.incident.folder.exists():
-            drill_end.rehearsed(sitting, shown)
+            drill_end.rehearsed(sitting, show.unfailing(shown))
     drill_end.refuse_failed([sitting.incident.folder])
     decided = [decision.way for decision in sitting.incident.decisions.values()]
     if decided and not any(one.arguments for one in decided):
