@@ -246,14 +246,17 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def answers(self, *, source: str = "", address: str = "", within: float = 0.5) -> bool:
-        """Whether it speaks to one of ours (the operator) on the port of SSH."""
+        """Whether it speaks to one of ours (the operator) on the port of SSH. A first try may find no neighbour (IPv6),
+        when that was looked for in vain a moment ago.
+        """
         from_ = source or (self.operator6 if ":" in address else self.operator)
-        try:
-            with socket.create_connection((address or self.address, 22), within, (from_, 0)) as line:
-                line.settimeout(within)
+        until = time.monotonic() + within
+        while (left := until - time.monotonic()) > 0:
+            with suppress(OSError), socket.create_connection((address or self.address, 22), left, (from_, 0)) as line:
+                line.settimeout(left)
                 return bool(line.recv(1))
-        except OSError:
-            return False
+            time.sleep(0.05)
+        return False
 
     def sends(self, address: str, *, within: float = 0.5, guest: bool = False) -> bool:
         """Whether one of the datagrams that it sends so long arrives at one of ours: the first ones are lost when it

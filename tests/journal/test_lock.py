@@ -91,10 +91,14 @@ def test_who_crashed_is_never_named_as_the_holder(tmp_path: Path, monkeypatch: p
     assert holder("orders", tmp_path) is None
     with another(tmp_path) as process:
         current = file.read_bytes()
-        file.write_bytes(crashed)  # as in the moment before the new name is there
         monkeypatch.setattr("salvor.journal.lock.time.sleep", lambda seconds: file.write_bytes(current))
-        with pytest.raises(HeldError, match=f"process {process.pid} "), hold("orders", tmp_path, by="l", incident="o"):
-            pass
+        for before in (crashed, b""):  # as in the moment before the new name is there
+            file.write_bytes(before)
+            with (
+                pytest.raises(HeldError, match=f"process {process.pid} "),
+                hold("orders", tmp_path, by="l", incident="o"),
+            ):
+                pass
         assert (holder("orders", tmp_path) or {})["pid"] == process.pid
     there = json.loads(crashed) | {"host": "another-machine"}  # on a disk that two share: its process cannot be asked
     file.write_text(json.dumps(there))
@@ -172,6 +176,15 @@ def test_nobody_else_can_read_or_redirect_it(tmp_path: Path) -> None:
     with pytest.raises(CannotError, match="symbolic link"), hold("auth", tmp_path, by="kim", incident="one"):
         pass
     assert (tmp_path / "precious").read_text() == "precious"
+    for folder in ("elsewhere", "incidents"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "incidents/.locks").symlink_to(tmp_path / "elsewhere")
+    with (
+        pytest.raises(CannotError, match="cannot be taken"),
+        hold("orders", tmp_path / "incidents", by="kim", incident="one"),
+    ):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 def test_on_a_read_only_disk_the_lock_is_in_memory(tmp_path: Path) -> None:
