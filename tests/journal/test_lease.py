@@ -469,6 +469,8 @@ def test_a_line_that_is_there_twice_is_chosen_by_its_chain(tmp_path: Path, place
     other = b'{"n":3,"previous":"x"}'
     (mirrored / mirror_store.name_of(3, other)).write_bytes(other + b"\n")
     assert mirror_store.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()
+    third.write_bytes(third.read_bytes().replace(b'"at"', b'"aT"'))
+    assert len(mirror_store.lines(str(place.root / "mirror"), journal.name)) == 2, "it is not what its name says"
     third.unlink()
     assert (
         mirror_store.lines(str(place.root / "mirror"), journal.name) == (journal / FILE).read_bytes().splitlines()[:2]

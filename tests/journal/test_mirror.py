@@ -187,7 +187,7 @@ def test_check_finds_what_the_mirror_knows_better(tmp_path: Path, share: Path) -
     assert levels(folder, str(share)) == [(Level.UNKNOWN, "")]
 
 
-@pytest.mark.parametrize("apart", [1, 5])
+@pytest.mark.parametrize("apart", [1, 2, 3, 5])
 def test_lines_that_others_went_on_without_are_kept_beside_the_journal(tmp_path: Path, share: Path, apart: int) -> None:
     here, there, said = tmp_path / "here" / INCIDENT, tmp_path / "there" / INCIDENT, list[str]()
     with Journal.create(here, by="kim", mirror=str(share)):
@@ -202,13 +202,17 @@ def test_lines_that_others_went_on_without_are_kept_beside_the_journal(tmp_path:
             journal.append("note", text="gone on")
     with Journal.open(here, by="kim", mirror=str(share), tell=said.append) as journal:
         texts = [line.get("text") for line in journal.of("note")]
-    if apart == 1:
+    if apart <= 2:  # as much in the mirror, or more
         assert texts == ["gone on", "gone on"]
         assert (here / mirror.ASIDE).read_text().endswith('"}\n{"n":3,"at\n')
-        assert "without 2 lines of this machine, kept in journal.aside.jsonl" in journal.of("repaired")[0]["text"]
+        kept = f"without {apart + 1} lines of this machine, kept in journal.aside.jsonl"
+        assert kept in journal.of("repaired")[0]["text"]
         assert levels(here, str(share)) == [(Level.PASS, "4 lines")]
+        before = (here / mirror.ASIDE).read_text()
+        mirror.put_aside(here, [b"of another time"])
+        assert (here / mirror.ASIDE).read_text() == f"{before}of another time\n"
     else:
-        assert len(texts) == 5 and not (here / mirror.ASIDE).exists()
+        assert len(texts) == apart and not (here / mirror.ASIDE).exists()
         with Journal.open(there, by="lee", mirror=str(share)) as journal:
             assert [line.get("text") for line in journal.of("note")] == texts
         assert levels(there, str(share))[-1][0] is Level.WARN
