@@ -13,7 +13,7 @@ from salvor import clock, secrets
 from salvor.change import Reachable
 from salvor.errors import CannotError, OutcomeUnknownError, SalvorError
 from salvor.postgres import refusal
-from salvor.postgres.connection import Operator, connect, cut_after, refuses
+from salvor.postgres.connection import Operator, connect, cut_after, listens, refuses
 from salvor.postgres.look import LOOK, LOOK_AT_PROCESSES, MARKER, Look, Process, first, read_look, read_processes
 from salvor.shell import Shell
 from salvor.wish import FENCE_MACHINE
@@ -145,11 +145,11 @@ class Server:
         """
         begun = looked = clock.monotonic()
         self.launch(overrides)
-        listens = ""
+        elsewhere = ""
         while (silent := self._silent()) is not None:
-            if listens and "refused" in silent:
+            if elsewhere and "refused" in silent:
                 raise CannotError(
-                    f"PostgreSQL in {self.data} on {self.shell.where} runs and listens on {listens}, not on "
+                    f"PostgreSQL in {self.data} on {self.shell.where} runs and listens on {elsewhere}, not on "
                     f"{self.address}:{self.port}.",
                     hint=f"set listen_addresses and port in {self.configuration_file}, stop it, then the same command "
                     "again",
@@ -158,7 +158,7 @@ class Server:
                 looked = clock.monotonic()
                 if not self.processes():
                     raise self.ended()
-                listens = self._listens()
+                elsewhere = self._listens()
             if clock.monotonic() > begun + deadline:
                 raise OutcomeUnknownError(
                     f"PostgreSQL in {self.data} on {self.shell.where} was started and does not answer after "
@@ -214,10 +214,14 @@ class Server:
         """The error for a server that was started and is gone, with the end of its log."""
         said = [line for line in self.last_log() if any(word in line for word in _WORDS_OF_AN_END)]
         why = " / ".join(said[-3:]) or "its log does not say why"
-        return CannotError(
-            f"PostgreSQL in {self.data} on {self.shell.where} ended: {why}",
-            hint=f"read its log: tail -n 30 {shlex.quote(self.log)}",
-        )
+        hint = f"read its log: tail -n 30 {shlex.quote(self.log)}"
+        if listens(self.address, self.port):
+            hint = (
+                f"another server holds {self.address}:{self.port}: on {self.shell.where}, ps -eo pid,args | grep -e "
+                "'-[D]' names its data directory. One that ends in .salvor-ID is a copy of another incident or drill, "
+                "and nothing live: when nobody works on that any more, kill -INT PID, then the same command again"
+            )
+        return CannotError(f"PostgreSQL in {self.data} on {self.shell.where} ended: {why}", hint=hint)
 
     def last_log(self, lines: int = 40) -> list[str]:
         """The last lines of the log that pg_ctl wrote to."""

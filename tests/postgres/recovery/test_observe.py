@@ -352,3 +352,18 @@ def test_a_data_directory_by_another_name_and_a_server_that_starts_are_described
 
 def promote(system: Postgres, way: WayBack) -> None:
     list(system.apply(Change(system.name, "promote", way.promote, "a test", no_undo="a test")))
+
+
+def test_a_server_whose_port_another_one_holds_says_so(cluster: Cluster) -> None:
+    """As the copy of a drill that was killed holds the port of the next one's."""
+    holder, other = cluster.server("a"), cluster.server("b")
+    other.stop("fast")
+    other.launch({"listen_addresses": holder.address, "port": str(holder.port)})
+    until = time.monotonic() + 10
+    while other.processes() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert "tail -n 30" in other.ended().hint
+    assert (
+        f"another server holds {holder.address}:{holder.port}"
+        in replace(other, address=holder.address, port=holder.port).ended().hint
+    )
