@@ -250,6 +250,17 @@ def test_a_snapshot_that_cannot_be_read_is_told_where_an_older_one_is_chosen(lab
     assert system.backups() and not system.unread
 
 
+@pytest.mark.parametrize(("damaged", "left"), [("config", 0), ("config", 50), ("keys/*", 0)])
+def test_a_spoilt_config_or_key_is_called_that_and_not_sent_to_restic_check(lab: Lab, damaged: str, left: int) -> None:
+    system = lab.open()
+    (file,) = (lab.root / "local").glob(damaged)
+    file.chmod(0o600)
+    os.truncate(file, left)
+    with pytest.raises(DamagedError, match="cannot be opened: its file `config`, or one in `keys`") as caught:
+        system.repositories[0].snapshots()
+    assert "copy them back" in caught.value.hint
+
+
 def test_a_repository_of_a_newer_format_is_not_called_damaged() -> None:
     said = "Fatal: config cannot be loaded: unsupported repository version 3"  # by restic 0.14, tried
     told = meaning(said, "the repository local", "this machine", "restic")

@@ -135,6 +135,10 @@ _DAMAGE = (
 )
 
 
+_HEAD_DAMAGE = re.compile(
+    r"config or key [0-9a-f]+ is damaged|config file has zero size|^Fatal: Unmarshal: ", re.MULTILINE
+)
+"""What restic says when it can open nothing: of a config that is spoilt or empty, of a key that was cut off."""
 LOCKED = "repository is already locked"
 
 
@@ -169,6 +173,13 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
         )
     if "no space left on device" in said:
         return CannotError(f"The disk of {which}, or of its cache, is full: {last(said)}", hint=by_hand)
+    if _HEAD_DAMAGE.search(said):
+        return DamagedError(
+            f"Damaged: {which} cannot be opened: its file `config`, or one in `keys`, is spoilt: {last(said)}",
+            safe="what is live is as it was",
+            hint="nothing in restic mends these two (restic check does not open it either): copy them back from "
+            f"wherever there is a copy of this repository; else another repository has to do; {by_hand}",
+        )
     is_missing = bool(MISSING.search(said))
     if is_missing or any(word in said for word in _DAMAGE):
         return (MissingError if is_missing else DamagedError)(
