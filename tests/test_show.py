@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from rich.console import Console
-from salvor import show
+from salvor import clock, show
 from salvor.change import Change, Decision, Finding, Level, Progress, Undo, WayBack
 from salvor.plan import Plan, PlannedStep
 
@@ -170,6 +170,27 @@ def test_plain_lines_are_harmless() -> None:
     assert "hunter2" not in text
     assert text.endswith("a line\n")
     assert re.findall(r"^\d\d:\d\d:\d\d(.)", text, re.M) == ["Z"] * 3, "a time of day says that it is UTC"
+
+
+def test_a_look_that_takes_long_shows_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    plain, lines, drawn = io.StringIO(), io.StringIO(), io.StringIO()
+    terminal = show.Terminal(Console(file=drawn, force_terminal=True, width=200, color_system=None))
+    for shown in (show.Plain(plain), show.Json(lines), terminal):
+        shown.looking("store", Progress(0, None, "bytes", "reading"))
+        for seconds in (4, 6, 8):
+            now[0] = 100.0 + seconds
+            shown.looking("store", Progress(seconds * 1024, 24 * 1024, "bytes", "reading"))
+        shown.looking("store", None)
+        shown.looking("shelf", None)  # it took no time
+        now[0] = 100.0
+    assert [line.split("     ")[1] for line in plain.getvalue().splitlines()] == [
+        "store: 6.0 KiB of 24.0 KiB, 25 %, 1.0 KiB/s, 18 s left  reading"
+    ]
+    assert [json.loads(line)["done"] for line in lines.getvalue().splitlines()] == [4096, 6144, 8192]
+    assert terminal._now.bars is None
+    assert "store" in drawn.getvalue()
 
 
 def test_a_terminal_shows_changes_that_run_side_by_side() -> None:

@@ -5,7 +5,7 @@ acts.
 from __future__ import annotations
 
 import secrets as _random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from salvor import checks, clock
-from salvor.change import Change, Decision, Finding, Kept, Level, Reachable, State, WayBack
+from salvor.change import Change, Decision, Finding, Kept, Level, Progress, Reachable, State, WayBack
 from salvor.checks import Check
 from salvor.inventory import Platform, Service
 from salvor.journal.learned import Learned
@@ -73,6 +73,8 @@ class Incident(Learned):
     _foreseen: dict[str, State] = field(default_factory=dict, repr=False)
     under_way: dict[str, Change] = field(default_factory=dict, repr=False)
     """What the runner makes side by side at this moment, by key."""
+    hears: Callable[[str, Progress | None], None] = field(default=lambda name, progress: None, repr=False)
+    """Is told how far a system's look is that takes long: see `Context`."""
     ahead: bool = False
     """Whether a chain is being planned: nothing of it is done yet, so nothing of it can be proven yet."""
     proves_ahead: bool = False
@@ -98,6 +100,7 @@ class Incident(Learned):
                 under_way=lambda: list(self.under_way.values()),
                 machine_at=self._machine_at,
                 fails_at=self._fails_at,
+                hears=lambda name, progress: self.hears(name, progress),
             )
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]

@@ -44,6 +44,8 @@ class Watcher(Protocol):
     def begun(self, change: Change) -> None: ...
     def progress(self, change: Change, progress: Progress) -> None: ...
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None: ...
+    def looking(self, system: str, progress: Progress | None) -> None:
+        """How far a look at a system is that takes long: first without a total, in the end None."""
 
 
 @dataclass
@@ -65,6 +67,7 @@ class Runner:
 
     def __post_init__(self) -> None:
         self._outgoing = Outgoing(self.owe)
+        self.incident.hears = self._hear
 
     # --- plan ----------------------------------------------------------------------------------------------------
 
@@ -179,6 +182,12 @@ class Runner:
         """Take nothing that was seen for what there is now."""
         self._assessed = None
         self.incident.look_again()
+
+    def _hear(self, system: str, progress: Progress | None) -> None:
+        if progress:
+            self._refuse_stopped()
+        with _showing():
+            self.watcher.looking(system, progress)
 
     def _tell(self, finding: Finding) -> None:
         with _showing():

@@ -147,6 +147,17 @@ class Plain:
             figures = clean(progress_text(progress, now - self._begun[change.key]))
             self._line(f"{clock.now():%H:%M:%SZ}     {clean(describe(change))}: {figures}")
 
+    def looking(self, system: str, progress: Progress | None) -> None:
+        now = clock.monotonic()
+        if progress is None:
+            self._begun.pop(system, None)
+        elif progress.total is None:
+            self._begun[system] = self._shown[system] = now
+        elif now - self._shown[system] >= _PLAIN_EVERY:
+            self._shown[system] = now
+            figures = clean(progress_text(progress, now - self._begun[system]))
+            self._line(f"{clock.now():%H:%M:%SZ}     {clean(system)}: {figures}")
+
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
         self._line(
             f"{clock.now():%H:%M:%SZ}  {outcome:6} {clean(describe(change))} ({clock.write_duration(seconds)})"
@@ -192,6 +203,10 @@ class Terminal:
         self._print(f"  {finding_line(finding)}", _STYLES[finding.level])
 
     def begun(self, change: Change) -> None:
+        self._begun[change.key] = clock.monotonic()
+        self._add_bar(change.key, describe(change))
+
+    def _add_bar(self, key: str, what: str) -> None:
         from rich.progress import BarColumn, SpinnerColumn, TextColumn
         from rich.progress import Progress as Bars
 
@@ -207,26 +222,39 @@ class Terminal:
                     transient=True,
                 )
                 now.bars.start()
-            self._begun[change.key] = clock.monotonic()
-            description = self.label + clean(describe(change))
-            self._tasks[change.key] = now.bars.add_task(description, total=None, figures="")
+            self._tasks[key] = now.bars.add_task(self.label + clean(what), total=None, figures="")
 
     def progress(self, change: Change, progress: Progress) -> None:
-        with self._now.lock:  # another change may end now, and take the bars away
-            if self._now.bars and change.key in self._tasks:
-                text = clean(progress_text(progress, clock.monotonic() - self._begun[change.key]))
-                task = self._tasks[change.key]
-                self._now.bars.update(task, completed=progress.done, total=progress.total, figures=text)
+        self._update_bar(change.key, progress)
 
-    def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
+    def looking(self, system: str, progress: Progress | None) -> None:
+        if progress is None:
+            self._remove_bar(system)
+        elif progress.total is None:
+            self._begun[system] = clock.monotonic()
+        else:
+            if system not in self._tasks:
+                self._add_bar(system, system)
+            self._update_bar(system, progress)
+
+    def _update_bar(self, key: str, progress: Progress) -> None:
+        with self._now.lock:  # another change may end now, and take the bars away
+            if self._now.bars and key in self._tasks:
+                text = clean(progress_text(progress, clock.monotonic() - self._begun[key]))
+                self._now.bars.update(self._tasks[key], completed=progress.done, total=progress.total, figures=text)
+
+    def _remove_bar(self, key: str) -> None:
         now = self._now
         with now.lock:
-            task = self._tasks.pop(change.key, None)
+            task = self._tasks.pop(key, None)
             if now.bars and task is not None:
                 now.bars.remove_task(task)
                 if not now.bars.tasks:
                     now.bars.stop()
                     now.bars = None
+
+    def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
+        self._remove_bar(change.key)
         style = {"done": "green", "unknown": "bold yellow"}.get(outcome, "bold red")
         self._print(
             f"  {outcome:8}{clean(describe(change))} ({clock.write_duration(seconds)})"
@@ -278,6 +306,10 @@ class Json:
 
     def progress(self, change: Change, progress: Progress) -> None:
         self.write("progress", key=change.key, **asdict(progress))
+
+    def looking(self, system: str, progress: Progress | None) -> None:
+        if progress and progress.total is not None:
+            self.write("looking", system=system, **asdict(progress))
 
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
         self.write("ended", key=change.key, outcome=outcome, seconds=seconds, error=error)

@@ -58,7 +58,8 @@ class Context:
     the texts of messages; `system_of` gives another system of the platform (for an archive of several); `under_way` the
     changes that are made side by side at this moment (for one reading of an archive by several); `machine_at` is the
     machine with an address and a port of SSH (None: the usual), as the inventory names it, or empty; `fails_at` is what
-    of another service's system is wrong now, or empty (for a program that works on it).
+    of another service's system is wrong now, or empty (for a program that works on it); `hears` is told, by the name of
+    a system, how far a look is that takes long, first without a total, and None when it has ended.
     """
 
     incident: str
@@ -68,6 +69,7 @@ class Context:
     under_way: Callable[[], Collection[Change]] = tuple
     machine_at: Callable[[str, int | None], str] = field(default=lambda address, port: "")
     fails_at: Callable[[str], str] = field(default=lambda name: "")
+    hears: Callable[[str, Progress | None], None] = field(default=lambda name, progress: None)
 
 
 def _alone(name: str) -> System:

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from salvor import shell
+from salvor.postgres.connection import Operator
+from salvor.postgres.server import Server
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,19 @@ def postgres_server() -> Iterator[PostgresServer]:
         if (data / "postmaster.pid").exists():
             server_program("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def server(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
+    """The same server as Salvor knows it."""
+    password = tmp_path_factory.mktemp("secrets") / "password"
+    password.write_text("trusted anyway\n")
+    password.chmod(0o600)
+    return Server(
+        shell=shell.local(postgres_server.run_as),
+        programs=str(postgres_server.bin),
+        data=str(postgres_server.data),
+        address=postgres_server.address,
+        port=postgres_server.port,
+        operator=Operator("postgres", f"file:{password}"),
+    )

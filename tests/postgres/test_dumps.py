@@ -22,13 +22,12 @@ from botocore.exceptions import ResponseStreamingError
 from botocore.response import StreamingBody
 from moto import mock_aws
 from pydantic import ValidationError
-from salvor import shell
 from salvor.change import Level, Progress
 from salvor.errors import CannotError, UsageError
-from salvor.postgres import analyze, dump_find, dump_manifest, dumps, fingerprint, proof, rows
-from salvor.postgres.connection import Operator
+from salvor.postgres import analyze, dump_find, dump_manifest, dumps, fingerprint, integrity, rows
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
+from salvor.postgres.gauge import Gauge
 from salvor.postgres.server import Server
 from salvor.postgres.settings import PostgresSettings
 from salvor.wish import Wish
@@ -43,21 +42,6 @@ def finished(work: Generator[Progress, None, Any]) -> Any:
             next(work)
         except StopIteration as end:
             return end.value
-
-
-@pytest.fixture(scope="module")
-def server(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Server:
-    password = tmp_path_factory.mktemp("secrets") / "password"
-    password.write_text("trusted anyway\n")
-    password.chmod(0o600)
-    return Server(
-        shell=shell.local(postgres_server.run_as),
-        programs=str(postgres_server.bin),
-        data=str(postgres_server.data),
-        address=postgres_server.address,
-        port=postgres_server.port,
-        operator=Operator("postgres", f"file:{password}"),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -354,7 +338,8 @@ def test_a_bucket_does_what_a_folder_does(
 def test_every_row_is_read_where_pages_have_no_checksums(server: Server, database: str) -> None:
     """As Debian sets clusters up. Catalogs have columns of types without a binary form."""
     assert (server.control() or {})["Data page checksum version"] == "0"
-    found = proof.every_page("orders-db", server, database, "1")
+    with Gauge(server, lambda progress: None, "reading") as gauge:
+        found = integrity.every_page("orders-db", server, database, "1", gauge)
     assert (found.level, found.figure) == (Level.PASS, "readable"), found.detail
 
 

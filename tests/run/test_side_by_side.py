@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 from salvor import console, maintenance, run
-from salvor.change import Change, State
+from salvor.change import Change, Progress, State
 from salvor.errors import (
     CannotError,
     NotConvergedError,
@@ -21,7 +22,7 @@ from salvor.errors import (
 from salvor.incident import Incident
 from salvor.session import aftermath
 from salvor.session.opening import open_session
-from salvor.show import Plain
+from salvor.show import Json, Plain
 from salvor.system import System
 
 from tests import trouble
@@ -103,6 +104,19 @@ def test_each_step_looks_at_all_that_is_broken_at_once(two: World, monkeypatch: 
         for step in ("isolate", "restore", "verify", "reroute"):
             session.act(step)
     assert {(two.root / one / "live" / "data").read_text() for one in ("store", "shelf")} == {GOOD}
+
+
+def test_a_look_that_takes_long_tells_how_far_it_is_and_ends_when_it_is_to_stop(two: World) -> None:
+    stream = io.StringIO()
+    session = open_session("things", Json(stream), platform="world")
+    hears = session.incident.system("store").context.hears
+    hears("store", Progress(0, None, "bytes", "reading"))
+    hears("store", Progress(1, 4, "bytes", "reading"))
+    assert [json.loads(line)["done"] for line in stream.getvalue().splitlines()] == [1]
+    session.runner.stop()
+    with pytest.raises(KeyboardInterrupt):
+        hears("store", Progress(2, 4, "bytes", "reading"))
+    hears("store", None)
 
 
 def test_what_fails_on_one_system_lets_the_other_end_and_begins_nothing_more(two: World) -> None:

@@ -288,6 +288,18 @@ class Progressing:
             one.share = 100.0 * progress.done / progress.total if progress.total else None
             self._update()
 
+    def looking(self, system: str, progress: Progress | None) -> None:
+        with self._lock:
+            if progress is None:
+                if self._changes.pop(system, None):
+                    self._update(at_once=True)
+            elif progress.total is None:
+                self._begun[system] = clock.monotonic()
+            else:
+                said = progress_text(progress, clock.monotonic() - self._begun[system])
+                self._changes[system] = _Shown(system, said, 100.0 * progress.done / progress.total)
+                self._update()
+
     def ended(self, change: Change, outcome: str, seconds: float, error: str) -> None:
         with self._lock:
             one = self._changes[change.key]

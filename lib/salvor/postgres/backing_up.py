@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from salvor.archive import audit as archive
@@ -65,7 +66,9 @@ def _to_each_repository(
             continue
         repository = system.site.repository(member)  # one that has looked after the backup, not before
         label = next(one.label for one in repository.stored if one.repository == number)
-        yield from restore_point.note(server, system.settings.database, repository, label)
+        yield from restore_point.note(
+            server, system.settings.database, repository, label, partial(system.context.hears, system.name)
+        )
     if len(failed) == len(numbers):
         first, repository = next(iter(failed.values())), system.site.repository(member)
         if not repository.unbegun:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ import psycopg
 from salvor.change import Finding, Level, canonical
 from salvor.errors import CannotError
 from salvor.postgres import rows, structure
+from salvor.postgres.gauge import Gauge
 from salvor.postgres.rows import Connect, Content
 from salvor.postgres.structure import Definition
 
@@ -72,8 +74,14 @@ class Fingerprint:
         )
 
 
-def take(connect: Connect, database: str, jobs: int = 2, snapshot: str | None = None) -> Fingerprint:
-    """The fingerprint of `database`, read by `jobs` sessions at one snapshot: `snapshot`, or one taken now.
+TAKING = "taking the fingerprint"
+
+
+def take(
+    connect: Connect, database: str, jobs: int = 2, snapshot: str | None = None, gauge: Gauge | None = None
+) -> Fingerprint:
+    """The fingerprint of `database`, read by `jobs` sessions at one snapshot: `snapshot`, or one taken now. `gauge`:
+    what tells how far that is, and may end it.
 
     Whoever exported `snapshot` must keep its transaction open meanwhile, and hold locks on the tables (`lock_tables`)
     when somebody may alter or truncate them. Raises CannotError when the database cannot be read whole.
@@ -91,8 +99,13 @@ def take(connect: Connect, database: str, jobs: int = 2, snapshot: str | None = 
                 rows.lock_tables(leader)
             relations, sequences, skipped = rows.relations(leader)
             work = [*rows.batches(relations), *rows.batches(sequences)]
-            with ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="fingerprint") as pool:
-                reading = [pool.submit(rows.read, connect, database, snapshot, batch) for batch in work]
+            if gauge:
+                gauge.expect(sum(map(rows.size, work)))
+            with (
+                ThreadPoolExecutor(max_workers=max(1, jobs), thread_name_prefix="fingerprint") as pool,
+                gauge.ending_at_once() if gauge else nullcontext(),
+            ):
+                reading = [pool.submit(rows.read, connect, database, snapshot, batch, gauge) for batch in work]
                 definitions = structure.take(leader)
                 large_objects = rows.large_objects(leader)
                 results = [row for future in reading for row in future.result()]

@@ -10,9 +10,10 @@ import psycopg
 from salvor import clock, secrets
 from salvor.change import Finding, Level, WayBack
 from salvor.errors import CannotError
-from salvor.postgres import asking, carried, dump_chosen, dump_find, fingerprint, proof, side_database
+from salvor.postgres import asking, carried, dump_chosen, dump_find, fingerprint, integrity, side_database
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.fingerprint import Fingerprint
+from salvor.postgres.gauge import Gauge, Hear
 from salvor.postgres.logical_place import Place, place_of, scratch, side_database_of
 from salvor.wish import Wish
 
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres
 
 
-def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
-    """The content of the stage against the fingerprint that came with the dump, and what was left out. Reads only."""
+def verify(system: Postgres, way: WayBack, wish: Wish, hear: Hear) -> Iterator[Finding]:
+    """The content of the stage against the fingerprint that came with the dump, and what was left out. Reads only;
+    `hear` is told how far that is.
+    """
     arguments = {name: str(value) for name, value in (way.arguments or {}).items()}
     source = dump_chosen.source(system, arguments["source"], arguments.get("within", ""))
     try:
         place = place_of(system, way.stage)
         expected = _expected_of(system, source)
-        found = _fingerprint(place) if expected else None
+        found = _fingerprint(place, hear) if expected else None
         with asking.session(place.server, place.database) as connection:
             has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
     except (CannotError, psycopg.Error) as error:
@@ -39,11 +42,15 @@ def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
         yield Finding(system.name, "readable", Level.PASS, figure, detail="every row was read", evidence=evidence)
         yield from fingerprint.compare(expected, found, subject=system.name, evidence=evidence)
     else:
-        yield proof.every_page(system.name, place.server, place.database, evidence)
+        with Gauge(place.server, hear, "reading every table") as gauge:
+            read = integrity.every_page(system.name, place.server, place.database, evidence, gauge)
+        yield read
         why = "none came with this dump, so only the service's own checks can tell whether all is there"
         yield Finding(system.name, "content fingerprint", Level.WARN, "none", detail=why, evidence=evidence)
     if has_amcheck:
-        yield proof.amcheck(system.name, place.server, place.database, evidence)
+        with Gauge(place.server, hear, "pg_amcheck") as gauge:
+            checked = integrity.amcheck(system.name, place.server, place.database, evidence, gauge)
+        yield checked
     if left_out:
         shown = "; ".join(left_out[:10])
         yield Finding(system.name, "left out of the dump", Level.WARN, f"{len(left_out)}", "0", shown, evidence)
@@ -53,8 +60,10 @@ def verify(system: Postgres, way: WayBack, wish: Wish) -> Iterator[Finding]:
     yield _freshness(system.name, source, wish, evidence)
 
 
-def _fingerprint(place: Place) -> Fingerprint:
-    return fingerprint.take(lambda name: asking.connect(place.server, name, deadline=60.0), place.database)
+def _fingerprint(place: Place, hear: Hear) -> Fingerprint:
+    with Gauge(place.server, hear, fingerprint.TAKING) as gauge:
+        connect = lambda name: asking.connect(place.server, name, deadline=60.0)  # noqa: E731
+        return fingerprint.take(connect, place.database, gauge=gauge)
 
 
 def _expected_of(system: Postgres, source: dump_find.Source) -> Fingerprint | None:

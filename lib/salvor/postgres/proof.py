@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, LiteralString
-
-from psycopg import sql
+from typing import Any
 
 from salvor import clock, secrets
 from salvor.change import Finding, Level
-from salvor.errors import CannotError, SalvorError
-from salvor.postgres import asking, carried, libraries, restore_point
+from salvor.errors import SalvorError
+from salvor.postgres import carried, integrity, libraries, restore_point
 from salvor.postgres.backrest import Repository
 from salvor.postgres.beside import read_marker
 from salvor.postgres.cluster import Member, Sighting, View
-from salvor.postgres.connection import LOCK_MILLISECONDS
 from salvor.postgres.facts import Facts, as_noted, ask_facts
+from salvor.postgres.gauge import Hear
 from salvor.postgres.lag import lag_of, missing_commits
 from salvor.postgres.look import Look
 from salvor.postgres.physical import EVERYTHING
-from salvor.postgres.server import Server
 from salvor.postgres.site import Site
 from salvor.wish import Wish
-
-if TYPE_CHECKING:
-    import psycopg
-
-_READ_SECONDS = 4 * 3600.0
 
 
 def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding]:
@@ -61,9 +53,9 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
 
 
 def stage(
-    subject: str, site: Site, view: View, member: Member, backup: str, target: str, wish: Wish
+    subject: str, site: Site, view: View, member: Member, backup: str, target: str, wish: Wish, hear: Hear
 ) -> Iterator[Finding]:
-    """A restored copy: of this cluster, at its target, every table readable."""
+    """A restored copy: of this cluster, at its target, every table readable. `hear` is told how far that is."""
     import psycopg
 
     staged = site.physical(member)
@@ -93,8 +85,8 @@ def stage(
     yield from carried.wal(subject, marker, evidence)
     stored = next((one for one in repository.stored if one.label == backup), None)
     if stored:
-        yield from restore_point.compare(stored, server, site.database, target, subject, evidence)
-    yield from _integrity(subject, server, look, evidence)
+        yield from restore_point.compare(stored, server, site.database, target, subject, evidence, hear)
+    yield from integrity.of_all(subject, server, look, evidence, hear)
 
 
 def _is_of_the_repository(subject: str, look: Look, repository: Repository, evidence: str) -> Iterator[Finding]:
@@ -205,132 +197,3 @@ def _checksums(subject: str, look: Look, facts: Facts, evidence: str) -> Finding
         "" if on else "damaged pages can go unseen; pg_checksums --enable turns them on while the server is stopped"
     )
     return Finding(subject, "data checksums", level, figure=figure, detail=detail, evidence=evidence)
-
-
-def _integrity(subject: str, server: Server, look: Look, evidence: str) -> Iterator[Finding]:
-    """pg_amcheck where its extension is installed; elsewhere every page of every table is read."""
-    with server.session() as connection:
-        names = [row[0] for row in connection.execute("select datname from pg_database where datallowconn order by 1")]
-    with ThreadPoolExecutor(2) as pool:  # the small ones while a large one is read
-        yield from pool.map(lambda name: _integrity_of(subject, server, name, look, evidence), names)
-
-
-# Nobody but a transaction manager ends such a one, so who waits for its locks waits for ever. A table that it made is
-# not in pg_class yet, and nobody reads that.
-_PREPARED: LiteralString = """
-    select p.gid, p.prepared, string_agg(distinct c.oid::regclass::text, ', ')
-    from pg_prepared_xacts p join pg_locks l on l.virtualtransaction = '-1/' || p.transaction
-      join pg_class c on c.oid = l.relation
-    where l.mode = 'AccessExclusiveLock' and l.locktype = 'relation'
-      and l.database = (select oid from pg_database where datname = current_database())
-    group by p.gid, p.prepared order by p.prepared
-"""
-
-
-def _integrity_of(subject: str, server: Server, database: str, look: Look, evidence: str) -> Finding:
-    import psycopg
-
-    try:
-        with asking.session(server, database) as connection:
-            has_amcheck = connection.execute("select 1 from pg_extension where extname = 'amcheck'").fetchone()
-            prepared = connection.execute(_PREPARED).fetchall()
-    except psycopg.Error as error:
-        detail = secrets.mask(str(error)).strip()
-        return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
-    if prepared:
-        locking = "; ".join(
-            f"the prepared transaction {name!r}, of {clock.write_time(since)}, locks {tables}"
-            for name, since, tables in prepared
-        )
-        names = ", ".join(f"'{name}'" for name, *_ in prepared)
-        detail = (
-            f"{locking}, so they cannot be read. HINT: in {database} at {server.address}:{server.port}: "
-            f"COMMIT PREPARED or ROLLBACK PREPARED {names}, as the transaction manager has decided; "
-            "then the same command again"
-        )
-        return Finding(subject, f"integrity of {database}", Level.FAIL, "not readable", "", detail, evidence)
-    if has_amcheck:
-        return amcheck(subject, server, database, evidence)
-    return every_page(subject, server, database, evidence, look)
-
-
-def amcheck(subject: str, server: Server, database: str, evidence: str) -> Finding:
-    """What pg_amcheck says of a database in which its extension is installed: tables and B-tree indexes."""
-    where = [f"--host={server.address}", f"--port={server.port}", f"--username={server.operator.user}"]
-    jobs = f"--jobs={server.shell.cores()}"
-    result = server.shell.run(
-        [server.program("pg_amcheck"), *where, jobs, f"--database={database}", "--no-password"],
-        environment={
-            "PGPASSWORD": secrets.resolve(server.operator.password),
-            "PGOPTIONS": f"-c lock_timeout={LOCK_MILLISECONDS}",
-        },
-        deadline=_READ_SECONDS,
-        check=False,
-    )
-    lines = (result.stdout + result.stderr).strip().splitlines()
-    return Finding(
-        subject,
-        f"integrity of {database}",
-        Level.FAIL if result.exit_code else Level.PASS,
-        figure=f"{len(lines)} complaints" if result.exit_code else "sound",
-        detail=secrets.mask("; ".join(lines[:3])) if result.exit_code else "pg_amcheck: tables and B-tree indexes",
-        evidence=evidence,
-    )
-
-
-# Every page is read from disk and its checksum compared: through an index only, some would be left out.
-_TABLES = """
-    select oid::regclass::text, pg_relation_size(oid), relkind = 't' from pg_class
-    where relkind in ('r', 'm', 't') and relpersistence <> 't' and pg_relation_size(oid) > 0 order by 2 desc
-"""
-
-
-_COUNTED: LiteralString = "select count(*) from {}"
-_TAKEN_APART: tuple[LiteralString, ...] = (
-    "select count(record_send(t)) from {} t",
-    "select count(t::text) from {} t",
-)
-
-
-def _ask_first(connection: psycopg.Connection[Any], questions: Sequence[LiteralString], table: str) -> None:
-    """Put the first of the questions that the types of a table's columns allow, each in a transaction of its own that
-    no code of the data can have written to.
-    """
-    import psycopg
-
-    for question in questions:
-        try:
-            connection.execute(sql.SQL(f"begin read only; {question}; commit").format(sql.SQL(table)))
-            return
-        except psycopg.errors.UndefinedFunction:
-            if question == questions[-1]:
-                raise
-            connection.rollback()
-
-
-def every_page(subject: str, server: Server, database: str, evidence: str, look: Look | None = None) -> Finding:
-    """Whether every page of every table of a database can be read. Indexes are not. `look`: one at that server."""
-    import psycopg
-
-    check = f"integrity of {database}"
-    # Without checksums only taking every row apart can show that a page is damaged. Some types, such as the aclitem of
-    # many catalogs, have no binary form; as text it takes longer.
-    apart = (_COUNTED,) if (look or server.look()).has_checksums else _TAKEN_APART
-    read, size, table = 0, 0, ""
-    try:
-        with asking.session(server, database, deadline=_READ_SECONDS) as connection:
-            for setting in ("enable_indexscan", "enable_indexonlyscan", "enable_bitmapscan"):
-                connection.execute(sql.SQL("set {} = off").format(sql.Identifier(setting)))
-            connection.execute("set search_path = pg_catalog")  # a dump may have set another for its database
-            connection.execute("set max_parallel_workers_per_gather = 4")
-            for table, bytes_, is_toast in connection.execute(_TABLES).fetchall():
-                # What TOAST holds is taken apart with the rows that refer to it.
-                _ask_first(connection, (_COUNTED,) if is_toast else apart, table)
-                read, size = read + 1, size + bytes_
-    except (psycopg.Error, CannotError) as error:
-        detail = secrets.mask(f"{table}: {error}")
-        return Finding(subject, check, Level.FAIL, figure="not readable", detail=detail, evidence=evidence)
-    detail = (
-        f"every page of {read} tables was read ({size / 1e6:.0f} MB); amcheck is not installed, so indexes were not"
-    )
-    return Finding(subject, check, Level.PASS, figure="readable", detail=detail, evidence=evidence)

@@ -24,6 +24,7 @@ from salvor.errors import CannotError
 from salvor.postgres import asking, backrest_work, fingerprint, rows
 from salvor.postgres.backrest import Repository
 from salvor.postgres.fingerprint import Fingerprint
+from salvor.postgres.gauge import Gauge, Hear
 from salvor.postgres.server import Server
 from salvor.postgres.stored import Stored
 
@@ -42,8 +43,9 @@ def name_of(label: str) -> str:
     return f"salvor-{label}"
 
 
-def note(server: Server, database: str, repository: Repository, label: str) -> Iterator[Progress]:
-    """Make the restore point of a backup that was just taken, and note with the backup what was there.
+def note(server: Server, database: str, repository: Repository, label: str, hear: Hear) -> Iterator[Progress]:
+    """Make the restore point of a backup that was just taken, and note with the backup what was there. `hear` is told
+    how far its reading is.
 
     Writers of `database` wait for half a second at most. Where that is not enough to come between them, the backup
     stays without a fingerprint, and the last progress says so.
@@ -52,8 +54,9 @@ def note(server: Server, database: str, repository: Repository, label: str) -> I
         with server.connect(database, deadline=60.0) as leader, server.connect(database, writes=True) as holder:
             yield Progress(0, None, "", "making the restore point of its fingerprint")
             snapshot, sequences = _hold_and_mark(server, holder, leader, name_of(label))
-            yield Progress(0, None, "", "taking the fingerprint")
-            found = fingerprint.take(_asking(server), database, snapshot=snapshot)
+            yield Progress(0, None, "", fingerprint.TAKING)
+            with Gauge(server, hear, fingerprint.TAKING) as gauge:
+                found = fingerprint.take(_asking(server), database, snapshot=snapshot, gauge=gauge)
     except (psycopg.Error, CannotError) as error:
         said = error.what if isinstance(error, CannotError) else secrets.mask(str(error)).strip()
         yield Progress(0, None, "", f"the backup is whole, and has no fingerprint: {said}")
@@ -105,8 +108,12 @@ def _hold_writers(holder: Connection) -> None:
     holder.execute("set local statement_timeout = '10s'")
 
 
-def compare(stored: Stored, server: Server, database: str, target: str, subject: str, evidence: str) -> list[Finding]:
-    """What was restored against the fingerprint of its backup. It is comparable only where the replay stopped there."""
+def compare(
+    stored: Stored, server: Server, database: str, target: str, subject: str, evidence: str, hear: Hear
+) -> list[Finding]:
+    """What was restored against the fingerprint of its backup. It is comparable only where the replay stopped there.
+    `hear` is told how far its reading is.
+    """
     check = "content fingerprint"
     if _SUMMARY not in stored.annotations:
         return []
@@ -116,7 +123,8 @@ def compare(stored: Stored, server: Server, database: str, target: str, subject:
             f"that of the backup is of its restore point {summary.get('restore_point')}, and this is another moment"
         )
         return [Finding(subject, check, Level.PASS, "not comparable", detail=detail, evidence=evidence)]
-    found = fingerprint.take(_asking(server), database)
+    with Gauge(server, hear, fingerprint.TAKING) as gauge:
+        found = fingerprint.take(_asking(server), database, gauge=gauge)
     if _WHOLE in stored.annotations:
         expected = Fingerprint.from_json(json.loads(zlib.decompress(base64.b64decode(stored.annotations[_WHOLE]))))
         return fingerprint.compare(expected, found, subject=subject, evidence=evidence, physical=True)

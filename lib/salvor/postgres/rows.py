@@ -13,6 +13,7 @@ Floating-point numbers keep every bit but those of NaN: arithmetic makes negativ
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import psycopg
 from psycopg import Connection, errors, sql
 
 from salvor.errors import CannotError
+from salvor.postgres.gauge import Gauge
 
 Connect = Callable[[str], Connection[Any]]
 """Opens an autocommit session of the operator in the named database."""
@@ -52,6 +54,7 @@ _SETTINGS = {
 }
 
 OLDEST = 140000  # hash_record_extended came with 14
+_PAGE = 8192
 _SMALL_PAGES = 1024
 _TABLES_A_BATCH = 200
 
@@ -222,13 +225,20 @@ def batches(relations: Iterable[Relation]) -> Iterator[list[Relation]]:
         yield batch
 
 
+def size(batch: list[Relation]) -> int:
+    """How many bytes these have, as the planner estimates them."""
+    return sum(relation.pages for relation in batch) * _PAGE
+
+
 Reading = list[tuple[Relation, Content | tuple[int, bool]]]
 """Each relation with its content, or a sequence's last value and whether it was called."""
 
 
-def read(connect: Connect, database: str, snapshot: str, batch: list[Relation]) -> Reading:
-    """Read some relations in a session of their own at an exported snapshot. Raises psycopg.Error."""
-    with connect(database) as connection:
+def read(connect: Connect, database: str, snapshot: str, batch: list[Relation], gauge: Gauge | None = None) -> Reading:
+    """Read some relations in a session of their own at an exported snapshot. Raises psycopg.Error, and CannotError when
+    the `gauge` ends it.
+    """
+    with connect(database) as connection, gauge.reads(connection, size(batch)) if gauge else nullcontext():
         try:
             begin(connection, snapshot)
             return read_together(connection, batch)

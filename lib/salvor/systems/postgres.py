@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -183,14 +183,15 @@ class Postgres(Archived):
     def verify(self, way: WayBack, wish: Wish) -> Iterator[Finding]:
         """Prove what is staged. Reads only."""
         seen = self._look(since=_A_MOMENT)
+        hear = partial(self.context.hears, self.name)
         if way.name == "failover":
             yield from proof.standby(self.name, seen, way.stage.removeprefix("standby "), wish)
         elif way.name == "physical":
             arguments = {name: str(value) for name, value in (way.arguments or {}).items()}
             member, backup = self.site.member(arguments["member"]), arguments["backup"]
-            yield from proof.stage(self.name, self.site, seen, member, backup, arguments["target"], wish)
+            yield from proof.stage(self.name, self.site, seen, member, backup, arguments["target"], wish, hear)
         else:
-            yield from logical_proof.verify(self, way, wish)
+            yield from logical_proof.verify(self, way, wish, hear)
 
     def ask(self, statement: str, where: str) -> Any:
         """The first value of a query, asked read-only. `where`: live, a stage's name, or `address:HOST`."""

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from salvor import clock
-from salvor.change import Finding, Level, Reachable, WayBack
+from salvor.change import Finding, Level, Progress, Reachable, WayBack
 from salvor.errors import CannotError
 from salvor.postgres import backing_up, backrest, backrest_work, promotion, replay, restore_point, silent
 from salvor.postgres.backrest import Repository
@@ -110,7 +110,14 @@ def test_damage_in_the_stage_is_found(cluster: Cluster) -> None:
     way = cluster.way("physical", WISH)
     assert way.arguments
     cluster.do("stage", **way.arguments)  # it is whole, so this only starts it
-    failed = {finding.check: finding for finding in cluster.system.verify(way, WISH) if finding.level is Level.FAIL}
+    heard: list[tuple[str, Progress | None]] = []
+    context = replace(cluster.system.context, hears=lambda name, progress: heard.append((name, progress)))
+    system = Postgres("orders-db", cluster.system.settings, context)
+    failed = {finding.check: finding for finding in system.verify(way, WISH) if finding.level is Level.FAIL}
+    assert (heard[0], heard[-1]) == (
+        ("orders-db", Progress(0, None, "bytes", "reading every table")),
+        ("orders-db", None),
+    )
     assert {"integrity of orders", "integrity of postgres"} <= set(failed), failed
     assert "order_lines" in failed["integrity of orders"].detail
     assert "pg_depend" in failed["integrity of postgres"].detail
