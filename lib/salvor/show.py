@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import math
@@ -335,7 +336,9 @@ def unfailing(shown: Shown) -> Shown:
     if isinstance(shown, Terminal):
         shown.console.file = unfailing_stream(shown.console.file)
         return shown
-    return replace(shown, stream=unfailing_stream(shown.stream))
+    same = copy.copy(shown)
+    same.stream = unfailing_stream(shown.stream)
+    return same
 
 
 def unfailing_stream(stream: Any) -> TextIO:

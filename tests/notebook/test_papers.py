@@ -291,8 +291,10 @@ def test_what_went_badly_is_from_the_figures_the_worst_first(incidents: Path) ->
 
 def test_the_impact_is_counted_from_the_failure(incidents: Path) -> None:
     impact = dict(review.read(incidents / THIRD).impact)
-    assert impact["Without the service"] == "4 h 17 min" and impact["Noticed after"] == "3 h 00 min"
-    assert impact["Brought back after"] == "1 h 17 min"
+    without, _, since = impact["Without the service"].partition("; ")
+    assert without == "4 h 17 min" and impact["Noticed after"] == "3 h 00 min"
+    assert since.startswith("what was live before is live again since 2026-11-21T")
+    assert impact["Brought back after"] == "1 h 17 min, until it was undone"
     assert impact["People told"] == "declared on-call (failed), recovered on-call"
 
 

@@ -112,6 +112,16 @@ def test_without_a_kernel_the_page_is_the_same(tmp_path: Path, name: str, page: 
     assert [each for each in headings(html) if not each.startswith("Notify")] == sections
 
 
+def test_a_change_of_which_nobody_saw_the_end_is_not_nothing(tmp_path: Path) -> None:
+    """Above `Not finished: orders-db: fence` stood that nothing was changed."""
+    folder = tmp_path / "20261121T003300Z-orders-cccc"
+    teller = told.Teller(folder).assess().line("step", step="isolate", phase="begun", planned=1)
+    teller.line("intent", step="isolate", change=told.FENCE.to_json()).journal.close()
+    page = record.page(folder, "", "")
+    assert "what was begun may have changed something" in page
+    assert "nothing was changed" not in page
+
+
 def test_a_kernel_that_never_answers_costs_the_notebook_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = of(tmp_path, "usual")
     monkeypatch.setattr(paper, "DEADLINE", 0.3)

@@ -60,6 +60,17 @@ def test_a_target_that_was_just_met_is_met_and_only_an_incident_has_to_be_notice
     assert blind not in learned(purpose="drill", **times)
 
 
+def test_what_was_undone_met_no_target() -> None:
+    """The review of a recovery that was taken back said that its RTO was met."""
+    met: dict[str, Any] = {"targets": {"rto": 900.0, "rpo": 60.0}, "measured": {"rto": 20.0, "rpo": 0.0}}
+    undone = [BACK, Mark("undone", later(30), "kim", "")]
+    assert learned(purpose="incident", marks=undone, **met) == {"It was undone": Level.WARN}
+    assert learned(purpose="drill", marks=undone, **met) == {
+        "The RTO was met": Level.PASS,
+        "The RPO was met": Level.PASS,
+    }
+
+
 def test_what_went_well_is_said_of_all_or_not_at_all() -> None:
     quick, slow = (
         StepTime(name, seconds, 10.0, "the budget", None) for name, seconds in (("restore", 1.0), ("verify", 11.0))

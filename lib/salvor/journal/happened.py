@@ -230,6 +230,11 @@ class Story:
         return [act for act in self.acts if not act.undoing and not undone.isdisjoint((act.key, act.change.key))]
 
     @property
+    def in_doubt(self) -> list[Act]:
+        """What was begun and of which nobody knows whether it happened, without messages."""
+        return [act for act in self.acts if act.said in (UNFINISHED, "unknown") and not act.is_message]
+
+    @property
     def unfinished(self) -> list[str]:
         """What was begun in the last sitting and has no end: changes, or else a step, in words."""
         if not self.sittings or self.at("undone") or self.at("closed"):

@@ -24,7 +24,7 @@ from salvor.notebook.cells import Opened, display, display_style, for_people, re
 from salvor.notebook.paper import Paper, words
 from salvor.plain import amount
 from salvor.review import text as review_text
-from salvor.review.lessons import Lesson, learn
+from salvor.review.lessons import Lesson, learn, undone_at
 from salvor.secrets import mask
 
 NOTEBOOK = "review.ipynb"
@@ -95,16 +95,19 @@ class Review:
     def impact(self) -> list[tuple[str, str]]:
         """What it meant for the users, as names and values."""
         told, unknown = self.story, "" if self.story.failed_at else ", as far as is known"
+        undone = undone_at(told)
+        since = f"; what was live before is live again since {clock.write_time(undone)}" if undone else ""
+        while_live = ", until it was undone" if undone else ""
         facts = [
             (
                 "Without the service",
-                f"{clock.write_duration(self.outage)}{unknown}"
+                f"{clock.write_duration(self.outage)}{unknown}{since}"
                 if self.outage is not None
                 else "it is not known to be back",
             ),
             ("Noticed after", clock.write_duration(_between(told.failed_at, told.detected_at))),
-            ("Brought back after", clock.write_duration(told.measured.get("rto"))),
-            ("Data lost", clock.write_duration(told.measured.get("rpo"))),
+            ("Brought back after", f"{clock.write_duration(told.measured.get('rto'))}{while_live}"),
+            ("Data lost", f"{clock.write_duration(told.measured.get('rpo'))}{while_live}"),
             ("Broken", "; ".join(f"{each.system}: {each.seen}" for each in told.decisions) or "nothing was pinned"),
             ("People told", ", ".join(_messages(told)) or "nobody"),
         ]

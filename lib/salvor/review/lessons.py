@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from salvor import budgets, clock
 from salvor.budgets import CLEAN_UP, REHEARSAL, StepTime
@@ -47,13 +48,23 @@ def _end(told: Story) -> Iterator[Lesson]:
         yield Lesson(Level.FAIL, "It did not come to its end", ", ".join(told.unfinished), again)
 
 
+def undone_at(told: Story) -> datetime | None:
+    """When a recovery was taken back; None when it was not. That a drill clears up after itself is none."""
+    return told.at("undone") if told.purpose == "incident" else None
+
+
 def _figures(told: Story) -> Iterator[Lesson]:
+    undone = undone_at(told)
+    if undone:
+        text = f"at {clock.write_time(undone)}: what was live before it is live again"
+        look = f"inv assess --service={told.service} --platform={told.platform}"
+        yield Lesson(Level.WARN, "It was undone", text, look)
     for name, seconds, mend in (
         ("rto", budgets.recovered_in(told), "shorten the longest step below, or agree on another RTO"),
         ("rpo", budgets.lost(told), "back up or archive more often, or agree on another RPO"),
     ):
         limit = told.target(name)
-        if seconds is None or limit is None:
+        if seconds is None or limit is None or (undone and seconds <= limit):
             continue
         figure = f"{clock.write_duration(seconds)} of {clock.write_duration(limit)} allowed"
         if seconds <= limit:

@@ -29,6 +29,7 @@ from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
 from tests.postgres.recovery.clusters import Cluster, is_up, lsn, now, wait_until_archived
+from tests.waiting import until
 
 WISH = Wish(rpo=30.0)
 
@@ -265,6 +266,8 @@ def begin_a_timeline(cluster: Cluster) -> None:
     server.stop("fast")
     server.shell.run(["touch", f"{server.data}/recovery.signal"])
     server.start()
+    with server.session() as connection:  # it lets sessions in before its recovery ends
+        assert until(lambda: connection.execute("select pg_is_in_recovery()").fetchone() == (False,))
 
 
 def history_of(cluster: Cluster) -> Path:
