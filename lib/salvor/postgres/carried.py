@@ -122,13 +122,20 @@ done
 """
 
 
-def slots(subject: str, live: Server, evidence: str) -> Iterator[Finding]:
-    """The logical replication slots of what is live, as far as it can be read. No backup has any."""
-    listed = live.shell.run(["sh", "-c", _SLOTS, "sh", live.data]).stdout.splitlines()
-    logical = [line.split()[0] for line in listed if line.split()[1:] not in ([], ["0"])]
-    if logical:
+def slots(subject: str, live: Server, copy: Server, evidence: str) -> Iterator[Finding]:
+    """The logical replication slots of what is live, as far as it can be read, that `copy` lacks. No backup has any,
+    and a standby only those that PostgreSQL 17 or somebody keeps in step.
+    """
+    if lost := sorted(_logical_slots(live) - _logical_slots(copy)):
         detail = (
-            f"{', '.join(logical)}: no backup has them, and what reads them would miss changes. "
+            f"{', '.join(lost)}: the copy does not have them, and what reads them would miss changes. "
             "HINT: make them again (pg_create_logical_replication_slot), and have the readers copy anew"
         )
-        yield Finding(subject, "replication slots", Level.WARN, f"{len(logical)} are lost", "", detail, evidence)
+        yield Finding(
+            subject, "replication slots", Level.WARN, f"{amount(len(lost), 'slot')} lost", "", detail, evidence
+        )
+
+
+def _logical_slots(server: Server) -> set[str]:
+    listed = server.shell.run(["sh", "-c", _SLOTS, "sh", server.data], deadline=5.0).stdout.splitlines()
+    return {line.split()[0] for line in listed if line.split()[1:] not in ([], ["0"])}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -50,6 +51,9 @@ def standby(subject: str, view: View, name: str, wish: Wish) -> Iterator[Finding
         yield Finding(subject, "replayed", Level.WARN, figure, "0", detail, evidence)
     yield _checksums(subject, seen.look, seen.facts, evidence)
     yield from libraries.check(subject, seen.member.server, evidence)
+    if view.primary.look:
+        with suppress(SalvorError):  # a machine that does not answer any more holds no failover up
+            yield from carried.slots(subject, view.primary.member.server, seen.member.server, evidence)
 
 
 def stage(
@@ -77,7 +81,7 @@ def stage(
         carried.port(subject, staged, evidence),
         carried.configuration(subject, staged, evidence),
         libraries.check(subject, server, evidence),
-        carried.slots(subject, member.server, evidence),
+        carried.slots(subject, member.server, server, evidence),
     )
     with ThreadPoolExecutor(len(short)) as pool:
         for found in pool.map(list[Finding], short):

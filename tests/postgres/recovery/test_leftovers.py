@@ -124,6 +124,10 @@ def test_slots_and_newer_settings_are_in_no_backup_which_is_said_and_a_standby_g
     cluster.write("a", 5)
     cluster.crash("a")
     identity, copied = cluster.observe().identity, cluster.server("b").identity()
+    standby = cluster.system.verify(cluster.way("failover", WISH), WISH)
+    assert {one.check: one.figure for one in standby if one.level is not Level.PASS} == {
+        "replication slots": "1 slot lost"
+    }
     way = cluster.way("physical", WISH)
     cluster.do("fence", identity=identity)
     assert way.arguments
