@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import psycopg
 import pytest
 from salvor.change import Level, Progress
 from salvor.postgres import fingerprint, gauge, integrity
+from salvor.postgres.connection import Operator
 from salvor.postgres.gauge import Gauge
 from salvor.postgres.server import Server
 
@@ -48,6 +50,16 @@ def test_how_far_one_statement_is_that_reads_much(server: Server, quick: None) -
     assert done[0] == A_FILE
     assert any(2 * A_FILE <= one < 4 * A_FILE for one in done), done
     assert all(one and one.total == 4 * A_FILE for one in heard[1:-1])
+
+
+def test_that_it_cannot_be_told_how_far_it_is_stops_no_reading(server: Server, quick: None) -> None:
+    locked_out = replace(server, operator=Operator("postgres", "file:/nowhere/password"))
+    heard: list[Progress | None] = []
+    with Gauge(locked_out, heard.append, "reading") as told, server.connect() as connection:
+        told.expect(2)
+        with told.reads(connection, 1):
+            connection.execute("select pg_sleep(0.5)")
+        assert until(lambda: heard[-1] == Progress(1, 2, "bytes", "reading")), heard
 
 
 def test_what_the_listener_raises_ends_the_reading(server: Server, quick: None) -> None:

@@ -10,9 +10,10 @@ own password. It is past row security, as the operator is, so that it gets the s
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import psycopg
@@ -78,6 +79,11 @@ def connect(server: Server, database: str, *, deadline: float) -> Connection:
             hint=f"when it is known what {database} holds, let the operator ask it, as a superuser there: "
             f"DROP OWNED BY {reader.user}; DROP ROLE {reader.user}",
         ) from error
+
+
+def sessions(server: Server) -> Callable[[str], Connection]:
+    """What opens such connections to the databases of a server, for a fingerprint."""
+    return partial(connect, server, deadline=60.0)
 
 
 @contextmanager

@@ -88,15 +88,12 @@ def _dump(server: Server, database: str, folder: Path, snapshot: str, jobs: int)
     roles = [_program(server, "pg_dumpall"), "--no-password", "--globals-only", f"--file={folder / 'globals.sql'}"]
     roles += [f"--dbname={make_conninfo(where, dbname=database)}"]
 
-    def connect(name: str) -> psycopg.Connection[Any]:
-        return asking.connect(server, name, deadline=60.0)
-
     work: list[Callable[[], object]] = [
         lambda: here.run([*_UMASK, *dump], deadline=_SECONDS, environment=environment),
         lambda: here.run([*_UMASK, *roles], deadline=_SECONDS, environment=environment),
     ]
     with ThreadPoolExecutor(3, thread_name_prefix="dump") as pool:
-        reading = pool.submit(fingerprint.take, connect, database, jobs, snapshot)
+        reading = pool.submit(fingerprint.take, asking.sessions(server), database, jobs, snapshot)
         dumping = [pool.submit(one) for one in work]
         while not (reading.done() and all(future.done() for future in dumping)):
             yield Progress(size_of(folder), None, "bytes", "dumping")

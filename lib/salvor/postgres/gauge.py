@@ -136,7 +136,7 @@ class Gauge:
 
     def _far(self) -> int:
         """Bytes read so far: of what is under way as much as the system says that its session has read since."""
-        with suppress(psycopg.Error):
+        with suppress(Exception):  # that it cannot be told stops no proof
             row = self._line.ask(_READ)
             read: dict[str, int] = (row and row[0]) or {}
             with self._lock:

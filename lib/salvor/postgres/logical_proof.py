@@ -62,8 +62,7 @@ def verify(system: Postgres, way: WayBack, wish: Wish, hear: Hear) -> Iterator[F
 
 def _fingerprint(place: Place, hear: Hear) -> Fingerprint:
     with Gauge(place.server, hear, fingerprint.TAKING) as gauge:
-        connect = lambda name: asking.connect(place.server, name, deadline=60.0)  # noqa: E731
-        return fingerprint.take(connect, place.database, gauge=gauge)
+        return fingerprint.take(asking.sessions(place.server), place.database, gauge=gauge)
 
 
 def _expected_of(system: Postgres, source: dump_find.Source) -> Fingerprint | None:

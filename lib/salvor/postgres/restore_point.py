@@ -56,7 +56,7 @@ def note(server: Server, database: str, repository: Repository, label: str, hear
             snapshot, sequences = _hold_and_mark(server, holder, leader, name_of(label))
             yield Progress(0, None, "", fingerprint.TAKING)
             with Gauge(server, hear, fingerprint.TAKING) as gauge:
-                found = fingerprint.take(_asking(server), database, snapshot=snapshot, gauge=gauge)
+                found = fingerprint.take(asking.sessions(server), database, snapshot=snapshot, gauge=gauge)
     except (psycopg.Error, CannotError) as error:
         said = error.what if isinstance(error, CannotError) else secrets.mask(str(error)).strip()
         yield Progress(0, None, "", f"the backup is whole, and has no fingerprint: {said}")
@@ -124,17 +124,13 @@ def compare(
         )
         return [Finding(subject, check, Level.PASS, "not comparable", detail=detail, evidence=evidence)]
     with Gauge(server, hear, fingerprint.TAKING) as gauge:
-        found = fingerprint.take(_asking(server), database, gauge=gauge)
+        found = fingerprint.take(asking.sessions(server), database, gauge=gauge)
     if _WHOLE in stored.annotations:
         expected = Fingerprint.from_json(json.loads(zlib.decompress(base64.b64decode(stored.annotations[_WHOLE]))))
         return fingerprint.compare(expected, found, subject=subject, evidence=evidence, physical=True)
     level = Level.PASS if _digest(found) == summary.get("digest") else Level.FAIL
     detail = "the tables are too many to note each with the backup, so which one differs cannot be told"
     return [Finding(subject, check, level, _digest(found), str(summary.get("digest")), detail, evidence)]
-
-
-def _asking(server: Server) -> rows.Connect:
-    return lambda name: asking.connect(server, name, deadline=60.0)
 
 
 def _digest(found: Fingerprint) -> str:
