@@ -14,6 +14,7 @@ from salvor.journal import Journal
 from salvor.plan import Plan, PlannedStep
 from salvor.run import Watcher
 from salvor.session import Session
+from salvor.session.later import drills_left
 from salvor.show import Shown
 from salvor.undo import undo_plan
 
@@ -47,6 +48,7 @@ def announce(session: Session, shown: Shown) -> None:
         )
     which = f"Resuming incident {incident.id}" if session.resumed else "New incident"  # which may never be begun
     shown.tell(f"{which} of {incident.service.name}, runbook {session.runbook.name}.")
+    _tell_of_drills(incident, shown)
 
 
 def ask(
@@ -137,9 +139,20 @@ def _refuse_what_is_not_its_own(session: Session, plan: Plan) -> None:
     )
 
 
+def _tell_of_drills(incident: Incident, shown: Watcher) -> None:
+    """Say which drills of the service left something beside what is live: its room, its port."""
+    if incident.purpose == "incident":
+        for drill in drills_left(incident.service.name, incident.platform.name, incident.folder.parent):
+            shown.tell(
+                f"NOTE: the drill {drill} did not come to its end: what it staged may still be there, and run. "
+                f"inv undo --incident={drill} removes it."
+            )
+
+
 def assess(session: Session, shown: Shown) -> None:
     """Look, and say what is broken and which way leads back, or that nothing is. Writes nothing."""
     plan, incident = session.plan("assess", tell=shown.finding), session.incident
+    _tell_of_drills(incident, shown)
     decided = list(plan.steps[0].decisions) or list(incident.decisions.values())
     if isinstance(shown, show.Json):
         for each in decided:

@@ -101,6 +101,7 @@ class Incident(Learned):
                 machine_at=self._machine_at,
                 fails_at=self._fails_at,
                 hears=lambda name, progress: self.hears(name, progress),
+                is_drill=self.purpose == "drill",
             )
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]

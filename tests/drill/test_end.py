@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from salvor import journal, sandbox, scratch
+from salvor import clock, console, journal, sandbox, scratch
 from salvor.change import Level
 from salvor.drill import end as drill_end
 from salvor.drill import every as drill_every
@@ -218,6 +219,27 @@ def test_killed_at_every_line_the_next_drill_leaves_nothing(tmp_path: Path, monk
         assert code == 0, said
         assert left_in(place) == [], line
         assert [each.lines[-1]["kind"] for each in place.journals()] == ["closed", "closed"], line
+
+
+def test_a_drill_that_was_killed_before_a_recovery_is_told_and_taken_away(
+    place: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The recovery is not in its way: a copy beside what is live bears nothing."""
+    assert in_child(place, rehearse, 14, "after")[0] == -9
+    (drill,) = place.journals()
+    assert left_in(place) == [f"stage-{drill.folder.name}"]
+    console.assess(place.session(), Plain())
+    told = f"NOTE: the drill {drill.folder.name} did not come to its end: what it staged may still be there"
+    assert told in capsys.readouterr().out
+    place.damage()
+    later = clock.now() + timedelta(minutes=1)
+    with clock.use(lambda: later):
+        incident = place.recover()
+        assert told in capsys.readouterr().out
+        rehearse(place)
+    assert left_in(place) == ["fence", f"kept-{incident}"]
+    console.assess(place.session(), Plain())
+    assert "NOTE" not in capsys.readouterr().out
 
 
 def test_a_drill_under_way_is_not_ended_by_another(place: World) -> None:

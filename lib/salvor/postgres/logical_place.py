@@ -33,8 +33,9 @@ def side_database_of(system: Postgres, seen: View) -> SideDatabase:
 
 def side_cluster_of(system: Postgres, member: str) -> SideCluster:
     """The side cluster of this incident beside that member's data directory."""
-    settings = system.settings
-    return SideCluster(system.site.member(member), system.context.incident, settings.side_port, settings.database)
+    settings, context = system.settings, system.context
+    found = system.site.member(member)
+    return SideCluster(found, context.incident, settings.side_port, settings.database, is_drill=context.is_drill)
 
 
 def staged_side_cluster(system: Postgres) -> SideCluster:

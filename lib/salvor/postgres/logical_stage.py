@@ -78,6 +78,7 @@ def _build(
         yield from beside.build(found.name, found.taken, described, lambda: load(beside.server, beside.stage))
     elif stage == side_cluster.STAGE:
         cluster = side_cluster_of(system, member)
+        yield from system.site.side_port_freed(cluster)
         around, roles = _cluster_as_it_was(system, around, dump.path if found.manifest else None)
         yield from cluster.build(
             found.name, found.taken, around, roles, lambda: lambda: load(cluster.stage, cluster.database, cluster.hba)

@@ -18,7 +18,7 @@ from salvor.postgres.promotion import promoting
 from salvor.postgres.recovery_target import recovery_options
 from salvor.postgres.replay import ACCEPT_MISSING_WAL, replay
 from salvor.postgres.restore_command import NO_WAL, REFUSED, SPOOL, fetching_ahead
-from salvor.postgres.side_directory import APART, SideDirectory
+from salvor.postgres.side_directory import APART, DRILL, SideDirectory
 from salvor.postgres.stage_wal import WAL_WAS_AT, salvage
 from salvor.postgres.wal import read_lsn
 
@@ -148,7 +148,8 @@ class Physical(SideDirectory):
         # Else it ends by itself where the WAL ends, and cannot be asked how far it came.
         script = '[ ! -e "$1/recovery.signal" ] || mv -T -- "$1/recovery.signal" "$1/standby.signal"'
         self.live.shell.run(["sh", "-c", script, "sh", self.stage.data])
-        return {**written.result(), **({WAL_WAS_AT: apart} if apart else {})}
+        noted = {WAL_WAS_AT: apart, DRILL: "yes" if self.is_drill else ""}
+        return {**written.result(), **{name: told for name, told in noted.items() if told}}
 
     def _written(self, target: str, timeline: int) -> dict[str, str]:
         """How far the live primary had flushed its WAL, when that was not before the time that is the target: then no

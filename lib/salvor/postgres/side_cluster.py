@@ -19,7 +19,7 @@ from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import beside, surroundings
 from salvor.postgres.asking import ask
 from salvor.postgres.side_database import Load, Said
-from salvor.postgres.side_directory import APART, SideDirectory
+from salvor.postgres.side_directory import APART, DRILL, SideDirectory
 from salvor.postgres.stage_wal import WAL_WAS_AT, follow
 
 STAGE = "side-cluster"
@@ -101,7 +101,8 @@ class SideCluster(SideDirectory):
             thread.join()
 
     def _marker(self, source: str, phase: str) -> dict[str, Any]:
-        return {"incident": self.incident, "way": "logical", "stage": STAGE, "source": source, "phase": phase}
+        marker = {"incident": self.incident, "way": "logical", "stage": STAGE, "source": source, "phase": phase}
+        return marker | ({DRILL: "yes"} if self.is_drill else {})
 
     def _run(self, program: str, *arguments: str, deadline: float = 300.0, input: bytes | None = None) -> str:
         argv = [self.stage.program(program), *arguments]

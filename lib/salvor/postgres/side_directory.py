@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from salvor.change import ABSENT, UNSEEN, Progress
 from salvor.errors import CannotError, nothing_kept
 from salvor.postgres import beside, fence
 from salvor.postgres.cluster import Member, View
+from salvor.postgres.connection import listens
 from salvor.postgres.promotion import require_fence, see_it_writes, stop_or_kill
 from salvor.postgres.server import Server
 
@@ -26,6 +27,9 @@ APART = {
 }
 """Settings of the command line, which is above every file: they keep a stage apart from the live server."""
 
+DRILL = "drill"
+"""In the marker of a stage: it was made for a drill, so that nobody needs it."""
+
 _HBA = "salvor_hba.conf"
 
 
@@ -36,6 +40,7 @@ class SideDirectory:
     member: Member
     incident: str
     side_port: int
+    is_drill: bool = field(default=False, kw_only=True)
 
     @property
     def live(self) -> Server:
@@ -60,6 +65,18 @@ class SideDirectory:
     def admit_only_the_operator(self) -> None:
         """Write the stage's pg_hba.conf."""
         self.stage.shell.write(self.hba, fence.only_the_operator(self.stage.operator.user))
+
+    def end_drills(self) -> Iterator[str]:
+        """End the copies of drills that hold the side port, most often of one that was killed, and give the drill of
+        each: a recovery waits for none. A drill ends no other's.
+        """
+        if self.is_drill or not listens(self.stage.address, self.stage.port):
+            return
+        for one in beside.listing(self.live):
+            other = beside.stage_of(self.live, one.incident, self.side_port)
+            if one.kind == "salvor" and beside.marker_of(other).get(DRILL) and other.processes():
+                other.kill()
+                yield one.incident
 
     def is_live(self) -> bool:
         """Whether this incident's stage is the live data directory now."""

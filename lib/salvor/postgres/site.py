@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from salvor import secrets
-from salvor.change import Kept, Staged, State
+from salvor.change import Finding, Kept, Level, Staged, State
 from salvor.errors import CannotError, SalvorError, UsageError
 from salvor.postgres import beside
 from salvor.postgres.backrest import Repository
@@ -18,6 +18,7 @@ from salvor.postgres.facts import as_noted, ask_facts
 from salvor.postgres.failover import stage_name
 from salvor.postgres.physical import STAGE, Physical
 from salvor.postgres.server import Server
+from salvor.postgres.side_directory import SideDirectory
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Site:
     members: tuple[Member, ...]
     side_port: int
     open_repository: Callable[[Member], Repository] | None
+    is_drill: bool = False
 
     def member(self, name: str) -> Member:
         """The member of that name. Raises UsageError."""
@@ -54,7 +56,7 @@ class Site:
 
     def physical(self, member: Member) -> Physical:
         """This incident's physical stage beside a member's data directory."""
-        return Physical(member, self.incident, self.side_port, self.repository(member))
+        return Physical(member, self.incident, self.side_port, self.repository(member), is_drill=self.is_drill)
 
     def beside(self, seen: View) -> list[tuple[Member, list[Beside]]]:
         """What stands beside each data directory whose machine answers."""
@@ -78,6 +80,12 @@ class Site:
             if listens(stage.address, stage.port):
                 found.append(f"something listens on {stage.address}:{stage.port}, member {member.name}")
         return found
+
+    def side_port_freed(self, side: SideDirectory) -> Iterator[Finding]:
+        """End what drills that were killed left running where this stage is to run, and say so."""
+        for drill in side.end_drills():
+            told = f"the copy of the drill {drill} held it, and was ended"
+            yield Finding(self.name, "side port", Level.WARN, told, detail=f"inv undo --incident={drill} removes it")
 
     def server(self, where: str, seen: View) -> Server:
         """The server that is meant by `live`, `side-data`, `standby NAME` or `address:HOST`. Raises CannotError."""

@@ -40,8 +40,9 @@ def undo(incident: str, shown: Shown, *, plan_only: bool = False, approve: str =
     """
     session = of_id(incident, shown)
     _refuse_when_over(session, "undone")
-    _refuse_when_later(session, shown)
     changes, undoing = undo_plan(session.incident, Journal.read(session.incident.folder))
+    if not changes or any(change.verb != "drop" for change in changes):  # a copy beside what is live bears nothing
+        _refuse_when_later(session, shown)
     plan = Plan((PlannedStep("undo", (), (), tuple(changes)),))
     show_plan(session, shown, plan)
     if session.incident.recovered_once:

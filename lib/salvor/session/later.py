@@ -1,13 +1,14 @@
-"""What came after an incident and changed the same service: the incident is not taken back from under it."""
+"""What else became of a service: what came after an incident and changed it, and drills that were never ended."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from salvor import journal
 from salvor.errors import CannotError
-from salvor.journal import Journal, brief
+from salvor.journal import Journal, brief, lock
 
 _BESIDE = ("backup", "retention")
 """The steps of maintenance that leave what is live as it is."""
@@ -30,6 +31,20 @@ def changed_since(incident: str, service: str, platform: str, folder: Path) -> P
         if same and acted and not any(line.get("kind") == "undone" for line in lines):
             return later
     return None
+
+
+def drills_left(service: str, platform: str, folder: Path) -> Iterator[str]:
+    """The drills of the service that did not come to their end, and at which nobody works now."""
+    holder = lock.holder(service, folder) or {}
+    for drill in journal.incidents(folder):
+        if brief.service_of(drill.name) != service or brief.is_over(drill) or holder.get("incident") == drill.name:
+            continue
+        try:
+            opened = journal.first_line(drill)
+        except CannotError:
+            continue
+        if (opened.get("purpose"), opened.get("platform"), opened.get("service")) == ("drill", platform, service):
+            yield drill.name
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

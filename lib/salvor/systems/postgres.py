@@ -67,6 +67,7 @@ class Postgres(Archived):
             members=tuple(map(self._member, self.settings.members)),
             side_port=self.settings.side_port,
             open_repository=self._repository if self.settings.pgbackrest else None,
+            is_drill=self.context.is_drill,
         )
 
     def _member(self, member: MemberSettings) -> Member:
@@ -285,8 +286,9 @@ class Postgres(Archived):
         if stage != STAGE:
             yield from logical_stage.stage(self, stage, **arguments)
             return
-        member = self.site.member(arguments["member"])
-        yield from self.site.physical(member).build(
+        physical = self.site.physical(self.site.member(arguments["member"]))
+        yield from self.site.side_port_freed(physical)
+        yield from physical.build(
             arguments["backup"], arguments["target"], arguments["timeline"], arguments.get("overrides") or {}
         )
 

@@ -518,9 +518,12 @@ def test_a_writer_that_does_not_end_costs_the_backup_only_its_fingerprint(
 
 
 def test_a_stage_whose_port_is_taken_by_that_of_another_incident(cluster: Cluster) -> None:
-    """Whoever answers on the side port is not believed to be ours."""
+    """Whoever answers on the side port is not believed to be ours. A drill ends nobody's stage, and a recovery that of
+    a drill, which may have been killed.
+    """
     stage(cluster)
     other = cluster.other_incident()
+    other.system.context = replace(other.system.context, is_drill=True)
     way = other.way("physical", WISH)
     assert way.arguments
     with pytest.raises(CannotError, match="could not"):
@@ -530,6 +533,9 @@ def test_a_stage_whose_port_is_taken_by_that_of_another_incident(cluster: Cluste
         other.system.ask("select 1", STAGE)
     cluster.do("drop", stage=STAGE)
     assert Level.FAIL not in {finding.level for finding in stage(other)}
+    (told,) = (said for said in cluster.do("stage", **way.arguments) if isinstance(said, Finding))
+    assert f"the copy of the drill {other.system.context.incident} held it, and was ended" in told.figure
+    assert [one.complete for one in cluster.observe().staged if one.name == STAGE] == [True]
 
 
 def test_a_synchronous_standby_that_is_not_there_is_said(cluster: Cluster) -> None:
