@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import codecs
 import os
 import pwd
@@ -155,6 +156,7 @@ class RunningHere(Running):
         self._no_output, self._no_errors = threading.Event(), threading.Event()
 
     def begin(self, stdin: Iterable[bytes] | None) -> None:
+        _under_way.add(self)
         self._read_in_threads(self._read_output)
         threading.Thread(target=self._await_end, daemon=True).start()
         if stdin is not None:
@@ -162,6 +164,7 @@ class RunningHere(Running):
 
     def _await_end(self) -> None:
         self.process.wait()
+        _under_way.discard(self)
         self._ended.set()
         self._no_output.wait()
         self._no_errors.wait()
@@ -227,6 +230,17 @@ class RunningHere(Running):
                 subprocess.run(group, stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
         with suppress(subprocess.TimeoutExpired):  # one that waits for a dead disk cannot be killed
             self.process.wait(5)
+
+
+_under_way: set[RunningHere] = set()
+os.register_at_fork(after_in_child=_under_way.clear)
+
+
+@atexit.register
+def _end_all() -> None:
+    """After a second Ctrl-C nobody waits for what is under way: it ends with us, and what it started with it."""
+    for each in list(_under_way):
+        each.kill()
 
 
 def sudo_refuses(user: str, why: str) -> CannotError:

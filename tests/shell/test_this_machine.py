@@ -40,6 +40,20 @@ def test_a_deadline_ends_what_the_command_started() -> None:
     assert until(lambda: not runs(["sleep", mark]))
 
 
+def test_at_our_end_nothing_that_a_command_started_is_left() -> None:
+    """As when a second Ctrl-C waits for none of the threads in which commands run."""
+    mark = f"98762.{os.getpid()}"
+    code = "import sys, threading; from salvor import shell; line = ['sh', '-c', f'sleep {sys.argv[1]} | cat']; "
+    code += (
+        "threading.Thread(target=shell.local().run, args=(line,), daemon=True).start(); sys.stdin.read(); sys.exit(130)"
+    )
+    ours = {"env": {**os.environ, "PYTHONPATH": "lib"}, "stdin": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, mark], **ours) as parent:  # type: ignore[call-overload]
+        assert until(lambda: runs(["sleep", mark]))
+    assert parent.returncode == 130
+    assert until(lambda: not runs(["sleep", mark]), 2.0)
+
+
 def test_closing_a_stream_ends_the_command() -> None:
     mark = f"98763.{os.getpid()}"
     said = shell.local().stream(["sh", "-c", f"echo one; sleep {mark}"], deadline=30)

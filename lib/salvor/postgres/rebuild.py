@@ -12,7 +12,7 @@ from dataclasses import replace
 import psycopg
 from psycopg import conninfo
 
-from salvor import clock, secrets
+from salvor import clock, leftovers, secrets
 from salvor.change import Progress, Reachable
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.postgres import beside, fence
@@ -148,6 +148,9 @@ def _replace(seen: View, member: Member, incident: str) -> Iterator[Progress]:
     kept = beside.kept_of(server, incident)
     connection = _connection_to(primary, seen, member)
     if beside.read_marker(copy.look().marker).get(_MARK) != incident:
+        # A pg_basebackup that is killed leaves the child that streams WAL: it holds the pipe itself at whose end it
+        # would end (StartLogStreamer in pg_basebackup.c), and the primary's session with it.
+        leftovers.end(server.shell, copy.data, copy.data)
         server.shell.run(["rm", "-rf", "--", copy.data], deadline=3600.0)
         size = ask(primary.member.server, "postgres", "select sum(pg_database_size(oid))::bigint from pg_database")
         beside.room_for(server, int(size), _spaces(server, primary.member.server))
