@@ -45,6 +45,10 @@ from salvor.shell import Result, Shell
 
 ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
+_READERS = 5
+"""How many pieces are read at once: by restic's default from any storage but a disk, of which it reads 2. With 5 a
+restore of 2 GB took 0.9 of the time, on a disk and in memory (65,552 files, 2 cores).
+"""
 _READING = 3600.0
 _DAY = 24 * 3600.0
 _VERSION = re.compile(r"restic (\d+)\.(\d+)")
@@ -223,6 +227,8 @@ class Repository:
             arguments.append("--sparse")
         if self.version >= (0, 16):
             arguments.append("--json")
+        if self.location.startswith("/") and self.version >= (0, 14):
+            arguments += ["-o", f"local.connections={_READERS}"]
         argv = self.argv(*arguments)
         watch = Watch(self, snapshot, target)
         command = ["sh", "-c", _WATCHED, target, self._growth, " ".join(self._secrets), *argv]
