@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
 from salvor.errors import CannotError, SalvorError
-from salvor.files import census, making, snapshot
+from salvor.files import census, making, snapshot, storing
 from salvor.files.restic import Repository
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
         try:
             if making.make(repository):
                 made.append(repository)
-            for progress in repository.back_up(look.path, system.name, taken, contents):
+            for progress in storing.back_up(repository, look.path, system.name, taken, contents):
                 said.put((repository.name, progress))
         except BaseException as error:  # noqa: BLE001  told below, in the thread that asked
             ended = error
@@ -140,4 +140,4 @@ def expire(system: Files, repository: str, ids: Sequence[str]) -> None:
                 safe="nothing was removed",
                 hint="inv backup, and see what the other repositories say",
             )
-    one.forget(ids)
+    storing.forget(one, ids)

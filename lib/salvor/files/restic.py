@@ -1,4 +1,4 @@
-"""One restic repository, as the host sees it on which the tree lives: its snapshots, and what is done with them.
+"""One restic repository, as the host sees it on which the tree lives: what is asked of it.
 
 Everything that only reads takes no lock (`--no-lock`): a lock that a killed prune left must not stop a restore, and a
 repository under object lock takes none. A prune that goes on meanwhile writes what snapshots need into new pieces, and
@@ -10,23 +10,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 
 from salvor import clock, secrets
-from salvor.change import Progress
 from salvor.errors import CannotError, CommandError, OutcomeUnknownError
 from salvor.files import locations, watching
-from salvor.files.census import Count
 from salvor.files.said import (
-    INCOMPLETE,
-    LOCKED,
-    LOST,
     MISSING,
-    TAG,
     DamagedError,
     MissingError,
     Snapshot,
@@ -37,20 +30,13 @@ from salvor.files.said import (
     plain,
     snapshot_of,
     spoilt_snapshots,
-    status_of,
-    vanished,
 )
-from salvor.files.watching import Watch
 from salvor.shell import Result, Shell
 
 ANSWERING = 20.0
 """Seconds that a repository has to answer a question: restic itself goes on trying for 15 minutes."""
-_READERS = 5
-"""How many pieces are read at once: by restic's default from any storage but a disk, of which it reads 2. With 5 a
-restore of 2 GB took 0.9 of the time, on a disk and in memory (65,552 files, 2 cores).
-"""
-_READING = 3600.0
-_DAY = 24 * 3600.0
+READING = 3600.0
+DAY = 24 * 3600.0
 _VERSION = re.compile(r"restic (\d+)\.(\d+)")
 _HEAD = re.compile(rb"^[-a-zA-Z]{10,13} +\d+ +\d+ +\d+ \d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?=/)", re.MULTILINE)
 _RECORD = re.compile(rb"(?=" + _HEAD.pattern + rb")", re.MULTILINE)
@@ -77,7 +63,8 @@ class Repository:
         return f"repository {self.name} ({self.location})"
 
     @cached_property
-    def _secrets(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
+        """What restic finds in its environment. Raises CannotError when a secret cannot be had."""
         # What the operator's own shell says of restic would win over, or contradict, what is said here.
         others = dict.fromkeys(("RESTIC_PASSWORD_FILE", "RESTIC_PASSWORD_COMMAND", "RESTIC_REPOSITORY_FILE"), "")
         return {**others, **locations.resolved(self.environment), "RESTIC_PASSWORD": secrets.resolve(self.password)}
@@ -101,8 +88,8 @@ class Repository:
         return (int(found[1]), int(found[2])) if found else (0, 0)
 
     @property
-    def _growth(self) -> str:
-        """What `_LESS_GARBAGE` takes; empty for a version that knows no limit."""
+    def growth(self) -> str:
+        """What `LESS_GARBAGE` takes; empty for a version that knows no limit."""
         return "400" if self.version >= (0, 14) else ""
 
     def argv(self, *arguments: str) -> list[str]:
@@ -111,7 +98,7 @@ class Repository:
 
     def run(self, argv: Sequence[str], *, deadline: float, hear: Callable[[str], None] | None = None) -> Result:
         """Run `argv` with what the storage asks for in its environment. `hear`, and what it raises: as `Shell.run`."""
-        return self.shell.run(argv, environment=self._secrets, deadline=deadline, hear=hear)
+        return self.shell.run(argv, environment=self.variables, deadline=deadline, hear=hear)
 
     def ask(self, *arguments: str, deadline: float | None = None) -> str:
         """What a command that only reads prints. Raises CannotError, also when no answer came in time (MissingError:
@@ -148,10 +135,10 @@ class Repository:
         Raises as `ask`.
         """
         argv = self.argv("ls", "--no-lock", "--json", snapshot)
-        command = ["sh", "-c", f'{_LESS_GARBAGE}exec "$@"', "sh", self._growth, *argv]
+        command = ["sh", "-c", f'{LESS_GARBAGE}exec "$@"', "sh", self.growth, *argv]
         rest = b""
         try:
-            for piece in self.shell.pieces(command, deadline=_READING, environment=self._secrets, hear=self._hear):
+            for piece in self.shell.pieces(command, deadline=READING, environment=self.variables, hear=self._hear):
                 *lines, rest = (rest + piece).split(b"\n")
                 several = b",".join(filter(None, lines)).decode()  # one by one, a million entries would take long
                 yield from (one for one in json.loads(f"[{several}]") if one.get("struct_type") == "node")
@@ -165,7 +152,7 @@ class Repository:
         """
         argv = self.argv("ls", "--no-lock", "--long", snapshot)
         try:
-            pieces = self.shell.pieces(argv, deadline=_READING, environment=self._secrets, hear=self._hear)
+            pieces = self.shell.pieces(argv, deadline=READING, environment=self.variables, hear=self._hear)
             said = b"".join(pieces)
         except CommandError as error:
             raise self.explained(error.stderr, argv) from error
@@ -176,7 +163,7 @@ class Repository:
         """Bytes and entries of a snapshot as they would be restored, each hard linked file once. Reads the whole
         tree of the snapshot, which takes seconds for a million files. Raises as `ask`.
         """
-        said = json.loads(self.ask("stats", "--mode", "restore-size", snapshot, deadline=_READING))
+        said = json.loads(self.ask("stats", "--mode", "restore-size", snapshot, deadline=READING))
         return int(said["total_size"]), int(said["total_file_count"])
 
     def check(self, *, deep: bool) -> None:
@@ -205,49 +192,13 @@ class Repository:
 
         argv = self.argv("check", "--no-lock", *(["--read-data"] if deep else []))
         try:
-            self.run(argv, deadline=_DAY if deep else _READING, hear=hear)
+            self.run(argv, deadline=DAY if deep else READING, hear=hear)
         except CommandError as error:
             if "repository contains errors" not in error.stderr:
                 raise self.explained(error.stderr, argv) from error
             raise damaged(error.stderr) from error
 
-    # --- restore -------------------------------------------------------------------------------------------------
-
-    def restore(self, snapshot: Snapshot, path: str, target: str) -> Generator[Progress, None, int]:
-        """Restore `path` of a snapshot below `target`, then let restic read every file back and compare it with the
-        checksums of its pieces; returns how many files that were.
-
-        Raises DamagedError (MissingError: look once more), CannotError when the disk is full or the repository was
-        lost, OutcomeUnknownError.
-        """
-        # Comparing each name with --include takes 4 % of the time. Without it the folders above the tree would be
-        # restored too, with attributes that the tree's own file system may refuse.
-        arguments = ["restore", snapshot.id, "--target", target, "--include", _pattern(path), "--verify", "--no-lock"]
-        if self.version >= (0, 15):
-            arguments.append("--sparse")
-        if self.version >= (0, 16):
-            arguments.append("--json")
-        if self.location.startswith("/") and self.version >= (0, 14):
-            arguments += ["-o", f"local.connections={_READERS}"]
-        argv = self.argv(*arguments)
-        watch = Watch(self, snapshot, target)
-        command = ["sh", "-c", _WATCHED, target, self._growth, " ".join(self._secrets), *argv]
-        yield Progress(0, snapshot.size, "bytes", watch.label)
-        try:
-            for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
-                if progress := watch.hear(line):
-                    yield progress
-        except CommandError as error:
-            raise self.explained("\n".join(watch.said) or error.stderr, argv) from error
-        if watch.verified < 0 and self.version < (0, 16):  # newer ones do not say how many they were
-            raise CannotError(
-                f"restic restored {watch.label}, and did not say that it read the files back.",
-                safe="what is live is as it was",
-                hint=f"by hand, {self.shell.by_hand(argv)}",
-            )
-        if snapshot.sparse and self.version < (0, 15):
-            self.shell.run(["sh", "-c", _DIG, "sh", target], deadline=_READING)
-        return watch.verified
+    # --- errors --------------------------------------------------------------------------------------------------
 
     def lost(self, said: str) -> CannotError:
         return CannotError(
@@ -255,108 +206,6 @@ class Repository:
             safe="what is live is as it was",
             hint="run the same command again when it answers",
         )
-
-    # --- back up -------------------------------------------------------------------------------------------------
-
-    def back_up(self, path: str, owner: str, taken: datetime, contents: Count) -> Generator[Progress, None, str]:
-        """Back `path` up as a backup of the system `owner`; `taken` is the same for all repositories of one run.
-        Returns the snapshot's id.
-
-        Raises CannotError; also when something could not be read: the snapshot is then marked as not whole.
-        """
-        tags = [f"{TAG}{owner}", f"bytes:{contents.size}", f"files:{contents.entries}"]
-        tags += ["sparse"] if contents.sparse else []
-        argv = self.argv(
-            "backup", "--json", "--tag", ",".join(tags), "--time", f"{taken:%Y-%m-%d %H:%M:%S.%f}", "--", path
-        )
-        try:
-            return (yield from self._back_up(argv))
-        except CannotError as error:
-            if LOCKED not in error.what:
-                raise
-        self._unlock()
-        return (yield from self._back_up(argv))
-
-    def _unlock(self) -> None:
-        """Remove the locks whose process is gone, or that are older than half an hour: restic removes no others."""
-        self.run(self.argv("unlock"), deadline=_READING)
-
-    def forget(self, snapshots: Sequence[str]) -> None:
-        """Remove snapshots, by their ids, and what only they needed. Those that are gone already are passed over."""
-        known = {one.id for one in self.snapshots()}
-        gone = [one for one in snapshots if any(each.startswith(one) for each in known)]
-        argv = self.argv("forget", "--prune", "--", *gone)
-        for attempt in range(2 if gone else 0):
-            try:
-                self._forget(argv)
-                return
-            except CannotError as error:
-                if LOCKED not in error.what or attempt:
-                    raise
-            self._unlock()
-
-    def _forget(self, argv: Sequence[str]) -> None:
-        """Restic itself would try each file for a quarter of an hour that may not be removed."""
-        said, trouble = list[str](), 0.0
-        command = ["sh", "-c", 'exec "$0" "$@" 2>&1', *argv]
-        try:
-            for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
-                said = [*said[-20:], line]
-                if not LOST.search(line):
-                    trouble = 0.0
-                    continue
-                trouble = trouble or clock.monotonic()
-                if clock.monotonic() - trouble > watching.PATIENCE:
-                    raise CannotError(
-                        f"The {self.title} lets nothing be removed: {secrets.mask(line)[:300]}",
-                        safe="the backups that the policy keeps",
-                        hint="see whether it answers, and whether its key may delete; then the same command again",
-                    )
-        except CommandError as error:
-            raise self.explained("\n".join(said) or error.stderr, argv) from error
-
-    def _back_up(self, argv: Sequence[str]) -> Generator[Progress, None, str]:
-        made, unread, said = "", list[str](), list[str]()
-        most, moved = -1, clock.monotonic()
-        command = ["sh", "-c", 'exec env TZ=UTC "$0" "$@" 2>&1', *argv]
-        try:
-            for line in self.shell.stream(command, deadline=_DAY, environment=self._secrets):
-                status = status_of(line)
-                match status.get("message_type"):
-                    case "status":
-                        done = int(status.get("bytes_done", 0))
-                        if done > most:
-                            most, moved = done, clock.monotonic()
-                        elif clock.monotonic() - moved > watching.SILENCE:
-                            raise self.lost(f"it took nothing for {clock.write_duration(watching.SILENCE)}")
-                        yield Progress(done, status.get("total_bytes"), "bytes", f"to {self.name}")
-                    case "summary":
-                        made = str(status["snapshot_id"])
-                        size = int(status["total_bytes_processed"])  # a quick backup says no status before its end
-                        yield Progress(size, size, "bytes", f"to {self.name}")
-                    case "error" if not vanished(status):
-                        unread.append(str(status.get("item")))
-                    case "exit_error":  # restic 0.17 and newer
-                        said.append(str(status.get("message")))
-                    case None if line.strip() and not is_trace(line):
-                        said = [*said[-20:], line]
-        except CommandError as error:
-            if error.exit_code_of_command != 3:  # 3: a snapshot was made, and something could not be read
-                raise self.explained("\n".join(said) or error.stderr, argv) from error
-        if unread:
-            # It complains as much of a file that it stores again, because the repository lost what it held of it.
-            there = watching.once_more(lambda: {node["path"] for node in self.listing(made)})
-            unread = [item for item in unread if item not in there]
-        if unread:
-            self.run(self.argv("tag", "--add", INCOMPLETE, made), deadline=_READING)
-            raise CannotError(
-                f"{len(unread)} of what {self.name} was to get could not be read, first {unread[0]!r}.",
-                safe=f"the snapshot {made} is marked as not whole",
-                hint=f"see who may read it on {self.shell.where}: run_as, or its mode",
-            )
-        return made
-
-    # --- errors --------------------------------------------------------------------------------------------------
 
     def _hear(self, said: str) -> None:
         watching.see_whether_all_is_there(self, said)
@@ -374,40 +223,8 @@ class Repository:
 # Of a restore's time a tenth goes into collecting garbage, of a listing's a quarter; with 0.1 GB more memory it does
 # not, as long as a third of what is free is enough: the two run at once. Go knows that limit since 1.19, which restic
 # is made with since 0.14.
-_LESS_GARBAGE = r"""
+LESS_GARBAGE = r"""
 free=$(awk '$1 == "MemAvailable:" { print int($2 / 3) }' /proc/meminfo 2>/dev/null)
 [ "$1" ] && [ "$free" ] && export GOGC="${GOGC:-$1}" GOMEMLIMIT="${GOMEMLIMIT:-${free}KiB}"
 shift
 """
-
-# What is written, by the count of the file system, for versions that say nothing of their progress: up to 0.15.
-_WATCHED = (
-    _LESS_GARBAGE
-    + r"""
-secrets=$1
-shift
-(
-    unset $secrets
-    while sleep 1 >&-; do stat -f -c 'salvor-disk %b %f %S' -- "$0" || exit; done 2>/dev/null
-) &
-watch=$!
-"$@" 2>&1
-code=$?
-kill "$watch"
-exit "$code"
-"""
-)
-
-# Making holes counts as a change of the file.
-_DIG = r"""
-find "$1" -type f -size +1M -exec sh -c '
-    for file; do
-        time=$(stat -c %y -- "$file")
-        fallocate --dig-holes -- "$file" && touch -m -d "$time" -- "$file"
-    done' sh {} +
-"""
-
-
-def _pattern(path: str) -> str:
-    """A path as a pattern that only it matches (Go's filepath.Match)."""
-    return re.sub(r"([\\*?\[\]])", r"\\\1", path)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from salvor import clock, leftovers
 from salvor.change import Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError
-from salvor.files import proof
+from salvor.files import proof, restoring
 from salvor.files.look import Look, room_for
 from salvor.files.restic import Repository
 from salvor.files.said import MissingError, Snapshot, short
@@ -254,13 +254,13 @@ def _begin(system: Files) -> None:
 
 
 def _restored(system: Files, repository: Repository, snapshot: Snapshot, path: str) -> Generator[Progress, None, int]:
-    """Restore it, once more where a piece was missing that a prune may have moved. Raises as `Repository.restore`."""
+    """Restore it, once more where a piece was missing that a prune may have moved. Raises as `restoring.restore`."""
     try:
-        return (yield from repository.restore(snapshot, path, system.place.building))
+        return (yield from restoring.restore(repository, snapshot, path, system.place.building))
     except MissingError:
         yield Progress(0, None, "", f"{repository.name} lacks a piece; once more, as a prune may have moved it")
     _begin(system)
-    return (yield from repository.restore(snapshot, path, system.place.building))
+    return (yield from restoring.restore(repository, snapshot, path, system.place.building))
 
 
 def verify(system: Files, look: Look, way: WayBack, wish: Wish) -> Iterator[Finding]:
