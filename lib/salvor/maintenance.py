@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import replace
 from datetime import datetime
 
-from salvor import clock, inventory, journal, show
+from salvor import clock, cutover, inventory, journal, show
 from salvor.approval.terminal import approval
 from salvor.arguments import required
 from salvor.backups.retention import is_ahead
@@ -298,14 +298,28 @@ def protect(
     if plan_only or not changes:
         return
     amiss = _carry_out(session, "protect", changes, approval(shown, changes, approve=approve, yes=yes))
-    if not amiss and not unplanned:
-        shown.tell(f"{service} is protected again.")
     session.incident.look_again()
+    astray = _led_astray(session.incident)
+    if not (amiss or unplanned or astray):
+        shown.tell(f"{service} is protected again.")
     if session.incident.kept:
         shown.tell(f"  clear away: inv discard --incident={session.incident.id}   (removes for good what was replaced)")
     _require_all(amiss, session.incident, f"inv protect {session.incident.options}")
     if unplanned:
         raise CannotError(unplanned[0].what, safe="what was planned above is done", hint=unplanned[0].hint)
+    if astray:
+        raise WarnedError(
+            f"Users are not led to what is live: {'; '.join(astray)}.",
+            safe="the standbys and backups are as they should be",
+            hint=f"inv assess {session.incident.options} says which incident was not brought to its end",
+        )
+
+
+def _led_astray(incident: Incident) -> list[str]:
+    """The routes that lead elsewhere than to what is live, and where."""
+    with suppress(SalvorError):
+        return [f"{turn.system}: {turn.why.partition(';')[0]}" for turn in cutover.turns(incident)]
+    return []
 
 
 def _redundancy(systems: Sequence[Restorable], shown: Shown) -> tuple[tuple[Change, ...], list[SalvorError]]:

@@ -247,7 +247,7 @@ def test_a_backup_of_a_time_to_come_counts_for_nothing_and_stays(place: Lab) -> 
 def test_a_damaged_repository_is_mended_by_what_its_check_says(place: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESTIC_PASSWORD_FILE", "/proc/nowhere")  # the operator's own
     (place.root / "srv" / "media" / "large").write_bytes(os.urandom(1 << 20))
-    back_up("shop")
+    back_up("shop", days=1)
     pack = max((Path(place.repositories["local"]) / "data").rglob("??*"), key=lambda path: path.stat().st_size)
     pack.unlink()
     looks, _ = report.look("shop", "small", Plain(io.StringIO()))

@@ -18,6 +18,7 @@ from salvor.errors import (
     NotProvenError,
     OutcomeUnknownError,
     SalvorError,
+    WarnedError,
 )
 from salvor.incident import Incident
 from salvor.session import aftermath
@@ -85,6 +86,21 @@ def test_what_fails_of_a_protection_keeps_nothing_else_of_it_from_being_done(
     assert "protected again" not in stream.getvalue()
     assert not (two.root / "store" / "old").exists(), "what comes after it is done"
     assert "shelf fence" in trouble.acts(two.root)
+
+
+def test_a_service_whose_users_are_led_elsewhere_is_not_called_protected(
+    place: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As when its recovery was stopped between the cutover and the turn of the route."""
+    store = place.session().incident.system("store")
+    change = store.change("discard", identity="x", kept="x", why="w", no_undo="n")
+    monkeypatch.setattr(type(store), "redundancy", lambda self, tell: iter([change]))
+    with pytest.raises(WarnedError, match=r"not led to what is live: sign: users are led to 10\.0\.0\.1\."):
+        maintenance.protect("things", "world", Plain(), yes=True)
+    assert "protected again" not in capsys.readouterr().out
+    (place.root / "sign").write_text("127.0.0.1")
+    maintenance.protect("things", "world", Plain(), yes=True)
+    assert "protected again" in capsys.readouterr().out
 
 
 def test_each_step_looks_at_all_that_is_broken_at_once(two: World, monkeypatch: pytest.MonkeyPatch) -> None:

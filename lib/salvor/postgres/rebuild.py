@@ -35,7 +35,7 @@ def unprotected(look: Callable[[], View], tell: Callable[[str], object]) -> list
     """The members that are no healthy standby of the live primary, and whose machine answers.
 
     A standby of the same cluster that answers has a few seconds to connect: after a promotion it tries again from time
-    to time. `tell` is told whom this waits for.
+    to time. `tell` is told whom this waits for. Raises CannotError when there is no live primary.
     """
     until = clock.monotonic() + _RECONNECT_SECONDS
     told = ""
@@ -43,7 +43,11 @@ def unprotected(look: Callable[[], View], tell: Callable[[str], object]) -> list
         seen = look()
         primary = seen.primary
         if not primary.is_up or primary.is_fenced:
-            return []
+            raise CannotError(
+                f"There is no live primary that could be copied: {primary.describe()}.",
+                safe="nothing was changed",
+                hint="inv assess",
+            )
         following = _following(seen)
         found = [one for one in seen.sightings if one is not primary and one.look and one not in following]
         awaited = ", ".join(one.member.name for one in found if _may_follow(one, primary))

@@ -426,6 +426,8 @@ def known_as(cluster: Cluster, name: str, address: str) -> Postgres:
 def test_the_old_primary_is_rebuilt_as_a_standby(cluster: Cluster) -> None:
     cluster.write("a", 5)
     cluster.crash("a")
+    with pytest.raises(CannotError, match=r"There is no live primary that could be copied: a .*, down"):
+        list(cluster.system.redundancy())
     old = cluster.observe().identity
     cluster.recover(cluster.way("failover", WISH), old)
     with pytest.raises(CannotError, match="b cannot be rebuilt: the live primary is"):
