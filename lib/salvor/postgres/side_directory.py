@@ -119,6 +119,8 @@ class SideDirectory:
         fence.take_out(self.live)
         self.live.start(deadline=300.0)
         see_it_writes(self.live)
+        if not self.live.shell.exists(self.kept):  # with it, discard removes what the stage said
+            self.live.shell.run(["rm", "-f", "--", self.stage.log])
 
     def _refuse_another(self, identity: str, view: View) -> None:
         """Raises CannotError when another cluster than the one to be replaced takes writes, there or on another member:

@@ -170,6 +170,7 @@ def test_a_lost_data_directory_has_its_wal_where_the_backup_had_it(cluster: Clus
     cluster.recover(cluster.way("physical", WISH), cluster.observe().identity)
     link = Path(f"{cluster.server('a').data}/pg_wal")
     assert link.readlink() == place.with_name(f"pg_wal.salvor-{cluster.system.context.incident}")
+    assert not list(cluster.sandbox.data("a").parent.glob("data.*-*")), "nothing was kept, so discard has nothing to do"
 
 
 def test_wal_that_cannot_be_read_is_named_and_its_loss_must_be_accepted(cluster: Cluster) -> None:
