@@ -66,6 +66,19 @@ def test_one_more_ctrl_c_ends_without_a_traceback(place: World) -> None:
     running.stderr.close()
 
 
+def test_what_ctrl_c_leaves_may_have_a_hint_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    def stopped() -> None:
+        raise KeyboardInterrupt("Stopped by you.\nHINT: the journal first")
+
+    ours = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            ends_with_exit_code(stopped)()
+    finally:
+        signal.signal(signal.SIGINT, ours)
+    assert capsys.readouterr().err == "\nStopped by you.\nHINT: the journal first\n"
+
+
 def test_a_folder_that_lets_us_not_in_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -266,10 +266,12 @@ def _stopped(session: Session) -> str:
         back, _ = undo_plan(incident, session.journal or Journal.read(incident.folder))
     except CannotError:
         back = []
-    shut = ", ".join(sorted({change.system for change in back if change.verb == "unfence"} - incident.placed))
-    if not shut:
-        return STOPPED
-    return f"{STOPPED}\nUsers may be shut out of {shut} by now: inv undo --incident={incident.id} takes that back."
+    said = [STOPPED]
+    if shut := ", ".join(sorted({change.system for change in back if change.verb == "unfence"} - incident.placed)):
+        said.append(f"Users may be shut out of {shut} by now: inv undo --incident={incident.id} takes that back.")
+    if session.journal and session.journal.pending:  # where its lines are is said when it is closed
+        said.append("HINT: what the journal lacks first, as said above; then the same command again goes on from here")
+    return "\n".join(said)
 
 
 @contextlib.contextmanager

@@ -68,6 +68,21 @@ def test_full_from_the_beginning(small: World, capsys: pytest.CaptureFixture[str
     assert [line["outcome"] for line in small.journals()[0].of("outcome")] == ["done"] * 6
 
 
+def test_ctrl_c_names_what_comes_before_the_same_command(small: World, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without its lines the incident is not there, and the same command begins another one."""
+    filler, sitting = fill(small), small.session()
+    with pytest.raises(KeyboardInterrupt, match="HINT: what the journal lacks first, as said above"), sitting.begin():
+        for name in ("assess", "isolate"):
+            sitting.approve(sitting.plan(name), "test")
+            sitting.act(name)
+        with console.telling_failure(sitting):
+            raise KeyboardInterrupt
+    filler.unlink()
+    (command,) = HINT.findall(capsys.readouterr().out)
+    subprocess.run(["sh", "-c", command], check=True)
+    assert small.session().incident.id == sitting.incident.id
+
+
 def test_an_old_hint_puts_nothing_in_the_place_of_a_journal_that_was_written_again(
     small: World, capsys: pytest.CaptureFixture[str]
 ) -> None:

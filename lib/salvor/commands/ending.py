@@ -36,8 +36,10 @@ def ends_with_exit_code(task: _Task) -> _Task:
             sys.exit(error.exit_code)
         except KeyboardInterrupt as stopped:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends at once, without a traceback
-            print(f"\n{str(stopped) or STOPPED}", file=sys.stderr)
-            print("HINT: the same command again goes on from here", file=sys.stderr)
+            told = str(stopped) or STOPPED
+            print(f"\n{told}", file=sys.stderr)
+            if "HINT: " not in told:
+                print("HINT: the same command again goes on from here", file=sys.stderr)
             sys.exit(130)
         except BrokenPipeError:
             sys.exit(141)  # the reader left
