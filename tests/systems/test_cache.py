@@ -137,6 +137,28 @@ def test_another_disk_below_it_is_no_part_of_it(tmp_path: Path, context: Context
         subprocess.run(["umount", mounted], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a folder")
+@pytest.mark.parametrize("name", ["pages", "100% of a\\b"])
+def test_a_folder_of_its_own_disk_that_is_mounted_below_it_loses_nothing(
+    tmp_path: Path, context: Context, name: str
+) -> None:
+    """find -xdev goes into it: the files that customers had uploaded were removed."""
+    kept, gone = old(tmp_path / "uploads" / "kept"), old(tmp_path / name / "gone")
+    mounted = tmp_path / name / "up loads"
+    mounted.mkdir()
+    subprocess.run(["mount", "--bind", kept.parent, mounted], check=True)
+    cache = of_path(tmp_path / name, context)
+    try:
+        assert cache.observe().reachable is Reachable.UNKNOWN
+        with pytest.raises(CannotError, match="another folder of its disk mounted below it"):
+            cache.clear(int(time.time()))
+        assert kept.exists() and gone.exists()
+    finally:
+        subprocess.run(["umount", mounted], check=True)
+    cache.clear(int(time.time()))
+    assert kept.exists() and not gone.exists()
+
+
 # ------------------------------------------------------------------------------------------ Redis
 
 

@@ -28,9 +28,13 @@ _MARK = "salvor:cleared"
 _MARK_SECONDS = 86400
 _REFUSED = re.compile(r"(NOAUTH|WRONGPASS|NOPERM|ERR|LOADING|MASTERDOWN) ")
 
+# find -xdev stops at another disk alone: it goes into a folder of the same disk that is mounted below.
 _ENTER = r"""
 [ -d "$1" ] || exit 44
 cd -P -- "$1" && [ "$(pwd -P)" = "$1" ] || exit 45
+below=$(printf %s/ "$1" | sed 's/\\/\\134/g; s/ /\\040/g') disk=$(stat -c %d .)
+BELOW=$below awk 'index($5, ENVIRON["BELOW"]) == 1 { gsub("%", "%%", $5); print $5 }' /proc/self/mountinfo |
+    while read -r mounted; do [ "$(stat -c %d -- "$(printf "$mounted")")" != "$disk" ] || exit 46; done || exit 46
 """
 _LOOK = rf"""{_ENTER}
 echo "$(date -u +%s) $(find . -xdev \( -type f -o -type l \) -print0 | tr -dc '\000' | wc -c) $(ls -di . | tr -dc 0-9)"
@@ -47,7 +51,14 @@ find . -xdev \( -type f -o -type l \) ! -newer "$mark" -print0 | tr -dc '\000' |
 find . -xdev -type d -exec sh -c '
     for one; do [ ! -d "$one" ] || {{ [ -r "$one" ] && [ -x "$one" ]; }} || echo; done' sh {{}} + | wc -l
 """
-_WRONG = {44: "is no directory there", 45: "is reached by a link; write the path that it leads to"}
+_WRONG = {
+    44: ("is no directory there", "mend path:"),
+    45: ("is reached by a link; write the path that it leads to", "mend path:"),
+    46: (
+        "has another folder of its disk mounted below it: its files would go",
+        "findmnt shows it; unmount it, or mend path:",
+    ),
+}
 
 
 def _check_path(path: str) -> str:
@@ -159,8 +170,9 @@ class Cache(OnAMachine, Role):
             wrong = _WRONG.get(error.exit_code_of_command)
             if not wrong:
                 raise
+            what, mend = wrong
             raise CannotError(
-                f"{self.name}: {self.settings.path} {wrong}.", safe="nothing was removed", hint="mend path:"
+                f"{self.name}: {self.settings.path} {what}.", safe="nothing was removed", hint=mend
             ) from error
 
     def _ask_redis(self, commands: Sequence[str], *, deadline: float) -> list[str]:
