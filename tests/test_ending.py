@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,41 @@ def test_one_more_ctrl_c_ends_without_a_traceback(place: World) -> None:
     assert running.stderr.read() == ""
     assert running.wait(10) == -signal.SIGINT
     running.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("signals", "ignored", "code", "says"),
+    [
+        ([signal.SIGTERM], False, 130, "begun\ntaken away\n"),
+        ([signal.SIGHUP, signal.SIGHUP], False, 130, "begun\ntaken away\n"),  # as a shell and the kernel send it
+        ([signal.SIGTERM, signal.SIGTERM], False, -signal.SIGTERM, "begun\n"),
+        ([signal.SIGHUP], True, 0, "begun\ntaken away\n"),  # by nohup
+    ],
+)
+def test_who_is_ended_takes_away_what_was_begun(
+    signals: list[signal.Signals], ignored: bool, code: int, says: str
+) -> None:
+    script = """if True:
+        import time
+        from salvor.commands.ending import ends_with_exit_code
+        def work():
+            try:
+                print("begun", flush=True)
+                time.sleep(1)
+            finally:
+                time.sleep(0.5)
+                print("taken away")
+        ends_with_exit_code(work)()
+    """
+    prefix = ["nohup"] if ignored else []
+    running = subprocess.Popen([*prefix, sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert running.stdout
+    said = running.stdout.readline()
+    for number in signals:
+        running.send_signal(number)
+        time.sleep(0.2)
+    assert (said + running.stdout.read(), running.wait(10)) == (says, code)
+    running.stdout.close()
 
 
 def test_what_ctrl_c_leaves_may_have_a_hint_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,8 +8,10 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,7 +31,8 @@ def ends_with_exit_code(task: _Task) -> _Task:
     def wrapped(*arguments: Any, **named: Any) -> None:
         _open_what_was_closed()
         try:
-            task(*arguments, **named)
+            with _stopped_in_order():
+                task(*arguments, **named)
             sys.stdout.flush()
         except SalvorError as error:
             print(f"\n{show.clean(str(error))}", file=sys.stderr)
@@ -53,6 +56,30 @@ def ends_with_exit_code(task: _Task) -> _Task:
             _drop_what_is_not_taken()
 
     return wrapped  # type: ignore[return-value]
+
+
+@contextmanager
+def _stopped_in_order() -> Iterator[None]:
+    """SIGTERM, and a terminal that hangs up, stop what the block does as Ctrl-C does: a rehearsal takes its copy away.
+    A second SIGTERM ends at once; a terminal hangs up twice, and where nohup says so, it does not matter.
+    """
+    numbers = {signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_IGN}
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(number, numbers[signal.Signals(number)])
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _open_what_was_closed() -> None:
