@@ -50,7 +50,7 @@ def figures() -> str:
 
 @needs_promtool
 def test_prometheus_accepts_the_rules_and_they_fire_when_they_should() -> None:
-    assert "12 rules found" in promtool("check", "rules", RULES)
+    assert "13 rules found" in promtool("check", "rules", RULES)
     assert "SUCCESS" in promtool("test", "rules", TESTS)
 
 

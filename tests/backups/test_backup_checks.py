@@ -16,7 +16,7 @@ from salvor.backups.checks import Due, Known
 from salvor.backups.policy import Expect, Keep
 from salvor.backups.report import Looked
 from salvor.backups.report import _Memory as Memory
-from salvor.change import Backup, Finding, Level
+from salvor.change import Backup, Finding, Level, Unread
 from salvor.schedule.moments import read
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -89,6 +89,10 @@ def test_a_backup_is_missing_only_when_there_was_time_to_make_it() -> None:
     assert not worst(behind, due=due, expect=Expect.model_validate({"within": "30m"})), "a clock that is 3 s slow"
     full = replace(dump(0.5), kind="full")
     assert worst([full, dump(20)], due=due, expect=Expect.model_validate({"within": "30m"})), "another kind"
+    unread = (Unread("off-site", "s3://backups", "no answer"),)
+    ((_, said),) = worst([dump(20)], due=due, unread=unread, expect=Expect.model_validate({"within": "30m"}))
+    assert said.startswith("unknown: the backup of 2026-11-21 11:00 UTC is not in what could be read")
+    assert said.endswith("schedule nightly; without off-site")
 
 
 def test_a_sudden_shrink_fails_and_a_slow_one_does_not() -> None:

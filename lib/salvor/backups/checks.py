@@ -95,7 +95,7 @@ def judge(system: str, backups: Sequence[Backup], known: Known) -> Iterator[Find
         return
     yield from _age(system, good, known)
     for due in known.due:
-        yield _due(system, good, due, known.expect.within)
+        yield _due(system, good, due, known)
     yield from _sizes(system, good, known.expect)
     yield from _changed(system, backups, known.earlier)
     if known.keep:
@@ -118,9 +118,9 @@ def _age(system: str, good: Sequence[Backup], known: Known) -> Iterator[Finding]
         yield Finding(system, AGE, level, figure, clock.write_duration(oldest))
 
 
-def _due(system: str, good: Sequence[Backup], due: Due, within: float) -> Finding:
+def _due(system: str, good: Sequence[Backup], due: Due, known: Known) -> Finding:
     """Whether there is a backup since the last moment at which one was due, and time enough went by."""
-    now = clock.now()
+    now, within = clock.now(), known.expect.within
     last = due.calendar.last(now - timedelta(seconds=within))
     begun = last - clock.CLOCKS_DIFFER  # a backup bears the time of another machine
     made = [one for one in good if one.taken >= begun and (not due.kinds or one.kind in due.kinds)]
@@ -128,6 +128,10 @@ def _due(system: str, good: Sequence[Backup], due: Due, within: float) -> Findin
     limit = f"{due.calendar.text}, within {clock.write_duration(within)}"
     if made:
         return Finding(system, SCHEDULE, Level.PASS, f"the backup {figure} is there", limit, detail=due.of)
+    if known.unread:
+        names = ", ".join(one.repository for one in known.unread)
+        figure = f"the backup {figure} is not in what could be read"
+        return Finding(system, SCHEDULE, Level.UNKNOWN, figure, limit, detail=f"{due.of}; without {names}")
     return Finding(system, SCHEDULE, Level.FAIL, f"the backup {figure} is missing", limit, detail=due.of)
 
 
