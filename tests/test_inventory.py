@@ -428,7 +428,12 @@ def test_the_platform_that_has_the_service_is_meant(home: Path, monkeypatch: pyt
     assert inventory.meant("") == "ours"
     write(home, "services: [", "broken.yaml")
     assert inventory.meant("auth") == "ours"
-    assert inventory.meant("") == "sandbox"
+    with pytest.raises(UsageError, match="--platform is missing, and there are several: broken, ours") as several:
+        inventory.meant("")
+    assert several.value.hint == "say which: --platform=broken; or export SALVOR_PLATFORM=broken"
+    monkeypatch.setenv("SALVOR_INVENTORY", str(Path(__file__).parents[1] / "inventory"))
+    assert inventory.names() == ["o4o", "sandbox"] and inventory.meant("") == "sandbox", "as they come: stand-ins alone"
+    monkeypatch.setenv("SALVOR_INVENTORY", str(home))
     with pytest.raises(UsageError, match=r"no platform in .* has a service 'nope'") as unknown:
         inventory.meant("nope")
     assert "auth, orders (of ours)" in unknown.value.hint

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -108,6 +109,14 @@ def test_a_drill_that_cannot_begin_has_a_report_too(place: World) -> None:
     assert "no way back is open" in report.mends[0].figure and "Each step" in drill_report.PAPER.html(
         place.journals()[0].folder
     )
+
+
+def test_a_stand_in_that_the_inventory_lacks_is_not_begun_with(place: World) -> None:
+    """It was built and broken, and only then could nothing bring it back."""
+    said = io.StringIO()
+    with pytest.raises(UsageError, match="there is no platform 'sandbox'"):
+        drill.run("", "sandbox", "", Plain(said))
+    assert not said.getvalue()
 
 
 def test_what_a_drill_leaves_is_found(place: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,8 @@ _Body = TypeVar("_Body", bound=Callable[..., None])
 
 _HELP = {
     "service": "the service, as the inventory names it",
-    "platform": "a folder or file of inventory/ (default: SALVOR_PLATFORM, else the one that has the service)",
+    "platform": "a folder or file of inventory/ (default: SALVOR_PLATFORM, else the one that has the service, or the "
+    "only one)",
     "incident": "the id of an incident; inv incidents lists them",
     "from_": "what to restore from: latest, a backup id, a path, s3://... or file://...",
     "at": "restore to this time (ISO 8601 with an offset)",
@@ -36,9 +37,11 @@ _HELP = {
 }
 
 
-def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Callable[[_Body], _Body]:
+def command(
+    *positional: str, optional: Sequence[str] = (), of_a_stand_in: bool = False, **help_: str
+) -> Callable[[_Body], _Body]:
     """An invoke task with our help texts and exit codes. `optional` names options that need no value: then it is
-    True.
+    True. A task `of_a_stand_in` finds its platform by itself.
     """
 
     def make(body: _Body) -> _Body:
@@ -49,7 +52,8 @@ def command(*positional: str, optional: Sequence[str] = (), **help_: str) -> Cal
         def wrapped(*arguments: Any, **named: Any) -> None:
             from salvor.commands.ending import ends_with_exit_code
 
-            ends_with_exit_code(_patient(_on_its_platform(body)))(*arguments, **named)
+            called = body if of_a_stand_in else _on_its_platform(body)
+            ends_with_exit_code(_patient(called))(*arguments, **named)
 
         names = [name for name in inspect.signature(body).parameters if name != "c"]
         texts = {name.rstrip("_"): help_.get(name, _HELP.get(name, "")) for name in names}

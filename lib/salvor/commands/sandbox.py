@@ -6,10 +6,13 @@ from invoke.context import Context
 
 from salvor.commands import collection, command
 
-_PLATFORM = "which one: sandbox, or a platform of the inventory that has a stand-in, o4o (default: SALVOR_PLATFORM)"
+_PLATFORM = (
+    "which one: sandbox, or a platform of the inventory that has a stand-in, o4o (default: SALVOR_PLATFORM, else "
+    "sandbox)"
+)
 
 
-@command(fresh="remove what stands first", platform=_PLATFORM)
+@command(fresh="remove what stands first", of_a_stand_in=True, platform=_PLATFORM)
 def up(c: Context, fresh: bool = False, platform: str = "") -> None:
     """Start the sandbox: a small real platform on loopback. Says what already runs."""
     from salvor.sandbox import platforms
@@ -17,7 +20,7 @@ def up(c: Context, fresh: bool = False, platform: str = "") -> None:
     platforms.package(platform).up(fresh=fresh, tell=print)
 
 
-@command(platform=_PLATFORM)
+@command(of_a_stand_in=True, platform=_PLATFORM)
 def status(c: Context, platform: str = "") -> None:
     """What of the sandbox runs."""
     from salvor import show
@@ -39,6 +42,7 @@ def status(c: Context, platform: str = "") -> None:
 @command(
     "disaster",
     disaster="drop-table, kill-primary, lose-datadir, corrupt-pages, wrong-update or freeze-primary; o4o has others",
+    of_a_stand_in=True,
     platform=_PLATFORM,
 )
 def break_(c: Context, disaster: str, platform: str = "") -> None:
@@ -49,7 +53,7 @@ def break_(c: Context, disaster: str, platform: str = "") -> None:
     print(f"{disaster} at {clock.write_time(platforms.package(platform, 'disasters').strike(disaster))}")
 
 
-@command(platform=_PLATFORM)
+@command(of_a_stand_in=True, platform=_PLATFORM)
 def down(c: Context, platform: str = "") -> None:
     """Stop the sandbox and remove everything of it."""
     from salvor.sandbox import platforms

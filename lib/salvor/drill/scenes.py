@@ -50,6 +50,8 @@ def run(service: str, platform: str, scenario: str, shown: Shown, *, keep: bool 
     if scenario == drill_every.EVERY:
         drill_every.run(platform, lambda each: run(service, platform, each, shown, keep=keep), shown)
         return
+    if platform not in inventory.names():
+        inventory.load(platform)  # says so before anything is begun: a stand-in that nothing describes cannot come back
     if platform in platforms.PACKAGES and platform != inventory.SANDBOX and not service and scenario != REHEARSAL:
         drill_platform.run(platform, scenario, shown, keep=keep)
         return

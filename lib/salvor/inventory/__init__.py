@@ -51,13 +51,24 @@ def names() -> list[str]:
 
 def meant(service: str) -> str:
     """The platform that is meant when none is named: SALVOR_PLATFORM, else the only one that has the service; without a
-    service the only one that there is, else the sandbox. Raises UsageError when several have the service, or none.
+    service the only one that there is, or the sandbox where only stand-ins are. Raises UsageError when several have the
+    service, or none, and when it could be the platform of somebody.
     """
     if named := os.environ.get("SALVOR_PLATFORM"):
         return named
     if not service:
         every = names()
-        return every[0] if len(every) == 1 else SANDBOX
+        if len(every) == 1:
+            return every[0]
+        from salvor.sandbox.platforms import PACKAGES
+
+        if own := [name for name in every if name not in PACKAGES]:
+            raise UsageError(  # what is well with the sandbox would be read as word of the platform that is in trouble
+                f"--platform is missing, and there are several: {', '.join(every)}.",
+                safe="nothing was changed",
+                hint=f"say which: --platform={own[0]}; or export SALVOR_PLATFORM={own[0]}",
+            )
+        return SANDBOX
     found = [name for name in names() if service in (_services(name, service) or ())]
     if len(found) > 1:
         raise UsageError(

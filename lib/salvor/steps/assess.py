@@ -199,9 +199,9 @@ def _hint(incident: Incident, *, sound: bool) -> str:
 
 
 def _other_drills(incident: Incident, ways: list[WayBack]) -> str:
-    """What else can be rehearsed when one way was asked for; empty when there is nothing."""
-    others = ", ".join(way.name for way in ways if incident.wish.ways and way.name not in incident.wish.ways)
-    if incident.purpose != "drill" or not others:
+    """What else can be rehearsed when one way was asked for; empty when there is nothing, and where all were tried."""
+    others = ", ".join(way.name for way in ways if way.name not in incident.wish.ways)
+    if incident.purpose != "drill" or len(incident.wish.ways) != 1 or not others:
         return ""
     return f"inv drill {incident.options} rehearses the best way that is open, or with --scenario= one of {others}; "
 
