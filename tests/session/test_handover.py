@@ -129,6 +129,19 @@ def test_recovered_it_says_what_the_day_after_needs(tmp_path: Path) -> None:
     assert [command.split()[1] for command, _ in this.commands] == ["protect", "undo", "discard", "incident.close"]
 
 
+def test_an_undo_that_was_stopped_is_told_and_gone_on_with(tmp_path: Path) -> None:
+    """It was called recovered, and the next command was inv protect, while its data was being swapped back."""
+    teller = told.usual(tmp_path / ID)
+    assert told.POINT.undo
+    back = replace(told.POINT, arguments=told.POINT.undo.arguments, undo=None)
+    teller.act("undo", back, 0.1, "unknown", "it was stopped", undoing=told.POINT.key)
+    this = Handover(story.read(tmp_path / ID))
+    assert "state       recovered, and its undo was begun, and STOPPED" in text(this)
+    assert [command.split()[1] for command, _ in this.commands] == ["undo", "restore"]
+    teller.act("reroute", told.POINT, 0.1).journal.close()
+    assert "STOPPED" not in text(Handover(story.read(tmp_path / ID))), "it went forward again"
+
+
 def test_closed_it_says_that_what_was_live_is_still_there(tmp_path: Path) -> None:
     """Who closed the record, as the screen offers, was never told of the second copy on the disk again."""
     teller = told.usual(tmp_path / ID).line("closed", result="recovered")

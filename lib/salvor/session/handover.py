@@ -51,6 +51,14 @@ class Handover:
         return self.story.at("recovered") is not None and self.story.at("undone") is None
 
     @property
+    def is_going_back(self) -> bool:
+        """Whether an undo of it was begun, and neither brought to its end nor gone forward from again."""
+        told = self.story
+        last = next((act for act in reversed(told.acts) if not act.is_message), None)
+        is_over = self.is_episode or told.at("undone") or told.at("closed")
+        return bool(last and last.undoing and not is_over)
+
+    @property
     def standing(self) -> list[Act]:
         """What was begun and not taken back, each change once: what `inv undo` would take back, however it ended."""
         begun: dict[str, Act] = {}
@@ -110,6 +118,8 @@ class Handover:
         close = (f"inv incident.close {this}", "seals and signs the record")
         if told.at("undone"):
             return [(f"inv restore --service={told.service} --platform={told.platform}", "begins anew"), close]
+        if self.is_going_back:
+            return [(f"inv undo {this}", "goes on where it stopped"), (f"inv restore {this}", "goes forward again")]
         if not self.is_back:
             return [(f"inv restore {this}", "goes on where it stopped"), *([back] if self.undoable else [])]
         protect = f"inv protect --service={told.service} --platform={told.platform}"
@@ -183,6 +193,8 @@ def _lines(this: Handover) -> Iterator[tuple[str, str]]:
 
 def _state(this: Handover) -> str:
     told = this.story
+    if this.is_going_back:
+        return f"{told.state}, and its undo {'is under way' if this.is_held else 'was begun, and STOPPED'}"
     if told.state != "open":
         return told.state
     if this.is_held:
