@@ -90,6 +90,9 @@ def test_a_repository_that_did_not_take_the_backup_is_named(place: Lab) -> None:
     assert "warn    media: backup: off-site does not have it: restic could not use " in said.getvalue()
     assert "media: off-site could not be read: restic could not use " in said.getvalue()
     assert len(list(Path(place.repositories["local"], "snapshots").iterdir())) == 1
+    platform = inventory.load("small")
+    newest = looks.look(platform, [platform.service("shop")]).backups["media"]
+    assert newest.id and newest.unread.startswith("off-site could not be read: restic could not use ")
 
 
 def test_a_repository_that_was_made_where_a_disk_is_missing_is_named(place: Lab) -> None:

@@ -65,6 +65,13 @@ def test_a_repository_that_cannot_be_asked_is_no_lack_of_backups() -> None:
         "not ready", "inv backup --service=shop --platform=world",
     )  # fmt: skip
     assert facts(backups=(BACKUP, mute)).loses is None, "nobody can tell what would be lost"
+    half = replace(BACKUP, unread="off-site could not be read: no route")
+    told = (
+        "at risk",
+        "db: off-site could not be read: no route",
+        "inv backups --check --service=shop --platform=world",
+    )
+    assert judged(backups=(half,)) == told, "what the other one holds is good, and not all that there is"
 
 
 def test_a_backup_that_could_not_be_restored_now_is_not_ready_unless_nobody_can_tell() -> None:

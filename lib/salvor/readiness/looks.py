@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ class Newest:
     `way`, `loses` and `furthest` (its kind) are of the one that reaches furthest by a way that is open, which a restore
     of now would take (WAL goes on after a newer dump), and so is `size`, the bytes that it brings back. `can_tell` is
     False when nobody could be asked for them. `is_closed`: no way is open, and `problem` says why; it also says what is
-    known of no way, and why the furthest one is closed.
+    known of no way, and why the furthest one is closed. `unread` says which repository could not be read, of several.
     """
 
     system: str
@@ -66,6 +66,7 @@ class Newest:
     can_tell: bool = True
     is_closed: bool = False
     furthest: str = ""
+    unread: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,8 @@ def look(platform: Platform, services: Iterable[Service]) -> Seen:
     return Seen(
         {name: _state(answers["state", name]) for name in names},
         {
-            name: _newest(name, found, answers["ways", name])
-            for (what, name), found in answers.items()
+            name: _told(name, answer, answers["ways", name])
+            for (what, name), answer in answers.items()
             if what == "backups"
         },
         drift,
@@ -135,13 +136,14 @@ def _observe(platform: Platform, name: str, context: Context) -> State:
     return platform.open(name, context).observe()
 
 
-def _backups(platform: Platform, name: str, context: Context) -> list[Backup]:
+def _backups(platform: Platform, name: str, context: Context) -> tuple[list[Backup], str]:
+    """Its backups, and which of its repositories could not be read, and why."""
     system = platform.open(name, context)
     assert isinstance(system, Restorable)
     found = system.backups()
     if system.unread and not any(each.usable for each in found):  # what could not be read may hold some
         raise CannotError(f"{system.unread[0].repository}: {system.unread[0].why}")
-    return found
+    return found, "; ".join(f"{one.repository} could not be read: {one.why.removesuffix('.')}" for one in system.unread)
 
 
 def _ways(platform: Platform, name: str, context: Context) -> list[WayBack]:
@@ -158,6 +160,13 @@ def _state(answer: State | Exception) -> State:
     if isinstance(answer, State):
         return answer
     return State(Reachable.UNKNOWN, "unknown", None, _said(answer))
+
+
+def _told(system: str, answer: tuple[list[Backup], str] | Exception, ways: list[WayBack] | Exception) -> Newest:
+    if isinstance(answer, Exception):
+        return _newest(system, answer, ways)
+    found, unread = answer
+    return replace(_newest(system, found, ways), unread=unread)
 
 
 def _newest(system: str, answer: list[Backup] | Exception, ways: list[WayBack] | Exception) -> Newest:

@@ -119,6 +119,8 @@ def it_can_be_restored(facts: Facts) -> Iterator[Reason]:
             verdict = NOT_READY if each.can_tell else AT_RISK
             yield Reason(verdict, each.problem, facts.command("backup" if each.can_tell else "backups"))
             continue
+        if each.unread:
+            yield Reason(AT_RISK, f"{each.system}: {each.unread}", facts.command("backups --check"))
         if each.problem:
             is_unseen = facts.states[each.system].reachable is Reachable.UNKNOWN
             verdict = NOT_READY if each.is_closed and not is_unseen else AT_RISK
