@@ -92,7 +92,7 @@ def verdict(looks: Sequence[Looked], platform: str) -> None:
     if bad:
         names = ", ".join(dict.fromkeys(f"{one.subject} {one.check}" for one in bad))
         raise NotProvenError(
-            f"{len(bad)} of {len(found)} checks of backups failed: {names}.",
+            f"{len(bad)} of {len(found)} checks of backups failed, or could not be made: {names}.",
             safe="nothing was changed",
             hint=f"mend what is said above, then: inv backups --check --platform={platform}",
         )
