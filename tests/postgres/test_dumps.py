@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from salvor.postgres.settings import PostgresSettings
 from salvor.wish import Wish
 
 from tests.postgres.conftest import PostgresServer
+from tests.waiting import until, within
 
 
 def finished(work: Generator[Progress, None, Any]) -> Any:
@@ -138,6 +140,24 @@ def test_a_failed_dump_leaves_nothing_and_a_killed_one_is_removed_by_the_next(
     assert working.exists()  # that one is still at work
     abandoned.close()
     assert [path.name.startswith(".") for path in tmp_path.iterdir()] == [False]
+
+
+@pytest.mark.timeout(60)
+def test_a_dump_that_is_stopped_waits_for_no_program(server: Server, database: str, tmp_path: Path) -> None:
+    """A pg_dump of hours, or one that hangs: Ctrl-C waited for it."""
+    place = tmp_path.name
+
+    def dumping() -> list[int]:
+        said = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        return [int(line.split()[0]) for line in said.splitlines() if "pg_dump " in line and f"{place}/" in line]
+
+    stopped = dumps.take(server, database, str(tmp_path))
+    next(stopped)
+    assert until(dumping)
+    for process in dumping():
+        os.kill(process, signal.SIGSTOP)
+    within(15.0, stopped.close)
+    assert not dumping() and list(tmp_path.iterdir()) == []
 
 
 def test_a_dump_of_a_table_that_is_locked_or_a_server_that_is_gone_says_so(server: Server, tmp_path: Path) -> None:

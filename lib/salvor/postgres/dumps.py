@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -23,6 +23,7 @@ from salvor.errors import CannotError
 from salvor.postgres import asking, dump_manifest, fingerprint, rows, surroundings
 from salvor.postgres.dump_store import Store, open_store
 from salvor.postgres.fingerprint import Fingerprint
+from salvor.postgres.gauge import Gauge
 from salvor.postgres.server import Server
 
 _FORMAT = 1
@@ -88,13 +89,18 @@ def _dump(server: Server, database: str, folder: Path, snapshot: str, jobs: int)
     roles = [_program(server, "pg_dumpall"), "--no-password", "--globals-only", f"--file={folder / 'globals.sql'}"]
     roles += [f"--dbname={make_conninfo(where, dbname=database)}"]
 
-    work: list[Callable[[], object]] = [
-        lambda: here.run([*_UMASK, *dump], deadline=_SECONDS, environment=environment),
-        lambda: here.run([*_UMASK, *roles], deadline=_SECONDS, environment=environment),
-    ]
-    with ThreadPoolExecutor(3, thread_name_prefix="dump") as pool:
-        reading = pool.submit(fingerprint.take, asking.sessions(server), database, jobs, snapshot)
-        dumping = [pool.submit(one) for one in work]
+    with (
+        Gauge(server, lambda told: None, "dumping") as gauge,
+        ThreadPoolExecutor(3, thread_name_prefix="dump") as pool,
+        gauge.ending_at_once(),
+    ):
+
+        def run(argv: Sequence[str]) -> None:
+            hear = lambda said: gauge.go_on()  # noqa: E731
+            here.run([*_UMASK, *argv], deadline=_SECONDS, environment=environment, hear=hear)
+
+        reading = pool.submit(fingerprint.take, asking.sessions(server), database, jobs, snapshot, gauge)
+        dumping = [pool.submit(run, argv) for argv in (dump, roles)]
         while not (reading.done() and all(future.done() for future in dumping)):
             yield Progress(size_of(folder), None, "bytes", "dumping")
             time.sleep(0.1)
