@@ -84,3 +84,10 @@ def test_which_recoveries_stand_unfinished(tmp_path: Path, monkeypatch: pytest.M
         assert unfinished("world", "shop", set()) == unfinished("world", "other-shop", {"pages"}) == folder.name
         journal.append("undone")
     assert unfinished("world", "shop", set()) == ""
+    folder = tmp_path / "20261121T030004Z-shop-0000"
+    with Journal.create(folder, by="kim", **ours) as journal:
+        journal.append("note", text="begun")
+    whole = (folder / "journal.jsonl").read_bytes()
+    (folder / "journal.jsonl").write_bytes(b"\0" * 40 + whole[40:])
+    assert unfinished("world", "shop", set()) == folder.name, "what cannot be read may be a recovery"
+    assert unfinished("world", "other-shop", set()) == ""

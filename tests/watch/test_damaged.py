@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
+import pytest
 from salvor.journal import Journal
+from salvor.session import aftermath
+from salvor.show import Plain
 
 from tests.watch.place import PLATFORM, Place
 
@@ -58,5 +63,27 @@ def test_a_damaged_journal_that_was_closed_stops_nothing(place: Place) -> None:
         assert "is damaged" in place.look(watcher, seconds).move.why
     with Journal.open(folder, by="kim") as journal:
         journal.append("closed", result="by hand")
+    place.look(watcher, 310)
+    assert place.pages == 0
+
+
+@pytest.mark.parametrize("left", [b"\0" * 40 + b"\n", b""])
+def test_a_journal_that_lost_its_first_line_can_be_closed(place: Place, left: bytes) -> None:
+    """It was refused: the rule did nothing any more, for good."""
+    place.write(text=PLATFORM.replace("    escalate: on-call\n", ""))
+    folder = place.root / "incidents/20261121T025900Z-memory-0000"
+    with Journal.create(folder, by="kim", purpose="watch", platform="place", service="shop") as journal:
+        journal.append("note", text="x")
+    path = folder / "journal.jsonl"
+    path.write_bytes(left + path.read_bytes().splitlines(keepends=True)[1])
+    place.say(90)
+    watcher, _ = place.watcher()
+    for seconds in (0, 150, 300):
+        assert "is damaged" in place.look(watcher, seconds).move.why
+    said = io.StringIO()
+    for _ in range(2):
+        aftermath.close_incident(folder.name, "", Plain(said))
+    assert path.read_bytes().count(b'"closed"') == 1
+    assert "NOT signed, without a record" in said.getvalue()
     place.look(watcher, 310)
     assert place.pages == 0

@@ -68,13 +68,15 @@ def lease_of(service: str, platform: str, incident: str, tell: Callable[[str], N
 @contextmanager
 def writing(folder: Path, tell: Callable[[str], None]) -> Iterator[Journal]:
     """The journal of an incident, to be written in by the only one who does: by what it says itself, whatever became of
-    its platform. Raises HeldError when somebody works on the service now.
+    its platform. Raises HeldError when somebody works on the service now. Where its first line is lost, its id alone
+    says of which service it is.
     """
     opened, by = journal.first_line(folder), operator()
-    service, platform = str(opened["service"]), str(opened["platform"])
+    is_told = opened.get("kind") == "opened"
+    service = str(opened["service"]) if is_told else brief.service_of(folder.name)
     with (
         lock.hold(service, folder.parent, by=by, incident=folder.name),
-        hold_lease(lease_of(service, platform, folder.name, tell)),
+        hold_lease(lease_of(service, str(opened["platform"]), folder.name, tell) if is_told else None),
         Journal.open(folder, by=by, mirror=os.environ.get("SALVOR_MIRROR"), tell=tell) as opened_journal,
     ):
         yield opened_journal

@@ -233,7 +233,19 @@ def check_incident(incident: str, signers: str, shown: Shown) -> None:
 
 
 def close_incident(incident: str, key: str, shown: Shown) -> None:
-    """Close an incident, seal and sign its journal, and make the final record."""
+    """Close an incident, seal and sign its journal, and make the final record. One whose first line is lost is closed
+    alone: else it would hold up the rules of `inv watch` for good.
+    """
+    place = find(required("incident", incident))
+    if journal.first_line(place).get("kind") != "opened":
+        if not brief.is_over(place):
+            with writing(place, shown.tell) as damaged:
+                damaged.append("closed", result="its first line is lost")
+        shown.tell(
+            f"Closed, NOT signed, without a record: the journal of {place.name} has lost its first line.\n"
+            f"HINT: inv incident.check --incident={place.name}"
+        )
+        return
     session = of_id(incident, shown)
     folder = session.incident.folder
     if not _is(session, "closed"):

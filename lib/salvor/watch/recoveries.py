@@ -12,15 +12,23 @@ from salvor.journal.folders import incidents_folder
 
 
 def unfinished(platform: str, service: str, systems: Collection[str]) -> str:
-    """The id of a recovery that stands unfinished: of `service`, or one that changed one of `systems`; else empty."""
+    """The id of a recovery that stands unfinished: of `service`, or one that changed one of `systems`; else empty. One
+    of the service whose opening cannot be read may be one.
+    """
     for folder in journal.incidents(incidents_folder()):
         if brief.is_over(folder):
             continue
+        is_by_name = brief.service_of(folder.name) == service
         try:
-            lines = Journal.read(folder).lines
+            read = Journal.read(folder)
         except CannotError:
+            if is_by_name:
+                return folder.name
             continue
+        lines = read.lines
         first = lines[0] if lines else {}
+        if is_by_name and first.get("kind") != "opened" and (lines or read.damaged):
+            return folder.name
         if (first.get("purpose"), first.get("platform")) != ("incident", platform) or _is_back(lines):
             continue
         changed = {line["change"]["system"] for line in lines if line["kind"] == "intent"}
