@@ -22,8 +22,8 @@ _MEMORY = Path("/dev/shm")  # noqa: S108  what is made there belongs to us alone
 _TRIES = 5
 _BETWEEN = 0.1
 _TAKE_OVER = (
-    "look: inv incident.show --incident={incident}; to take over, end that process (on {host}: kill {pid}) "
-    "and run the same command again: it goes on where the other one stopped"
+    "look: inv incident.show --incident={incident}; to take over, end that process (on {host}: kill {pid}, "
+    "and once more if it waits for what hangs) and run the same command again: it goes on where the other one stopped"
 )
 
 

@@ -21,7 +21,7 @@ from salvor.journal.lease import Lease
 _AGAIN = "when that is over, the same command again (SALVOR_WAIT=1h before it: it waits by itself)"
 _HELD_HERE = (
     f"{_AGAIN}; look: inv incident.show --incident={{incident}}. If it hangs, end that process (on {{host}}: "
-    "kill {pid}): inv restore --incident={incident} goes on where it stopped"
+    "kill {pid}, and once more): inv restore --incident={incident} goes on where it stopped"
 )
 _HELD_ELSEWHERE = (
     f"{_AGAIN}; if that machine is gone: inv incident.take --incident={{incident}}, then "
