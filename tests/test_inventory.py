@@ -424,8 +424,9 @@ def test_values_are_what_was_written(tmp_path: Path) -> None:
 
 def test_the_platform_that_has_the_service_is_meant(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SALVOR_PLATFORM", raising=False)
-    write(home, GOOD)
+    one = write(home, GOOD)
     assert inventory.meant("") == "ours"
+    assert inventory.load("ours").path == one, "hints name the file"
     write(home, "services: [", "broken.yaml")
     assert inventory.meant("auth") == "ours"
     with pytest.raises(UsageError, match="--platform is missing, and there are several: broken, ours") as several:

@@ -21,7 +21,7 @@ from salvor.commands import command
 from salvor.commands.everything import namespace
 from salvor.commands.hints import whole
 from salvor.commands.mistyped import find
-from salvor.errors import CannotError, UsageError
+from salvor.errors import MAKE_ROOM, CannotError, UsageError
 from salvor.postgres.logical import TRUST_DUMP
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.sandbox import platforms
@@ -144,6 +144,7 @@ def test_every_override_that_is_named_is_taken() -> None:
         ("inv incidents lists them", "inv incidents lists them"),
         ("inv incident.show --incident=J", "inv incident.show --incident=J"),
         ("inv watch.ack --episode=J", "inv watch.ack --episode=J"),
+        (MAKE_ROOM, MAKE_ROOM),
     ],
 )
 def test_a_hint_names_what_was_asked_for(hint: str, said: str | None) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+MAKE_ROOM = (
+    "make room there: inv discard --incident=ID removes what an earlier incident kept (inv incidents lists them)"
+)
+"""It names no incident: the one that lacks the room has nothing to discard."""
 STOPPED = "Stopped by you. What was begun may be unfinished; nothing that was live has been removed."
 
 

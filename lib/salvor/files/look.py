@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from salvor.change import ABSENT
-from salvor.errors import CannotError
+from salvor.errors import MAKE_ROOM, CannotError
 from salvor.shell import Shell
 
 INCIDENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
@@ -139,8 +139,7 @@ def room_for(look: Look, where: str, size: int | None, files: int | None) -> Non
         raise CannotError(
             f"The stage needs {too_small}, in {folder} on {where}.",
             safe="nothing was changed",
-            hint="make room there: inv discard removes what earlier incidents kept; "
-            f"on {where}: df -h -- {shlex.quote(folder)}",
+            hint=f"{MAKE_ROOM}; on {where}: df -h -- {shlex.quote(folder)}",
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from salvor import clock, secrets
 from salvor.change import Progress
-from salvor.errors import CannotError
+from salvor.errors import MAKE_ROOM, CannotError
 from salvor.files.said import LOST, MISSING, MissingError, Snapshot, status_of
 
 if TYPE_CHECKING:
@@ -111,6 +111,5 @@ def _full(target: str, where: str, *, by_quota: bool) -> DiskFullError:
     return DiskFullError(
         f"{what}.",
         safe="what is live is as it was",
-        hint=f"make room there (inv discard removes what earlier incidents kept; on {where}: {look}), "
-        "then run the same command again",
+        hint=f"{MAKE_ROOM}; on {where}: {look}; then run the same command again",
     )

@@ -177,9 +177,10 @@ def _build(name: str, sections: Sections) -> Platform:
     status.check(page, notices, services, refuse)
     verbs = {verb for one in settings.values() for verb in kind(one.kind).verbs()}
     secrets.leave_readable({name, *services, *settings, *rules, *verbs})
+    first = sections.documents[0].path
     return Platform(
         name=name,
-        path=sections.documents[0].path.parent,
+        path=first if first.parent == home() else first.parent,
         title=sections.title,
         services=services,
         settings=settings,

@@ -67,7 +67,9 @@ class Service(BaseModel):
 
 @dataclass(frozen=True)
 class Platform:
-    """One team's platform, validated: its services and the settings of its systems, by name."""
+    """One team's platform, validated: its services and the settings of its systems, by name. `path` is the file or the
+    folder that describes it.
+    """
 
     name: str
     path: Path

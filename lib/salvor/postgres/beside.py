@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from salvor.errors import CannotError, NoRoomError, UsageError
+from salvor.errors import MAKE_ROOM, CannotError, NoRoomError, UsageError
 from salvor.postgres.look import MARKER
 from salvor.postgres.server import Server
 
@@ -223,5 +223,5 @@ def room_for(server: Server, size: int, tablespaces: Collection[str] = ()) -> No
                 f"The stage needs {-(-needed // 10**6):,} MB beside {server.data if disk == here else folder} on "
                 f"{server.shell.where}, where {left // 10**6:,} MB are free.",
                 safe="nothing was changed",
-                hint="make room there: inv discard removes what earlier incidents kept",
+                hint=MAKE_ROOM,
             )

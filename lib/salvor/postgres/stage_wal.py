@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from salvor import secrets
-from salvor.errors import CannotError
+from salvor.errors import MAKE_ROOM, CannotError
 from salvor.postgres.beside import PLACE
 from salvor.postgres.server import Server
 
@@ -104,7 +104,7 @@ def salvage(live: Server, stage: Server, incident: str, linked: str, *, needs_al
             f"{len(told['full'])} segments of WAL that only {live.data}/pg_wal has cannot be copied to "
             f"{stage.data}/pg_wal on {live.shell.where}: {said}",
             safe="what is live is as it was, and its WAL is whole",
-            hint="make room there (inv discard removes what earlier incidents kept), then the same command again",
+            hint=f"{MAKE_ROOM}; then the same command again",
         )
     if told["unreadable"] and needs_all:
         raise CannotError(
