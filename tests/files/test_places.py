@@ -265,4 +265,6 @@ def test_errors_that_newer_restics_say_as_json_are_understood(code: int, message
     """By its documentation (Scripting, exit errors): nothing newer than 0.14 is installed here."""
     repository = engine.Repository("off-site", "s3:host/box", shell.local(), "env:P")
     said = json.dumps({"message_type": "exit_error", "code": code, "message": message})
-    assert repository.explained(f"{said}\n", ["restic"]).what.startswith(told)
+    error = repository.explained(f"{said}\n", ["restic"])
+    assert error.what.startswith(told)
+    assert ("where none was made yet, inv backup makes it" in error.hint) == (code == 10), "the first day"

@@ -119,7 +119,7 @@ def redundancy(system: Files) -> Iterator[Change]:
             f"{system.name}: whether there is a backup of what is live now in {', '.join(silent)} cannot be told: "
             f"{told}",
             safe="nothing was changed",
-            hint=f"{next(iter(silent.values())).hint}; where there is to be a new repository, inv backup makes it",
+            hint=next(iter(silent.values())).hint,
         )
 
 

@@ -164,7 +164,10 @@ def meaning(said: str, which: str, where: str, by_hand: str) -> CannotError:
         )
     if NOTHING in said and not LOST.search(said):
         why = said.splitlines()[0].removeprefix("Fatal: ")
-        return CannotError(f"There is nothing to read at {which}: {why}.", hint=by_hand)
+        return CannotError(
+            f"There is nothing to read at {which}: {why}.",
+            hint=f"see that its disk is mounted; where none was made yet, inv backup makes it; {by_hand}",
+        )
     if "unsupported repository version" in said:
         return CannotError(
             f"The restic on {where} is too old for the format of {which}: {last(said)}",
