@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -445,3 +448,15 @@ def test_the_platform_that_has_the_service_is_meant(home: Path, monkeypatch: pyt
     assert "--platform=ours" in refused.value.hint
     monkeypatch.setenv("SALVOR_PLATFORM", "theirs")
     assert inventory.meant("auth") == "theirs"
+
+
+def test_the_stand_ins_need_no_platform_to_be_named(home: Path) -> None:
+    write(home, GOOD)
+    write(home, GOOD, "theirs.yaml")
+    environment = {**os.environ, "SALVOR_INVENTORY": str(home), "SALVOR_SANDBOX": str(home / "none")}
+    environment.pop("SALVOR_PLATFORM", None)
+    argv = [str(Path(sys.executable).with_name("inv")), "sandbox.status"]
+    done = subprocess.run(
+        argv, cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "Nothing of it stands: inv sandbox.up starts it.\n"), done.stderr

@@ -26,17 +26,11 @@ def status(c: Context, platform: str = "") -> None:
     from salvor import show
     from salvor.sandbox import platforms
 
-    print(
-        "\n".join(
-            show.table(
-                ("part", "", "what it says"),
-                [
-                    (part.name, "up" if part.up else "DOWN", part.detail)
-                    for part in platforms.package(platform).status()
-                ],
-            )
-        )
-    )
+    parts = [(part.name, "up" if part.up else "DOWN", part.detail) for part in platforms.package(platform).status()]
+    if parts:
+        print("\n".join(show.table(("part", "", "what it says"), parts)))
+    else:
+        print(f"Nothing of it stands: inv sandbox.up{f' --platform={platform}' if platform else ''} starts it.")
 
 
 @command(
