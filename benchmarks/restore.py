@@ -288,12 +288,13 @@ class World:
 
     def describe(self) -> str:
         """The sizes, in one line."""
-        size = int(self.sh('du -sb "$data" | cut -f 1'))
+        info = self.sh('pgbackrest --config="$root/pgbackrest.conf" --stanza=orders --output=json info')
+        size = json.loads(info)[0]["backup"][0]["info"]["size"]
         stored = int(self.sh('du -sb "$root/repository" | cut -f 1'))
         dump = self.root / "orders.sql.gz"
         dumped = f", dump {dump.stat().st_size / 1e6:.0f} MB compressed" if self.with_dumps else ""
         return (
-            f"{self.rows:,} orders in {self.tables} tables; data directory {size / 1e9:.2f} GB, "
+            f"{self.rows:,} orders in {self.tables} tables; backup of {size / 1e9:.2f} GB, "
             f"repository {stored / 1e9:.2f} GB{dumped}; {JOBS} cores"
         )
 
