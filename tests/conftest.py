@@ -30,8 +30,13 @@ from salvor.sandbox.layout import Layout
 from tests import world
 from tests.world import World
 
-# A shell's background job ignores Ctrl-C, and so would the commands that the tests stop with it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell's background job ignores Ctrl-C, and so would the commands that tests stop with it. Once a command was
+    stopped by it, another one ends its process at once: in a test that is pytest itself, without a word.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

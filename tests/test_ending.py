@@ -106,12 +106,8 @@ def test_what_ctrl_c_leaves_may_have_a_hint_of_its_own(capsys: pytest.CaptureFix
     def stopped() -> None:
         raise KeyboardInterrupt("Stopped by you.\nHINT: the journal first")
 
-    ours = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit):
-            ends_with_exit_code(stopped)()
-    finally:
-        signal.signal(signal.SIGINT, ours)
+    with pytest.raises(SystemExit):
+        ends_with_exit_code(stopped)()
     assert capsys.readouterr().err == "\nStopped by you.\nHINT: the journal first\n"
 
 
