@@ -106,8 +106,9 @@ class Repository:
         status = stanza.get("status", {"code": 1, "message": "no answer"})
         if status["code"] not in (*_READABLE, _MIXED):
             reasons = "; ".join(map(self._why_unread, stanza.get("repo", ()))) or _first_line(status["message"])
-            # A wrong passphrase is not called one: what it makes of the file is no file of pgBackRest's.
-            encrypted = stanza.get("cipher", "none") != "none" and "FormatError" in reasons
+            # A wrong passphrase is not called one: what it makes of the file is no file of pgBackRest's (FormatError),
+            # or, of one in a hundred, cannot be told to its end (CryptoError).
+            encrypted = stanza.get("cipher", "none") != "none" and re.search("FormatError|CryptoError", reasons)
             passphrase = "see that repo1-cipher-pass is the one it was made with; " if encrypted else ""
             raise CannotError(
                 f"pgBackRest cannot read its repository for stanza {self.stanza!r}: {reasons}.",

@@ -9,7 +9,9 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -137,6 +139,19 @@ def test_settings_that_grew_since_the_backup(cluster: Cluster) -> None:
     assert Level.FAIL not in {finding.level for finding in findings}, findings
 
 
+@contextmanager
+def cut_in_a_block(folder: Path) -> Iterator[None]:
+    """The backup.info of an encrypted repository ends amid a block, which no passphrase decrypts."""
+    whole = {path: path.read_bytes() for path in folder.glob("backup.info*")}
+    for path in whole:
+        os.truncate(path, 31)
+    try:
+        yield
+    finally:
+        for path, content in whole.items():
+            path.write_bytes(content)
+
+
 def test_an_encrypted_repository_whose_passphrase_is_a_reference(cluster: Cluster) -> None:
     cluster.write("a", 5)
     root = cluster.sandbox.root
@@ -160,6 +175,10 @@ def test_an_encrypted_repository_whose_passphrase_is_a_reference(cluster: Cluste
     with pytest.raises(CannotError, match="cannot read its repository") as raised:
         system("wrong").backups()
     assert "repo1-cipher-pass" in raised.value.hint
+    with cut_in_a_block(root / "repository" / "backup" / "orders"):
+        with pytest.raises(CannotError, match="CryptoError") as raised:
+            system("wrong").backups()
+        assert "repo1-cipher-pass" in raised.value.hint
     way = next(way for way in system("wrong").ways_back(WISH) if way.name == "physical")
     assert not way.possible and "cannot read its repository" in way.why
     encrypted = Cluster(cluster.sandbox, system("right"), cluster.acknowledged)
