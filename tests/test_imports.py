@@ -32,7 +32,7 @@ MAY = {
     "change": set(),
     "errors": set(),
     "clock": {"errors"},
-    "shell": {"clock", "errors", "secrets", "running", "ssh"},
+    "shell": {"clock", "errors", "running", "secrets", "shell", "ssh"},
     "running": {"clock", "errors"},
     "ssh": {"clock", "deadline", "errors", "running", "secrets", "shell", "ssh"},
     "fleet": {"clock", "errors", "shell", "ssh"},

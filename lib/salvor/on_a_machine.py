@@ -44,4 +44,4 @@ class OnAMachine(System):
     @cached_property
     def shell(self) -> Shell:
         """Where it is. A machine that is silent is asked once in a while, not by everybody again."""
-        return shell.on_demand(self.address or "this machine", lambda: self.settings.host.open(_CONNECTING))
+        return shell.OnDemand(self.address or "this machine", lambda: self.settings.host.open(_CONNECTING))

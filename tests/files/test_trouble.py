@@ -142,7 +142,7 @@ def test_a_prune_that_moves_pieces_meanwhile_stops_no_listing(
     (repository,) = distant.open().repositories
     newer, elsewhere = repository.snapshots()[0], str(lab.root / "another cache")
     prune = partial(restic, lab.root / "local", "forget", "--prune", "--max-unused", "0", RESTIC_CACHE_DIR=elsewhere)
-    monkeypatch.setattr(shell, "_GLANCE", 0.1)
+    monkeypatch.setattr(shell.anywhere, "_GLANCE", 0.1)
     manifest, shortly = Manifest(repository, newer.id, str(lab.tree)), time.monotonic() + 20  # restic: 15 minutes
     shutil.rmtree(lab.root / "cache")
     served.meanwhile = partial(prune, older.id)
@@ -181,7 +181,7 @@ def test_a_prune_that_moves_pieces_meanwhile_is_no_damage(lab: Lab, monkeypatch:
 
 def test_a_piece_that_is_lost_is_told_at_once(far: tuple[Lab, Served], monkeypatch: pytest.MonkeyPatch) -> None:
     lab, _ = far
-    monkeypatch.setattr(shell, "_GLANCE", 0.1)
+    monkeypatch.setattr(shell.anywhere, "_GLANCE", 0.1)
     system, lost = lab.open(), first_pack(lab.root / "local")
     lost.unlink()
     with pytest.raises(CannotError, match="lacks a piece that it should hold"):

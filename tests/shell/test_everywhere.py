@@ -145,7 +145,7 @@ def test_silence_ends_it_where_that_is_asked_for(there: Shell) -> None:
 
 
 def test_what_it_complains_of_can_end_it_while_it_goes_on(there: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "_GLANCE", 0.1)
+    monkeypatch.setattr(shell.anywhere, "_GLANCE", 0.1)
 
     def hear(said: str) -> None:
         if "for ever" in said:
@@ -229,7 +229,7 @@ def test_letters_that_are_cut_between_two_reads_are_whole(there: Shell) -> None:
 
 
 def test_output_without_end_is_given_up(there: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shell, "_MOST_OUTPUT", 1_000_000)
+    monkeypatch.setattr(shell.anywhere, "_MOST_OUTPUT", 1_000_000)
     with pytest.raises(CannotError, match="prints without end"):
         within(15, lambda: there.run(["cat", "/dev/zero"], deadline=20))
 

@@ -156,7 +156,7 @@ def test_a_connection_is_opened_when_it_is_needed_and_kept(as_its_user: Server) 
         opened += 1
         return connected(as_its_user)
 
-    there = shell.on_demand("the host", open_shell)
+    there = shell.OnDemand("the host", open_shell)
     assert opened == 0
     with ThreadPoolExecutor(4) as pool:
         assert {result.stdout for result in pool.map(lambda _: there.run(["echo", "x"]), range(8))} == {"x\n"}
@@ -175,13 +175,13 @@ def test_a_host_that_gives_no_answer_is_asked_once_for_a_while(monkeypatch: pyte
 
     for seconds, times in ((1.1, 1), (0.9, 5)):  # one that is silent, and one that refuses
         asked = 0
-        found = shell.on_demand("there", lambda seconds=seconds: open_shell(seconds))  # type: ignore[misc]
+        found = shell.OnDemand("there", lambda seconds=seconds: open_shell(seconds))  # type: ignore[misc]
         for _ in range(5):
             with pytest.raises(CannotError, match="no answer"):
                 found.run(["true"])
         assert asked == times
     asked = 0
-    found = shell.on_demand("there", lambda: open_shell(1.1))
+    found = shell.OnDemand("there", lambda: open_shell(1.1))
     for pause, times in ((9.9, 1), (0.2, 1), (0.0, 2)):
         with pytest.raises(CannotError):
             found.run(["true"])

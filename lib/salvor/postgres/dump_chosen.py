@@ -182,4 +182,4 @@ def _is_archive(name: str) -> bool:
 
 def host(system: Postgres) -> Shell:
     """The machine where archives lie that are not here: a member's."""
-    return shell.on_demand(f"the host of {system.name}", lambda: system.site.reachable_member().server.shell)
+    return shell.OnDemand(f"the host of {system.name}", lambda: system.site.reachable_member().server.shell)

@@ -98,7 +98,7 @@ class Postgres(Archived):
         run_as = self.settings.run_as or None
         if not member.host:
             return shell.local(run_as)
-        return shell.on_demand(member.host, lambda: Host(member.host, member.ssh, run_as).open(4.0))
+        return shell.OnDemand(member.host, lambda: Host(member.host, member.ssh, run_as).open(4.0))
 
     def _repository(self, member: Member) -> Repository:
         pgbackrest = self.settings.pgbackrest

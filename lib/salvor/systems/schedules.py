@@ -11,7 +11,7 @@ from salvor.roles import Timetable
 from salvor.schedule.crontab import Crontab
 from salvor.schedule.entry import Caller, Entry
 from salvor.schedule.systemd import Systemd
-from salvor.shell import Shell, on_demand
+from salvor.shell import OnDemand, Shell
 from salvor.ssh.host import Host
 from salvor.ssh.settings import Address, SshSettings
 from salvor.system import Settings, verb
@@ -38,7 +38,7 @@ class Schedules(Timetable):
     def shell(self) -> Shell:
         """Where they run."""
         address, way = self.settings.address, Host(self.settings.address, self.settings.ssh)
-        return on_demand(address or "this machine", lambda: way.open(_CONNECTING))
+        return OnDemand(address or "this machine", lambda: way.open(_CONNECTING))
 
     @cached_property
     def scheduler(self) -> Systemd | Crontab:

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from salvor import shell
 from salvor.running import Command
 from salvor.sandbox.layout import Layout
+from salvor.shell import here
 
 from tests.postgres.recovery.clusters import Cluster, open_system
 
@@ -76,16 +76,16 @@ def _call(place: Path, incident: str, verb: str, arguments: Mapping[str, Any], d
     sandbox = Layout.find(place)
     assert sandbox
     commands = 0
-    start = shell._Local._start
+    start = here.Local._start
 
-    def counted(self: shell._Local, command: Command) -> Any:
+    def counted(self: here.Local, command: Command) -> Any:
         nonlocal commands
         commands += 1
         if commands >= dies_before:
             os.kill(os.getpid(), signal.SIGKILL)
         return start(self, command)
 
-    shell._Local._start = counted  # type: ignore[method-assign]
+    here.Local._start = counted  # type: ignore[method-assign]
     for _ in getattr(open_system(sandbox, incident), verb)(**arguments) or ():
         pass
 

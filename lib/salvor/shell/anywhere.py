@@ -1,41 +1,26 @@
-"""Commands and files on this machine or on a host over SSH, the same way: argv lists, a deadline on every call,
-masked errors.
-
-Everything that is sent to a host is POSIX sh, quoted in one place (`salvor.ssh.envelope`).
-"""
+"""What runs commands somewhere: argv lists, a deadline on every call, masked errors, files."""
 
 from __future__ import annotations
 
 import errno
 import os
-import pwd
 import queue
 import shlex
-import shutil
 import signal
-import subprocess
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
 
-from salvor import clock, secrets
-from salvor.errors import CannotError, CommandError, OutcomeUnknownError, SalvorError
-from salvor.running import Command, Running, RunningHere, sudo_refuses
+from salvor import clock
+from salvor.errors import CannotError, CommandError, OutcomeUnknownError
+from salvor.running import Command, Running
 from salvor.secrets import mask
-
-if TYPE_CHECKING:
-    from salvor.ssh.settings import SshSettings
 
 _MOST_OUTPUT = 64 * 1024 * 1024
 _STDERR_KEPT = 64 * 1024
-_SILENCE = 10.0  # seconds for which a host that gave no answer is not asked again
 _GLANCE = 1.0  # seconds without a word after which what it says on standard error is looked at
-_QUICK = 1.0  # seconds within which an error is an answer
 
 
 @dataclass(frozen=True)
@@ -256,150 +241,3 @@ def _signal(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return "a signal"
-
-
-def local(user: str | None = None) -> Shell:
-    """This machine, as `user` (None, or our own name: as we are). Another user needs root, or sudo without a
-    password. Raises CannotError when there is no such user.
-    """
-    if not user:
-        return _Local("this machine")
-    try:
-        account = pwd.getpwnam(user)
-    except KeyError:
-        raise CannotError(f"There is no user {user!r} on this machine.", hint="getent passwd lists them") from None
-    return _Local("this machine", None if account.pw_uid == os.geteuid() else user)
-
-
-class _Local(Shell):
-    def _start(self, command: Command) -> Running:
-        argv, environment = command.argv, command.environment
-        known = {**(_environment_of(self.user) if self.user else plain_environment()), **environment}
-        by_sudo = bool(self.user) and os.geteuid() != 0
-        if not by_sudo and not shutil.which(argv[0], path=known.get("PATH")):
-            why = FileNotFoundError(errno.ENOENT, "it is not there, or not a program")
-            raise _not_there(argv, str(why.strerror)) from why
-        try:
-            # A session of its own, so that the deadline ends all that the command started. Every user may enter `/`.
-            process = subprocess.Popen(
-                [*self._prefix(environment), *argv],
-                stdin=subprocess.PIPE if command.stdin is not None else subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=known,
-                cwd=command.folder or "/",
-                start_new_session=True,
-            )
-        except (OSError, ValueError) as error:  # ValueError: a null byte
-            if command.folder and getattr(error, "filename", None) == command.folder:
-                raise CannotError(
-                    f"{_name(argv)} cannot be started in {command.folder}: {error.strerror}.",  # type: ignore[union-attr]
-                    hint=f"ls -ld {shlex.quote(command.folder)}",
-                ) from error
-            if by_sudo and self.user and getattr(error, "filename", None) == "sudo":
-                raise sudo_refuses(self.user, "sudo is not installed") from error
-            raise _not_there(argv, getattr(error, "strerror", None) or str(error)) from error
-        running = RunningHere(process, self.user if by_sudo else None, binary=command.binary)
-        running.begin(command.stdin)
-        return running
-
-    def _prefix(self, environment: Mapping[str, str]) -> list[str]:
-        """What runs the command as its user, and lets it die with us: after a crash, nothing goes on unseen."""
-        if self.user and os.geteuid() != 0:
-            names = ",".join(environment)
-            return ["sudo", "-n", *([f"--preserve-env={names}"] if names else []), "-u", self.user, "--"]
-        who = []
-        if self.user:
-            account = pwd.getpwnam(self.user)
-            who = [f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups"]
-        return ["setpriv", "--pdeathsig=KILL", *who, "--"] if who or _has_setpriv() else []
-
-
-def _not_there(argv: Sequence[str], why: str) -> CannotError:
-    return CannotError(
-        f"{_name(argv)} cannot be started on this machine: {why}.",
-        hint=f"is it installed? command -v {shlex.quote(argv[0])}",
-    )
-
-
-@cache
-def _has_setpriv() -> bool:
-    return shutil.which("setpriv") is not None
-
-
-def plain_environment() -> dict[str, str]:
-    """Our environment without what would change a tool's output (language) or hand it secrets (PG*, what we know)."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("PG", "LC_", "LANG", "PGBACKREST_")) and not secrets.is_known(value)
-    }
-    return {**kept, "LC_ALL": "C.UTF-8"}
-
-
-def _environment_of(user: str) -> dict[str, str]:
-    """What another user gets: nothing of ours but the way to the programs."""
-    account = pwd.getpwnam(user)
-    ours = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
-    who = {"HOME": account.pw_dir, "USER": user, "LOGNAME": user, "SHELL": account.pw_shell}
-    return {**ours, **who, "LC_ALL": "C.UTF-8"}
-
-
-def connect(
-    host: str,
-    *,
-    user: str | None = None,
-    port: int | None = None,
-    run_as: str | None = None,
-    deadline: float = 10.0,
-    settings: SshSettings | None = None,
-) -> Shell:
-    """A host over SSH, reached as `settings` says (`user` and `port` overrule it), its key checked, always: an unknown
-    or changed key is an error, never accepted. The connection is kept for the next one who asks in this process.
-
-    Commands run as `run_as` (None: as who we are there): by sudo, or by su where we are root. Raises CannotError when
-    it cannot be reached within `deadline` seconds, or is not who it should be.
-    """
-    from salvor import ssh
-
-    return ssh.connect(host, user=user, port=port, run_as=run_as, deadline=deadline, settings=settings)
-
-
-def on_demand(where: str, open_shell: Callable[[], Shell]) -> Shell:
-    """A shell that is opened when it is first used, so that a host that is down hinders nothing before."""
-    return OnDemand(where, open_shell)
-
-
-class OnDemand(Shell):
-    """See `on_demand`."""
-
-    def __init__(self, where: str, open_shell: Callable[[], Shell]) -> None:
-        super().__init__(where)
-        self._open = open_shell
-        self._opened: Shell | None = None
-        self._lock = threading.Lock()
-        self._silent: tuple[float, SalvorError] | None = None  # until when it is not asked again, and what was wrong
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        return self._opened.remarks if self._opened else ()
-
-    def opened(self) -> Shell:
-        """The shell itself, opened if it was not. A host that did not answer is not asked again for _SILENCE seconds:
-        a look asks for many things, and would wait for each.
-        """
-        with self._lock:
-            if self._opened is None:
-                if self._silent and clock.monotonic() < self._silent[0]:
-                    raise self._silent[1].with_traceback(None)
-                begun = clock.monotonic()
-                try:
-                    self._opened = self._open()
-                except SalvorError as error:
-                    ended = clock.monotonic()
-                    self._silent = (ended + _SILENCE, error) if ended - begun > _QUICK else None
-                    raise
-        return self._opened
-
-    def _start(self, command: Command) -> Running:
-        return self.opened()._start(command)
