@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from salvor import clock
 from salvor.errors import CannotError
-from salvor.host import PATH, fence, services
+from salvor.host import PATH, fence, managers, services
 from salvor.host.services import Service
 from salvor.shell import Result, Shell
 
@@ -102,7 +102,7 @@ def ask(shell: Shell, names: Iterable[str] = (), *, deadline: float = 20.0) -> F
 
     Raises CannotError when it cannot be asked, OutcomeUnknownError when it does not answer within `deadline` seconds.
     """
-    parts = (PATH, _TIME, _MACHINE, _FACTS, fence.LOOK, services.LOOK, 'for name; do look "$name"; done', _DISKS)
+    parts = (PATH, _TIME, _MACHINE, _FACTS, fence.LOOK, managers.LOOK, 'for name; do look "$name"; done', _DISKS)
     script = "\n".join(parts)
     begun, before = clock.now(), clock.monotonic()
     said = shell.run(["sh", "-c", script, "sh", *names], deadline=deadline, check=False)
