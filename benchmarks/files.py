@@ -29,8 +29,9 @@ from typing import Any
 
 from cold import settle
 from salvor.change import Level
+from salvor.files.settings import FilesSettings
 from salvor.system import Context
-from salvor.systems.files import Files, FilesSettings
+from salvor.systems.files import Files
 from salvor.wish import Wish
 
 SMALL, LARGE = 16 * 1024, 64 * 1024 * 1024

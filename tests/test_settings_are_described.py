@@ -14,6 +14,7 @@ from salvor.archive.settings import ArchivesSettings
 from salvor.backups.policy import Expect, Keep
 from salvor.checklist.form import Checklist, Item
 from salvor.checks import Check
+from salvor.files.settings import FilesSettings, RepositorySettings
 from salvor.inventory.platform import Service
 from salvor.on_a_machine import OnAMachineSettings
 from salvor.postgres.settings import MemberSettings, OperatorSettings, PgBackRestSettings, PostgresSettings
@@ -23,7 +24,6 @@ from salvor.status.settings import Notice, Page, Words
 from salvor.systems.application import ApplicationSettings
 from salvor.systems.cache import CacheSettings, RedisSettings
 from salvor.systems.dns import DnsSettings, Key
-from salvor.systems.files import FilesSettings, RepositorySettings
 from salvor.systems.host import HostSettings
 from salvor.systems.outbox import Channel, OutboxSettings
 from salvor.systems.route53 import Route53Settings

@@ -19,11 +19,12 @@ from salvor import console
 from salvor.change import Level, Progress
 from salvor.errors import CannotError, NotProvenError
 from salvor.files import archived, digests
+from salvor.files.settings import FilesSettings
 from salvor.session import aftermath
 from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Context
-from salvor.systems.files import Files, FilesSettings
+from salvor.systems.files import Files
 from salvor.wish import Wish
 
 from tests.archive.made import NAME, by_hand, listing, member, pack, platform

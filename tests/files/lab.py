@@ -21,8 +21,9 @@ from typing import Any
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from cryptography.hazmat.primitives.poly1305 import Poly1305
+from salvor.files.settings import FilesSettings
 from salvor.system import Context
-from salvor.systems.files import Files, FilesSettings
+from salvor.systems.files import Files
 
 PASSWORD = "only-for-these-tests"
 INCIDENT = "20261121T003300Z-shop-3f2a"

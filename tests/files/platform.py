@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from salvor.files.settings import FilesSettings
 from salvor.journal import Journal, incidents
 from salvor.session import Session
 from salvor.session.opening import open_session
 from salvor.show import Plain
 from salvor.system import Context
-from salvor.systems.files import Files, FilesSettings
+from salvor.systems.files import Files
 from salvor.wish import Wish
 
 from tests.files.lab import Lab

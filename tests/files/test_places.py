@@ -24,8 +24,9 @@ from salvor.change import Finding, Level, Progress
 from salvor.errors import CannotError
 from salvor.files import locations, watching
 from salvor.files import restic as engine
+from salvor.files.settings import RepositorySettings
 from salvor.ssh.settings import DoorSettings
-from salvor.systems.files import Files, RepositorySettings
+from salvor.systems.files import Files
 
 from tests import ssh_server
 from tests.files.lab import Lab, act, everything

@@ -338,7 +338,8 @@ def cache_case(context: Context, tmp_path: Path) -> Case:
 
 @pytest.fixture
 def files_case(context: Context, tmp_path: Path) -> Case:
-    from salvor.systems.files import Files, FilesSettings
+    from salvor.files.settings import FilesSettings
+    from salvor.systems.files import Files
 
     def opened(**reached: object) -> Files:
         settings = {"kind": "files", "path": str(tmp_path / "srv/media"), **reached}
