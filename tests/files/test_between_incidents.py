@@ -24,6 +24,7 @@ from salvor.journal import brief, lock
 from salvor.notebook.paper import Paper
 from salvor.readiness import looks
 from salvor.show import Plain
+from salvor.wish import Wish
 
 from tests.files.lab import PASSWORD, Lab, restic
 
@@ -105,6 +106,25 @@ def test_a_repository_that_was_made_where_a_disk_is_missing_is_named(place: Lab)
         maintenance.backup("shop", "small", "snapshot", Plain(said))
     assert f"off-site has earlier backups; see that the disk of {local} is mounted" in said.getvalue()
     maintenance.backup("shop", "small", "snapshot", Plain(said))
+
+
+def test_a_folder_whose_disk_is_not_mounted_is_no_backup_of_it(place: Lab) -> None:
+    back_up("shop", days=2)
+    (place.tree / "file").unlink()
+    with pytest.raises(
+        CannotError, match=f"{place.tree} holds nothing, and its backup [0-9a-f]+ of .* holds 5 bytes; it was"
+    ):
+        back_up("shop")
+    assert counts(place) == [1, 1]
+    system = place.open()
+    (good,) = {one.taken for one in system.backups()}
+    for location in place.repositories.values():  # made before it was refused
+        restic(location, "backup", "--tag", "salvor:media,bytes:0,files:1", str(place.tree))
+    assert [(one.usable, one.taken == good) for one in system.backups()] == [(False, False)] * 2 + [(True, True)] * 2
+    (way, _) = system.ways_back(Wish())
+    assert clock.write_time(good) in way.why, "what is empty is not brought back"
+    retain("shop")
+    assert good in {one.taken for one in system.backups()}, "what is empty does not let the policy remove it"
 
 
 def test_that_all_earlier_backups_are_gone_is_told(place: Lab, empty_repository: Path) -> None:

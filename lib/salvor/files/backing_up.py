@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import shlex
 import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from salvor import clock
 from salvor.change import Change, Finding, Level, Progress
 from salvor.errors import CannotError, SalvorError
 from salvor.files import census, making, snapshot, storing
+from salvor.files.look import Look
 from salvor.files.restic import Repository
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
         raise CannotError(f"{system.name} has no repositories.", hint="name one in the inventory: repositories:")
     yield Progress(0, None, "", "counting")
     contents = census.count(system.shell, look.path)
+    if contents.size == 0:
+        _see_that_it_was_empty_before(system, look)
     taken = clock.now()
     said: queue.Queue[tuple[str, Progress | BaseException | None]] = queue.Queue()
 
@@ -72,6 +76,20 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
     yield from _new(system, made)
     succeeded = len(system.repositories) - len(errors)
     yield Progress(0, None, "", f"{succeeded} of {len(system.repositories)} repositories have it")
+
+
+def _see_that_it_was_empty_before(system: Files, look: Look) -> None:
+    """A tree without a byte may be the folder that waits for its disk. Raises CannotError where a backup holds more."""
+    found = snapshot.of_tree(snapshot.ask_all(system.repositories), system.name, look)
+    if fuller := next((one for one in found if one.size), None):
+        path = shlex.quote(look.path)
+        raise CannotError(
+            f"{system.name}: {look.path} holds nothing, and its backup {fuller.short} of "
+            f"{clock.write_time(fuller.taken)} holds {fuller.size:,} bytes; it was not backed up.",
+            safe="the backups that are there stay",
+            hint=f"on {system.shell.where}: findmnt -T {path} says whether its disk is mounted; if it was emptied, "
+            "inv restore; if it is right so, write something into it, then the same command again",
+        )
 
 
 def _new(system: Files, made: Sequence[Repository]) -> Iterator[Finding]:

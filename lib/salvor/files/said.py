@@ -25,7 +25,8 @@ class Snapshot:
     """A snapshot of a repository. `size` in bytes and `files` are what a restore brings back; None: not known.
 
     `owner` is the system whose backup it is, by its tag; empty when somebody else made it. `sparse`: it has files with
-    holes. `whole` is False when restic could not read all that it was to back up.
+    holes. `whole` is False when restic could not read all that it was to back up. `emptied`: it holds not one byte, and
+    an earlier one of its tree does.
     """
 
     repository: str
@@ -39,6 +40,7 @@ class Snapshot:
     files: int | None = None
     sparse: bool = False
     whole: bool = True
+    emptied: bool = False
 
     @property
     def short(self) -> str:
@@ -46,9 +48,16 @@ class Snapshot:
         return short(self.id)
 
     @property
+    def unusable(self) -> str:
+        """Why nobody would restore it without naming it; empty when it can be."""
+        if not self.whole:
+            return "restic could not read all of the tree"
+        return "it holds nothing, and one before it does: was its disk not mounted?" if self.emptied else ""
+
+    @property
     def is_good(self) -> bool:
-        """Whether it is whole, and not of a time to come, by a clock that was wrong."""
-        return self.whole and not clock.is_to_come(self.taken)
+        """Whether it is usable, and not of a time to come, by a clock that was wrong."""
+        return not self.unusable and not clock.is_to_come(self.taken)
 
     def holds(self, path: str) -> bool:
         """Whether `path`, or a folder that it lies in, was backed up."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,9 @@ def of_tree(answers: Answers, name: str, look: Look) -> list[Snapshot]:
         for one in found
         if one.owner == name or (not one.owner and one.hostname == look.hostname and one.holds(look.path))
     ]
-    return sorted(mine, key=lambda one: one.taken, reverse=True)
+    filled = min((one.taken for one in mine if one.size), default=None)
+    marked = [replace(one, emptied=one.size == 0 and filled is not None and one.taken > filled) for one in mine]
+    return sorted(marked, key=lambda one: one.taken, reverse=True)
 
 
 def sources(system: Files) -> Iterator[tuple[tuple[str, str], Callable[[], list[Backup]]]]:
@@ -107,8 +110,8 @@ def _backups(name: str, repository: Repository, said: Sequence[Snapshot] | Canno
             location=repository.location,
             repository=one.repository,
             fingerprint={"tree": one.tree},
-            usable=one.whole,
-            detail="" if one.whole else "restic could not read all of the tree",
+            usable=not one.unusable,
+            detail=one.unusable,
         )
         for one in of_tree({repository.name: said}, name, look)
     ]
@@ -178,7 +181,7 @@ def _choose(
         if not fitting:
             raise _Closed(f"no repository has the snapshot {wish.source} of it{f' ({silent})' if silent else ''}")
     else:
-        fitting = [one for one in found if one.whole]
+        fitting = [one for one in found if not one.unusable]
         if wish.at:
             fitting = [one for one in fitting if one.taken <= wish.at]
         elif wish.damaged_at:
