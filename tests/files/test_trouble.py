@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -397,6 +398,32 @@ def test_what_is_mounted_cannot_be_swapped_and_says_so(lab: Lab, disk: Path) -> 
         assert f"{lab.tree}/inner is mounted inside {lab.tree}" in way_of(lab.open()).why
     finally:
         subprocess.run(["umount", lab.tree / "inner"], check=True)
+
+
+@needs_root
+def test_nothing_is_restored_below_a_mount_point_that_waits_for_its_disk(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "my disk"
+    (place / "media").mkdir(parents=True)
+    (place / "media" / "file").write_text("of the disk below, by a program that found nothing")
+    system = lab.open(place / "media")
+    act(system, "backup", kind="snapshot")
+    (tmp_path / "fstab").write_text(f"tmpfs {str(place).replace(' ', chr(92) + '040')} tmpfs defaults 0 0\n")
+    monkeypatch.setenv("LIBMOUNT_FSTAB", str(tmp_path / "fstab"))
+    told = f"{place}, which /etc/fstab .*names, is not mounted"
+    with pytest.raises(CannotError, match=told) as caught:
+        act(system, "backup", kind="snapshot")
+    assert f"mount '{place}'; then the same command again" in caught.value.hint
+    way = way_of(system)
+    assert not way.possible
+    assert re.match(told, way.why)
+    assert system.observe().reachable is Reachable.DOWN
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", place], check=True)
+    try:
+        assert way_of(system).possible
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 # ------------------------------------------------------------------------------------------ the swap

@@ -24,6 +24,13 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
     take it, and those that were made although others have earlier backups. Raises CannotError when none has it.
     """
     look = system.place.look()
+    if look.unmounted:
+        raise CannotError(
+            f"{system.name}: {look.unmounted}, which /etc/fstab names, is not mounted, so {look.path} is not what it "
+            "should be; it was not backed up.",
+            safe="the backups that are there stay",
+            hint=f"on {system.shell.where}: mount {shlex.quote(look.unmounted)}; then the same command again",
+        )
     if look.live is None or look.is_fenced:
         what = "is fenced: it is broken" if look.live else "is not there"
         raise CannotError(f"{system.name}: {look.path} {what}; it was not backed up.", hint="inv assess")

@@ -59,9 +59,10 @@ class Beside:
 class Look:
     """One look at the place. `path` is the real one, links followed. `free` bytes and `free_files`; None: no limit.
 
-    `mounts` are the mount points at or below the tree; `locked` is the tree or the folder that it is in, where chattr
-    made it immutable (+i) or only to be added to (+a), and not even root may rename; `can_write` is whether names
-    beside it can be made and renamed; `exchange` is what can swap two of them at once.
+    `mounts` are the mount points at or below the tree; `unmounted` is the one at or above it that the host's fstab
+    names and where nothing is mounted now; `locked` is the tree or the folder that it is in, where chattr made it
+    immutable (+i) or only to be added to (+a), and not even root may rename; `can_write` is whether names beside it can
+    be made and renamed; `exchange` is what can swap two of them at once.
     """
 
     path: str
@@ -69,6 +70,7 @@ class Look:
     beside: tuple[Beside, ...]
     fence: Mapping[str, Any]
     mounts: tuple[str, ...]
+    unmounted: str
     locked: tuple[str, ...]
     free: int
     free_files: int | None
@@ -107,6 +109,10 @@ for box in "$real".salvor-*; do
     if [ -r "$box/salvor.json" ]; then say "marker$f$(cat -- "$box/salvor.json")"; fi
 done
 if [ -r "$real.salvor-fence.json" ]; then say "fence$f$(cat -- "$real.salvor-fence.json")"; fi
+findmnt --fstab --noheadings --list --output TARGET 2>/dev/null | while IFS= read -r each; do
+    case $each in /?*) each=$(readlink -m -- "$each") ;; *) continue ;; esac
+    case $real/ in "$each"/*) say "wanted$f$each" ;; esac
+done
 cut -d ' ' -f 5 /proc/self/mountinfo | sed "s/^/mount$f/"
 above=$(dirname -- "$real")
 until [ -d "$above" ]; do above=$(dirname -- "$above"); done
@@ -166,7 +172,7 @@ def _json(text: str) -> dict[str, Any]:
 def _read(said: str) -> Look:
     found: dict[str, Any] = {"exchange": "", "fence": {}, "live": None}
     boxes: list[dict[str, Any]] = []
-    mounts, locked = [], []
+    mounts, wanted, locked = [], [], []
     can_write = False
     for line in said.splitlines():
         word, *rest = line.split(_SEPARATOR)
@@ -181,6 +187,8 @@ def _read(said: str) -> Look:
                 boxes[-1]["marker"] = _json(rest[0])
             case "mount":
                 mounts.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), rest[0]))
+            case "wanted":
+                wanted.append(rest[0])
             case "locked":
                 locked.append(rest[0])
             case "live":
@@ -206,6 +214,7 @@ def _read(said: str) -> Look:
         beside=tuple(beside),
         fence=found["fence"],
         mounts=tuple(one for one in mounts if one == path or one.startswith(f"{path}/")),
+        unmounted=next((one for one in sorted(wanted) if one not in mounts), ""),
         locked=tuple(locked),
         free=blocks * block,
         free_files=free_files if all_files else None,

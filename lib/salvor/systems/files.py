@@ -94,14 +94,16 @@ class Files(OnAMachine, Archived):
     # --- look ----------------------------------------------------------------------------------------------------
 
     def observe(self) -> State:
-        """What is live under the path, staged and kept, in one look. Refused is down; what cannot be asked unknown."""
+        """What is live under the path, staged and kept, in one look. Gone is down, and so is what stands where its disk
+        is not mounted; what cannot be asked is unknown.
+        """
         address = self.settings.address or None
         try:
             look = self.place.look()
         except SalvorError as error:
             return State(Reachable.UNKNOWN, UNSEEN, None, error.what, address=address)
         return State(
-            Reachable.UP if look.live else Reachable.DOWN,
+            Reachable.UP if look.live and not look.unmounted else Reachable.DOWN,
             look.identity,
             look.live is not None and not look.is_fenced,
             self._summary(look),
@@ -114,10 +116,11 @@ class Files(OnAMachine, Archived):
         )
 
     def _summary(self, look: Look) -> str:
+        disk = f"; {look.unmounted}, which /etc/fstab names, is not mounted" if look.unmounted else ""
         if look.live is None:
-            return f"{look.path}: there is nothing"
+            return f"{look.path}: there is nothing{disk}"
         what = "a folder" if look.live.is_folder else f"a file of {look.live.size} bytes"
-        return f"{look.path}: {what}{', fenced' if look.is_fenced else ''}"
+        return f"{look.path}: {what}{', fenced' if look.is_fenced else ''}{disk}"
 
     def _staged(self, look: Look) -> Iterator[Staged]:
         mine = self.place.mine(look)
@@ -135,7 +138,14 @@ class Files(OnAMachine, Archived):
             )
 
     def unmovable(self, look: Look) -> str:
-        """Why the tree cannot be renamed; empty when it can."""
+        """Why the tree cannot be renamed, or not where it belongs; empty when it can."""
+        if look.unmounted:
+            mount = shlex.quote(look.unmounted)
+            return (
+                f"{look.unmounted}, which /etc/fstab on {self.shell.where} names, is not mounted, so the tree would "
+                f"come to the disk below it; there, before: mount {mount}; where that disk is lost, mount another one "
+                "there, or take its line out of /etc/fstab"
+            )
         if look.mounts and look.mounts[0] == look.path:
             return f"{look.path} is a mount point, so it cannot be renamed; the tree must be a folder below it"
         if look.mounts:
