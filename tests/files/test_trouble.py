@@ -411,10 +411,13 @@ def test_nothing_is_restored_below_a_mount_point_that_waits_for_its_disk(
     act(system, "backup", kind="snapshot")
     (tmp_path / "fstab").write_text(f"tmpfs {str(place).replace(' ', chr(92) + '040')} tmpfs defaults 0 0\n")
     monkeypatch.setenv("LIBMOUNT_FSTAB", str(tmp_path / "fstab"))
-    told = f"{place}, which /etc/fstab .*names, is not mounted"
+    told = f"{place}, which /etc/fstab names, is not mounted"
     with pytest.raises(CannotError, match=told) as caught:
         act(system, "backup", kind="snapshot")
-    assert f"mount '{place}'; then the same command again" in caught.value.hint
+    assert f"mount '{place}'; where that disk is lost" in caught.value.hint
+    box = Lab(lab.root, {"box": f"{place}/box"}).open()
+    with pytest.raises(CannotError, match=f"none was made: {told}"):
+        act(box, "backup", kind="snapshot")
     way = way_of(system)
     assert not way.possible
     assert re.match(told, way.why)

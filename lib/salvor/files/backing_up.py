@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from salvor import clock
+from salvor import clock, unmounted
 from salvor.change import Change, Finding, Level, Progress
 from salvor.errors import CannotError, SalvorError
 from salvor.files import census, making, snapshot, storing
@@ -26,10 +26,10 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
     look = system.place.look()
     if look.unmounted:
         raise CannotError(
-            f"{system.name}: {look.unmounted}, which /etc/fstab names, is not mounted, so {look.path} is not what it "
-            "should be; it was not backed up.",
+            f"{system.name}: {unmounted.told(look.unmounted)}, so {look.path} is not what it should be; it was not "
+            "backed up.",
             safe="the backups that are there stay",
-            hint=f"on {system.shell.where}: mount {shlex.quote(look.unmounted)}; then the same command again",
+            hint=unmounted.mend(look.unmounted, system.shell.where),
         )
     if look.live is None or look.is_fenced:
         what = "is fenced: it is broken" if look.live else "is not there"

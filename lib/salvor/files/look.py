@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from salvor import unmounted
 from salvor.change import ABSENT
 from salvor.errors import MAKE_ROOM, CannotError
 from salvor.shell import Shell
@@ -93,7 +94,9 @@ class Look:
         return next((one.incident for one in self.beside if self.live and one.tree == self.live.identity), None)
 
 
-_LOOK = r"""
+_LOOK = (
+    unmounted.UNMOUNTED
+    + r"""
 f=$(printf '\037')
 say() { printf '%s\n' "$1"; }  # echo would take a backslash in a name for more than it is
 one() { stat -c "%d:%i:%.9W$f%f$f%s$f%.6Y" -- "$1" 2>/dev/null || :; }
@@ -109,10 +112,7 @@ for box in "$real".salvor-*; do
     if [ -r "$box/salvor.json" ]; then say "marker$f$(cat -- "$box/salvor.json")"; fi
 done
 if [ -r "$real.salvor-fence.json" ]; then say "fence$f$(cat -- "$real.salvor-fence.json")"; fi
-findmnt --fstab --noheadings --list --output TARGET 2>/dev/null | while IFS= read -r each; do
-    case $each in /?*) each=$(readlink -m -- "$each") ;; *) continue ;; esac
-    case $real/ in "$each"/*) say "wanted$f$each" ;; esac
-done
+unmounted "$real" | sed "s/^/unmounted$f/"
 cut -d ' ' -f 5 /proc/self/mountinfo | sed "s/^/mount$f/"
 above=$(dirname -- "$real")
 until [ -d "$above" ]; do above=$(dirname -- "$above"); done
@@ -125,6 +125,7 @@ for tool in perl python3; do command -v "$tool" >/dev/null && say "exchange$f$to
 say "host$f$(uname -n)"
 say "user$f$(id -u)"
 """
+)
 
 
 def look_at(shell: Shell, path: str) -> Look:
@@ -172,7 +173,7 @@ def _json(text: str) -> dict[str, Any]:
 def _read(said: str) -> Look:
     found: dict[str, Any] = {"exchange": "", "fence": {}, "live": None}
     boxes: list[dict[str, Any]] = []
-    mounts, wanted, locked = [], [], []
+    mounts, locked = [], []
     can_write = False
     for line in said.splitlines():
         word, *rest = line.split(_SEPARATOR)
@@ -187,8 +188,6 @@ def _read(said: str) -> Look:
                 boxes[-1]["marker"] = _json(rest[0])
             case "mount":
                 mounts.append(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), rest[0]))
-            case "wanted":
-                wanted.append(rest[0])
             case "locked":
                 locked.append(rest[0])
             case "live":
@@ -214,7 +213,7 @@ def _read(said: str) -> Look:
         beside=tuple(beside),
         fence=found["fence"],
         mounts=tuple(one for one in mounts if one == path or one.startswith(f"{path}/")),
-        unmounted=next((one for one in sorted(wanted) if one not in mounts), ""),
+        unmounted=str(found.get("unmounted", "")),
         locked=tuple(locked),
         free=blocks * block,
         free_files=free_files if all_files else None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from salvor.errors import CannotError, CommandError
 from salvor.files.said import NOTHING, REFUSED, DamagedError
+from salvor.unmounted import UNMOUNTED, mend, told
 
 if TYPE_CHECKING:
     from salvor.files.restic import Repository
@@ -40,10 +41,11 @@ def _init(repository: Repository) -> None:
     machines apart: there it is looked at afterwards.
 
     A killed one left its key: it is removed first, as of two keys with one password whichever comes first opens.
-    Raises CannotError, and where a config was lost DamagedError.
+    Raises CannotError, also where its disk is not mounted, and where a config was lost DamagedError.
     """
     script = r"""
         umask 077
+        point=$(unmounted "$1" | head -n 1); [ -z "$point" ] || { printf %s "$point" >&2; exit 47; }
         mkdir -p -- "$1" && exec 9<"$1" && flock -w 60 9 || exit
         [ -e "$1/config" ] && exit
         [ -z "$(find "$1/data" "$1/snapshots" -type f 2>/dev/null | head -n 1)" ] || exit 46
@@ -52,7 +54,8 @@ def _init(repository: Repository) -> None:
         exec "$@"
     """
     argv = repository.argv("init")
-    command = ["sh", "-c", script, "sh", repository.location, *argv] if repository.location.startswith("/") else argv
+    on_a_disk = ["sh", "-c", UNMOUNTED + script, "sh", repository.location, *argv]
+    command = on_a_disk if repository.location.startswith("/") else argv
     try:
         repository.run(command, deadline=120.0)
     except CommandError as failed:
@@ -61,6 +64,12 @@ def _init(repository: Repository) -> None:
                 f"Damaged: the {repository.title} holds data, and its file `config` is gone.",
                 safe="nothing was changed",
                 hint="copy that file back from wherever it is; without it restic reads nothing here",
+            ) from failed
+        if failed.exit_code_of_command == 47:
+            raise CannotError(
+                f"The {repository.title} is not there, and none was made: {told(failed.stderr)}.",
+                safe="nothing was changed",
+                hint=mend(failed.stderr, repository.shell.where),
             ) from failed
         # restic asks itself first, and refuses where one is: what let us come here is also said of a storage that
         # does not answer.

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from salvor import unmounted
 from salvor.change import ABSENT, UNSEEN, Reachable
 from salvor.deadline import within
 from salvor.errors import SalvorError
@@ -101,8 +102,8 @@ class Sighting:
 
     @property
     def is_lost(self) -> bool:
-        """Its data directory is gone or empty, and that is known."""
-        return bool(self.look and self.look.identity == ABSENT)
+        """Its data directory is gone or empty, and that is known: it is on no disk that is only not mounted."""
+        return bool(self.look and self.look.identity == ABSENT and not self.look.unmounted)
 
     @property
     def is_fenced(self) -> bool:
@@ -141,6 +142,8 @@ class Sighting:
         if self.is_lost:
             left = f", {len(self.look.processes)} processes linger" if self.look.processes else ""
             return f"{name}: its data directory is lost{left}"
+        if self.look.unmounted:
+            return f"{name}: its data directory is not there: {unmounted.told(self.look.unmounted)}"
         role = "standby" if self.is_standby else "primary"
         fenced = "fenced " if self.is_fenced else ""
         if self.facts:

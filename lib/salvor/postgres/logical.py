@@ -23,6 +23,7 @@ from salvor.postgres import (
     dumps,
     side_cluster,
     side_database,
+    ways,
 )
 from salvor.postgres.cluster import Member, View
 from salvor.postgres.dump_store import open_store
@@ -173,6 +174,8 @@ def _member(seen: View, wish: Wish) -> Member:
         raise CannotError(f"no machine of a member answers, or may be used: {seen.primary.describe()}")
     if one.look and one.look.is_mount_point:
         raise CannotError(f"{one.member.server.data} is a mount point or a link, so it cannot be renamed")
+    if one.look and one.look.unmounted:
+        raise CannotError(f"{ways.is_not_mounted(one.member, one.look)}.")
     return one.member
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from salvor import unmounted
 from salvor.change import ABSENT
 
 MARKER = "salvor.json"
@@ -56,6 +57,9 @@ class Look:
     """Whether nobody but its own machine reaches that port, by the addresses that it listens on."""
     lacks: tuple[str, ...] = ()
     """Of postgresql.conf and the server's program, the paths at which there is nothing."""
+    unmounted: str = ""
+    """Where the data directory is gone or empty, a mount point of /etc/fstab at or above it that waits for its disk: it
+    may be whole there."""
 
     @property
     def identity(self) -> str:
@@ -148,6 +152,7 @@ LOOK_AT_PROCESSES = f"data=$1\n{_PROCESSES}:\n"
 # One call for everything: one round trip on another host.
 LOOK = (
     FIND_ACCESS
+    + unmounted.UNMOUNTED
     + r"""
 data=$1 programs=$2 marker=$3 configuration=$4
 shift 4
@@ -185,6 +190,7 @@ if [ -d "$data" ]; then
     esac
     for path in "$configuration" "$programs/postgres"; do [ -e "$path" ] || echo "lacks $path"; done
 fi
+[ -e "$data/PG_VERSION" ] || unmounted "$(readlink -m -- "$data")" | sed 's/^/unmounted /'
 """
     + _PROCESSES
     + r"""
@@ -233,6 +239,7 @@ def read_look(text: str) -> Look:
         port=next((int(line[1]) for line in lines if line[0] == "port" and line[1].isdigit()), None),
         is_on_loopback_alone="loopback" in words,
         lacks=tuple(" ".join(line[1:]) for line in lines if line[0] == "lacks"),
+        unmounted=next((" ".join(line[1:]) for line in lines if line[0] == "unmounted"), ""),
     )
 
 

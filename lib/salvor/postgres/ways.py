@@ -6,13 +6,14 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
-from salvor import clock
+from salvor import clock, unmounted
 from salvor.change import Reachable, Undo, WayBack
 from salvor.errors import CannotError, NoRoomError, SalvorError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Member, Sighting, View
 from salvor.postgres.lag import missing_commits
+from salvor.postgres.look import Look
 from salvor.postgres.physical import STAGE
 from salvor.postgres.replay import ACCEPT_MISSING_WAL
 from salvor.postgres.site import Site
@@ -70,6 +71,20 @@ def require_more_than_room(name: str, primary: Sighting, wish: Wish) -> None:
         hint="make room on that disk, but remove nothing in pg_wal by hand, and start the server; then see why WAL "
         "stays there: archive_command, pg_replication_slots. To go back to a backup all the same: "
         "--runbook=from_backup",
+    )
+
+
+def require_its_disk(name: str, primary: Sighting, wish: Wish) -> None:
+    """See that the primary's data directory is not only on a disk that is not mounted: any other state has less. Raises
+    CannotError, unless the operator named the ways.
+    """
+    if wish.ways or not primary.look or not primary.look.unmounted:
+        return
+    server, point = primary.member.server, primary.look.unmounted
+    raise CannotError(
+        f"{server.data} of {name} is not there, and {unmounted.told(point)}: it may be whole on that disk.",
+        safe="nothing was changed",
+        hint=unmounted.mend(point, server.shell.where, then=" and start the server"),
     )
 
 
@@ -185,7 +200,18 @@ def _where(seen: View, wish: Wish) -> Member:
             f"{one.member.server.data} is a mount point or a link, so it cannot be renamed; "
             "the data directory must be a folder below it"
         )
+    if one.look and one.look.unmounted:
+        raise _Closed(is_not_mounted(one.member, one.look))
     return one.member
+
+
+def is_not_mounted(member: Member, look: Look) -> str:
+    """Why nothing may be restored there."""
+    server = member.server
+    return (
+        f"{unmounted.told(look.unmounted)}, and {server.data} belongs on it: it may be whole there, and what is "
+        f"restored now would be on another disk; {unmounted.mend(look.unmounted, server.shell.where)}"
+    )
 
 
 def _unread(repository: Repository) -> str:

@@ -11,7 +11,7 @@ from math import inf
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from salvor import clock, leftovers
+from salvor import clock, leftovers, unmounted
 from salvor.archive import audit as archives
 from salvor.archive.system import Archived
 from salvor.backups.audit import Audited
@@ -116,7 +116,7 @@ class Files(OnAMachine, Archived):
         )
 
     def _summary(self, look: Look) -> str:
-        disk = f"; {look.unmounted}, which /etc/fstab names, is not mounted" if look.unmounted else ""
+        disk = f"; {unmounted.told(look.unmounted)}" if look.unmounted else ""
         if look.live is None:
             return f"{look.path}: there is nothing{disk}"
         what = "a folder" if look.live.is_folder else f"a file of {look.live.size} bytes"
@@ -140,11 +140,9 @@ class Files(OnAMachine, Archived):
     def unmovable(self, look: Look) -> str:
         """Why the tree cannot be renamed, or not where it belongs; empty when it can."""
         if look.unmounted:
-            mount = shlex.quote(look.unmounted)
             return (
-                f"{look.unmounted}, which /etc/fstab on {self.shell.where} names, is not mounted, so the tree would "
-                f"come to the disk below it; there, before: mount {mount}; where that disk is lost, mount another one "
-                "there, or take its line out of /etc/fstab"
+                f"{unmounted.told(look.unmounted)}: the tree may be whole on it, and would be restored to the disk "
+                f"below it; {unmounted.mend(look.unmounted, self.shell.where)}"
             )
         if look.mounts and look.mounts[0] == look.path:
             return f"{look.path} is a mount point, so it cannot be renamed; the tree must be a folder below it"

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from salvor import clock, secrets, shell
+from salvor import clock, secrets, shell, unmounted
 from salvor.archive.system import Archived
 from salvor.backups.audit import Audited
 from salvor.change import Backup, Change, Finding, Progress, State, Verdict, WayBack
@@ -156,6 +156,7 @@ class Postgres(Archived):
         require_described(self.name, seen.primary)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
         if not over.possible:
+            ways.require_its_disk(self.name, seen.primary, wish)
             ways.require_more_than_room(self.name, seen.primary, wish)
         found = [over, ways.physical(self.site, seen, wish)]
         if not wish.gives_up(seen.primary.member.machine):
@@ -250,6 +251,14 @@ class Postgres(Archived):
                 safe="nothing was promoted",
                 hint="see to it by hand that it cannot write (power off), then restore with "
                 f"--override='{PROMOTE_WITHOUT_FENCE}=REASON'",
+            )
+        if point := holder.look.unmounted:
+            holder.member.server.kill()
+            raise CannotError(
+                f"{self.name} cannot be fenced: {holder.describe()}; what is on that disk comes back with it.",
+                safe="nothing was promoted, and nothing of it runs now",
+                hint=f"{unmounted.mend(point, holder.member.server.shell.where)}. Or see to it by hand that it cannot "
+                f"write (power off), and add --override='{PROMOTE_WITHOUT_FENCE}=REASON'",
             )
         if not holder.is_shut:
             yield from fence.fence(holder.member.server, identity.partition("/")[0], self.context.incident)

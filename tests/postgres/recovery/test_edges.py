@@ -30,6 +30,7 @@ from salvor.postgres.wal import write_lsn
 from salvor.systems.postgres import Postgres
 from salvor.wish import Wish
 
+from tests import fstab
 from tests.postgres.recovery.clusters import Cluster, is_up, lsn, now, wait_until_archived
 from tests.waiting import until
 
@@ -603,3 +604,31 @@ def test_a_damaged_backup_is_named_and_harms_nothing(cluster: Cluster) -> None:
     assert not [one for one in cluster.observe().staged if one.name == STAGE and one.complete]
     cluster.do("drop", stage=STAGE)
     cluster.write("a", 1)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_a_data_directory_whose_disk_is_not_mounted_is_not_lost(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    cluster.crash("a")
+    data = cluster.sandbox.data("a")
+    whole = data.rename(f"{data}.disk")
+    data.mkdir()
+    with fstab.naming(data):
+        assert (
+            f"its data directory is not there: {data}, which /etc/fstab names, is not mounted"
+            in cluster.observe().summary
+        )
+        assert "is not mounted" in cluster.way("physical", WISH).why
+        assert cluster.way("failover", WISH).possible
+        with pytest.raises(CannotError, match="comes back with it") as raised:
+            cluster.do("fence", identity=cluster.observe().identity)
+        assert f"mount {data}" in raised.value.hint
+        cluster.crash("b")
+        with pytest.raises(CannotError, match="may be whole on that disk"):
+            cluster.way("physical", WISH)
+        by_name = replace(WISH, ways=("from_dump", "physical"))
+        assert {way.possible for way in cluster.system.ways_back(by_name)} == {False}
+    assert cluster.system.site.view().of("a").is_lost  # that disk is not used any more
+    assert cluster.other_incident().way("physical", WISH).possible
+    data.rmdir()
+    whole.rename(data)
