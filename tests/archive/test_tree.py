@@ -228,8 +228,13 @@ def test_owners_that_did_not_come_back_are_told_and_half_a_stage_is_not_proven(r
     assert [(one.check, one.level) for one in system.verify(way, Wish())] == [("staged", Level.FAIL)]
 
 
-def test_what_is_fenced_or_gone_gets_into_no_archive(root: Path) -> None:
+def test_what_is_fenced_or_gone_gets_into_no_archive(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     system = opened(root)
+    with monkeypatch.context() as change:
+        (root / "fstab").write_text(f"tmpfs {root}/srv tmpfs defaults 0 0\n")
+        change.setenv("LIBMOUNT_FSTAB", str(root / "fstab"))
+        with pytest.raises(CannotError, match=r"srv, which /etc/fstab names, is not mounted.* no archive was written"):
+            list(system.pack(root))
     act(system, "fence", {"identity": system.observe().identity})
     with pytest.raises(CannotError, match="is fenced: it is broken; no archive was written"):
         list(system.pack(root))

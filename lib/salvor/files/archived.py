@@ -16,7 +16,7 @@ from salvor.archive.taking import Extracted
 from salvor.archive.vetting import TRUST_ARCHIVE, Entry
 from salvor.change import READ_FROM, Backup, Finding, Level, Progress, Undo, WayBack
 from salvor.errors import CannotError, SalvorError
-from salvor.files import census, proof
+from salvor.files import backing_up, census, proof
 from salvor.files.digests import digests
 from salvor.files.look import Look
 from salvor.files.snapshot import STAGE
@@ -183,9 +183,9 @@ _PACK = 'tar -c -f - --format=gnu -C "$(dirname -- "$1")" -- "$(basename -- "$1"
 
 
 def pack(system: Files) -> Iterator[bytes]:
-    """What is live, as a tar stream. Raises CannotError when it is not there, or broken."""
+    """What is live, as a tar stream. Raises CannotError when it is not there, broken, or was emptied."""
     look = system.place.look()
-    if look.live is None or look.is_fenced:
-        what = "is fenced: it is broken" if look.live else "is not there"
-        raise CannotError(f"{system.name}: {look.path} {what}; no archive was written.", hint="inv assess")
+    backing_up.refuse_unmounted_or_broken(system, look, "no archive was written")
+    if census.count(system.shell, look.path).size == 0:
+        backing_up.refuse_emptied(system, look, "no archive was written")
     yield from system.shell.pieces(["sh", "-c", _PACK, "sh", look.path], deadline=_READING, idle=_SILENCE)

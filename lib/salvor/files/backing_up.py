@@ -24,22 +24,13 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
     take it, and those that were made although others have earlier backups. Raises CannotError when none has it.
     """
     look = system.place.look()
-    if look.unmounted:
-        raise CannotError(
-            f"{system.name}: {unmounted.told(look.unmounted)}, so {look.path} is not what it should be; it was not "
-            "backed up.",
-            safe="the backups that are there stay",
-            hint=unmounted.mend(look.unmounted, system.shell.where),
-        )
-    if look.live is None or look.is_fenced:
-        what = "is fenced: it is broken" if look.live else "is not there"
-        raise CannotError(f"{system.name}: {look.path} {what}; it was not backed up.", hint="inv assess")
+    refuse_unmounted_or_broken(system, look, "it was not backed up")
     if not system.repositories:
         raise CannotError(f"{system.name} has no repositories.", hint="name one in the inventory: repositories:")
     yield Progress(0, None, "", "counting")
     contents = census.count(system.shell, look.path)
     if contents.size == 0:
-        _see_that_it_was_empty_before(system, look)
+        refuse_emptied(system, look, "it was not backed up")
     taken = clock.now()
     said: queue.Queue[tuple[str, Progress | BaseException | None]] = queue.Queue()
 
@@ -85,14 +76,27 @@ def back_up(system: Files) -> Iterator[Progress | Finding]:
     yield Progress(0, None, "", f"{succeeded} of {len(system.repositories)} repositories have it")
 
 
-def _see_that_it_was_empty_before(system: Files, look: Look) -> None:
-    """A tree without a byte may be the folder that waits for its disk. Raises CannotError where a backup holds more."""
+def refuse_unmounted_or_broken(system: Files, look: Look, so: str) -> None:
+    """Raise CannotError when what is live is not the tree, or a broken one; `so` is what follows from it, in words."""
+    if look.unmounted:
+        raise CannotError(
+            f"{system.name}: {unmounted.told(look.unmounted)}, so {look.path} is not what it should be; {so}.",
+            safe="the backups that are there stay",
+            hint=unmounted.mend(look.unmounted, system.shell.where),
+        )
+    if look.live is None or look.is_fenced:
+        what = "is fenced: it is broken" if look.live else "is not there"
+        raise CannotError(f"{system.name}: {look.path} {what}; {so}.", hint="inv assess")
+
+
+def refuse_emptied(system: Files, look: Look, so: str) -> None:
+    """Raise CannotError where a backup holds something: a tree without a byte may be waiting for its disk."""
     found = snapshot.of_tree(snapshot.ask_all(system.repositories), system.name, look)
     if fuller := next((one for one in found if one.size), None):
         path = shlex.quote(look.path)
         raise CannotError(
             f"{system.name}: {look.path} holds nothing, and its backup {fuller.short} of "
-            f"{clock.write_time(fuller.taken)} holds {fuller.size:,} bytes; it was not backed up.",
+            f"{clock.write_time(fuller.taken)} holds {fuller.size:,} bytes; {so}.",
             safe="the backups that are there stay",
             hint=f"on {system.shell.where}: findmnt -T {path} says whether its disk is mounted; if it was emptied, "
             "inv restore; if it is right so, write something into it, then the same command again",
