@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from salvor.files.environment import compare, read
 
-FILE = r"""# of the shop
+FILE = r'''# of the shop
 EMPTY=
 SECRET=one
 export  PORT = 8080
@@ -21,15 +21,21 @@ OPTIONS=--one \
 two=three
 JSON='{"a": "it is",
  b=2}'
+THREE="""
+dGhyZWUgcXVvdGVz=
+a "word" in it
+"""
+NONE=""
 QUOTE='tis open
 LAST=1
-"""
+'''
 
 
 def test_each_value_belongs_to_its_own_name_and_no_line_of_one_is_a_name() -> None:
     found = read(FILE)
     assert [*found] == [
-        "EMPTY", "SECRET", "PORT", "URL", "PRIVATE_KEY", "BARE_KEY", "OPTIONS", "JSON", "QUOTE", "LAST",
+        "EMPTY", "SECRET", "PORT", "URL", "PRIVATE_KEY", "BARE_KEY", "OPTIONS", "JSON", "THREE", "NONE",
+        "QUOTE", "LAST",
     ]  # fmt: skip
     assert found["EMPTY"] == ""
 
@@ -47,6 +53,7 @@ def test_a_mark_of_utf_8_and_other_ends_of_lines_change_nothing() -> None:
         ("c2VjcmV0c2VjcmV0c2VjcmV0=", "c2VjcmV0c2VjcmV0c2VjcmV1=", "BARE_KEY"),
         ("two=three", "two=four", "OPTIONS"),
         (" b=2", " b=3", "JSON"),
+        ("dGhyZWUgcXVvdGVz=", "dGhyZWUgcXVvdGVy=", "THREE"),
     ],
 )
 def test_a_change_is_told_by_the_name_that_it_belongs_to(before: str, after: str, name: str) -> None:

@@ -9,7 +9,7 @@ _SETTING = re.compile(
     r"""
     ^[^\S\n]* (?:export[^\S\n]+)? (?P<name>[A-Za-z_][A-Za-z0-9_.-]{0,127}) [^\S\n]*=[^\S\n]*
     (?:
-        (?P<quote>["'`]) (?P<quoted>(?:\\.|(?!(?P=quote))[^\\])*) (?P=quote) (?P<behind>[^\n]*)
+        (?P<quote>"{3}|'{3}|["'`]) (?P<quoted>(?:\\.|(?!(?P=quote))[^\\])*) (?P=quote) (?P<behind>[^\n]*)
         | (?P<plain>[^\n]*-----BEGIN\ .*?-----END\ [^\n]* | (?:[^\n]*\\\n)*[^\n]*)
     )
     | ^-----BEGIN\ .*?-----END\ [^\n]*
