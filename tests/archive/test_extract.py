@@ -371,6 +371,10 @@ def test_what_is_no_archive_is_told(tmp_path: Path, into: Path) -> None:
         (tmp_path / "a.tar.gz").write_bytes(content)
         with pytest.raises(CannotError, match=match):
             unpack(tmp_path / "a.tar.gz", into)
+    (tmp_path / "a.tar.gz").rename(tmp_path / "a.tar.gz.enc")
+    with pytest.raises(CannotError, match="no tar archive") as caught:
+        unpack(tmp_path / "a.tar.gz.enc", into)
+    assert "openssl enc -nosalt" in caught.value.hint
     (tmp_path / "a.tar").write_bytes(bytes(10240))
     with pytest.raises(CannotError, match="has no 'uploads' in it; it has nothing"):
         unpack(tmp_path / "a.tar", into)

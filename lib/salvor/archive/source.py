@@ -139,9 +139,11 @@ def _plain(packed: Peeked, settings: ArchivesSettings | None, name: str) -> tupl
     plain = unpacked(packed)
     if not is_archive(plain.head):
         what = "it" if plain is packed and not how else "what it unpacks to"
+        unsalted = "; one of openssl enc -nosalt is restored when openssl enc -d has decrypted it by hand"
         raise CannotError(
             f"{name} is no tar archive: {what} starts with {plain.head[:16]!r}.",
-            hint="name the archive itself: --from=/backup/NAME_YYYYMMDD_HHMMSS.tar.gz",
+            hint="name the archive itself: --from=/backup/NAME_YYYYMMDD_HHMMSS.tar.gz"
+            + (unsalted if name.endswith(".enc") and not how else ""),
         )
     return plain, how
 
