@@ -217,6 +217,7 @@ def test_an_archive_that_fails_midway_is_no_end_of_the_wal(cluster: Cluster, mon
     segment = max(cluster.sandbox.root.glob("repository/archive/*/*/*/0*-*"))
     whole = segment.read_bytes()
     segment.write_bytes(whole[:-9])
+    cluster.crash("a")  # nobody says up to where it wrote: what the archive refused is all that tells of more
     with monkeypatch.context() as patience:
         patience.setattr(replay, "_GAP_SECONDS", 1.0)
         with pytest.raises(CannotError, match=f"did not give the next WAL.*ERROR.*{segment.name[:24]}") as error:
