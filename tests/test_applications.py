@@ -256,3 +256,14 @@ def test_killed_between_stop_and_start_the_same_command_starts_what_it_stopped(p
     recover("things")
     assert place.live == GOOD
     assert runs(place) == {"shop": "run-1", "office": "run-1", "reports": "", "guide": "run-0"}
+
+
+def test_an_undo_that_stopped_midway_starts_what_it_did_not_reach_when_it_goes_on(place: World) -> None:
+    place.damage()
+    incident = recover("things")
+    trouble.order(place.root, "office", "start", "fail")
+    with pytest.raises(CannotError, match="does not want to"):
+        aftermath.undo(incident, Plain(), yes=True)
+    assert not runs(place)["office"]
+    aftermath.undo(incident, Plain(), yes=True)  # the shop's way back, which was made, has the same words
+    assert [bool(run) for run in runs(place).values()] == [True, True, False, True]
