@@ -9,11 +9,12 @@ from datetime import datetime
 
 from salvor import clock
 from salvor.errors import UsageError
-from salvor.wish import FENCE_MACHINE, Wish
+from salvor.wish import FENCE_MACHINE, RESTORE_WHOLE_CLUSTER, Wish
 
 OVERRIDES = {
     "promote-without-fence": "promote a standby although nothing shows that the old primary cannot write any more",
     "accept-missing-wal": "restore the newest state although the archive lacks WAL: its commits are lost",
+    RESTORE_WHOLE_CLUSTER: "take the other databases of the cluster back, too, although they work",
     f"{FENCE_MACHINE}:NAME": "cut the machine NAME of the inventory off from everybody, with all that is on it",
     "trust-dump": "let a dump do what only a superuser can: whoever made it is known",
     "trust-archive": "take links out of the tree, line breaks in names and any ratio: whoever made it is known",

@@ -101,7 +101,9 @@ class Incident(Learned):
                 machine_at=self._machine_at,
                 fails_at=self._fails_at,
                 hears=lambda name, progress: self.hears(name, progress),
+                overridden=lambda name: self.whole_wish().override(name),
                 is_drill=self.purpose == "drill",
+                is_rehearsal=self.runbook == "rehearsal",
             )
             self._systems[name] = self.platform.open(name, context)
         return self._systems[name]

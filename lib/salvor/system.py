@@ -59,8 +59,9 @@ class Context:
     changes that are made side by side at this moment (for one reading of an archive by several); `machine_at` is the
     machine with an address and a port of SSH (None: the usual), as the inventory names it, or empty; `fails_at` is what
     of another service's system is wrong now, or empty (for a program that works on it); `hears` is told, by the name of
-    a system, how far a look is that takes long, first without a total, and None when it has ended; `is_drill` says that
-    nobody needs what is staged for it.
+    a system, how far a look is that takes long, first without a total, and None when it has ended; `overridden` is the
+    operator's reason for an override, or empty; `is_drill` says that nobody needs what is staged for it, `is_rehearsal`
+    that nothing of it becomes live.
     """
 
     incident: str
@@ -71,7 +72,9 @@ class Context:
     machine_at: Callable[[str, int | None], str] = field(default=lambda address, port: "")
     fails_at: Callable[[str], str] = field(default=lambda name: "")
     hears: Callable[[str, Progress | None], None] = field(default=lambda name, progress: None)
+    overridden: Callable[[str], str] = field(default=lambda name: "")
     is_drill: bool = False
+    is_rehearsal: bool = False
 
 
 def _alone(name: str) -> System:

@@ -12,6 +12,8 @@ from salvor.change import WayBack
 
 PROMOTE_WITHOUT_FENCE = "promote-without-fence"
 """The override by which the operator says that what is broken cannot write, although nothing shows it."""
+RESTORE_WHOLE_CLUSTER = "restore-whole-cluster"
+"""The override by which the operator takes databases back that are sound, with the one that shares their cluster."""
 FENCE_MACHINE = "fence-machine"
 """`fence-machine:NAME` is the override by which the operator has a whole machine cut off."""
 

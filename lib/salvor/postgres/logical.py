@@ -29,7 +29,7 @@ from salvor.postgres.cluster import Member, View
 from salvor.postgres.dump_store import open_store
 from salvor.postgres.logical_place import scratch, side_cluster_of, side_database_of, staged_cluster
 from salvor.postgres.side_database import Seen
-from salvor.wish import PROMOTE_WITHOUT_FENCE, Wish
+from salvor.wish import PROMOTE_WITHOUT_FENCE, RESTORE_WHOLE_CLUSTER, Wish
 
 if TYPE_CHECKING:
     from salvor.systems.postgres import Postgres
@@ -52,7 +52,13 @@ def sources(system: Postgres) -> Iterator[tuple[tuple[str, str], Callable[[], li
 
 
 def shared_by(system: Postgres, seen: View) -> dict[str, Seen]:
-    """Every database of a live cluster that others share, by name; empty when it is alone in it, or cannot be asked."""
+    """Every database of a live cluster that others share, by name; empty when it is alone in it, or cannot be asked, or
+    the operator has the whole cluster brought back.
+    """
+    return {} if system.context.overridden(RESTORE_WHOLE_CLUSTER) else _all_in(system, seen)
+
+
+def _all_in(system: Postgres, seen: View) -> dict[str, Seen]:
     if not seen.primary.is_up or not seen.primary.facts or seen.primary.facts.in_recovery:
         return {}
     try:
@@ -71,19 +77,26 @@ def is_shared(system: Postgres, seen: View, identity: str) -> bool:
     return "/" in identity and bool(shared_by(system, seen))
 
 
-def unless_shared(system: Postgres, seen: View, found: list[WayBack]) -> list[WayBack]:
-    """The ways that bring back a whole cluster; not possible where databases that are sound share it. Of a restore that
-    is said at once: nobody is to look for the time of the damage in vain.
+def unless_shared(system: Postgres, seen: View, found: list[WayBack], dumps: Sequence[WayBack]) -> list[WayBack]:
+    """The ways that bring back a whole cluster; not possible where databases that are sound share it, unless the
+    operator takes them back too, or nothing becomes live and there is no dump to prove, which a recovery would take. Of
+    a restore that is said at once: nobody is to look for the time of the damage in vain.
     """
     others = [
         one.name
-        for one in shared_by(system, seen).values()
+        for one in _all_in(system, seen).values()
         if one.name not in ("postgres", system.settings.database) and not _ours(one)
     ]
-    if not others:
+    if not others or (system.context.is_rehearsal and not any(way.possible for way in dumps)):
         return found
-    shares = "shares the cluster and works" if len(others) == 1 else "share the cluster and work"
-    why = f"{', '.join(sorted(others))} {shares}: this way would take {'it' if len(others) == 1 else 'them'} back too"
+    one, names = len(others) == 1, ", ".join(sorted(others))
+    if reason := system.context.overridden(RESTORE_WHOLE_CLUSTER):
+        told = f"; {names} {'goes' if one else 'go'} back with it: {reason}"
+        return [replace(way, why=f"{way.why}{told}") if way.possible else way for way in found]
+    why = (
+        f"{names} {'shares the cluster and works' if one else 'share the cluster and work'}: this way takes "
+        f"{'it' if one else 'them'} back too, with --override='{RESTORE_WHOLE_CLUSTER}=REASON' alone"
+    )
     return [way.closed(why) if way.possible or way.name == "physical" else way for way in found]
 
 
@@ -116,6 +129,8 @@ def add_to(system: Postgres, state: State, seen: View) -> State:
 
 def ways_back(system: Postgres, seen: View, wish: Wish) -> list[WayBack]:
     """A dump, when there is one that the wish means. Reads only."""
+    if wish.override(RESTORE_WHOLE_CLUSTER) and _all_in(system, seen):
+        return [WayBack(NAME, False, "a dump is of one database, and the whole cluster is to be brought back")]
     try:
         return [_way(system, seen, wish)]
     except SalvorError as error:

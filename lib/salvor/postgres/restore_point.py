@@ -87,9 +87,12 @@ def _hold_and_mark(
                 holder.execute("select pg_create_restore_point(%s)", [name])
             holder.execute("select pg_switch_wal()")  # so that the archive has it soon
             return snapshot, sequences
-        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled):
+        except (psycopg.errors.LockNotAvailable, psycopg.errors.QueryCanceled) as error:
             if tried == _TRIES - 1:
-                raise
+                raise CannotError(
+                    f"in {_TRIES} tries no moment was found in which nobody writes: pg_stat_activity and "
+                    "pg_prepared_xacts name the transactions that go on"
+                ) from error
             time.sleep(1.0)
     raise AssertionError
 

@@ -158,11 +158,10 @@ class Postgres(Archived):
         if not over.possible:
             ways.require_its_disk(self.name, seen.primary, wish)
             ways.require_more_than_room(self.name, seen.primary, wish)
-        found = [over, ways.physical(self.site, seen, wish)]
+        found, dumps = [over, ways.physical(self.site, seen, wish)], logical.ways_back(self, seen, wish)
         if not wish.gives_up(seen.primary.member.machine):
-            found = logical.unless_shared(self, seen, found)
-        found += logical.ways_back(self, seen, wish)
-        return wish.in_its_order(found)
+            found = logical.unless_shared(self, seen, found, dumps)
+        return wish.in_its_order([*found, *dumps])
 
     def _require_password(self) -> None:
         try:

@@ -27,7 +27,10 @@ def test_a_shared_cluster_gets_a_side_database_and_all_can_be_undone(shared: Wor
         connection.execute("delete from orders where id > 3")
     damaged = shared.system.ways_back(Wish(live_is_sound=False))
     (physical,) = [one for one in damaged if one.name == "physical"]
-    assert "accounts shares the cluster and works: this way would take it back too" in physical.why
+    assert (
+        "accounts shares the cluster and works: this way takes it back too, with --override='restore-whole-cluster"
+        in physical.why
+    )
     settings = shared.system.settings.model_copy(update={"database": "nowhere"})
     assert Postgres("nowhere", settings, shared.system.context).observe().summary.startswith("there is no database now")
 
