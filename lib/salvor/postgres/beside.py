@@ -35,6 +35,20 @@ def kept_of(server: Server, incident: str) -> str:
     return f"{server.data}.kept-{check_incident(incident)}"
 
 
+def require_idle(server: Server, path: str) -> None:
+    """See that nobody has a server run in a directory beside, to read what was kept: docs/kept.md says how. Raises
+    CannotError.
+    """
+    there = replace(server, data=path)
+    if there.processes():
+        argv = [server.program("pg_ctl"), "-D", path, "-m", "fast", "stop"]
+        raise CannotError(
+            f"A server runs in {path} on {server.shell.where}; it was left as it is.",
+            safe="nothing was changed",
+            hint=f"{server.shell.by_hand(argv)}; then the same command again",
+        )
+
+
 # Where its parent folder takes no more, or is of another disk, the copy goes into the folder itself: PostgreSQL leaves
 # alone there what is not called as its own files are.
 PLACE = r"""

@@ -150,6 +150,7 @@ class SideDirectory:
         if self.is_live():
             if before != ABSENT and not self.live.shell.exists(self.kept):
                 raise nothing_kept(self.kept, self.incident)
+            beside.require_idle(self.live, self.kept)
             marker = beside.read_marker(self.live.look().marker)
             yield Progress(0, None, "", "stopping what was promoted")
             self.live.stop("fast", deadline=300.0)

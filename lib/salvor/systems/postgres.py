@@ -344,6 +344,7 @@ class Postgres(Archived):
                 f"{path} is {found.identity}, not {identity}; it was not removed.", hint="look again: inv assess"
             )
         if found:
+            beside.require_idle(server, path)
             yield Progress(0, None, "", f"removing {path}")
             beside.remove(server, path, tablespaces="all")
 

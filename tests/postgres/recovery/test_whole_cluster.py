@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+from salvor.errors import CannotError
 from salvor.systems.postgres import Postgres
 from salvor.wish import RESTORE_WHOLE_CLUSTER, Wish
 
 from tests.postgres.recovery.clusters import Cluster, now, wait_until_archived
 
+READING = [
+    *("archive_command=", "archive_library=", "default_transaction_read_only=on", "autovacuum=off"),
+    *("max_logical_replication_workers=0", "synchronous_standby_names="),
+]
 REASON = "nobody needs what was written to accounts since"
 
 
@@ -48,3 +54,19 @@ def test_it_is_closed_but_to_a_rehearsal_and_to_who_takes_the_others_back_too(cl
     assert "/" not in identity, "the cluster is fenced, and not one database in it"
     whole.recover(way, identity)
     assert not whole.missing("a")
+
+    live = cluster.server("a")
+    kept = f"{live.data}.kept-{cluster.system.context.incident}"
+    control = [live.program("pg_ctl"), "-D", kept, "-w", "-s"]
+    settings = " ".join(f"-c {setting}" for setting in READING)
+    port = cluster.sandbox.side_port
+    live.shell.run([*control, "-l", f"{kept}.log", "-o", f"-p {port} {settings}", "start"])  # as docs/kept.md says
+    with replace(live, data=kept, port=port).session("orders") as connection:
+        assert connection.execute("select count(*) from orders").fetchone() == (0,), "what was live is kept as it was"
+    with pytest.raises(CannotError, match="A server runs in") as raised:
+        whole.undo(way.promote_undo)
+    assert "-m fast stop; then the same command again" in raised.value.hint
+    assert not whole.missing("a"), "nothing was changed"
+    live.shell.run([*control, "-m", "fast", "stop"])
+    whole.undo(way.promote_undo)
+    assert len(whole.missing("a")) == len(cluster.acknowledged)
