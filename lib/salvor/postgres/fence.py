@@ -160,7 +160,7 @@ def fence(server: Server, identity: str, incident: str) -> Iterator[Progress]:
     if refusal.mend(detail):
         safe = "open sessions still work; new ones of the applications are refused once it reads its pg_hba.conf"
         raise _not_let_in(server, detail, safe)
-    if _has_no_room(detail):
+    if refusal.is_full(detail):
         yield Progress(0, None, "", "ending sessions to have one")
         reachable, detail = _make_room(server)
     if reachable is Reachable.UP:
@@ -239,13 +239,9 @@ def _make_room(server: Server) -> tuple[Reachable, str]:
         pids = [str(process.pid) for process in server.all_processes()]
         server.shell.run(["sh", "-c", _TERMINATE_CLIENTS, "sh", *pids], check=False)
         reachable, detail = server.probe()
-        if not _has_no_room(detail) or clock.monotonic() > begun + _ROOM_SECONDS:
+        if not refusal.is_full(detail) or clock.monotonic() > begun + _ROOM_SECONDS:
             return reachable, detail
         pause(begun)
-
-
-def _has_no_room(detail: str) -> bool:
-    return "too many clients" in detail or "remaining connection slots" in detail
 
 
 _OTHERS = """

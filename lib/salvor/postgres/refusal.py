@@ -76,6 +76,11 @@ def mend(said: str) -> str:
     return next((mend for pattern, mend in _MENDS if re.search(pattern, said)), "")
 
 
+def is_full(said: str) -> bool:
+    """Whether a server lets the operator in no more as all of its connection slots are in use."""
+    return "too many clients" in said or "remaining connection slots" in said
+
+
 def _sqlstate(address: str, port: int, database: str, operator: Operator, deadline: float) -> str:
     """Why that server lets nobody in so, as a SQLSTATE; empty when it did, did not tell, or is not to be asked: the
     password would go there without the proof of who it is that PGSSLMODE requires.

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from salvor import clock, unmounted
 from salvor.change import Reachable, Undo, WayBack
-from salvor.errors import CannotError, NoRoomError, SalvorError
+from salvor.errors import NoRoomError, SalvorError
 from salvor.postgres import beside, restore_point
 from salvor.postgres.backrest import NAME, Repository
 from salvor.postgres.cluster import Member, Sighting, View
@@ -52,40 +52,6 @@ def _begun_without_standbys(repository: Repository, seen: View) -> int | None:
     known = max(one.timeline for one in seen.standbys)
     begun = repository.archive.timelines.items()
     return max((one for one, since in begun if one > known and since > max(fresh)), default=None)
-
-
-def require_more_than_room(name: str, primary: Sighting, wish: Wish) -> None:
-    """See that the primary did not just stop on a full disk: then it has lost nothing, and any backup has less. Raises
-    CannotError, unless the operator named a backup, a moment, or the ways.
-    """
-    look = primary.look
-    if wish.ways or wish.source != "latest" or wish.at or wish.target or wish.given_up or not wish.live_is_sound:
-        return
-    if primary.reachable is not Reachable.DOWN or not look or not look.is_without_room:
-        return
-    server = primary.member.server
-    raise CannotError(
-        f"{name} is down, and the disk of {server.data}/pg_wal on {server.shell.where} is full: "
-        f"{(look.wal_room or 0) / 1e6:.1f} MB are free. Nothing says that its data is damaged.",
-        safe="nothing was changed; what was committed is there",
-        hint="make room on that disk, but remove nothing in pg_wal by hand, and start the server; then see why WAL "
-        "stays there: archive_command, pg_replication_slots. To go back to a backup all the same: "
-        "--runbook=from_backup",
-    )
-
-
-def require_its_disk(name: str, primary: Sighting, wish: Wish) -> None:
-    """See that the primary's data directory is not only on a disk that is not mounted: any other state has less. Raises
-    CannotError, unless the operator named the ways.
-    """
-    if wish.ways or not primary.look or not primary.look.unmounted:
-        return
-    server, point = primary.member.server, primary.look.unmounted
-    raise CannotError(
-        f"{server.data} of {name} is not there, and {unmounted.told(point)}: it may be whole on that disk.",
-        safe="nothing was changed",
-        hint=unmounted.mend(point, server.shell.where, then=" and start the server"),
-    )
 
 
 def physical(site: Site, seen: View, wish: Wish) -> WayBack:

@@ -27,6 +27,7 @@ from salvor.postgres import (
     proof,
     rebuild,
     sessions,
+    sound,
     ways,
 )
 from salvor.postgres.asking import ask
@@ -148,16 +149,18 @@ class Postgres(Archived):
         """Failover, physical, logical, or in the runbook's order; what is possible comes first.
 
         Raises CannotError without the operator's password or its privileges: a healthy server seems silent then, and no
-        way is proven; where the inventory describes another server; and when it needs nothing but room on its disk.
+        way is proven; where the inventory describes another server; and when it needs nothing but room on its disk, its
+        disk itself, or a connection slot.
         """
         self._require_password()
         seen = self._look(since=_A_MOMENT)
         self._require_privileges(seen)
         require_described(self.name, seen.primary)
+        sound.require_a_free_slot(self.name, seen.primary, wish)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
         if not over.possible:
-            ways.require_its_disk(self.name, seen.primary, wish)
-            ways.require_more_than_room(self.name, seen.primary, wish)
+            sound.require_its_disk(self.name, seen.primary, wish)
+            sound.require_more_than_room(self.name, seen.primary, wish)
         found, dumps = [over, ways.physical(self.site, seen, wish)], logical.ways_back(self, seen, wish)
         if not wish.gives_up(seen.primary.member.machine):
             found = logical.unless_shared(self, seen, found, dumps)

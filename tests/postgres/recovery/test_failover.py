@@ -322,6 +322,10 @@ def test_a_primary_without_room_for_the_operator_is_fenced_alive(cluster: Cluste
                 taken.callback(cluster.server("a").connect(deadline=60.0).close)
         state = cluster.observe()
         assert "too many clients" in state.summary
+        with pytest.raises(CannotError, match=r"all connection slots of .* are in use") as raised:
+            cluster.way("failover", WISH)
+        assert f"--ppid {pids[0]} names the sessions" in raised.value.hint
+        assert cluster.way("failover", replace(WISH, ways=("failover",))).possible
         cluster.do("fence", identity=state.identity)
     state = cluster.observe()
     assert state.reachable is Reachable.UP and state.writable is False
