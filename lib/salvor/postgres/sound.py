@@ -46,17 +46,29 @@ def require_its_disk(name: str, primary: Sighting, wish: Wish) -> None:
     )
 
 
+def require_started(name: str, primary: Sighting, wish: Wish) -> None:
+    """See that the primary does not only replay its WAL still, as after a crash: it loses nothing, and is up before a
+    backup is. Raises CannotError, unless the operator named a backup, a moment, or the ways.
+    """
+    if not _is_to_be_as_it_was(primary, wish) or "starting up" not in primary.detail:
+        return
+    server, parents = primary.member.server, ",".join(map(str, primary.look.postmasters if primary.look else ()))
+    raise CannotError(
+        f"{name} runs, and is still starting: {server.data} on {server.shell.where} replays its WAL, as after a crash, "
+        "and takes sessions by itself then. Nothing says that its data is damaged.",
+        safe="nothing was changed; what was committed is there",
+        hint=f"there: ps -o pid,etime,args --ppid {parents} shows the segment at which it is, and its log why, if it "
+        "stands still; then inv assess. To go back to a backup all the same: --runbook=from_backup",
+    )
+
+
 def require_a_free_slot(name: str, primary: Sighting, wish: Wish) -> None:
     """See that the primary does not only lack a connection slot: it may be sound, and a copy of it would be taken up
     the same way. Raises CannotError, unless the operator named a backup, a moment, or the ways.
     """
-    look = primary.look
-    if wish.ways or wish.source != "latest" or wish.at or wish.target or wish.given_up or not wish.live_is_sound:
+    if not _is_to_be_as_it_was(primary, wish) or not refusal.is_full(primary.detail):
         return
-    if primary.reachable is not Reachable.UNKNOWN or not look or not refusal.is_full(primary.detail):
-        return
-    server = primary.member.server
-    parents = ",".join(map(str, look.postmasters))
+    server, parents = primary.member.server, ",".join(map(str, primary.look.postmasters if primary.look else ()))
     raise CannotError(
         f"{name} runs, and lets nobody in: all connection slots of {server.data} on {server.shell.where} are in use. "
         "Nothing says that its data is damaged.",
@@ -65,3 +77,9 @@ def require_a_free_slot(name: str, primary: Sighting, wish: Wish) -> None:
         "sessions, and kill -TERM PID ends one, as pg_terminate_backend does. To bring up a standby or a backup all "
         "the same: --runbook=failover or --runbook=from_backup",
     )
+
+
+def _is_to_be_as_it_was(primary: Sighting, wish: Wish) -> bool:
+    """Whether its server runs and lets nobody in, and the operator asked for nothing but the service back."""
+    asked = wish.ways or wish.source != "latest" or wish.at or wish.target or wish.given_up or not wish.live_is_sound
+    return not asked and primary.reachable is Reachable.UNKNOWN and bool(primary.look and primary.look.processes)

@@ -149,8 +149,8 @@ class Postgres(Archived):
         """Failover, physical, logical, or in the runbook's order; what is possible comes first.
 
         Raises CannotError without the operator's password or its privileges: a healthy server seems silent then, and no
-        way is proven; where the inventory describes another server; and when it needs nothing but room on its disk, its
-        disk itself, or a connection slot.
+        way is proven; where the inventory describes another server; and when it needs nothing but time to start, room
+        on its disk, that disk itself, or a connection slot.
         """
         self._require_password()
         seen = self._look(since=_A_MOMENT)
@@ -159,6 +159,7 @@ class Postgres(Archived):
         sound.require_a_free_slot(self.name, seen.primary, wish)
         over = ways.unless_left_behind(self.site, seen, failover.way(seen, wish))
         if not over.possible:
+            sound.require_started(self.name, seen.primary, wish)
             sound.require_its_disk(self.name, seen.primary, wish)
             sound.require_more_than_room(self.name, seen.primary, wish)
         found, dumps = [over, ways.physical(self.site, seen, wish)], logical.ways_back(self, seen, wish)

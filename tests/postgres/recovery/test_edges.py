@@ -632,3 +632,23 @@ def test_a_data_directory_whose_disk_is_not_mounted_is_not_lost(cluster: Cluster
     assert cluster.other_incident().way("physical", WISH).possible
     data.rmdir()
     whole.rename(data)
+
+
+def test_a_server_that_still_replays_its_wal_is_waited_for(cluster: Cluster) -> None:
+    cluster.write("a", 5)
+    for member in ("a", "b"):
+        cluster.crash(member)
+    server = cluster.server("a")
+    signal = cluster.sandbox.data("a") / "recovery.signal"
+    signal.touch()  # a replay that takes its time
+    if cluster.sandbox.run_as:
+        shutil.chown(signal, cluster.sandbox.run_as)
+    server.launch({"restore_command": "sleep 60"})
+    assert until(lambda: "starting up" in cluster.other_incident().observe().summary)
+    with pytest.raises(CannotError, match=r"still starting: .* and takes sessions by itself then") as raised:
+        cluster.other_incident().way("physical", WISH)
+    assert f"--ppid {server.processes()[0]} shows the segment" in raised.value.hint
+    asked = replace(WISH, ways=("physical",))
+    assert cluster.other_incident().way("physical", asked).possible
+    server.kill()
+    signal.unlink()
