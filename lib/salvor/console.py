@@ -339,7 +339,8 @@ def show_end(session: Session, shown: Watcher) -> None:
         shown.tell(f"  RPO {target(measured.get('rpo'), incident.service.rpo)}: {measured['rpo_how']}")
         shown.tell(f"  go back:    {_way_back(session)}")
         if incident.broken:  # programs that were started again leave nothing behind
-            shown.tell("  read it:    docs/kept.md   (what was live before is kept, with what was written since)")
+            if any(broken.decision.way.arguments is not None for broken in incident.broken):
+                shown.tell("  read it:    docs/kept.md   (what was live before is kept, with what was written since)")
             shown.tell(f"  clear away: inv discard --incident={incident.id}   (removes for good what was live before)")
             shown.tell(f"  protect it: inv protect {incident.options}   (its standbys and backups)")
 
