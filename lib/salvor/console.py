@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from salvor import clock, cutover, refuse, show
 from salvor.approval.terminal import approval
-from salvor.change import Decision, Level, Reachable
+from salvor.change import ABSENT, Decision, Level, Reachable
 from salvor.errors import STOPPED, CannotError, HeldError, SalvorError, UsageError
 from salvor.incident import Incident
 from salvor.journal import Journal
@@ -339,7 +339,7 @@ def show_end(session: Session, shown: Watcher) -> None:
         shown.tell(f"  RPO {target(measured.get('rpo'), incident.service.rpo)}: {measured['rpo_how']}")
         shown.tell(f"  go back:    {_way_back(session)}")
         if incident.broken:  # programs that were started again leave nothing behind
-            if any(broken.decision.way.arguments is not None for broken in incident.broken):
+            if any(one.decision.way.arguments is not None and one.identity != ABSENT for one in incident.broken):
                 shown.tell("  read it:    docs/kept.md   (what was live before is kept, with what was written since)")
             shown.tell(f"  clear away: inv discard --incident={incident.id}   (removes for good what was live before)")
             shown.tell(f"  protect it: inv protect {incident.options}   (its standbys and backups)")
